@@ -1,0 +1,46 @@
+# Everything that is run by hand or by CI. `make` alone prints this list.
+SHELL := /bin/bash
+export CGO_ENABLED := 0
+BIN := bin/cocoon
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 30s
+CRASH_ROUNDS ?= 200
+
+.PHONY: help build test race demo lint bench bench-quick fuzz crash clean
+
+help: ## print this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/cocoon (static) and the simulator bin/cocoon-chsim
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/cocoon
+	@go build -trimpath -o bin/cocoon-chsim ./chsnap/chsnaptest/cmd/cocoon-chsim
+
+test: build ## run every test (needs Go and root)
+	go test ./...
+
+race: ## the tests of the concurrent rooms under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race -short ./store/... ./refs/... ./gc/... ./chsnap/... ./restore/... ./internal/...
+
+demo: build ## the whole job in front of you: save a running VM, remove it, rebuild it, collect
+	@$(BIN) demo
+
+lint: ## vet, staticcheck, gofumpt, import floors
+	go vet ./...
+	go tool staticcheck ./...
+	@out=$$(go tool gofumpt -l .); if [ -n "$$out" ]; then echo "not gofumpt-formatted:"; echo "$$out"; exit 1; fi
+	go test -run TestImportsOnlyPointDown ./internal/layout
+
+bench: build ## figures of docs/benchmarks.md: store, capture, restore, whole commands
+	go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./store/... ./refs ./gc ./cmd/cocoon
+
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	@set -e; for d in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$d/*_test.go | sed 's/func //'); do \
+	    echo "== $$d $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./$$d; done; done
+
+crash: build ## SIGKILLs at every named step and at random, then verify (CRASH_ROUNDS=200)
+	COCOON_CRASH_ROUNDS=$(CRASH_ROUNDS) go test -count=1 -timeout 30m -run 'Kill|Crash' ./store/... ./gc/... ./restore/... ./internal/... ./cmd/cocoon
+
+clean: ## remove what build made
+	rm -rf bin

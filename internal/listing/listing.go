@@ -1,0 +1,187 @@
+// Package listing prints the lists of the command line: one set of rows as a
+// table, as JSON, through a Go template, or as bare ids.
+//
+// A row is any struct with JSON tags; the JSON output is exactly those rows,
+// an array even when empty. A [Column] gives a heading and a cell, and serves
+// --sort and --filter too, so a list has one vocabulary.
+package listing
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"text/template"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// Column is one column of a table and one key of --filter and --sort.
+type Column[T any] struct {
+	Name   string // heading in capitals; its lower case is the key
+	Cell   func(T) string
+	Less   func(a, b T) bool // nil: compare cells
+	Values func(T) []string  // what --filter matches; nil: the cell
+	Hidden bool              // a key only
+}
+
+// Options are the flags that every list shares.
+type Options struct {
+	Format  string   // table, json or a Go template
+	Quiet   bool     // ids only
+	NoTrunc bool     // full ids
+	Filters []string // key=value; the same key is OR, different keys are AND
+	Sort    string   // key, with a leading '-' descending
+}
+
+// Write prints rows. id gives the full id of a row for -q.
+func Write[T any](w io.Writer, o Options, rows []T, id func(T) string, columns []Column[T]) error {
+	rows, err := filter(rows, o.Filters, columns)
+	if err != nil {
+		return err
+	}
+	if err := order(rows, o.Sort, columns); err != nil {
+		return err
+	}
+	switch {
+	case o.Quiet:
+		for _, r := range rows {
+			fmt.Fprintln(w, id(r))
+		}
+		return nil
+	case o.Format == "json":
+		return JSON(w, rows)
+	case o.Format == "" || o.Format == "table":
+		return table(w, rows, columns)
+	default:
+		return templated(w, o.Format, rows)
+	}
+}
+
+// JSON prints rows as one indented array; nil is [].
+func JSON[T any](w io.Writer, rows []T) error {
+	if rows == nil {
+		rows = []T{}
+	}
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(rows)
+}
+
+func table[T any](w io.Writer, rows []T, columns []Column[T]) error {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	line := func(cell func(Column[T]) string) {
+		var cells []string
+		for _, c := range columns {
+			if !c.Hidden {
+				cells = append(cells, cell(c))
+			}
+		}
+		fmt.Fprintln(tw, strings.TrimRight(strings.Join(cells, "\t"), " "))
+	}
+	line(func(c Column[T]) string { return c.Name })
+	for _, r := range rows {
+		line(func(c Column[T]) string { return c.Cell(r) })
+	}
+	return tw.Flush()
+}
+
+func templated[T any](w io.Writer, text string, rows []T) error {
+	funcs := template.FuncMap{"json": func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err }}
+	t, err := template.New("format").Funcs(funcs).Option("missingkey=error").Parse(text)
+	if err != nil {
+		return failure.New(failure.Usage, "--format: %w", err)
+	}
+	for _, r := range rows {
+		if err := t.Execute(w, r); err != nil {
+			return failure.New(failure.Usage, "--format: %w", err)
+		}
+		fmt.Fprintln(w)
+	}
+	return nil
+}
+
+func filter[T any](rows []T, filters []string, columns []Column[T]) ([]T, error) {
+	wanted := map[string][]string{}
+	for _, f := range filters {
+		k, v, ok := strings.Cut(f, "=")
+		if !ok {
+			return nil, failure.New(failure.Usage, "--filter %q is not key=value", f)
+		}
+		if _, err := column(k, columns); err != nil {
+			return nil, err
+		}
+		wanted[k] = append(wanted[k], v)
+	}
+	if len(wanted) == 0 {
+		return rows, nil
+	}
+	var kept []T
+	for _, r := range rows {
+		if matches(r, wanted, columns) {
+			kept = append(kept, r)
+		}
+	}
+	return kept, nil
+}
+
+func matches[T any](r T, wanted map[string][]string, columns []Column[T]) bool {
+	for k, values := range wanted {
+		c, err := column(k, columns)
+		if err != nil {
+			return false
+		}
+		have := []string{}
+		if c.Values != nil {
+			have = c.Values(r)
+		} else {
+			have = append(have, c.Cell(r))
+		}
+		if !slices.ContainsFunc(values, func(v string) bool { return slices.Contains(have, v) }) {
+			return false
+		}
+	}
+	return true
+}
+
+func order[T any](rows []T, key string, columns []Column[T]) error {
+	if key == "" {
+		return nil
+	}
+	name, descending := strings.CutPrefix(key, "-")
+	c, err := column(name, columns)
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(rows, func(a, b T) int {
+		if descending {
+			a, b = b, a
+		}
+		if c.Less == nil {
+			return strings.Compare(c.Cell(a), c.Cell(b))
+		}
+		switch {
+		case c.Less(a, b):
+			return -1
+		case c.Less(b, a):
+			return 1
+		}
+		return 0
+	})
+	return nil
+}
+
+func column[T any](key string, columns []Column[T]) (Column[T], error) {
+	var keys []string
+	for _, c := range columns {
+		k := strings.ToLower(c.Name)
+		if k == key {
+			return c, nil
+		}
+		keys = append(keys, k)
+	}
+	return Column[T]{}, failure.New(failure.Usage, "unknown key %q: one of %s", key, strings.Join(keys, ", "))
+}
