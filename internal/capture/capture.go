@@ -1,0 +1,232 @@
+// Package capture turns a running virtual machine, or a Cloud Hypervisor
+// snapshot folder made by hand, into a published snapshot.
+//
+// It is where chsnap (which knows the VMM and nothing of the store) meets
+// store (which knows nothing of the VMM). The order of one capture:
+//
+//	lease → lock the VM → preflight (name, space, devices: nothing touched)
+//	→ pause → vm.snapshot → clone disks → resume         the only pause
+//	→ pages of RAM and disks into packs, beside the parent's
+//	→ commit                                             the only publish
+//
+// Invariants: every refusal that can be foreseen happens before the pause; the
+// VM runs again whatever fails later; staged RAM never outlives the command
+// (the guard removes it when we are killed, gc when even that failed).
+package capture
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/clone"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Saver makes snapshots. The zero value of Guard starts no guard process.
+type Saver struct {
+	Store *store.Store
+	VMs   *vm.Manager
+	Guard []string // argv of the hidden guard command; it gets the VMM socket and a pipe
+}
+
+// Request says what to save and how.
+type Request struct {
+	VM          string // reference of the running VM
+	Name        string // may be empty
+	Description string
+	Labels      map[string]string
+	Expires     *time.Time
+	Protect     bool
+	Replace     bool   // an older snapshot of this name gives it up once the new one is published
+	Parent      string // "auto" (or empty), "none" or a snapshot reference
+	Mode        string // "auto" (or empty) or "file"
+	DryRun      bool
+	OnBytes     func(done, total int64) // progress of the packing; may be nil
+}
+
+// Preview is what a capture would do, found without touching the VM.
+type Preview struct {
+	VM          string `json:"vm"`
+	Mode        string `json:"mode"`
+	MemoryBytes int64  `json:"memoryBytes"`
+	DiskBytes   int64  `json:"diskBytes"`
+	Staging     string `json:"staging"`
+	Parent      string `json:"parent,omitempty"`
+}
+
+// session is one capture under way: what is held and must be let go.
+type session struct {
+	*Saver
+	req     Request
+	rec     *vm.Record
+	lease   *store.Lease
+	ingest  *store.Ingest
+	parent  *store.Snapshot
+	config  *chsnap.Config
+	staging string
+	total   int64 // bytes to be packed
+	started time.Time
+}
+
+// Save captures a running or paused VM and publishes the snapshot. The VM is
+// in the state it was found in when Save returns, with or without an error.
+func (s *Saver) Save(ctx context.Context, req Request) (*store.Snapshot, error) {
+	rec, unlock, err := s.VMs.Lock(ctx, req.VM, "snapshot create")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	lease, err := s.Store.Lease(ctx, "snapshot create "+rec.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer lease.Release()
+	c := &session{Saver: s, req: req, rec: rec, lease: lease, started: time.Now()}
+	if err := c.preflight(ctx); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(c.staging)
+	if c.ingest, err = s.Store.Ingest(ctx, lease); err != nil {
+		return nil, err
+	}
+	sn, err := c.run(ctx)
+	if err != nil {
+		return nil, errors.Join(err, c.ingest.Abort())
+	}
+	return sn, nil
+}
+
+// Preview answers --dry-run: every refusal of Save, none of its effects.
+func (s *Saver) Preview(ctx context.Context, req Request) (*Preview, error) {
+	rec, err := s.VMs.Get(ctx, req.VM)
+	if err != nil {
+		return nil, err
+	}
+	c := &session{Saver: s, req: req, rec: rec}
+	if err := c.check(ctx); err != nil {
+		return nil, err
+	}
+	p := &Preview{
+		VM: rec.ID, Mode: "file", MemoryBytes: rec.MemoryBytes, DiskBytes: c.diskBytes(),
+		Staging: chsnap.PickStaging(c.config.MemoryBytes(), s.Store.Path("ingest")),
+	}
+	if c.parent != nil {
+		p.Parent = string(c.parent.ID)
+	}
+	return p, nil
+}
+
+func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
+	client := c.VMs.Client(c.rec)
+	disks := make([]string, len(c.rec.Disks))
+	got, err := chsnap.Capture(ctx, chsnap.CaptureOptions{
+		Client:      client,
+		StagingDir:  c.staging,
+		WhilePaused: func(ctx context.Context) error { return c.cloneDisks(ctx, disks) },
+		Guard:       c.Guard,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("capture VM %s: %w", c.rec.Name, err)
+	}
+	record, err := json.Marshal(c.rec)
+	if err != nil {
+		return nil, err
+	}
+	src := &source{dir: got.Dir, parent: c.parent, onBytes: c.req.OnBytes}
+	for i, d := range c.rec.Disks {
+		src.disks = append(src.disks, sourceDisk{path: disks[i], spec: store.Disk{
+			Index: d.Index, DeviceID: d.DeviceID, Serial: d.Serial, Format: "raw",
+			Bytes: d.Bytes, Readonly: d.Readonly, Image: d.Image,
+		}})
+	}
+	sp := store.Spec{
+		VM:     store.VMRef{ID: c.rec.ID, Name: c.rec.Name},
+		Images: imageRefs(c.rec), Record: record,
+		Hypervisor: store.Hypervisor{Name: "cloud-hypervisor", Version: got.Version},
+		CPUs:       c.rec.CPUs,
+		Capture:    store.Capture{Mode: "file", PauseMs: got.PauseMs},
+	}
+	return c.publish(ctx, src, sp)
+}
+
+// cloneDisks copies the writable disks while the guest stands still: a reflink
+// beside the manifest where the file system can, else a sparse copy that is
+// packed and dropped after the resume.
+func (c *session) cloneDisks(ctx context.Context, out []string) error {
+	for i, d := range c.rec.Disks {
+		if d.Readonly {
+			continue
+		}
+		dst := filepath.Join(c.ingest.Dir(), fmt.Sprintf("disk-%d.staged", d.Index))
+		src := filepath.Join(c.VMs.Dir(c.rec.ID), d.File)
+		if _, err := clone.File(ctx, dst, src, clone.Options{}); err != nil {
+			return fmt.Errorf("copy disk %d of VM %s: %w", d.Index, c.rec.Name, err)
+		}
+		out[i] = dst
+	}
+	return nil
+}
+
+func imageRefs(rec *vm.Record) []store.ImageRef {
+	var refs []store.ImageRef
+	for _, r := range []*store.ImageRef{rec.Kernel, rec.Firmware, rec.Initramfs} {
+		if r != nil {
+			refs = append(refs, *r)
+		}
+	}
+	for _, d := range rec.Disks {
+		if d.Image != "" {
+			refs = append(refs, store.ImageRef{Digest: d.Image, Role: "disk", Bytes: d.Bytes})
+		}
+	}
+	return refs
+}
+
+func (c *session) publish(ctx context.Context, src *source, sp store.Spec) (*store.Snapshot, error) {
+	meta := store.Meta{
+		Name: c.req.Name, Description: c.req.Description, Labels: c.req.Labels,
+		Expires: c.req.Expires, Protected: c.req.Protect,
+	}
+	if c.parent != nil {
+		sp.Parent = c.parent.ID
+	}
+	if err := src.pack(ctx, c.Store, c.lease, c.ingest, &sp); err != nil {
+		return nil, err
+	}
+	sp.Capture.TotalMs = float64(time.Since(c.started).Microseconds()) / 1000
+	if c.req.Replace && c.req.Name != "" {
+		restore, err := c.releaseName(ctx)
+		if err != nil {
+			return nil, err
+		}
+		sn, err := c.ingest.Commit(ctx, sp, meta)
+		if err != nil {
+			return nil, errors.Join(err, restore())
+		}
+		return sn, nil
+	}
+	return c.ingest.Commit(ctx, sp, meta)
+}
+
+// releaseName takes the name from its present owner; the answer puts it back.
+func (c *session) releaseName(ctx context.Context) (func() error, error) {
+	old, err := c.Store.Resolve(ctx, c.req.Name)
+	if errors.Is(err, failure.NotFound) {
+		return func() error { return nil }, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	set := func(name string) error {
+		return c.Store.SetMeta(context.WithoutCancel(ctx), old, func(m *store.Meta) error { m.Name = name; return nil })
+	}
+	return func() error { return set(c.req.Name) }, set("")
+}

@@ -1,0 +1,80 @@
+package capture
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+func addDone(done *int64, n int64) int64 { return atomic.AddInt64(done, n) }
+
+func putMap(ctx context.Context, in *store.Ingest, iw *pack.ImageWriter) (digest.Digest, error) {
+	m, err := iw.Finish()
+	if err != nil {
+		return "", err
+	}
+	d, err := in.PutMap(ctx, m)
+	if err != nil {
+		return "", fmt.Errorf("write page map: %w", err)
+	}
+	return d.Digest, nil
+}
+
+// putConfig stores config.json and state.json as the VMM wrote them, with what
+// belonged only to the source process normalised away.
+func (src *source) putConfig(ctx context.Context, in *store.Ingest, sp *store.Spec) error {
+	c, err := in.Put(ctx, store.MediaTypeCHConfig, src.dir.Config.Bytes())
+	if err != nil {
+		return err
+	}
+	s, err := in.Put(ctx, store.MediaTypeCHState, src.dir.State.Bytes())
+	if err != nil {
+		return err
+	}
+	sp.CHConfig, sp.CHState = c.Digest, s.Digest
+	return nil
+}
+
+// allocated is the bytes a file occupies; 0 when it cannot be asked.
+func allocated(path string) int64 {
+	var st syscall.Stat_t
+	if syscall.Stat(path, &st) != nil {
+		return 0
+	}
+	return st.Blocks * 512
+}
+
+// hostFacts reads what a restore elsewhere wants to compare.
+func hostFacts() store.Host {
+	var h store.Host
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		h.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return h
+	}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		key, value, _ := strings.Cut(sc.Text(), ":")
+		switch strings.TrimSpace(key) {
+		case "model name":
+			h.CPUModel = strings.TrimSpace(value)
+		case "flags":
+			h.CPUFlags = strings.Fields(value)
+			return h
+		}
+	}
+	return h
+}

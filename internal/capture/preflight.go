@@ -1,0 +1,151 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// preflight makes every refusal that can be made before the pause, then the
+// private staging folder.
+func (c *session) preflight(ctx context.Context) error {
+	if err := c.check(ctx); err != nil {
+		return err
+	}
+	if c.parent != nil {
+		if err := c.lease.HoldSnapshot(ctx, c.parent.ID); err != nil {
+			return err
+		}
+	}
+	base := chsnap.PickStaging(c.config.MemoryBytes(), c.Store.Path("ingest"))
+	if base == c.Store.Path("ingest") {
+		base = filepath.Join(base, c.lease.ID())
+		if err := os.MkdirAll(base, 0o700); err != nil {
+			return fmt.Errorf("make staging folder: %w", err)
+		}
+	}
+	dir, err := os.MkdirTemp(base, StagingPrefix+c.rec.ID+"-")
+	if err != nil {
+		return fmt.Errorf("make staging folder: %w", err)
+	}
+	c.staging = dir
+	return nil
+}
+
+// StagingPrefix begins the name of every staging folder on tmpfs, so that gc
+// can tell ours; the VM's id follows.
+const StagingPrefix = "cocoon-staging-"
+
+func (c *session) check(ctx context.Context) error {
+	switch c.req.Mode {
+	case "", "auto", "file":
+	case "live":
+		return failure.Hint(failure.New(failure.Incompatible, "live capture is not available in this build"),
+			"use --capture file or auto")
+	default:
+		return failure.New(failure.Usage, "unknown capture mode %q: auto, live or file", c.req.Mode)
+	}
+	if c.rec.State != "running" && c.rec.State != "paused" {
+		return failure.Hint(failure.New(failure.Conflict, "VM %s is %s, not running", c.rec.Name, c.rec.State),
+			"start it with: cocoon vm start "+c.rec.Name)
+	}
+	if err := c.checkName(ctx); err != nil {
+		return err
+	}
+	info, err := c.VMs.Client(c.rec).Info(ctx)
+	if err != nil {
+		return fmt.Errorf("ask VM %s: %w", c.rec.Name, err)
+	}
+	c.config = info.Config
+	if problems := info.Config.Unsupported(); len(problems) > 0 {
+		var all []string
+		for _, p := range problems {
+			all = append(all, p.Device+": "+p.Reason)
+		}
+		return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot be saved: %s", c.rec.Name, strings.Join(all, "; ")),
+			problems[0].Remedy)
+	}
+	if c.parent, err = c.findParent(ctx); err != nil {
+		return err
+	}
+	// Worst case: nothing compresses, disks have no holes, RAM staged beside.
+	need := int64(info.Config.MemoryBytes()) + 2*c.diskBytes()
+	return c.Store.Require(need)
+}
+
+func (c *session) checkName(ctx context.Context) error {
+	if c.req.Name == "" {
+		return nil
+	}
+	if err := store.ValidateName(c.req.Name); err != nil {
+		return err
+	}
+	if c.req.Replace {
+		return nil
+	}
+	id, err := c.Store.ResolveName(ctx, c.req.Name)
+	if errors.Is(err, failure.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return failure.Hint(failure.New(failure.Conflict, "snapshot name %q is taken by %s", c.req.Name, id),
+		"choose another name or use --replace")
+}
+
+// diskBytes sums the allocated bytes of the writable disks.
+func (c *session) diskBytes() int64 {
+	var sum int64
+	for _, d := range c.rec.Disks {
+		if !d.Readonly {
+			sum += allocated(filepath.Join(c.VMs.Dir(c.rec.ID), d.File))
+		}
+	}
+	return sum
+}
+
+// findParent picks the snapshot whose pages may be reused: the named one, or
+// the newest of this VM, or the one the VM was cloned from.
+func (c *session) findParent(ctx context.Context) (*store.Snapshot, error) {
+	switch c.req.Parent {
+	case "none":
+		return nil, nil
+	case "", "auto":
+	default:
+		id, err := c.Store.Resolve(ctx, c.req.Parent)
+		if err != nil {
+			return nil, err
+		}
+		return c.Store.Get(ctx, id)
+	}
+	all, err := c.Store.Summaries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var best *store.Summary
+	for i := range all {
+		if s := &all[i]; s.VM.ID == c.rec.ID && s.State == "ready" && (best == nil || s.Created.After(best.Created)) {
+			best = s
+		}
+	}
+	id := store.ID(c.rec.Snapshot)
+	if best != nil {
+		id = best.ID
+	}
+	if id == "" {
+		return nil, nil
+	}
+	sn, err := c.Store.Get(ctx, id)
+	if errors.Is(err, failure.NotFound) || errors.Is(err, failure.Damaged) {
+		return nil, nil // only speed is lost without a parent
+	}
+	return sn, err
+}

@@ -1,0 +1,231 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// step is one numbered action; undo takes back what do made, even half.
+type step struct {
+	name string
+	do   func(context.Context) error
+	undo func(context.Context) error
+}
+
+// run is one Apply under way.
+type run struct {
+	*Engine
+	plan    *Plan
+	lease   *store.Lease
+	rec     *vm.Record
+	unlock  func()
+	journal string
+	staging string // RAM folder of copy mode; "" otherwise
+	started time.Time
+}
+
+// Apply makes the VM of the plan. On error nothing of it is left.
+func (e *Engine) Apply(ctx context.Context, p *Plan) (*vm.Record, error) {
+	lease, err := e.Store.Lease(ctx, "restore "+string(p.SnapshotID))
+	if err != nil {
+		return nil, err
+	}
+	defer lease.Release()
+	if err := e.hold(ctx, lease, p.snapshot); err != nil {
+		return nil, err
+	}
+	r := &run{Engine: e, plan: p, lease: lease, started: time.Now(), unlock: func() {}}
+	defer func() { r.unlock() }()
+	if err := r.steps(ctx); err != nil {
+		return nil, fmt.Errorf("restore snapshot %s as VM %s: %w", p.SnapshotID, p.Name, err)
+	}
+	return r.rec, nil
+}
+
+// hold leases the snapshot and all it names, then looks again whether it is
+// still there: from then on gc and rm leave it alone.
+func (e *Engine) hold(ctx context.Context, lease *store.Lease, sn *store.Snapshot) error {
+	if err := lease.Hold(ctx, store.Edges(sn)...); err != nil {
+		return err
+	}
+	if _, err := e.Store.Get(ctx, sn.ID); err != nil {
+		return fmt.Errorf("snapshot %s went away: %w", sn.ID, err)
+	}
+	return e.checkObjects(ctx, sn)
+}
+
+func (r *run) list() []step {
+	none := func(context.Context) error { return nil }
+	all := []step{
+		{"reserve", r.reserve, r.unreserve},
+		{"disks", r.disks, none}, // the VM's folder goes with unreserve
+	}
+	switch r.plan.Mode {
+	case Cold:
+		return append(all, step{"record", r.record, none})
+	case Copy:
+		all = append(all, step{"memory", r.copyMemory, r.dropStaging})
+	case Map:
+		all = append(all, step{"memory", r.mapMemory, r.dropStaging})
+	}
+	all = append(all, step{"launch", r.launch, r.kill}, step{"load", r.load, none})
+	if !r.plan.Paused {
+		all = append(all, step{"resume", r.resume, none})
+	}
+	return append(all, step{"record", r.record, none})
+}
+
+func (r *run) steps(ctx context.Context) error {
+	steps := r.list()
+	for i, s := range steps {
+		err := ctx.Err()
+		if err == nil {
+			err = s.do(ctx)
+		}
+		if err == nil {
+			durable.Step("restore." + s.name)
+			continue
+		}
+		err = fmt.Errorf("%s: %w", s.name, err)
+		for j := i; j >= 0; j-- {
+			if uerr := steps[j].undo(context.WithoutCancel(ctx)); uerr != nil {
+				err = errors.Join(err, fmt.Errorf("undo %s: %w", steps[j].name, uerr))
+			}
+		}
+		return err
+	}
+	return nil
+}
+
+func (r *run) reserve(ctx context.Context) error {
+	rec, unlock, err := r.VMs.Reserve(ctx, r.lease, r.plan.Name, "vm create --from-snapshot")
+	if err != nil {
+		return err
+	}
+	r.rec, r.unlock = rec, unlock
+	fillRecord(rec, r.plan)
+	if r.journal, err = writeJournal(r.Store, Journal{VM: rec.ID, Snapshot: string(r.plan.SnapshotID), Started: r.started}); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (r *run) unreserve(ctx context.Context) error {
+	if r.rec == nil {
+		return nil
+	}
+	err := r.VMs.Discard(ctx, r.rec.ID)
+	if r.journal != "" && err == nil {
+		err = removeJournal(r.journal)
+	}
+	return err
+}
+
+func (r *run) disks(ctx context.Context) error {
+	dir := r.VMs.Dir(r.rec.ID)
+	for i, d := range r.plan.snapshot.Spec.Disks {
+		if d.Image != "" {
+			continue
+		}
+		if err := r.writeDisk(ctx, i, filepath.Join(dir, r.rec.Disks[i].File)); err != nil {
+			return fmt.Errorf("disk %d: %w", d.Index, err)
+		}
+	}
+	return durable.SyncDir(dir)
+}
+
+func (r *run) writeDisk(ctx context.Context, i int, path string) error {
+	im, err := r.Store.OpenDisk(ctx, r.lease, r.plan.snapshot, i)
+	if err != nil {
+		return err
+	}
+	defer im.Close()
+	return writeImage(ctx, im, path, r.OnBytes)
+}
+
+func (r *run) launch(ctx context.Context) error {
+	p, err := r.VMs.Launch(ctx, r.rec, nil)
+	if err != nil {
+		return err
+	}
+	r.rec.Process = p
+	return nil
+}
+
+func (r *run) kill(ctx context.Context) error {
+	if r.rec == nil {
+		return nil
+	}
+	return r.VMs.Kill(ctx, r.rec.ID)
+}
+
+func (r *run) load(ctx context.Context) error {
+	err := r.VMs.Client(r.rec).Restore(ctx, chsnap.RestoreConfig{SourceURL: "file://" + r.staging})
+	if err != nil {
+		return err
+	}
+	return r.dropStaging(ctx)
+}
+
+func (r *run) resume(ctx context.Context) error {
+	return r.VMs.Client(r.rec).Resume(ctx)
+}
+
+func (r *run) dropStaging(context.Context) error {
+	if r.staging == "" {
+		return nil
+	}
+	return os.RemoveAll(r.staging)
+}
+
+// record publishes the VM; the journal goes after it, so that a crash between
+// the two finds a VM that exists and undoes nothing.
+func (r *run) record(ctx context.Context) error {
+	switch {
+	case r.plan.Mode == Cold:
+		r.rec.State = "stopped"
+	case r.plan.Paused:
+		r.rec.State = "paused"
+	default:
+		r.rec.State = "running"
+	}
+	if r.plan.Mode != Cold {
+		r.rec.Restore = &vm.RestoreInfo{Mode: string(r.plan.Mode), Ms: float64(time.Since(r.started).Microseconds()) / 1000}
+	}
+	if err := r.VMs.Publish(ctx, r.rec); err != nil {
+		return err
+	}
+	durable.Step("restore.published")
+	return removeJournal(r.journal)
+}
+
+// Recover undoes what a dead Apply left. A journal whose VM has a record only
+// loses the journal.
+func (e *Engine) Recover(ctx context.Context, journal string) error {
+	j, err := readJournal(journal)
+	if err != nil {
+		return err
+	}
+	if _, err := e.VMs.Get(ctx, j.VM); err == nil {
+		return removeJournal(journal)
+	} else if !errors.Is(err, failure.NotFound) {
+		return err
+	}
+	if err := e.VMs.Discard(ctx, j.VM); err != nil {
+		return err
+	}
+	if err := removeStaging(j.VM); err != nil {
+		return err
+	}
+	return removeJournal(journal)
+}

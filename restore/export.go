@@ -1,0 +1,100 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/clone"
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// ExportCH writes a folder that `cloud-hypervisor --restore
+// source_url=file://DIR` accepts: config.json with every path inside the
+// folder, state.json, memory-ranges, the disks and the boot files. The folder
+// must not exist yet; it appears under its name only when it is whole.
+func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		return failure.New(failure.Conflict, "%s exists already", dir)
+	}
+	p, err := e.NewPlan(ctx, Request{Snapshot: ref, Mode: Copy, AllowIncompatible: true})
+	if err != nil {
+		return err
+	}
+	lease, err := e.Store.Lease(ctx, "snapshot export "+string(p.SnapshotID))
+	if err != nil {
+		return err
+	}
+	defer lease.Release()
+	if err := e.hold(ctx, lease, p.snapshot); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".cocoon-export-")
+	if err != nil {
+		return fmt.Errorf("export to %s: %w", dir, err)
+	}
+	defer os.RemoveAll(tmp)
+	if err := e.exportInto(ctx, lease, p, tmp, dir); err != nil {
+		return fmt.Errorf("export snapshot %s: %w", p.SnapshotID, err)
+	}
+	if err := durable.SyncTree(tmp); err != nil {
+		return err
+	}
+	return durable.Publish(tmp, dir)
+}
+
+func (e *Engine) exportInto(ctx context.Context, lease *store.Lease, p *Plan, tmp, final string) error {
+	c, s, err := e.readConfig(ctx, p.snapshot)
+	if err != nil {
+		return err
+	}
+	w := chsnap.Rewrite{Disks: map[string]string{}, SerialFile: filepath.Join(final, "serial.log"), DropHostMAC: true}
+	for i, d := range p.snapshot.Spec.Disks {
+		name := fmt.Sprintf("disk-%d.raw", d.Index)
+		w.Disks[d.DeviceID] = filepath.Join(final, name)
+		if err := e.exportDisk(ctx, lease, p.snapshot, i, filepath.Join(tmp, name)); err != nil {
+			return fmt.Errorf("disk %d: %w", d.Index, err)
+		}
+	}
+	for _, f := range []struct {
+		name string
+		ref  *store.ImageRef
+		path *string
+	}{{"kernel", p.source.Kernel, &w.Kernel}, {"firmware", p.source.Firmware, &w.Firmware}, {"initramfs", p.source.Initramfs, &w.Initramfs}} {
+		if f.ref == nil {
+			continue
+		}
+		*f.path = filepath.Join(final, f.name)
+		if _, err := clone.File(ctx, filepath.Join(tmp, f.name), e.Images.Path(f.ref.Digest), clone.Options{}); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	if err := c.Rewrite(w); err != nil {
+		return err
+	}
+	if err := writeFolder(tmp, c, s); err != nil {
+		return err
+	}
+	return e.WriteMemory(ctx, lease, p.snapshot, filepath.Join(tmp, "memory-ranges"))
+}
+
+func (e *Engine) exportDisk(ctx context.Context, lease *store.Lease, sn *store.Snapshot, i int, path string) error {
+	if d := sn.Spec.Disks[i]; d.Image != "" {
+		_, err := clone.File(ctx, path, e.Images.Path(d.Image), clone.Options{})
+		return err
+	}
+	im, err := e.Store.OpenDisk(ctx, lease, sn, i)
+	if err != nil {
+		return err
+	}
+	defer im.Close()
+	return writeImage(ctx, im, path, nil)
+}

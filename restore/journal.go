@@ -1,0 +1,64 @@
+package restore
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Journal is the durable note of a restore under way: which VM has to be taken
+// apart if nobody finishes it. File journals/<vm id>.json.
+type Journal struct {
+	VM       string    `json:"vm"`
+	Snapshot string    `json:"snapshot"`
+	Started  time.Time `json:"started"`
+}
+
+const journalLimit = 64 << 10
+
+func writeJournal(st *store.Store, j Journal) (string, error) {
+	b, err := json.Marshal(j)
+	if err != nil {
+		return "", err
+	}
+	path := st.Path("journals", j.VM+".json")
+	if err := durable.WriteFile(path, b, 0o600); err != nil {
+		return "", fmt.Errorf("write journal: %w", err)
+	}
+	return path, nil
+}
+
+func readJournal(path string) (*Journal, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if fi.Size() > journalLimit {
+		return nil, failure.New(failure.Damaged, "journal %s is %d bytes long", path, fi.Size())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var j Journal
+	if err := json.Unmarshal(b, &j); err != nil {
+		return nil, failure.New(failure.Damaged, "journal %s: %w", path, err)
+	}
+	if j.VM == "" || filepath.Base(path) != j.VM+".json" {
+		return nil, failure.New(failure.Damaged, "journal %s names VM %q", path, j.VM)
+	}
+	return &j, nil
+}
+
+func removeJournal(path string) error {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(path))
+}

@@ -1,0 +1,196 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// rewrite patches config.json for the new VM: its own disks, serial file and
+// kernel blob; everything else stays as captured.
+func (r *run) rewrite(c *chsnap.Config) error {
+	w := chsnap.Rewrite{Disks: map[string]string{}, SerialFile: r.VMs.SerialPath(r.rec.ID), DropHostMAC: true}
+	for _, d := range r.rec.Disks {
+		if d.Image != "" {
+			w.Disks[d.DeviceID] = r.Images.Path(d.Image)
+			continue
+		}
+		w.Disks[d.DeviceID] = filepath.Join(r.VMs.Dir(r.rec.ID), d.File)
+	}
+	set := func(dst *string, ref *store.ImageRef) {
+		if ref != nil {
+			*dst = r.Images.Path(ref.Digest)
+		}
+	}
+	set(&w.Kernel, r.rec.Kernel)
+	set(&w.Firmware, r.rec.Firmware)
+	set(&w.Initramfs, r.rec.Initramfs)
+	return c.Rewrite(w)
+}
+
+func writeFolder(dir string, c *chsnap.Config, s *chsnap.State) error {
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), c.Bytes(), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "state.json"), s.Bytes(), 0o600)
+}
+
+// copyMemory builds the CH snapshot folder: on tmpfs where RAM allows, else in
+// the VM's folder.
+func (r *run) copyMemory(ctx context.Context) error {
+	base := chsnap.PickStaging(uint64(r.plan.MemoryBytes), r.VMs.Dir(r.rec.ID))
+	if err := r.makeStaging(base); err != nil {
+		return err
+	}
+	c, s, err := r.readConfig(ctx, r.plan.snapshot)
+	if err != nil {
+		return err
+	}
+	if err := r.rewrite(c); err != nil {
+		return err
+	}
+	if err := writeFolder(r.staging, c, s); err != nil {
+		return err
+	}
+	return r.WriteMemory(ctx, r.lease, r.plan.snapshot, filepath.Join(r.staging, "memory-ranges"))
+}
+
+// mapMemory points the VMM at the materialised RAM file. The VM keeps a hard
+// link to it, so the cache may forget the file while the VM lives.
+func (r *run) mapMemory(ctx context.Context) error {
+	file, err := r.materialise(ctx)
+	if err != nil {
+		return err
+	}
+	base := filepath.Join(r.VMs.Dir(r.rec.ID), "memory.base")
+	if err := os.Link(file, base); err != nil {
+		return fmt.Errorf("link materialised RAM: %w", err)
+	}
+	if err := r.makeStaging(r.VMs.Dir(r.rec.ID)); err != nil {
+		return err
+	}
+	c, s, err := r.readConfig(ctx, r.plan.snapshot)
+	if err != nil {
+		return err
+	}
+	if err := r.rewrite(c); err != nil {
+		return err
+	}
+	if err := chsnap.MapMemory(c, s, base); err != nil {
+		return err
+	}
+	return writeFolder(r.staging, c, s)
+}
+
+func (r *run) makeStaging(base string) error {
+	dir, err := os.MkdirTemp(base, stagingPrefix+r.rec.ID+"-")
+	if err != nil {
+		return fmt.Errorf("make staging folder: %w", err)
+	}
+	r.staging = dir
+	return nil
+}
+
+const stagingPrefix = "cocoon-restore-"
+
+// removeStaging deletes what a dead restore of this VM left on tmpfs.
+func removeStaging(vmID string) error {
+	left, err := filepath.Glob(filepath.Join("/dev/shm", stagingPrefix+vmID+"-*"))
+	if err != nil {
+		return err
+	}
+	for _, d := range left {
+		if err := os.RemoveAll(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MemoryKey names the materialised RAM of a snapshot: the digest of its page
+// maps in order, so snapshots with the same RAM share one file.
+func MemoryKey(sn *store.Snapshot) digest.Digest {
+	h := digest.SHA256.Digester()
+	for _, m := range sn.Spec.Memory {
+		fmt.Fprintf(h.Hash(), "%d %d %s\n", m.GPA, m.Bytes, m.Map)
+	}
+	return h.Digest()
+}
+
+// materialise makes the raw, sparse RAM file in the cache, once: concurrent
+// clones wait for one maker. The file is fsynced before it gets its name, so a
+// file with a name is whole, also after a power cut.
+func (r *run) materialise(ctx context.Context) (string, error) {
+	key := MemoryKey(r.plan.snapshot)
+	if err := r.lease.Hold(ctx, key); err != nil {
+		return "", err
+	}
+	path := r.Store.Path("cache", "memory", key.Encoded())
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	lock, err := filelock.Exclusive(ctx, r.Store.Path("cache", "materialise.lock"))
+	if err != nil {
+		return "", err
+	}
+	defer lock.Unlock()
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	tmp := filepath.Join(r.VMs.Dir(r.rec.ID), "memory.new")
+	if err := r.WriteMemory(ctx, r.lease, r.plan.snapshot, tmp); err != nil {
+		os.Remove(tmp)
+		return "", err
+	}
+	if err := syncFile(tmp); err != nil {
+		return "", err
+	}
+	durable.Step("restore.materialised")
+	return path, durable.Publish(tmp, path)
+}
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// writeImage expands one image to a new sparse file of its full length.
+func writeImage(ctx context.Context, im *pack.Image, path string, onBytes func(done, total int64)) (err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			os.Remove(path)
+		}
+	}()
+	if err := f.Truncate(im.Bytes()); err != nil {
+		return err
+	}
+	if err := im.WriteTo(ctx, io.WriterAt(f), runtime.NumCPU(), nil); err != nil {
+		return err
+	}
+	if onBytes != nil {
+		onBytes(im.Bytes(), im.Bytes())
+	}
+	return f.Sync()
+}

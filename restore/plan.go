@@ -1,0 +1,249 @@
+// Package restore rebuilds a fresh virtual machine from any snapshot, after
+// the source VM is gone.
+//
+// A [Plan] is made first and changes nothing: every refusal that can be
+// foreseen (missing or damaged objects, VMM version, CPU flags, name, space)
+// is made there, and it can be printed. [Engine.Apply] then runs numbered
+// steps, each with its undo:
+//
+//	1 reserve   name, id, folders; a journal that names them
+//	2 disks     page maps → sparse files, verified page by page
+//	3 memory    copy: a CH snapshot folder; map: the materialised cache file
+//	4 launch    a VMM process with its own API socket
+//	5 load      vm.restore
+//	6 resume    unless the caller wants it paused
+//	7 record    the VM exists from here on
+//
+// A failing step undoes those before it, last first. A crash leaves the
+// journal; [Engine.Recover], which gc runs, finishes the undoing.
+//
+// Invariants: no VM record before the guest is loaded; no journal left after a
+// success or a clean failure; nothing that an imported snapshot says becomes a
+// path on this host except through chsnap's allow-list.
+package restore
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Mode is how guest RAM gets into the new VMM.
+type Mode string
+
+const (
+	Auto Mode = "auto" // Map where it is right, else Copy
+	Copy Mode = "copy" // a CH snapshot folder that the VMM reads in full
+	Map  Mode = "map"  // the materialised file, mapped privately and shared by clones
+	Cold Mode = "cold" // disks only: boot from the record
+)
+
+// Request says which snapshot becomes which VM.
+type Request struct {
+	Snapshot          string // reference
+	Name              string // of the new VM
+	Mode              Mode   // "" is Auto
+	Cold              bool   // boot from the disks, leave the RAM
+	Paused            bool   // do not resume
+	AllowIncompatible bool
+	Network           string // "", "keep" or "none"
+}
+
+// Plan is what Apply will do. It is plain data: print it as JSON.
+type Plan struct {
+	SnapshotID  store.ID `json:"snapshot"`
+	Name        string   `json:"name"`
+	Mode        Mode     `json:"mode"`
+	Why         string   `json:"why"` // why this mode
+	Paused      bool     `json:"paused"`
+	MemoryBytes int64    `json:"memoryBytes"`
+	DiskBytes   int64    `json:"diskBytes"`
+	Warnings    []string `json:"warnings,omitempty"`
+
+	snapshot *store.Snapshot
+	source   *vm.Record
+}
+
+// Engine applies plans.
+type Engine struct {
+	Store  *store.Store
+	VMs    *vm.Manager
+	Images *image.Store
+	// VMMVersion asks the installed VMM for its version, e.g. "53.0.0".
+	VMMVersion func(ctx context.Context) (string, error)
+	OnBytes    func(done, total int64) // progress of materialising; may be nil
+}
+
+// NewPlan reads the snapshot and refuses whatever cannot work. It holds
+// nothing and changes nothing.
+func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
+	id, err := e.Store.Resolve(ctx, r.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	sn, err := e.Store.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if sn.State != "ready" {
+		return nil, failure.Hint(failure.New(failure.Damaged, "snapshot %s is %s", id, sn.State),
+			"see what is wrong with: cocoon snapshot verify "+string(id))
+	}
+	if r.Name != "" {
+		if err := e.VMs.CheckName(ctx, r.Name); err != nil {
+			return nil, err
+		}
+	}
+	p := &Plan{SnapshotID: id, Name: r.Name, Paused: r.Paused, snapshot: sn}
+	if p.source, err = sourceRecord(sn); err != nil {
+		return nil, err
+	}
+	if err := e.checkObjects(ctx, sn); err != nil {
+		return nil, err
+	}
+	p.count()
+	if err := e.chooseMode(ctx, p, r); err != nil {
+		return nil, err
+	}
+	if p.Mode != Cold {
+		if err := e.checkHost(ctx, p, r.AllowIncompatible); err != nil {
+			return nil, err
+		}
+	}
+	return p, e.Store.Require(p.DiskBytes + p.MemoryBytes)
+}
+
+func (p *Plan) count() {
+	for _, m := range p.snapshot.Spec.Memory {
+		p.MemoryBytes += int64(m.Bytes)
+	}
+	for _, d := range p.snapshot.Spec.Disks {
+		if d.Image == "" {
+			p.DiskBytes += d.Bytes
+		}
+	}
+}
+
+// checkObjects looks whether every object the snapshot names is there.
+func (e *Engine) checkObjects(ctx context.Context, sn *store.Snapshot) error {
+	rep, err := e.Store.Verify(ctx, []store.ID{sn.ID}, store.VerifyOptions{})
+	if err != nil {
+		return err
+	}
+	if len(rep.Damaged) > 0 {
+		d := rep.Damaged[0]
+		return failure.New(failure.Damaged, "snapshot %s is damaged: %s: want %s, got %s", sn.ID, d.Object, d.Want, d.Got)
+	}
+	for _, im := range sn.Spec.Images {
+		if _, err := os.Stat(e.Images.Path(im.Digest)); err != nil {
+			return failure.New(failure.Damaged, "snapshot %s needs image blob %s (%s): %w", sn.ID, im.Digest, im.Role, err)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) chooseMode(ctx context.Context, p *Plan, r Request) error {
+	switch {
+	case r.Cold:
+		p.Mode, p.Why = Cold, "--cold: boot from the disks"
+		return nil
+	case r.Mode == Copy:
+		p.Mode, p.Why = Copy, "asked for"
+		return nil
+	case r.Mode != "" && r.Mode != Auto && r.Mode != Map:
+		if r.Mode == "stream" {
+			return failure.Hint(failure.New(failure.Incompatible, "restore mode stream is not available in this build"), "use auto, map or copy")
+		}
+		return failure.New(failure.Usage, "unknown restore mode %q: auto, map or copy", r.Mode)
+	}
+	why, err := e.mapRefusal(ctx, p.snapshot)
+	if err != nil {
+		return err
+	}
+	switch {
+	case why == "":
+		p.Mode, p.Why = Map, "RAM is plain private memory: mapped from the cache, shared by clones"
+	case r.Mode == Map:
+		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s cannot be mapped: %s", p.SnapshotID, why), "use --restore-mode copy")
+	default:
+		p.Mode, p.Why = Copy, why
+	}
+	return nil
+}
+
+// mapRefusal says why a snapshot's RAM cannot be mapped privately; "" when it can.
+func (e *Engine) mapRefusal(ctx context.Context, sn *store.Snapshot) (string, error) {
+	c, _, err := e.readConfig(ctx, sn)
+	if err != nil {
+		return "", err
+	}
+	return c.MapRefusal(), nil
+}
+
+func (e *Engine) readConfig(ctx context.Context, sn *store.Snapshot) (*chsnap.Config, *chsnap.State, error) {
+	cb, err := e.Store.ReadBlob(ctx, sn.Spec.CHConfig)
+	if err != nil {
+		return nil, nil, err
+	}
+	sb, err := e.Store.ReadBlob(ctx, sn.Spec.CHState)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := chsnap.ParseConfig(cb)
+	if err != nil {
+		return nil, nil, fmt.Errorf("config of snapshot %s: %w", sn.ID, err)
+	}
+	s, err := chsnap.ParseState(sb)
+	if err != nil {
+		return nil, nil, fmt.Errorf("state of snapshot %s: %w", sn.ID, err)
+	}
+	return c, s, nil
+}
+
+// checkHost compares the VMM's major version and the CPU's flags with those
+// at capture: Cloud Hypervisor supports neither difference.
+func (e *Engine) checkHost(ctx context.Context, p *Plan, allow bool) error {
+	have, err := e.VMMVersion(ctx)
+	if err != nil {
+		return err
+	}
+	var wrong []string
+	if want := p.snapshot.Spec.Hypervisor.Version; want != "" && major(want) != major(have) {
+		wrong = append(wrong, fmt.Sprintf("snapshot was made by Cloud Hypervisor %s, this host has %s", want, have))
+	}
+	if missing := missingFlags(p.snapshot.Spec.Host.CPUFlags, hostFlags()); len(missing) > 0 {
+		wrong = append(wrong, "this CPU lacks "+strings.Join(missing, " "))
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	if allow {
+		p.Warnings = append(p.Warnings, wrong...)
+		return nil
+	}
+	return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s", p.SnapshotID, strings.Join(wrong, "; ")),
+		"--allow-incompatible tries all the same, --cold boots from the disks")
+}
+
+func major(version string) string {
+	m, _, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
+	return m
+}
+
+func missingFlags(want, have []string) []string {
+	var missing []string
+	for _, f := range want {
+		if !slices.Contains(have, f) {
+			missing = append(missing, f)
+		}
+	}
+	return missing
+}

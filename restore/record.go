@@ -1,0 +1,106 @@
+package restore
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"sync/atomic"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// sourceRecord decodes the VM record that the snapshot carries.
+func sourceRecord(sn *store.Snapshot) (*vm.Record, error) {
+	var rec vm.Record
+	if err := json.Unmarshal(sn.Spec.Record, &rec); err != nil {
+		return nil, failure.New(failure.Damaged, "VM record in snapshot %s: %w", sn.ID, err)
+	}
+	if len(rec.Disks) != len(sn.Spec.Disks) {
+		return nil, failure.New(failure.Damaged, "snapshot %s: %d disks in the VM record, %d saved", sn.ID, len(rec.Disks), len(sn.Spec.Disks))
+	}
+	return &rec, nil
+}
+
+// fillRecord makes rec a complete record: what the guest saw at capture, so
+// that stop and start are a cold boot of the same machine.
+func fillRecord(rec *vm.Record, p *Plan) {
+	src := p.source
+	rec.Labels = src.Labels
+	rec.CPUs, rec.MemoryBytes = src.CPUs, src.MemoryBytes
+	rec.Kernel, rec.Firmware, rec.Initramfs, rec.Cmdline = src.Kernel, src.Firmware, src.Initramfs, src.Cmdline
+	rec.Networks, rec.ExtraArgs = src.Networks, src.ExtraArgs
+	rec.Image, rec.Images = src.Image, src.Images
+	rec.Snapshot = string(p.SnapshotID)
+	rec.Disks = nil
+	for _, d := range p.snapshot.Spec.Disks {
+		disk := vm.Disk{Index: d.Index, DeviceID: d.DeviceID, Serial: d.Serial, Image: d.Image, Readonly: d.Readonly, Bytes: d.Bytes}
+		if d.Image == "" {
+			disk.File = fmt.Sprintf("disk-%d.raw", d.Index) // never a name that the snapshot chose
+		}
+		rec.Disks = append(rec.Disks, disk)
+	}
+}
+
+func hostFlags() []string {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		if key, value, _ := strings.Cut(sc.Text(), ":"); strings.TrimSpace(key) == "flags" {
+			return strings.Fields(value)
+		}
+	}
+	return nil
+}
+
+// WriteMemory expands a snapshot's RAM into one new sparse file: its ranges
+// one after the other, in the order of the table in state.json. Every page is
+// verified. The file is not fsynced.
+func (e *Engine) WriteMemory(ctx context.Context, lease *store.Lease, sn *store.Snapshot, path string) (err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			os.Remove(path)
+		}
+	}()
+	var total, offset int64
+	for _, m := range sn.Spec.Memory {
+		total += int64(m.Bytes)
+	}
+	if err := f.Truncate(total); err != nil {
+		return err
+	}
+	var done atomic.Int64
+	for i, m := range sn.Spec.Memory {
+		im, err := e.Store.OpenMemory(ctx, lease, sn, i)
+		if err != nil {
+			return err
+		}
+		err = im.WriteTo(ctx, io.NewOffsetWriter(f, offset), runtime.NumCPU(), func(n int64) {
+			if e.OnBytes != nil {
+				e.OnBytes(done.Add(n), total)
+			}
+		})
+		im.Close()
+		if err != nil {
+			return fmt.Errorf("RAM at %#x of snapshot %s: %w", m.GPA, sn.ID, err)
+		}
+		offset += int64(m.Bytes)
+	}
+	return nil
+}
