@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/capture"
+	"github.com/cocoonv2/cocoon/internal/config"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/refs"
+	"github.com/cocoonv2/cocoon/restore"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// app is what every verb needs: where to print, the settings, and the rooms,
+// opened when first asked for.
+type app struct {
+	out, errOut io.Writer
+	env         func(string) (string, bool)
+	config      map[string]config.Value
+	progress    string
+
+	st *store.Store
+	db *refs.DB
+}
+
+func newRoot(a *app) *cobra.Command {
+	flags := map[string]*string{}
+	var file string
+	root := &cobra.Command{
+		Use:           "cocoon",
+		Short:         "Snapshots of Cloud Hypervisor microVMs, kept as first-class objects",
+		SilenceErrors: true, SilenceUsage: true,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return failure.New(failure.Usage, "unknown command %q", args[0])
+			}
+			return c.Help()
+		},
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.load(c, flags, file) },
+	}
+	pf := root.PersistentFlags()
+	for key, flag := range map[string]string{"rootDir": "root-dir", "runDir": "run-dir", "logLevel": "log-level", "logFormat": "log-format", "hypervisor": "hypervisor"} {
+		flags[key] = pf.String(flag, "", settingHelp(key))
+	}
+	pf.StringVar(&file, "config", "", "configuration `file` (default "+config.DefaultFile+")")
+	pf.StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, plain, json or none")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return failure.Wrap(failure.Usage, err) })
+	root.AddCommand(newVM(a), newSnapshot(a), newImage(a), newGC(a), newSystem(a), newConfig(a), newVersion(a), newRefs(a), newDemo(a), newGuard(a))
+	return root
+}
+
+func settingHelp(key string) string {
+	for _, s := range config.Settings() {
+		if s.Key == key {
+			return "default " + s.Default + ", or $" + s.Env
+		}
+	}
+	return ""
+}
+
+func (a *app) load(c *cobra.Command, flags map[string]*string, file string) error {
+	given := map[string]string{}
+	for key, v := range flags {
+		if *v != "" {
+			given[key] = *v
+		}
+	}
+	if file == "" {
+		file, _ = a.env("COCOON_CONFIG")
+	}
+	switch a.progress {
+	case "auto", "plain", "json", "none":
+	default:
+		return failure.New(failure.Usage, "--progress %q: auto, plain, json or none", a.progress)
+	}
+	var err error
+	a.config, err = config.Load(given, a.env, file)
+	return err
+}
+
+func (a *app) set(key string) string { return a.config[key].Value }
+
+// store opens the store, made on first use, with refs.db following every
+// commit and removal.
+func (a *app) store(ctx context.Context) (*store.Store, error) {
+	if a.st != nil {
+		return a.st, nil
+	}
+	if os.Geteuid() != 0 {
+		return nil, failure.Hint(failure.New(failure.Usage, "cocoon must run as root"), "use sudo")
+	}
+	root, err := filepath.Abs(a.set("rootDir"))
+	if err != nil {
+		return nil, err
+	}
+	st, err := store.Open(ctx, root, store.Options{Create: true})
+	if err != nil {
+		return nil, err
+	}
+	a.st, a.db = st, refs.New(st.Path("refs.db"), refs.Options{})
+	a.follow(st)
+	return st, nil
+}
+
+// rooms are the engines over one open store.
+type rooms struct {
+	store   *store.Store
+	images  *image.Store
+	vms     *vm.Manager
+	saver   *capture.Saver
+	restore *restore.Engine
+}
+
+func (a *app) open(ctx context.Context) (*rooms, error) {
+	st, err := a.store(ctx)
+	if err != nil {
+		return nil, err
+	}
+	images := image.New(st)
+	binary := a.set("hypervisor")
+	vms := vm.New(st, images, vm.Options{RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs")})
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return &rooms{
+		store: st, images: images, vms: vms,
+		saver: &capture.Saver{Store: st, VMs: vms, Guard: []string{self, guardVerb}},
+		restore: &restore.Engine{
+			Store: st, VMs: vms, Images: images,
+			VMMVersion: func(ctx context.Context) (string, error) { return vmmVersion(ctx, binary) },
+		},
+	}, nil
+}
+
+// vmmVersion asks the binary: "cloud-hypervisor v53.0.0-12-g…" → "53.0.0-12-g…".
+func vmmVersion(ctx context.Context, binary string) (string, error) {
+	out, err := exec.CommandContext(ctx, binary, "--version").Output()
+	if err != nil {
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+			return "", failure.Hint(failure.New(failure.NotFound, "%s is not installed", binary),
+				"put cloud-hypervisor on PATH or set hypervisor in "+config.DefaultFile)
+		}
+		return "", failure.New(failure.Incompatible, "%s --version: %w", binary, err)
+	}
+	first, _, _ := strings.Cut(string(out), "\n")
+	for _, w := range strings.Fields(first) {
+		if v, ok := strings.CutPrefix(w, "v"); ok && v != "" && v[0] >= '0' && v[0] <= '9' {
+			return v, nil
+		}
+	}
+	return "", failure.New(failure.Incompatible, "%s --version says %q: no version in it", binary, first)
+}
+
+// each runs do for every reference and fails if any failed.
+func each(refs []string, do func(ref string) error) error {
+	var errs []error
+	for _, r := range refs {
+		if err := do(r); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func oneLine(err error) string {
+	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	return strings.Join(lines, "; ")
+}
+
+// needArgs is cobra's argument check with the usage class.
+func needArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error { return failure.Wrap(failure.Usage, check(c, args)) }
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/listing"
+)
+
+func listFlags(c *cobra.Command, o *listing.Options) {
+	f := c.Flags()
+	f.StringVar(&o.Format, "format", "table", "table, json or a Go template")
+	f.BoolVarP(&o.Quiet, "quiet", "q", false, "print ids only")
+	f.BoolVar(&o.NoTrunc, "no-trunc", false, "print full ids")
+	f.StringArrayVar(&o.Filters, "filter", nil, "`key=value`; the same key is OR, different keys are AND")
+	f.StringVar(&o.Sort, "sort", "", "`key`, with a leading '-' descending")
+}
+
+// short cuts an id for a table.
+func short(id string, full bool) string {
+	id = strings.TrimPrefix(id, "sha256:")
+	if full || len(id) <= 12 {
+		return id
+	}
+	return id[:12]
+}
+
+// parseSize reads bytes, or K M G T (KiB … too) as powers of 1024.
+func parseSize(flag, s string) (int64, error) {
+	n, err := units.RAMInBytes(s)
+	if err != nil || n <= 0 {
+		return 0, failure.New(failure.Usage, "%s %q is not a size such as 512M or 4G", flag, s)
+	}
+	return n, nil
+}
+
+// parseDuration reads 90s 36h 7d 2w.
+func parseDuration(flag, s string) (time.Duration, error) {
+	for suffix, unit := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
+		if n, ok := strings.CutSuffix(s, suffix); ok {
+			if v, err := strconv.ParseFloat(n, 64); err == nil && v > 0 && v < 1e5 {
+				return time.Duration(v * float64(unit)), nil
+			}
+		}
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, failure.New(failure.Usage, "%s %q is not a duration such as 90s, 36h, 7d or 2w", flag, s)
+	}
+	return d, nil
+}
+
+func parseLabels(list []string) (map[string]string, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	out := map[string]string{}
+	for _, l := range list {
+		k, v, ok := strings.Cut(l, "=")
+		if !ok || k == "" {
+			return nil, failure.New(failure.Usage, "--label %q is not key=value", l)
+		}
+		out[k] = v
+	}
+	return out, nil
+}
+
+func size(n int64) string { return units.BytesSize(float64(n)) }
+
+func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }

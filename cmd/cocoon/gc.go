@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+func newGC(a *app) *cobra.Command {
+	var o gc.Options
+	var wait, format string
+	c := &cobra.Command{
+		Use: "gc", Short: "Free what nothing names, and say why", Args: needArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if format != "table" && format != "json" {
+				return failure.New(failure.Usage, "--format %q: table or json", format)
+			}
+			var err error
+			if wait != "" && wait != "0" {
+				if o.Wait, err = parseDuration("--wait", wait); err != nil {
+					return err
+				}
+			}
+			rep, err := a.collect(c.Context(), o)
+			if rep != nil {
+				err = errors.Join(err, a.printReport(rep, format))
+			}
+			return err
+		},
+	}
+	f := c.Flags()
+	f.BoolVar(&o.DryRun, "dry-run", false, "print the plan, remove nothing")
+	f.BoolVar(&o.Explain, "explain", false, "also say who holds what stays")
+	f.StringVar(&wait, "wait", "0", "how long to wait for another gc")
+	f.StringVar(&format, "format", "table", "table or json")
+	return c
+}
+
+func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
+	r, err := a.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o.RunDir = a.set("runDir")
+	o.UndoJournal = r.restore.Recover
+	return gc.Collect(ctx, r.store, o)
+}
+
+func (a *app) printReport(rep *gc.Report, format string) error {
+	if format == "json" {
+		return printJSON(a.out, rep)
+	}
+	tw := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+	verb := "removed"
+	if rep.DryRun {
+		verb = "would remove"
+	}
+	for _, x := range rep.Removed {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", verb, x.Kind, short(x.ID, false), size(x.Bytes), x.Reason)
+	}
+	for _, x := range rep.Kept {
+		fmt.Fprintf(tw, "kept\t%s\t%s\t%s\theld by %s\n", x.Kind, short(x.ID, false), size(x.Bytes), joinHolders(x.Holders))
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "%s %s in %d objects; leases: %d live, %d reaped; store locked %.1f ms of %.1f ms\n",
+		map[bool]string{true: "would free", false: "freed"}[rep.DryRun], size(rep.ReclaimedBytes), len(rep.Removed),
+		rep.Leases.Live, rep.Leases.Reaped, rep.LockMs, rep.DurationMs)
+	return nil
+}
+
+func joinHolders(h []string) string {
+	if len(h) > 3 {
+		return fmt.Sprintf("%s and %d more", h[0], len(h)-1)
+	}
+	out := ""
+	for i, s := range h {
+		if i > 0 {
+			out += ", "
+		}
+		out += s
+	}
+	return out
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/listing"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+func newSnapshot(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "snapshot", Aliases: []string{"snap"}, Short: "Snapshots of running VMs", Args: cobra.ArbitraryArgs, RunE: groupHelp}
+	c.AddCommand(newSnapshotCreate(a), newSnapshotList(a), newSnapshotInspect(a), newSnapshotRemove(a), newSnapshotRename(a),
+		newSnapshotProtect(a, "protect", true), newSnapshotProtect(a, "unprotect", false), newSnapshotVerify(a),
+		newSnapshotImport(a), newSnapshotExport(a))
+	return c
+}
+
+func newSnapshotList(a *app) *cobra.Command {
+	var o listing.Options
+	var ofVM string
+	var labels []string
+	c := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List snapshots", Args: needArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			st, err := a.store(c.Context())
+			if err != nil {
+				return err
+			}
+			rows, err := st.Summaries(c.Context())
+			if err != nil {
+				return err
+			}
+			rows = slices.DeleteFunc(rows, func(s store.Summary) bool { return !summaryMatches(s, ofVM, labels) })
+			return listing.Write(a.out, o, rows, func(s store.Summary) string { return string(s.ID) }, snapshotColumns(&o))
+		},
+	}
+	listFlags(c, &o)
+	c.Flags().StringVar(&ofVM, "vm", "", "only those of VM `ref` (name or id)")
+	c.Flags().StringArrayVar(&labels, "label", nil, "only those with `key[=value]`")
+	return c
+}
+
+func summaryMatches(s store.Summary, ofVM string, labels []string) bool {
+	if ofVM != "" && s.VM.Name != ofVM && (len(ofVM) < 3 || !strings.HasPrefix(s.VM.ID, ofVM)) {
+		return false
+	}
+	have := labelValues(s.Labels)
+	for _, l := range labels {
+		if !slices.Contains(have, l) {
+			return false
+		}
+	}
+	return true
+}
+
+func snapshotColumns(o *listing.Options) []listing.Column[store.Summary] {
+	type row = store.Summary
+	return []listing.Column[row]{
+		{Name: "ID", Cell: func(s row) string { return short(string(s.ID), o.NoTrunc) }, Values: func(s row) []string { return []string{string(s.ID)} }},
+		{Name: "NAME", Cell: func(s row) string { return s.Name }},
+		{Name: "VM", Cell: func(s row) string { return s.VM.Name }, Values: func(s row) []string { return []string{s.VM.Name, s.VM.ID} }},
+		{Name: "CREATED", Cell: func(s row) string { return ago(s.Created) }, Less: func(x, y row) bool { return x.Created.Before(y.Created) }},
+		{Name: "MEMORY", Cell: func(s row) string { return size(s.Memory.Bytes) }, Less: func(x, y row) bool { return x.Memory.Bytes < y.Memory.Bytes }},
+		{Name: "STORED", Cell: func(s row) string { return size(s.Size.Stored) }, Less: func(x, y row) bool { return x.Size.Stored < y.Size.Stored }},
+		{Name: "UNIQUE", Cell: func(s row) string { return size(s.Size.Unique) }, Less: func(x, y row) bool { return x.Size.Unique < y.Size.Unique }},
+		{Name: "PAUSE", Cell: func(s row) string { return fmt.Sprintf("%.0fms", s.Capture.PauseMs) }, Less: func(x, y row) bool { return x.Capture.PauseMs < y.Capture.PauseMs }},
+		{Name: "STATE", Cell: func(s row) string { return s.State }},
+		{Name: "LABEL", Hidden: true, Cell: func(row) string { return "" }, Values: func(s row) []string { return labelValues(s.Labels) }},
+	}
+}
+
+// snapshotDetail is one element of `snapshot inspect`: a list row and the rest.
+type snapshotDetail struct {
+	store.Summary
+	ManifestDigest string           `json:"manifestDigest"`
+	Parents        []string         `json:"parents"`
+	DiskDetails    []store.Disk     `json:"diskDetails"`
+	MemoryRanges   any              `json:"memoryRanges"`
+	Networks       []store.Network  `json:"networks"`
+	Images         []store.ImageRef `json:"images"`
+	Host           store.Host       `json:"host"`
+	Path           string           `json:"path"`
+}
+
+func newSnapshotInspect(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "inspect SNAPSHOT…", Short: "Everything about snapshots, as JSON", Args: needArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeSnapshots,
+		RunE: func(c *cobra.Command, args []string) error {
+			st, err := a.store(c.Context())
+			if err != nil {
+				return err
+			}
+			rows := []snapshotDetail{}
+			err = each(args, func(ref string) error {
+				d, err := inspectSnapshot(c.Context(), st, ref)
+				if err == nil {
+					rows = append(rows, *d)
+				}
+				return err
+			})
+			if perr := listing.JSON(a.out, rows); perr != nil {
+				return perr
+			}
+			return err
+		},
+	}
+}
+
+func inspectSnapshot(ctx context.Context, st *store.Store, ref string) (*snapshotDetail, error) {
+	id, err := st.Resolve(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	all, err := st.Summaries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(s store.Summary) bool { return s.ID == id })
+	if i < 0 {
+		return nil, failure.New(failure.NotFound, "snapshot %s went away", id)
+	}
+	sn, err := st.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	d := &snapshotDetail{Summary: all[i], ManifestDigest: string(sn.ManifestDigest), Parents: []string{}, DiskDetails: sn.Spec.Disks,
+		MemoryRanges: sn.Spec.Memory, Networks: sn.Spec.Networks, Images: sn.Spec.Images, Host: sn.Spec.Host, Path: sn.Dir}
+	if sn.Spec.Parent != "" {
+		d.Parents = append(d.Parents, string(sn.Spec.Parent))
+	}
+	return d, nil
+}
+
+func newSnapshotRemove(a *app) *cobra.Command {
+	var force, dryRun bool
+	c := &cobra.Command{
+		Use: "rm SNAPSHOT…", Aliases: []string{"remove"}, Short: "Remove snapshots; gc frees what nothing else names",
+		Args: needArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeSnapshots,
+		RunE: func(c *cobra.Command, args []string) error {
+			st, err := a.store(c.Context())
+			if err != nil {
+				return err
+			}
+			return each(args, func(ref string) error {
+				id, err := st.Resolve(c.Context(), ref)
+				if err != nil {
+					return err
+				}
+				if dryRun {
+					fmt.Fprintln(a.out, id)
+					return nil
+				}
+				return st.Remove(c.Context(), id, store.RemoveOptions{Force: force})
+			})
+		},
+	}
+	c.Flags().BoolVarP(&force, "force", "f", false, "also a protected one")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "print the ids that would go")
+	return c
+}
+
+func newSnapshotRename(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "rename SNAPSHOT NAME", Short: "Give a snapshot another name", Args: needArgs(cobra.ExactArgs(2)), ValidArgsFunction: a.completeSnapshots,
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.changeMeta(c.Context(), args[0], func(m *store.Meta) error { m.Name = args[1]; return nil })
+		},
+	}
+}
+
+func newSnapshotProtect(a *app, verb string, protected bool) *cobra.Command {
+	return &cobra.Command{
+		Use: verb + " SNAPSHOT…", Short: map[bool]string{true: "Refuse rm without --force", false: "Allow rm again"}[protected],
+		Args: needArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeSnapshots,
+		RunE: func(c *cobra.Command, args []string) error {
+			return each(args, func(ref string) error {
+				return a.changeMeta(c.Context(), ref, func(m *store.Meta) error { m.Protected = protected; return nil })
+			})
+		},
+	}
+}
+
+func (a *app) changeMeta(ctx context.Context, ref string, change func(*store.Meta) error) error {
+	st, err := a.store(ctx)
+	if err != nil {
+		return err
+	}
+	id, err := st.Resolve(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return st.SetMeta(ctx, id, change)
+}
+
+func newSnapshotVerify(a *app) *cobra.Command {
+	var all, readData bool
+	c := &cobra.Command{
+		Use: "verify [SNAPSHOT…]", Short: "Check structure, and with --read-data every byte", ValidArgsFunction: a.completeSnapshots,
+		RunE: func(c *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return failure.New(failure.Usage, "verify needs snapshots or --all")
+			}
+			st, err := a.store(c.Context())
+			if err != nil {
+				return err
+			}
+			var ids []store.ID
+			for _, ref := range args {
+				id, err := st.Resolve(c.Context(), ref)
+				if err != nil {
+					return err
+				}
+				ids = append(ids, id)
+			}
+			rep, err := st.Verify(c.Context(), ids, store.VerifyOptions{ReadData: readData})
+			if err != nil {
+				return err
+			}
+			if err := printJSON(a.out, rep); err != nil {
+				return err
+			}
+			if n := len(rep.Damaged); n > 0 {
+				return failure.New(failure.Damaged, "%d damaged objects", n)
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&all, "all", false, "every snapshot of the store")
+	c.Flags().BoolVar(&readData, "read-data", false, "read back and hash every blob")
+	return c
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/capture"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+func newSnapshotCreate(a *app) *cobra.Command {
+	var req capture.Request
+	var labels []string
+	var expires string
+	var stop, stats bool
+	var keep int
+	c := &cobra.Command{
+		Use: "create VM [NAME]", Aliases: []string{"save"}, Short: "Save a running VM: RAM, devices and disks",
+		Args: needArgs(cobra.RangeArgs(1, 2)), ValidArgsFunction: a.completeVMs,
+		RunE: func(c *cobra.Command, args []string) error {
+			ctx := c.Context()
+			r, err := a.open(ctx)
+			if err != nil {
+				return err
+			}
+			req.VM = args[0]
+			if len(args) == 2 {
+				req.Name = args[1]
+			}
+			if req.Labels, err = parseLabels(labels); err != nil {
+				return err
+			}
+			if expires != "" {
+				d, err := parseDuration("--expires", expires)
+				if err != nil {
+					return err
+				}
+				t := time.Now().Add(d).UTC()
+				req.Expires = &t
+			}
+			if keep < 0 {
+				return failure.New(failure.Usage, "--max %d is negative", keep)
+			}
+			if req.DryRun {
+				p, err := r.saver.Preview(ctx, req)
+				if err != nil {
+					return err
+				}
+				return printJSON(a.out, p)
+			}
+			sn, err := a.save(ctx, r, req)
+			if err != nil {
+				return err
+			}
+			if stats {
+				printStats(a, sn)
+			}
+			fmt.Fprintln(a.out, sn.ID)
+			if stop {
+				if err := r.vms.Stop(ctx, req.VM, vm.StopOptions{}); err != nil {
+					return err
+				}
+			}
+			return trim(ctx, r.store, sn, keep)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&req.Description, "description", "", "free text")
+	f.StringArrayVar(&labels, "label", nil, "`key=value`, repeatable")
+	f.StringVar(&expires, "expires", "", "let prune take it after this `duration`")
+	f.BoolVar(&req.Protect, "protect", false, "refuse rm without --force")
+	f.StringVar(&req.Parent, "parent", "auto", "snapshot whose pages may be reused: auto, none or a ref")
+	f.StringVar(&req.Mode, "capture", "auto", "auto or file")
+	f.BoolVar(&stop, "stop", false, "stop the VM after the snapshot is published")
+	f.BoolVar(&req.Replace, "replace", false, "take the name from the snapshot that has it")
+	f.IntVar(&keep, "max", 0, "afterwards keep only the newest `N` of this VM (0: all)")
+	f.BoolVar(&req.DryRun, "dry-run", false, "make every check, touch nothing, print what would be done")
+	f.BoolVar(&stats, "stats", false, "figures of the capture on stderr")
+	return c
+}
+
+func (a *app) save(ctx context.Context, r *rooms, req capture.Request) (*store.Snapshot, error) {
+	m := a.meter("packing")
+	defer m.end()
+	req.OnBytes = m.update
+	return r.saver.Save(ctx, req)
+}
+
+func printStats(a *app, sn *store.Snapshot) {
+	cp := sn.Spec.Capture
+	fmt.Fprintf(a.errOut, "paused %.1f ms of %.1f ms, mode %s; pages: %d new, %d reused, %d zero; stored %s\n",
+		cp.PauseMs, cp.TotalMs, cp.Mode, cp.PagesNew, cp.PagesReused, cp.PagesZero, size(sn.StoredBytes))
+}
+
+// trim removes all but the newest keep unprotected snapshots of sn's VM.
+func trim(ctx context.Context, st *store.Store, sn *store.Snapshot, keep int) error {
+	if keep == 0 {
+		return nil
+	}
+	all, err := st.Summaries(ctx)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(s store.Summary) bool { return s.VM.ID != sn.Spec.VM.ID || s.Protected })
+	slices.SortFunc(all, func(x, y store.Summary) int { return y.Created.Compare(x.Created) })
+	for _, s := range all[min(keep, len(all)):] {
+		if err := st.Remove(ctx, s.ID, store.RemoveOptions{}); err != nil {
+			return fmt.Errorf("--max %d: %w", keep, err)
+		}
+	}
+	return nil
+}
+
+func newSnapshotImport(a *app) *cobra.Command {
+	var req capture.ImportRequest
+	var labels []string
+	c := &cobra.Command{
+		Use: "import DIR", Short: "Take in a Cloud Hypervisor snapshot folder made by hand", Args: needArgs(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			r, err := a.open(c.Context())
+			if err != nil {
+				return err
+			}
+			if req.Labels, err = parseLabels(labels); err != nil {
+				return err
+			}
+			m := a.meter("packing")
+			req.Dir, req.OnBytes = args[0], m.update
+			im := &capture.Importer{Store: r.store, Images: r.images}
+			sn, err := im.Import(c.Context(), req)
+			m.end()
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out, sn.ID)
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&req.Name, "name", "", "name of the new snapshot")
+	f.StringVar(&req.Description, "description", "", "free text")
+	f.StringArrayVar(&labels, "label", nil, "`key=value`, repeatable")
+	f.StringVar(&req.Parent, "parent", "", "snapshot whose pages may be reused")
+	f.BoolVar(&req.TrustPaths, "trust-paths", false, "also read disks and boot files outside DIR that its config.json names")
+	return c
+}
+
+func newSnapshotExport(a *app) *cobra.Command {
+	var out, format string
+	c := &cobra.Command{
+		Use: "export SNAPSHOT -o DIR", Short: "Write a folder that cloud-hypervisor --restore accepts",
+		Args: needArgs(cobra.ExactArgs(1)), ValidArgsFunction: a.completeSnapshots,
+		RunE: func(c *cobra.Command, args []string) error {
+			if format != "ch" {
+				return failure.Hint(failure.New(failure.Incompatible, "export format %q is not available in this build", format), "use --format ch")
+			}
+			if strings.TrimSpace(out) == "" || out == "-" {
+				return failure.New(failure.Usage, "export needs -o DIR")
+			}
+			r, err := a.open(c.Context())
+			if err != nil {
+				return err
+			}
+			m := a.meter("writing")
+			defer m.end()
+			r.restore.OnBytes = m.update
+			return r.restore.ExportCH(c.Context(), args[0], out)
+		},
+	}
+	c.Flags().StringVarP(&out, "output", "o", "", "folder to make; must not exist")
+	c.Flags().StringVar(&format, "format", "ch", "ch: a Cloud Hypervisor snapshot folder")
+	return c
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/clone"
+	"github.com/cocoonv2/cocoon/internal/config"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func newVersion(*app) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: needArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			fmt.Fprintf(c.OutOrStdout(), "cocoon %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return nil
+		},
+	}
+}
+
+func newConfig(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "config", Short: "Settings and where they come from", Args: cobra.ArbitraryArgs, RunE: groupHelp}
+	c.AddCommand(&cobra.Command{
+		Use: "show", Short: "Print each setting, its value and its origin", Args: needArgs(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			for _, s := range config.Settings() {
+				v := a.config[s.Key]
+				fmt.Fprintf(a.out, "%s: %q  # %s\n", v.Key, v.Value, v.Origin)
+			}
+			return nil
+		},
+	})
+	return c
+}
+
+func newSystem(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "system", Short: "The store and the host", Args: cobra.ArbitraryArgs, RunE: groupHelp}
+	c.AddCommand(newSystemInfo(a))
+	return c
+}
+
+type systemInfo struct {
+	Version    string `json:"version"`
+	RootDir    string `json:"rootDir"`
+	RunDir     string `json:"runDir"`
+	FreeBytes  int64  `json:"freeBytes"`
+	Reflink    bool   `json:"reflink"`
+	Hypervisor string `json:"hypervisor"`
+	Snapshots  int    `json:"snapshots"`
+	VMs        int    `json:"vms"`
+	Images     int    `json:"images"`
+}
+
+func newSystemInfo(a *app) *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use: "info", Short: "Folders, free space, reflinks, VMM version, counts", Args: needArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			i, err := a.info(c)
+			if err != nil {
+				return err
+			}
+			if format == "json" {
+				return printJSON(a.out, i)
+			}
+			fmt.Fprintf(a.out, "version:     %s\nroot dir:    %s (%s free, reflink %v)\nrun dir:     %s\nhypervisor:  %s\nsnapshots:   %d\nvms:         %d\nimages:      %d\n",
+				i.Version, i.RootDir, size(i.FreeBytes), i.Reflink, i.RunDir, i.Hypervisor, i.Snapshots, i.VMs, i.Images)
+			return nil
+		},
+	}
+	c.Flags().StringVar(&format, "format", "table", "table or json")
+	return c
+}
+
+func (a *app) info(c *cobra.Command) (*systemInfo, error) {
+	ctx := c.Context()
+	r, err := a.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := &systemInfo{Version: version, RootDir: r.store.Root(), RunDir: a.set("runDir"), Reflink: clone.CanReflink(r.store.Root())}
+	if i.FreeBytes, err = store.FreeBytes(r.store.Root()); err != nil {
+		return nil, err
+	}
+	if i.Hypervisor, err = vmmVersion(ctx, a.set("hypervisor")); err != nil {
+		i.Hypervisor = "none: " + oneLine(err)
+	}
+	snaps, err := r.store.Summaries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	vms, err := r.vms.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	images, err := r.images.List(ctx)
+	i.Snapshots, i.VMs, i.Images = len(snaps), len(vms), len(images)
+	return i, err
+}
+
+func (a *app) completeVMs(c *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	r, err := a.open(c.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	vms, err := r.vms.List(c.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var out []string
+	for _, v := range vms {
+		if strings.HasPrefix(v.Name, prefix) {
+			out = append(out, v.Name+"\t"+v.State)
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) completeSnapshots(c *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	st, err := a.store(c.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	all, err := st.Summaries(c.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var out []string
+	for _, s := range all {
+		ref := s.Name
+		if ref == "" {
+			ref = string(s.ID[:12])
+		}
+		if strings.HasPrefix(ref, prefix) {
+			out = append(out, ref+"\tof "+s.VM.Name)
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/listing"
+	"github.com/cocoonv2/cocoon/internal/vm"
+)
+
+func newVM(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "vm", Short: "Virtual machines", Args: cobra.ArbitraryArgs, RunE: groupHelp}
+	c.AddCommand(newVMCreate(a), newVMList(a), newVMInspect(a), newVMLogs(a), newVMStop(a), newVMRemove(a),
+		vmVerb(a, "start", "Boot from the disks, with the complete arguments of the record", func(ctx context.Context, m *vm.Manager, ref string) error {
+			_, err := m.Start(ctx, ref)
+			return err
+		}),
+		vmVerb(a, "pause", "Stop the virtual CPUs", func(ctx context.Context, m *vm.Manager, ref string) error { return m.Pause(ctx, ref) }),
+		vmVerb(a, "resume", "Let a paused VM go on", func(ctx context.Context, m *vm.Manager, ref string) error { return m.Resume(ctx, ref) }),
+	)
+	return c
+}
+
+// groupHelp answers a noun without a verb.
+func groupHelp(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return failure.New(failure.Usage, "unknown command %q for %q", args[0], c.CommandPath())
+	}
+	return c.Help()
+}
+
+func vmVerb(a *app, verb, help string, do func(context.Context, *vm.Manager, string) error) *cobra.Command {
+	return &cobra.Command{
+		Use: verb + " VM…", Short: help, Args: needArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeVMs,
+		RunE: func(c *cobra.Command, args []string) error {
+			r, err := a.open(c.Context())
+			if err != nil {
+				return err
+			}
+			return each(args, func(ref string) error { return do(c.Context(), r.vms, ref) })
+		},
+	}
+}
+
+func newVMStop(a *app) *cobra.Command {
+	timeout := "10s"
+	c := vmVerb(a, "stop", "ACPI button, then shutdown, then SIGTERM, then SIGKILL", func(ctx context.Context, m *vm.Manager, ref string) error {
+		d, err := parseDuration("--timeout", timeout)
+		if err != nil {
+			return err
+		}
+		return m.Stop(ctx, ref, vm.StopOptions{Timeout: d})
+	})
+	c.Flags().StringVarP(&timeout, "timeout", "t", timeout, "how long the guest may take to power itself off")
+	return c
+}
+
+func newVMRemove(a *app) *cobra.Command {
+	var force bool
+	c := vmVerb(a, "rm", "Remove VMs with their disks; snapshots stay", func(ctx context.Context, m *vm.Manager, ref string) error {
+		rec, err := m.Get(ctx, ref)
+		if err != nil {
+			return err
+		}
+		if err := m.Remove(ctx, rec.ID, force); err != nil {
+			return err
+		}
+		a.forgetVM(ctx, rec.ID)
+		return nil
+	})
+	c.Aliases = []string{"remove"}
+	c.Flags().BoolVarP(&force, "force", "f", false, "stop a running VM first")
+	return c
+}
+
+// vmRow is one element of `vm list --format json`.
+type vmRow struct {
+	ID         string            `json:"id"`
+	Name       string            `json:"name"`
+	State      string            `json:"state"`
+	PID        int               `json:"pid"`
+	Created    time.Time         `json:"created"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Snapshot   string            `json:"snapshot"`
+	Image      string            `json:"image"`
+	CPUs       int               `json:"cpus"`
+	Memory     vmMemory          `json:"memory"`
+	Disks      []vmDisk          `json:"disks"`
+	Networks   []vmNetwork       `json:"networks"`
+	APISocket  string            `json:"apiSocket"`
+	Restore    *vm.RestoreInfo   `json:"restore,omitempty"`
+	LastError  string            `json:"lastError,omitempty"`
+	Hypervisor string            `json:"hypervisorVersion,omitempty"`
+}
+
+type vmMemory struct {
+	Bytes int64 `json:"bytes"`
+}
+
+type vmDisk struct {
+	Serial   string `json:"serial"`
+	Path     string `json:"path"`
+	Bytes    int64  `json:"bytes"`
+	Readonly bool   `json:"readonly"`
+	Image    string `json:"image,omitempty"`
+}
+
+type vmNetwork struct {
+	Name  string `json:"name"`
+	MAC   string `json:"mac"`
+	IP    string `json:"ip"`
+	Tap   string `json:"tap"`
+	Netns string `json:"netns"`
+}
+
+func (r *rooms) vmRow(rec *vm.Record) vmRow {
+	row := vmRow{
+		ID: rec.ID, Name: rec.Name, State: rec.State, Created: rec.Created.UTC(), Labels: rec.Labels, Snapshot: rec.Snapshot,
+		Image: rec.Image, CPUs: rec.CPUs, Memory: vmMemory{rec.MemoryBytes}, Restore: rec.Restore, LastError: rec.LastError,
+		Disks: []vmDisk{}, Networks: []vmNetwork{},
+	}
+	if p := rec.Process; p != nil {
+		row.PID, row.APISocket, row.Hypervisor = p.PID, p.APISocket, p.Version
+	}
+	for _, d := range rec.Disks {
+		path := r.vms.Dir(rec.ID) + "/" + d.File
+		if d.Image != "" {
+			path = r.images.Path(d.Image)
+		}
+		row.Disks = append(row.Disks, vmDisk{d.Serial, path, d.Bytes, d.Readonly, string(d.Image)})
+	}
+	for _, n := range rec.Networks {
+		row.Networks = append(row.Networks, vmNetwork{n.Name, n.MAC, n.IP, n.Tap, n.Netns})
+	}
+	return row
+}
+
+func newVMList(a *app) *cobra.Command {
+	var o listing.Options
+	c := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List VMs", Args: needArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := a.open(c.Context())
+			if err != nil {
+				return err
+			}
+			recs, err := r.vms.List(c.Context())
+			if err != nil {
+				return err
+			}
+			rows := []vmRow{}
+			for _, rec := range recs {
+				rows = append(rows, r.vmRow(rec))
+			}
+			return listing.Write(a.out, o, rows, func(v vmRow) string { return v.ID }, vmColumns(&o))
+		},
+	}
+	listFlags(c, &o)
+	return c
+}
+
+func vmColumns(o *listing.Options) []listing.Column[vmRow] {
+	return []listing.Column[vmRow]{
+		{Name: "ID", Cell: func(v vmRow) string { return short(v.ID, o.NoTrunc) }, Values: func(v vmRow) []string { return []string{v.ID} }},
+		{Name: "NAME", Cell: func(v vmRow) string { return v.Name }},
+		{Name: "STATE", Cell: func(v vmRow) string { return v.State }},
+		{Name: "CPUS", Cell: func(v vmRow) string { return strconv.Itoa(v.CPUs) }, Less: func(x, y vmRow) bool { return x.CPUs < y.CPUs }},
+		{Name: "MEMORY", Cell: func(v vmRow) string { return size(v.Memory.Bytes) }, Less: func(x, y vmRow) bool { return x.Memory.Bytes < y.Memory.Bytes }},
+		{Name: "SNAPSHOT", Cell: func(v vmRow) string { return short(v.Snapshot, o.NoTrunc) }, Values: func(v vmRow) []string { return []string{v.Snapshot} }},
+		{Name: "CREATED", Cell: func(v vmRow) string { return ago(v.Created) }, Less: func(x, y vmRow) bool { return x.Created.Before(y.Created) }},
+		{Name: "LABEL", Hidden: true, Cell: func(vmRow) string { return "" }, Values: func(v vmRow) []string { return labelValues(v.Labels) }},
+	}
+}
+
+func labelValues(labels map[string]string) []string {
+	out := []string{}
+	for k, v := range labels {
+		out = append(out, k, k+"="+v)
+	}
+	return out
+}
+
+func newVMInspect(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "inspect VM…", Short: "Everything about VMs, as JSON", Args: needArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeVMs,
+		RunE: func(c *cobra.Command, args []string) error {
+			r, err := a.open(c.Context())
+			if err != nil {
+				return err
+			}
+			rows := []vmRow{}
+			err = each(args, func(ref string) error {
+				rec, err := r.vms.Get(c.Context(), ref)
+				if err == nil {
+					rows = append(rows, r.vmRow(rec))
+				}
+				return err
+			})
+			if perr := listing.JSON(a.out, rows); perr != nil {
+				return perr
+			}
+			return err
+		},
+	}
+}
+
+func newVMLogs(a *app) *cobra.Command {
+	var follow bool
+	var tail int
+	c := &cobra.Command{
+		Use: "logs VM", Short: "The guest's serial output", Args: needArgs(cobra.ExactArgs(1)), ValidArgsFunction: a.completeVMs,
+		RunE: func(c *cobra.Command, args []string) error {
+			r, err := a.open(c.Context())
+			if err != nil {
+				return err
+			}
+			rec, err := r.vms.Get(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			f, err := os.Open(r.vms.SerialPath(rec.ID))
+			if os.IsNotExist(err) {
+				return failure.New(failure.NotFound, "VM %s has not written to its serial port", rec.Name)
+			}
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return a.copyLog(c.Context(), f, tail, follow)
+		},
+	}
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing until interrupted")
+	c.Flags().IntVarP(&tail, "tail", "n", 0, "only the last `N` lines (0: all)")
+	return c
+}
+
+func (a *app) copyLog(ctx context.Context, f *os.File, tail int, follow bool) error {
+	if tail > 0 {
+		b, err := io.ReadAll(f)
+		if err != nil {
+			return err
+		}
+		lines := strings.SplitAfter(strings.TrimSuffix(string(b), "\n"), "\n")
+		fmt.Fprintln(a.out, strings.Join(lines[max(0, len(lines)-tail):], ""))
+	} else if _, err := io.Copy(a.out, f); err != nil {
+		return err
+	}
+	for follow {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(100 * time.Millisecond):
+		}
+		if _, err := io.Copy(a.out, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetVM drops a VM from the derived index; see follow.
+func (a *app) forgetVM(ctx context.Context, id string) {
+	if err := a.db.Forget(ctx, vmHolder(id)); err != nil {
+		fmt.Fprintln(a.errOut, "cocoon: warning: refs.db not updated:", oneLine(err))
+	}
+}
+
+func (a *app) recordVM(ctx context.Context, rec *vm.Record) {
+	if err := a.db.Record(ctx, vmEntry(rec)); err != nil {
+		fmt.Fprintln(a.errOut, "cocoon: warning: refs.db not updated:", oneLine(err))
+	}
+}

@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/refs"
+	"github.com/cocoonv2/cocoon/restore"
+)
+
+type createFlags struct {
+	spec                        vm.CreateSpec
+	memory                      string
+	disks, networks, labels     []string
+	start                       bool
+	from, mode                  string
+	count                       int
+	cold, paused, allow, dryRun bool
+}
+
+func newVMCreate(a *app) *cobra.Command {
+	var f createFlags
+	c := &cobra.Command{
+		Use: "create NAME", Short: "Make a VM from files or an image, or rebuild one from a snapshot",
+		Args: needArgs(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			r, err := a.open(c.Context())
+			if err != nil {
+				return err
+			}
+			if f.from != "" {
+				return a.createFromSnapshot(c, r, args[0], &f)
+			}
+			return a.createFresh(c.Context(), r, args[0], &f)
+		},
+	}
+	fl := c.Flags()
+	fl.StringVar(&f.spec.Kernel, "kernel", "", "kernel `file`")
+	fl.StringVar(&f.spec.Firmware, "firmware", "", "firmware `file`")
+	fl.StringVar(&f.spec.Initramfs, "initramfs", "", "initramfs `file`")
+	fl.StringVar(&f.spec.Image, "image", "", "imported image `ref`")
+	fl.StringVar(&f.spec.Cmdline, "cmdline", "", "kernel command line")
+	fl.IntVar(&f.spec.CPUs, "cpus", 1, "virtual CPUs")
+	fl.StringVar(&f.memory, "memory", "512M", "RAM `size`")
+	fl.StringArrayVar(&f.disks, "disk", nil, "`PATH[,readonly][,size=S]`, repeatable")
+	fl.StringArrayVar(&f.networks, "network", nil, "none or tap=NAME, repeatable; with --from-snapshot: keep or none")
+	fl.StringArrayVar(&f.labels, "label", nil, "`key=value`, repeatable")
+	fl.StringArrayVar(&f.spec.ExtraArgs, "ch-arg", nil, "further argument for the VMM, repeatable")
+	fl.BoolVar(&f.start, "start", false, "boot it at once")
+	fl.StringVar(&f.from, "from-snapshot", "", "rebuild from snapshot `ref`; runs at once")
+	fl.IntVar(&f.count, "count", 0, "make NAME-1 … NAME-`N`, all or none")
+	fl.StringVar(&f.mode, "restore-mode", "auto", "auto, map or copy")
+	fl.BoolVar(&f.cold, "cold", false, "boot from the snapshot's disks, leave its RAM")
+	fl.BoolVar(&f.paused, "paused", false, "load the RAM but do not run")
+	fl.BoolVar(&f.allow, "allow-incompatible", false, "try another VMM version or CPU all the same")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "print the restore plan and stop")
+	return c
+}
+
+func (a *app) createFresh(ctx context.Context, r *rooms, name string, f *createFlags) error {
+	var err error
+	s := f.spec
+	s.Name = name
+	if f.count != 0 || f.cold || f.paused || f.allow || f.dryRun {
+		return failure.New(failure.Usage, "--count, --cold, --paused, --allow-incompatible and --dry-run go with --from-snapshot")
+	}
+	if s.MemoryBytes, err = parseSize("--memory", f.memory); err != nil {
+		return err
+	}
+	if s.Labels, err = parseLabels(f.labels); err != nil {
+		return err
+	}
+	for _, d := range f.disks {
+		spec, err := parseDisk(d)
+		if err != nil {
+			return err
+		}
+		s.Disks = append(s.Disks, spec)
+	}
+	if s.Networks, err = parseNetworks(f.networks); err != nil {
+		return err
+	}
+	rec, err := r.vms.Create(ctx, s)
+	if err != nil {
+		return err
+	}
+	a.recordVM(ctx, rec)
+	if f.start {
+		if _, err := r.vms.Start(ctx, rec.ID); err != nil {
+			err = errors.Join(err, r.vms.Remove(context.WithoutCancel(ctx), rec.ID, true))
+			a.forgetVM(context.WithoutCancel(ctx), rec.ID)
+			return err
+		}
+	}
+	fmt.Fprintln(a.out, rec.ID)
+	return nil
+}
+
+func parseDisk(s string) (vm.DiskSpec, error) {
+	path, rest, _ := strings.Cut(s, ",")
+	d := vm.DiskSpec{Path: path}
+	if path == "" {
+		return d, failure.New(failure.Usage, "--disk %q names no file", s)
+	}
+	for _, o := range strings.Split(rest, ",") {
+		k, v, _ := strings.Cut(o, "=")
+		switch k {
+		case "":
+		case "readonly":
+			d.Readonly = v == "" || v == "on" || v == "true"
+		case "size":
+			n, err := parseSize("--disk size", v)
+			if err != nil {
+				return d, err
+			}
+			d.Bytes = n
+		default:
+			return d, failure.New(failure.Usage, "--disk %q: unknown option %q", s, k)
+		}
+	}
+	return d, nil
+}
+
+func parseNetworks(list []string) ([]vm.Network, error) {
+	var out []vm.Network
+	for _, n := range list {
+		tap, isTap := strings.CutPrefix(n, "tap=")
+		switch {
+		case n == "none":
+		case isTap && tap != "":
+			out = append(out, vm.Network{Kind: "tap", Tap: tap})
+		default:
+			return nil, failure.Hint(failure.New(failure.Incompatible, "network %q: CNI networks are not available in this build", n),
+				"use --network none or --network tap=NAME")
+		}
+	}
+	return out, nil
+}
+
+func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *createFlags) error {
+	for _, own := range []string{"kernel", "firmware", "initramfs", "image", "cmdline", "cpus", "memory", "disk", "ch-arg"} {
+		if c.Flags().Changed(own) {
+			return failure.New(failure.Usage, "--%s comes from the snapshot and cannot be given with --from-snapshot", own)
+		}
+	}
+	if f.count < 0 || f.count > 1000 {
+		return failure.New(failure.Usage, "--count %d: 1 to 1000", f.count)
+	}
+	network, err := restoreNetwork(f.networks)
+	if err != nil {
+		return err
+	}
+	names := []string{name}
+	if f.count > 0 {
+		names = nil
+		for i := range f.count {
+			names = append(names, fmt.Sprintf("%s-%d", name, i+1))
+		}
+	}
+	plans, err := a.planAll(c.Context(), r, names, restore.Request{
+		Snapshot: f.from, Mode: restore.Mode(f.mode), Cold: f.cold, Paused: f.paused,
+		AllowIncompatible: f.allow, Network: network,
+	})
+	if err != nil {
+		return err
+	}
+	if f.dryRun {
+		return printJSON(a.out, plans)
+	}
+	return a.applyAll(c.Context(), r, plans)
+}
+
+func restoreNetwork(list []string) (string, error) {
+	switch {
+	case len(list) == 0:
+		return "", nil
+	case len(list) == 1 && (list[0] == "keep" || list[0] == "none"):
+		return list[0], nil
+	case len(list) == 1 && list[0] == "fresh":
+		return "", failure.Hint(failure.New(failure.Incompatible, "--network fresh is not available in this build"), "use keep or none")
+	}
+	return "", failure.New(failure.Usage, "--network with --from-snapshot is one of keep, none")
+}
+
+func (a *app) planAll(ctx context.Context, r *rooms, names []string, req restore.Request) ([]*restore.Plan, error) {
+	var plans []*restore.Plan
+	for _, n := range names {
+		req.Name = n
+		p, err := r.restore.NewPlan(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		plans = append(plans, p)
+	}
+	for _, w := range plans[0].Warnings {
+		fmt.Fprintln(a.errOut, "cocoon: warning:", w)
+	}
+	return plans, nil
+}
+
+// applyAll makes every VM or none, and prints the ids in the order of names.
+func (a *app) applyAll(ctx context.Context, r *rooms, plans []*restore.Plan) error {
+	m := a.meter("restoring")
+	r.restore.OnBytes = m.update
+	recs, err := r.restore.ApplyAll(ctx, plans)
+	m.end()
+	if err != nil {
+		return err
+	}
+	for _, rec := range recs {
+		a.recordVM(ctx, rec)
+		fmt.Fprintln(a.out, rec.ID)
+	}
+	return nil
+}
+
+func vmHolder(id string) refs.Holder { return refs.Holder{Kind: "vm", ID: id} }

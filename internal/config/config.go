@@ -1,0 +1,115 @@
+// Package config finds the value of each global setting and remembers where
+// it came from: flag, environment, file or default, in that order.
+//
+// The file is YAML; an unknown key is an error, since a misspelt limit that is
+// silently ignored is worse than none.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// DefaultFile is read when it exists and no other file is named.
+const DefaultFile = "/etc/cocoon/config.yaml"
+
+// fileLimit bounds a configuration file, bytes.
+const fileLimit = 1 << 20
+
+// Value is one setting and its origin.
+type Value struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Origin string `json:"origin"` // flag, environment COCOON_…, file PATH, default
+}
+
+// Setting describes one key: where it may come from and what it is otherwise.
+type Setting struct {
+	Key     string // as in the file: rootDir
+	Env     string // COCOON_ROOT_DIR
+	Default string
+}
+
+// Settings of the program, in the order in which `config show` prints them.
+func Settings() []Setting {
+	return []Setting{
+		{"rootDir", "COCOON_ROOT_DIR", "/var/lib/cocoon"},
+		{"runDir", "COCOON_RUN_DIR", "/run/cocoon"},
+		{"logLevel", "COCOON_LOG_LEVEL", "info"},
+		{"logFormat", "COCOON_LOG_FORMAT", "text"},
+		{"hypervisor", "COCOON_HYPERVISOR", "cloud-hypervisor"},
+		{"cpuArgs", "COCOON_CPU_ARGS", ""},
+	}
+}
+
+type file struct {
+	RootDir    string `json:"rootDir"`
+	RunDir     string `json:"runDir"`
+	LogLevel   string `json:"logLevel"`
+	LogFormat  string `json:"logFormat"`
+	Hypervisor string `json:"hypervisor"`
+	CPUArgs    string `json:"cpuArgs"`
+}
+
+func (f file) get(key string) string {
+	return map[string]string{
+		"rootDir": f.RootDir, "runDir": f.RunDir, "logLevel": f.LogLevel,
+		"logFormat": f.LogFormat, "hypervisor": f.Hypervisor, "cpuArgs": f.CPUArgs,
+	}[key]
+}
+
+// Load resolves every setting. flags holds only those that the user gave; path
+// is the file asked for, "" for [DefaultFile] where it exists.
+func Load(flags map[string]string, env func(string) (string, bool), path string) (map[string]Value, error) {
+	f, from, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]Value{}
+	for _, s := range Settings() {
+		v := Value{Key: s.Key, Value: s.Default, Origin: "default"}
+		if x := f.get(s.Key); x != "" {
+			v.Value, v.Origin = x, "file "+from
+		}
+		if x, ok := env(s.Env); ok && x != "" {
+			v.Value, v.Origin = x, "environment "+s.Env
+		}
+		if x, ok := flags[s.Key]; ok {
+			v.Value, v.Origin = x, "flag"
+		}
+		out[s.Key] = v
+	}
+	return out, nil
+}
+
+func readFile(path string) (file, string, error) {
+	var f file
+	asked := path != ""
+	if !asked {
+		path = DefaultFile
+	}
+	fi, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) && !asked {
+		return f, path, nil
+	}
+	if err != nil {
+		return f, path, failure.New(failure.Usage, "read configuration: %w", err)
+	}
+	if fi.Size() > fileLimit {
+		return f, path, failure.New(failure.Usage, "configuration %s is %d bytes long", path, fi.Size())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return f, path, fmt.Errorf("read configuration: %w", err)
+	}
+	if err := yaml.UnmarshalStrict(b, &f); err != nil {
+		return f, path, failure.New(failure.Usage, "configuration %s: %w", path, err)
+	}
+	return f, path, nil
+}
