@@ -1,0 +1,157 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/guest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"cocoon": func() { os.Exit(Main()) }})
+}
+
+// TestScripts runs whole transcripts of the command line: verbs, output keys,
+// exit codes, residue. They run on the real VMM where it is usable, else on
+// the simulator; the log says which.
+func TestScripts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("cocoon refuses to run without root")
+	}
+	vmm, _ := chsnaptest.VMM(t)
+	testscript.Run(t, testscript.Params{
+		Dir:   "testdata/script",
+		Setup: func(e *testscript.Env) error { return setup(e, vmm) },
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":    exits,
+			"counts":   counts,
+			"truncate": truncate,
+			"samefile": sameFile,
+			"residue":  residue,
+		},
+	})
+}
+
+func setup(e *testscript.Env, vmm string) error {
+	run, err := os.MkdirTemp("", "cr") // short: socket paths end at 108 bytes
+	if err != nil {
+		return err
+	}
+	e.Setenv("COCOON_ROOT_DIR", filepath.Join(e.WorkDir, "root"))
+	e.Setenv("COCOON_RUN_DIR", run)
+	e.Setenv("COCOON_HYPERVISOR", vmm)
+	e.Setenv("VMM", vmm)
+	e.Setenv("XDG_RUNTIME_DIR", run)
+	e.Defer(func() {
+		killLeftovers(run)
+		os.RemoveAll(run)
+	})
+	disk, err := os.Create(filepath.Join(e.WorkDir, "disk.raw"))
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
+	if err := disk.Truncate(16 << 20); err != nil {
+		return err
+	}
+	return guest.WriteFile(filepath.Join(e.WorkDir, "guest.elf"))
+}
+
+// killLeftovers ends VMMs that a failed script left, so that none outlives the
+// test.
+func killLeftovers(run string) {
+	exec.Command("pkill", "-KILL", "-f", "path="+run+"/").Run()
+	exec.Command("pkill", "-KILL", "-f", run+"/").Run()
+}
+
+// exits CODE COMMAND ARGS…: the command ends with exactly this code, prints one
+// line (and perhaps a hint) on stderr where it fails, nothing on stdout.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND ARGS…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if err != nil {
+		exit, ok := err.(*exec.ExitError)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d: %s", got, want, ts.ReadFile("stderr"))
+	}
+	if stderr := ts.ReadFile("stderr"); want != 0 && !strings.HasPrefix(stderr, "cocoon: ") {
+		ts.Fatalf("stderr of a failure does not begin with \"cocoon: \": %q", stderr)
+	}
+}
+
+// counts VM [PAST]: the guest prints a counter above PAST, RAM and disk agree
+// where it has a disk, and no BAD line was ever printed.
+func counts(ts *testscript.TestScript, neg bool, args []string) {
+	past := uint64(0)
+	if len(args) == 2 {
+		var err error
+		past, err = strconv.ParseUint(args[1], 10, 32)
+		ts.Check(err)
+	}
+	deadline := time.Now().Add(60 * time.Second)
+	for time.Now().Before(deadline) {
+		if ts.Exec("cocoon", "vm", "logs", args[0]) == nil {
+			log := []byte(ts.ReadFile("stdout"))
+			if bad := guest.Bad(log); len(bad) > 0 {
+				ts.Fatalf("guest says %s", bad[0])
+			}
+			if ram, _, ok := guest.LastTick(log); ok && uint64(ram) > past {
+				return
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("guest %s did not count past %d: %s", args[0], past, ts.ReadFile("stderr"))
+}
+
+// truncate FILE SIZE cuts or grows a file.
+func truncate(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	ts.Check(os.Truncate(ts.MkAbs(args[0]), n))
+}
+
+// sameFile A B compares large files byte for byte.
+func sameFile(ts *testscript.TestScript, neg bool, args []string) {
+	a, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	b, err := os.ReadFile(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if bytes.Equal(a, b) == neg {
+		ts.Fatalf("%s and %s: equal is %v", args[0], args[1], !neg)
+	}
+}
+
+// residue fails if a failed command left something that is not empty in the
+// given folders of the store, or a staging folder on tmpfs.
+func residue(ts *testscript.TestScript, neg bool, args []string) {
+	var left []string
+	for _, dir := range []string{"ingest", "leases", "journals", "trash"} {
+		found, err := filepath.Glob(filepath.Join(ts.Getenv("COCOON_ROOT_DIR"), dir, "*"))
+		ts.Check(err)
+		left = append(left, found...)
+	}
+	if len(left) > 0 {
+		ts.Fatalf("left behind: %s", fmt.Sprint(left))
+	}
+}
