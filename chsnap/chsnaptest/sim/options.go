@@ -1,0 +1,108 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+)
+
+func parseCPUs(c *cpusConfig, value string) error {
+	c.Max = 0
+	features := ""
+	err := setAll(value, map[string]setter{
+		"boot": number(&c.Boot), "max": number(&c.Max), "nested": toggle(&c.Nested),
+		"max_phys_bits": number(&c.MaxPhysBits), "kvm_hyperv": toggle(&c.HyperV),
+		"topology": ignored, "affinity": ignored, "features": text(&features),
+	})
+	if c.Max == 0 {
+		c.Max = c.Boot
+	}
+	if err == nil && (c.Boot < 1 || c.Max < c.Boot) {
+		err = fmt.Errorf("boot CPUs %d, max CPUs %d", c.Boot, c.Max)
+	}
+	return err
+}
+
+func parseMemory(m *memoryConfig, value string) error {
+	return setAll(value, map[string]setter{
+		"size": bytesValue(&m.Size), "shared": toggle(&m.Shared), "mergeable": toggle(&m.Mergeable),
+		"hugepages": toggle(&m.Hugepages), "prefault": toggle(&m.Prefault), "thp": toggle(&m.THP),
+		"reserve": toggle(&m.Reserve),
+	})
+}
+
+// parseConsole reads off, null, tty, pty, file=F or socket=F.
+func parseConsole(c *consoleConfig, value string) error {
+	modes := map[string]string{"off": "Off", "null": "Null", "tty": "Tty", "pty": "Pty", "file": "File", "socket": "Socket"}
+	kind, path, _ := strings.Cut(value, "=")
+	mode, ok := modes[kind]
+	if !ok {
+		return fmt.Errorf("unknown console %q", value)
+	}
+	c.Mode, c.File, c.Socket = mode, "", ""
+	switch mode {
+	case "File":
+		c.File = path
+	case "Socket":
+		c.Socket = path
+	}
+	return nil
+}
+
+func parseVsock(c *vmConfig, value string) error {
+	v, cid := &vsockConfig{}, 0
+	err := setAll(value, map[string]setter{"cid": number(&cid), "socket": text(&v.Socket), "id": text(&v.ID)})
+	v.CID = uint32(cid)
+	c.Vsock = v
+	return err
+}
+
+func diskKeys(d *diskConfig) map[string]setter {
+	return map[string]setter{
+		"path": text(&d.Path), "readonly": toggle(&d.Readonly), "serial": text(&d.Serial),
+		"image_type": imageType(&d.ImageType), "id": text(&d.ID), "direct": toggle(&d.Direct),
+		"num_queues": number(&d.NumQueues), "queue_size": number(&d.QueueSize),
+		"sparse": toggle(&d.Sparse), "backing_files": toggle(&d.BackingFiles),
+		"pci_segment": number(&d.Segment), "lock_granularity": granularity(&d.LockGranularity),
+	}
+}
+
+func imageType(dst *string) setter {
+	return func(v string) error {
+		names := map[string]string{"raw": "Raw", "qcow2": "Qcow2", "vhd": "FixedVhd", "vhdx": "Vhdx"}
+		name, ok := names[v]
+		if !ok {
+			return fmt.Errorf("unknown image type %q", v)
+		}
+		*dst = name
+		return nil
+	}
+}
+
+func granularity(dst *string) setter {
+	return func(v string) error {
+		switch v {
+		case "byte-range":
+			*dst = "ByteRange"
+		case "full":
+			*dst = "Full"
+		default:
+			return fmt.Errorf("unknown lock granularity %q", v)
+		}
+		return nil
+	}
+}
+
+func netKeys(n *netConfig) map[string]setter {
+	return map[string]setter{
+		"tap": text(&n.Tap), "mac": text(&n.MAC), "ip": text(&n.IP), "mask": text(&n.Mask),
+		"host_mac": text(&n.HostMAC), "id": text(&n.ID), "num_queues": number(&n.NumQueues),
+		"queue_size": number(&n.QueueSize), "mtu": func(v string) error {
+			mtu := 0
+			err := number(&mtu)(v)
+			n.MTU = &mtu
+			return err
+		},
+		"offload_tso": toggle(&n.OffloadTSO), "offload_ufo": toggle(&n.OffloadUFO),
+		"offload_csum": toggle(&n.OffloadCsum), "pci_segment": number(&n.Segment),
+	}
+}
