@@ -1,0 +1,67 @@
+package pack
+
+import (
+	"fmt"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Level trades speed of writing for size. The zero value is the fastest.
+type Level int
+
+// The levels a Writer knows.
+const (
+	Fastest Level = iota // for captures: the guest's owner waits
+	Better               // for repacking: about a third slower than Default, smaller
+)
+
+func (l Level) zstd() zstd.EncoderLevel {
+	if l == Better {
+		return zstd.SpeedBetterCompression
+	}
+	return zstd.SpeedFastest
+}
+
+// newFrameEncoder makes an encoder whose EncodeAll may be called by workers
+// goroutines at once. Frames carry their zstd checksum so that `zstd -t` checks
+// content; what does not compress comes out as raw blocks.
+func newFrameEncoder(l Level, workers int) (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(l.zstd()),
+		zstd.WithEncoderConcurrency(workers),
+		zstd.WithWindowSize(frameRawBytes),
+		zstd.WithSingleSegment(true),
+		zstd.WithEncoderCRC(true))
+}
+
+// frameDecoder decodes frames into a buffer of its own. Not for concurrent use.
+type frameDecoder struct {
+	zstd *zstd.Decoder
+}
+
+// newFrameDecoder makes a decoder that never allocates more than one frame.
+// zstd's own checksum is not computed: every page is compared with its hash.
+func newFrameDecoder() (*frameDecoder, error) {
+	d, err := zstd.NewReader(nil,
+		zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderMaxMemory(frameRawBytes),
+		zstd.WithDecoderMaxWindow(frameRawBytes),
+		zstd.WithDecodeAllCapLimit(true),
+		zstd.IgnoreChecksum(true))
+	if err != nil {
+		return nil, fmt.Errorf("make zstd decoder: %w", err)
+	}
+	return &frameDecoder{zstd: d}, nil
+}
+
+// decode fills raw, whose length is exactly what the frame must hold.
+func (d *frameDecoder) decode(stored, raw []byte) error {
+	out, err := d.zstd.DecodeAll(stored, raw[:0:len(raw)])
+	if err != nil {
+		return err
+	}
+	if len(out) != len(raw) {
+		return fmt.Errorf("frame holds %d bytes, its index says %d", len(out), len(raw))
+	}
+	return nil
+}

@@ -1,0 +1,86 @@
+// Package pack stores the 4 KiB pages of RAM images and disks, each distinct
+// page once, compressed and verified.
+//
+// # Words
+//
+// A page is 4 KiB of an image. A frame is one independent zstd frame of up to
+// 256 pages. A pack is a file of frames followed by its own index: the hash of
+// every page and the length of every frame. A page map ([Map]) says, for one
+// image, which page of which pack stands at each address; a page that it does
+// not name is zero. A parent is an earlier image whose pages a new one may
+// reuse. docs/format.md gives both layouts byte by byte.
+//
+// # Writing
+//
+// A [Writer] turns the pages of one or more images into packs. For each page
+// it asks, in this order: is it zero (recorded, not stored); does the parent
+// have the same page at the same address; is it anywhere in the parent's packs
+// or among the pages this Writer stored already; else it is appended to the
+// open frame, in the order the pages came. Full frames are compressed in
+// parallel and written in order. [Writer.Flush] ends the last pack, after
+// which every [ImageWriter.Finish] gives its map.
+//
+// # Reading
+//
+// An [Image] is an opened map. [Image.WriteTo] expands it: each needed frame
+// is read once, in pack order, in parallel. [Image.ReadAt] reads anywhere.
+//
+// # Invariants
+//
+//  1. Identity of a page is its SHA-256 cut to 16 bytes; guests choose what
+//     their pages hold, so nothing weaker decides that two pages are one.
+//  2. No page leaves this package without its hash having been compared; there
+//     is no way to turn that off. A page that differs is failure.Damaged.
+//  3. No length read from a file is believed before it is bounded by the size
+//     of what holds it. Damaged input is an error, never a panic.
+//  4. A pack is written strictly from its first byte to its last and is a
+//     valid zstd file (`zstd -t` accepts it).
+//  5. A pack never exceeds [MaxPackBytes]; memory used by a Writer or by
+//     WriteTo does not grow with the image except for tables of at most about
+//     40 bytes a stored page and 8 bytes a page of the image.
+package pack
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+)
+
+const (
+	// PageSize is the bytes of a page, of RAM and of disks alike.
+	PageSize = 4096
+	// FramePages is the most pages that one zstd frame holds.
+	FramePages = 256
+	// MaxPackBytes is the largest size of a pack file, index included.
+	MaxPackBytes = 64 << 20
+	// MaxImageBytes is the largest image that a Map describes (64 TiB).
+	MaxImageBytes = 1 << 46
+
+	frameRawBytes = FramePages * PageSize
+	// maxFrameBytes bounds a stored frame: raw blocks cost 3 bytes each 128 KiB.
+	maxFrameBytes = frameRawBytes + 4096
+	// maxPackPages keeps a page number within 20 bits (see location).
+	maxPackPages = 1 << 20
+)
+
+// Hash identifies a page: SHA-256 of its 4096 bytes cut to 16 bytes.
+type Hash [16]byte
+
+// String is the hash in hexadecimal.
+func (h Hash) String() string { return hex.EncodeToString(h[:]) }
+
+// Sum hashes one page of PageSize bytes.
+func Sum(page []byte) Hash {
+	full := sha256.Sum256(page)
+	return Hash(full[:16])
+}
+
+// isZero reports whether a page holds only zero bytes. After the first eight
+// bytes are known to be zero, a page equal to itself shifted by eight is zero.
+func isZero(page []byte) bool {
+	return binary.LittleEndian.Uint64(page) == 0 && bytes.Equal(page[8:], page[:len(page)-8])
+}
+
+// pagesOf is the number of pages that n bytes touch.
+func pagesOf(n uint64) uint64 { return (n + PageSize - 1) / PageSize }

@@ -1,0 +1,125 @@
+package pack
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// cachedFrames is how many decoded frames (1 MiB each) ReadAt keeps.
+const cachedFrames = 16
+
+// frameCache keeps the frames that ReadAt decoded last.
+type frameCache struct {
+	mu     sync.Mutex
+	frames []*cachedFrame // last used first
+}
+
+type cachedFrame struct {
+	key    int // number among all frames of the image
+	load   sync.Once
+	mu     sync.Mutex // guards frame.checked
+	frame  openFrame
+	failed error
+}
+
+// readFrame copies part of one frame, from byte within of a page on.
+func (im *Image) readFrame(p []byte, pack uint32, number int, packPage uint32, within uint64) error {
+	key := im.packs[pack].firstFrame + number
+	c := im.cache.get(key)
+	c.load.Do(func() {
+		var fr *frameReader
+		if fr, c.failed = newFrameReader(); c.failed == nil {
+			c.frame, c.failed = fr.read(&im.packs[pack], number)
+		}
+	})
+	if c.failed != nil {
+		im.cache.drop(c) // the next read may succeed
+		return c.failed
+	}
+	first := packPage - c.frame.info.First
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last := first + uint32((within+uint64(len(p))-1)/PageSize)
+	if err := c.frame.check(first, last-first+1); err != nil {
+		return err
+	}
+	copy(p, c.frame.raw[uint64(first)*PageSize+within:])
+	return nil
+}
+
+func (fc *frameCache) get(key int) *cachedFrame {
+	fc.mu.Lock()
+	defer fc.mu.Unlock()
+	i := slices.IndexFunc(fc.frames, func(c *cachedFrame) bool { return c.key == key })
+	var c *cachedFrame
+	if i >= 0 {
+		c = fc.frames[i]
+		fc.frames = slices.Delete(fc.frames, i, i+1)
+	} else {
+		c = &cachedFrame{key: key}
+		fc.frames = fc.frames[:min(len(fc.frames), cachedFrames-1)]
+	}
+	fc.frames = slices.Insert(fc.frames, 0, c)
+	return c
+}
+
+func (fc *frameCache) drop(c *cachedFrame) {
+	fc.mu.Lock()
+	defer fc.mu.Unlock()
+	fc.frames = slices.DeleteFunc(fc.frames, func(other *cachedFrame) bool { return other == c })
+}
+
+// frameReader reads and decodes frames into buffers that it reuses.
+type frameReader struct {
+	decoder *frameDecoder
+	stored  []byte
+	raw     []byte
+}
+
+func newFrameReader() (*frameReader, error) {
+	d, err := newFrameDecoder()
+	if err != nil {
+		return nil, err
+	}
+	return &frameReader{decoder: d}, nil
+}
+
+// openFrame is a decoded frame; a page of it may be used after check.
+type openFrame struct {
+	pack    *imagePack
+	info    Frame
+	raw     []byte
+	checked [FramePages / 64]uint64
+}
+
+// read decodes one frame; its pages are not yet checked. The result is valid
+// until the next read.
+func (fr *frameReader) read(p *imagePack, number int) (openFrame, error) {
+	f := p.index.Frames[number]
+	fr.stored = slices.Grow(fr.stored[:0], int(f.Bytes))[:f.Bytes]
+	fr.raw = slices.Grow(fr.raw[:0], int(f.Pages)*PageSize)[:f.Pages*PageSize]
+	if err := readFull(p.file, fr.stored, f.Offset); err != nil {
+		return openFrame{}, fmt.Errorf("read frame %d of pack %s: %w", number, p.digest, err)
+	}
+	if err := fr.decoder.decode(fr.stored, fr.raw); err != nil {
+		return openFrame{}, damaged("decode frame %d of pack %s: %w", number, p.digest, err)
+	}
+	return openFrame{pack: p, info: f, raw: fr.raw}, nil
+}
+
+// check compares pages first..first+pages-1 of the frame with their hashes,
+// each page once.
+func (f *openFrame) check(first, pages uint32) error {
+	for i := first; i < first+pages; i++ {
+		if f.checked[i/64]&(1<<(i%64)) != 0 {
+			continue
+		}
+		packPage := f.info.First + i
+		if Sum(f.raw[i*PageSize:(i+1)*PageSize]) != f.pack.index.Hashes[packPage] {
+			return damaged("page %d of pack %s differs from its hash", packPage, f.pack.digest)
+		}
+		f.checked[i/64] |= 1 << (i % 64)
+	}
+	return nil
+}

@@ -1,0 +1,193 @@
+package pack
+
+import (
+	"fmt"
+	"io"
+	"sync"
+)
+
+// batch is up to one frame's worth of pages of one image on their way in.
+// pages[i] is the image's page number of data[i*PageSize:].
+type batch struct {
+	pages []uint64
+	data  [frameRawBytes]byte
+}
+
+func (b *batch) page(i int) []byte { return b.data[i*PageSize : (i+1)*PageSize : (i+1)*PageSize] }
+
+// job is a batch with its place in the order of pages. Work that depends on no
+// other page (reading, zero test, hash) runs in any order; then a job waits for
+// the turn before it, places its pages, and passes the turn on.
+type job struct {
+	iw     *ImageWriter
+	batch  *batch
+	read   io.ReaderAt // nil when batch.data is filled already
+	offset int64
+	length int
+	done   func(error) // called once when the pages are placed; may be nil
+	before <-chan struct{}
+	turn   chan<- struct{}
+}
+
+// found is what the independent part of a job learns about its pages.
+type found struct {
+	zero   [FramePages]bool
+	hash   [FramePages]Hash
+	parent [FramePages]parentPage
+}
+
+// parentPage is the parent's page at the same address when it is the same.
+type parentPage struct {
+	same     bool
+	pack     uint32 // number in the parent's map
+	packPage uint32
+}
+
+func (w *Writer) work() {
+	defer w.running.Done()
+	f := new(found)
+	for j := range w.jobs {
+		w.run(j, f)
+	}
+}
+
+// run does one job; the frame that it filled is compressed after the turn has
+// been passed on, while other workers go on.
+func (w *Writer) run(j *job, f *found) {
+	err := w.err()
+	if err == nil {
+		err = j.examine(f)
+	}
+	<-j.before
+	var full *frame
+	if err == nil {
+		full, err = w.place(j, f)
+	}
+	if err != nil {
+		w.fail(err)
+	}
+	close(j.turn)
+	w.batches <- j.batch
+	if j.done != nil {
+		j.done(err)
+	}
+	if full != nil {
+		w.compress(full)
+	}
+}
+
+// examine reads the pages if need be, tests and hashes them and compares them
+// with the parent's at the same address.
+func (j *job) examine(f *found) error {
+	b := j.batch
+	if j.read != nil {
+		if err := j.fill(); err != nil {
+			return err
+		}
+	}
+	var at cursor
+	for i, page := range b.pages {
+		data := b.page(i)
+		f.zero[i] = isZero(data)
+		f.parent[i] = parentPage{}
+		if f.zero[i] {
+			continue
+		}
+		f.hash[i] = Sum(data)
+		if p := j.iw.parent; p != nil {
+			if h, pack, packPage := p.hashAt(page, &at); h != nil && *h == f.hash[i] {
+				f.parent[i] = parentPage{true, pack, packPage}
+			}
+		}
+	}
+	return nil
+}
+
+// fill reads the job's part of the source; the last page is padded with zeros.
+func (j *job) fill() error {
+	b := j.batch
+	n, err := j.read.ReadAt(b.data[:j.length], j.offset)
+	if n < j.length {
+		if err == nil || err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return fmt.Errorf("read image at byte %d: %w", j.offset+int64(n), err)
+	}
+	clear(b.data[j.length : (j.length+PageSize-1)/PageSize*PageSize])
+	first := uint64(j.offset) / PageSize
+	for i := range pagesOf(uint64(j.length)) {
+		b.pages = append(b.pages, first+i)
+	}
+	return nil
+}
+
+// place finds or makes the place of each page of the job whose turn it is and
+// gives the frame that became full, if one did. A batch fills at most one.
+func (w *Writer) place(j *job, f *found) (full *frame, err error) {
+	w.append.Lock()
+	defer w.append.Unlock()
+	for i, page := range j.batch.pages {
+		var l location
+		switch {
+		case f.zero[i]:
+		case f.parent[i].same:
+			l = storedAt(j.iw.parentPacks[f.parent[i].pack], f.parent[i].packPage)
+		default:
+			if l = w.table.find(&f.hash[i]); l != 0 {
+				break
+			}
+			if l, err = w.store(j.batch.page(i), &f.hash[i]); err != nil {
+				return full, err
+			}
+			if w.filled.pages == FramePages {
+				full, w.filled = w.filled, nil
+			}
+		}
+		j.iw.places.set(page, l)
+	}
+	return full, nil
+}
+
+// store appends a page to the open frame. w.append is held.
+func (w *Writer) store(data []byte, h *Hash) (location, error) {
+	if w.filled == nil {
+		f, err := w.out.freeFrame()
+		if err != nil {
+			return 0, w.err()
+		}
+		f.number, f.pages, f.hashes = w.frames, 0, new([FramePages]Hash)
+		w.frames++
+		w.filled = f
+		w.table.fresh = append(w.table.fresh, f.hashes)
+	}
+	f := w.filled
+	l := newPage | location(f.number*FramePages+f.pages)
+	copy(f.data[f.pages*PageSize:], data)
+	f.hashes[f.pages] = *h
+	f.pages++
+	w.table.insert(h, l)
+	return l, nil
+}
+
+// compress makes a frame's stored form and delivers it.
+func (w *Writer) compress(f *frame) {
+	f.stored = w.encoder.EncodeAll(f.data[:f.pages*PageSize], f.stored[:0])
+	if err := w.out.deliver(f); err != nil {
+		w.fail(err)
+	}
+}
+
+// progress calls a callback from one goroutine at a time.
+type progress struct {
+	mu      sync.Mutex
+	onBytes func(n int64)
+}
+
+func (p *progress) add(n int64) {
+	if p.onBytes == nil || n == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.onBytes(n)
+}

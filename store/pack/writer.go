@@ -1,0 +1,260 @@
+package pack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// Sink makes the files that packs are written to.
+type Sink interface {
+	CreatePack(ctx context.Context) (PackFile, error)
+}
+
+// PackFile takes one pack's bytes, first to last, from one goroutine at a time.
+// It ends with Commit, or with Abort when Commit was not called or failed.
+// Commit may block (fsync): later packs are written meanwhile.
+type PackFile interface {
+	Write(p []byte) (int, error)
+	Commit(ctx context.Context, d digest.Digest, size int64) error
+	Abort() error
+}
+
+// Stats counts the pages of a Writer's images as their maps show them, and the
+// bytes of the packs it wrote.
+type Stats struct {
+	PagesZero   uint64 // not stored
+	PagesNew    uint64 // stored by this Writer, each once
+	PagesReused uint64 // found in a parent, or equal to another page
+	StoredBytes int64
+}
+
+// Known is an existing pack whose pages may be reused.
+type Known struct {
+	Digest digest.Digest
+	Index  *Index
+}
+
+// WriterOptions: the zero value is the fastest level, one worker a CPU.
+type WriterOptions struct {
+	Workers int
+	Level   Level
+	Family  []Known // further packs to look for pages in
+}
+
+// Writer turns pages of one or more images into packs. Its images may be
+// written by several goroutines; pages are placed in the order of the calls.
+// A Writer must be ended by Flush or Abort. The first error ends it: every
+// later call returns that error.
+type Writer struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	workers int
+	encoder *zstd.Encoder
+	jobs    chan *job
+	batches chan *batch // free ones
+	running sync.WaitGroup
+
+	dispatch sync.Mutex // held to hand out turns in call order
+	started  bool
+	closed   bool
+	flushed  bool
+	last     <-chan struct{} // turn of the job before the next one
+	open     *job            // pages of WriteAt that do not fill a batch yet
+	images   []*ImageWriter
+
+	append sync.Mutex // held by the job whose turn it is
+	table  *pageTable
+	filled *frame
+	frames int // frames opened so far
+
+	out *packer
+}
+
+// NewWriter makes a Writer that stores packs in sink. Cancelling ctx ends it.
+func NewWriter(ctx context.Context, sink Sink, o WriterOptions) *Writer {
+	if o.Workers < 1 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &Writer{
+		ctx: ctx, cancel: cancel, workers: o.Workers,
+		jobs: make(chan *job), batches: make(chan *batch, o.Workers+2),
+		table: newPageTable(), last: closedTurn(),
+	}
+	for range cap(w.batches) {
+		w.batches <- new(batch)
+	}
+	w.out = newPacker(ctx, sink, 2*o.Workers+2)
+	var err error
+	if w.encoder, err = newFrameEncoder(o.Level, o.Workers); err != nil {
+		w.fail(fmt.Errorf("make zstd encoder: %w", err))
+	}
+	for _, k := range o.Family {
+		w.table.register(k.Digest, k.Index)
+	}
+	return w
+}
+
+func closedTurn() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
+// Image begins an image of a length in bytes. parent may be nil; it may be
+// closed once Finish has been called.
+func (w *Writer) Image(bytes uint64, parent *Image) *ImageWriter {
+	iw := &ImageWriter{w: w, bytes: bytes, parent: parent}
+	if bytes > MaxImageBytes {
+		w.fail(failure.New(failure.Incompatible, "write image: %d bytes, at most %d are supported", bytes, uint64(MaxImageBytes)))
+	}
+	if parent != nil {
+		w.append.Lock()
+		for _, p := range parent.packs {
+			iw.parentPacks = append(iw.parentPacks, w.table.register(p.digest, p.index))
+		}
+		w.append.Unlock()
+	}
+	w.dispatch.Lock()
+	w.images = append(w.images, iw)
+	w.dispatch.Unlock()
+	return iw
+}
+
+// fail records the first error and stops all work.
+func (w *Writer) fail(err error) { w.cancel(err) }
+
+// err is the error that ended the Writer, or nil.
+func (w *Writer) err() error { return context.Cause(w.ctx) }
+
+var errEnded = errors.New("pack writer: used after Flush or Abort")
+
+// send gives a job the next turn. w.dispatch is held.
+func (w *Writer) send(j *job) error {
+	if !w.started {
+		w.started = true
+		w.running.Add(w.workers)
+		for range w.workers {
+			go w.work()
+		}
+	}
+	turn := make(chan struct{})
+	j.before, j.turn, w.last = w.last, turn, turn
+	// Workers take jobs until the channel closes, so this never blocks for good.
+	w.jobs <- j
+	return w.err()
+}
+
+// batch gives an empty batch, waiting for a worker to be done with one.
+func (w *Writer) batch() (*batch, error) {
+	select {
+	case b := <-w.batches:
+		b.pages = b.pages[:0]
+		return b, nil
+	case <-w.ctx.Done():
+		return nil, w.err()
+	}
+}
+
+// sendOpen hands over the pages that WriteAt gathered. w.dispatch is held.
+func (w *Writer) sendOpen() error {
+	j := w.open
+	if j == nil {
+		return w.err()
+	}
+	w.open = nil
+	return w.send(j)
+}
+
+// Flush waits for all pages given so far, writes what remains and ends the
+// last pack. Afterwards the images' maps can be had. ctx bounds the wait.
+func (w *Writer) Flush(ctx context.Context) (Stats, error) {
+	stop := context.AfterFunc(ctx, func() { w.fail(context.Cause(ctx)) })
+	defer stop()
+	if !w.end() {
+		return Stats{}, errEnded
+	}
+	if f := w.filled; f != nil && w.err() == nil {
+		w.filled = nil
+		w.compress(f)
+	}
+	if err := w.out.finish(); err != nil {
+		w.fail(err)
+	}
+	if err := w.err(); err != nil {
+		return Stats{}, errors.Join(fmt.Errorf("write packs: %w", err), w.out.abort())
+	}
+	s := w.stats()
+	w.cancel(errEnded)
+	w.release()
+	w.dispatch.Lock()
+	w.flushed = true
+	w.dispatch.Unlock()
+	return s, nil
+}
+
+// end takes no more pages and waits for the workers; false when it was called
+// before.
+func (w *Writer) end() bool {
+	w.dispatch.Lock()
+	defer w.dispatch.Unlock()
+	if w.closed {
+		return false
+	}
+	_ = w.sendOpen() // its error is the Writer's
+	w.closed = true
+	close(w.jobs)
+	w.running.Wait()
+	return true
+}
+
+// Abort ends the Writer and removes the pack being written. Packs that were
+// committed before stay. After Flush it does nothing.
+func (w *Writer) Abort() {
+	w.fail(errEnded)
+	if w.end() {
+		_ = w.out.abort() // the sink removes what is left with its owner
+		w.release()
+	}
+}
+
+// release drops the large buffers; the table stays for Finish.
+func (w *Writer) release() {
+	w.batches, w.filled, w.table.slots, w.table.fresh = nil, nil, nil, nil
+	w.encoder = nil
+}
+
+// stats reads the pages' final places: overwritten pages do not count.
+func (w *Writer) stats() Stats {
+	s := Stats{StoredBytes: w.out.storedBytes}
+	seen := make([]uint64, (w.frames*FramePages+63)/64)
+	for _, iw := range w.images {
+		var live uint64
+		for _, lf := range iw.places.leaves {
+			for _, l := range lf {
+				if l == 0 {
+					continue
+				}
+				live++
+				n := uint64(l &^ newPage)
+				if l.isNew() && seen[n/64]&(1<<(n%64)) == 0 {
+					seen[n/64] |= 1 << (n % 64)
+					s.PagesNew++
+				} else {
+					s.PagesReused++
+				}
+			}
+		}
+		s.PagesZero += pagesOf(iw.bytes) - live
+	}
+	return s
+}
