@@ -1,0 +1,229 @@
+// Package ramgen makes images that look like the RAM of a guest, for tests and
+// benchmarks: 60 % of the pages are zero and lie in runs; the others hold text,
+// pointers, code, records and random bytes; some pages occur many times.
+//
+// An image is a function of its length and seed: every page can be made alone,
+// nothing of the image's size is kept but five bytes a page. [Image.Mutate]
+// gives the image as it stands some time later.
+package ramgen
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+)
+
+// PageSize is the bytes of a page.
+const PageSize = 4096
+
+// kind is what a page holds.
+type kind uint8
+
+const (
+	zero kind = iota
+	text
+	pointers
+	code
+	records
+	noise
+	shared // one of sharedPages contents
+)
+
+const sharedPages = 64
+
+// Image is one state of a simulated RAM. It implements io.ReaderAt and is safe
+// for concurrent reading.
+type Image struct {
+	bytes   int64
+	seed    uint64
+	kinds   []kind
+	changed []uint32 // how often each page was changed
+}
+
+// New makes the image of a length in bytes (a last short page is allowed).
+func New(bytes int64, seed uint64) *Image {
+	pages := (bytes + PageSize - 1) / PageSize
+	im := &Image{bytes: bytes, seed: seed, kinds: make([]kind, pages), changed: make([]uint32, pages)}
+	rng := rand.New(rand.NewPCG(seed, 1))
+	for at := 0; at < len(im.kinds); {
+		used := min(1+rng.IntN(128), len(im.kinds)-at)
+		for i := range used {
+			im.kinds[at+i] = draw(rng)
+		}
+		at += used
+		at += min(1+rng.IntN(194), len(im.kinds)-at) // zero: three pages in five
+	}
+	return im
+}
+
+// draw picks the content of a page that is not zero.
+func draw(rng *rand.Rand) kind {
+	switch n := rng.IntN(100); {
+	case n < 25:
+		return text
+	case n < 50:
+		return pointers
+	case n < 65:
+		return code
+	case n < 82:
+		return records
+	case n < 90:
+		return noise
+	default:
+		return shared
+	}
+}
+
+// Mutate gives a copy in which a fraction (0 to 1) of all pages differs, in
+// short runs, nine in ten of them pages that were not zero.
+func (im *Image) Mutate(fraction float64, seed uint64) *Image {
+	next := &Image{bytes: im.bytes, seed: im.seed, kinds: append([]kind(nil), im.kinds...), changed: append([]uint32(nil), im.changed...)}
+	rng := rand.New(rand.NewPCG(seed, 2))
+	left := int(fraction * float64(len(im.kinds)))
+	for tries := 0; left > 0 && tries < 100*len(im.kinds); tries++ {
+		at := rng.IntN(len(im.kinds))
+		for n := 1 + rng.IntN(8); n > 0 && left > 0 && at < len(im.kinds); n, at = n-1, at+1 {
+			if next.changed[at] != im.changed[at] || im.kinds[at] == zero && rng.IntN(10) != 0 {
+				continue
+			}
+			next.changed[at]++
+			if k := next.kinds[at]; k == zero || k == shared {
+				next.kinds[at] = pointers
+			}
+			left--
+		}
+	}
+	return next
+}
+
+// Bytes is the image's length.
+func (im *Image) Bytes() int64 { return im.bytes }
+
+// ZeroPages counts the pages that are zero.
+func (im *Image) ZeroPages() (n int) {
+	for _, k := range im.kinds {
+		if k == zero {
+			n++
+		}
+	}
+	return n
+}
+
+// Page fills p, of PageSize bytes, with a page's content.
+func (im *Image) Page(p []byte, page int64) {
+	k := im.kinds[page]
+	if k == zero {
+		clear(p)
+		return
+	}
+	state := im.seed*0x9E3779B97F4A7C15 ^ uint64(page)<<24 ^ uint64(im.changed[page])
+	if k == shared {
+		state = uint64(page) * 0x9E3779B97F4A7C15 >> 32 % sharedPages
+	}
+	k.fill(p, &splitmix{state})
+}
+
+// ReadAt implements io.ReaderAt.
+func (im *Image) ReadAt(p []byte, off int64) (int, error) {
+	var page [PageSize]byte
+	done := 0
+	for done < len(p) && off+int64(done) < im.bytes {
+		at := off + int64(done)
+		im.Page(page[:], at/PageSize)
+		n := copy(p[done:], page[at%PageSize:])
+		done += int(min(int64(n), im.bytes-at))
+	}
+	if done < len(p) {
+		return done, io.EOF
+	}
+	return done, nil
+}
+
+// WriteFile writes the whole image; zero pages become holes when sparse.
+func (im *Image) WriteFile(path string, sparse bool) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("write RAM image: %w", err)
+	}
+	defer f.Close()
+	if err := f.Truncate(im.bytes); err != nil {
+		return fmt.Errorf("write RAM image: %w", err)
+	}
+	buf := make([]byte, 256*PageSize)
+	for off := int64(0); off < im.bytes; {
+		n := min(int64(len(buf)), im.bytes-off)
+		if sparse {
+			n = min(PageSize, n)
+		}
+		if !sparse || im.kinds[off/PageSize] != zero {
+			if _, err := im.ReadAt(buf[:n], off); err != nil {
+				return fmt.Errorf("make RAM image: %w", err)
+			}
+			if _, err := f.WriteAt(buf[:n], off); err != nil {
+				return fmt.Errorf("write RAM image: %w", err)
+			}
+		}
+		off += n
+	}
+	return f.Close()
+}
+
+// splitmix is a small deterministic generator.
+type splitmix struct{ state uint64 }
+
+func (s *splitmix) next() uint64 {
+	s.state += 0x9E3779B97F4A7C15
+	z := s.state
+	z = (z ^ z>>30) * 0xBF58476D1CE4E5B9
+	z = (z ^ z>>27) * 0x94D049BB133111EB
+	return z ^ z>>31
+}
+
+// words are what text pages are made of.
+const words = "the error of file page kernel return value static struct int char open read write lock unlock queue device memory buffer " +
+	"process thread signal network socket packet address cache block inode mount user group root config option default server client"
+
+// fill writes one page of this kind.
+func (k kind) fill(p []byte, s *splitmix) {
+	le := binary.LittleEndian
+	switch k {
+	case text, shared:
+		for at := 0; at < len(p); {
+			r := s.next()
+			start := int(r % uint64(len(words)-12))
+			at += copy(p[at:], words[start:start+2+int(r>>32%10)])
+		}
+	case pointers:
+		for at := 0; at < len(p); at += 8 {
+			r := s.next()
+			switch r % 4 {
+			case 0:
+				le.PutUint64(p[at:], 0)
+			case 1:
+				le.PutUint64(p[at:], r>>8%256)
+			default:
+				le.PutUint64(p[at:], 0xffff888000000000|r>>20&0x3ffffff8)
+			}
+		}
+	case code:
+		for at := 0; at < len(p); at += 4 {
+			r := s.next()
+			le.PutUint32(p[at:], uint32(0x8b480000|r%16<<8|r>>8&0xff&uint64(-int64(r>>60&1))))
+			p[at+3] = byte(r >> 16 & 0x3f)
+		}
+	case records:
+		base := s.next()
+		for at := 0; at < len(p); at += 64 {
+			clear(p[at : at+64])
+			le.PutUint64(p[at:], base+uint64(at))
+			le.PutUint32(p[at+16:], uint32(s.next()))
+			le.PutUint64(p[at+32:], 0xffffffff81000000|s.next()&0xffff)
+		}
+	case noise:
+		for at := 0; at < len(p); at += 8 {
+			le.PutUint64(p[at:], s.next())
+		}
+	}
+}

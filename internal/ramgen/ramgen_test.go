@@ -1,0 +1,63 @@
+package ramgen
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestImageLooksLikeRAM(t *testing.T) {
+	im := New(64<<20, 1)
+	if share := float64(im.ZeroPages()) / float64(len(im.kinds)); share < 0.57 || share > 0.63 {
+		t.Errorf("share of zero pages %.3f, want about 0.6", share)
+	}
+	distinct := map[string]int{}
+	page := make([]byte, PageSize)
+	for i := range len(im.kinds) {
+		im.Page(page, int64(i))
+		distinct[string(page)]++
+	}
+	most := len(im.kinds) - im.ZeroPages()
+	if got := len(distinct); got < most*8/10 || got > most*97/100 {
+		t.Errorf("%d distinct pages of %d that are not zero: some must repeat", got, most)
+	}
+}
+
+func TestMutateChangesTheFraction(t *testing.T) {
+	im := New(32<<20, 1)
+	next := im.Mutate(0.07, 2)
+	a, b := make([]byte, PageSize), make([]byte, PageSize)
+	changed := 0
+	for i := range len(im.kinds) {
+		im.Page(a, int64(i))
+		next.Page(b, int64(i))
+		if !bytes.Equal(a, b) {
+			changed++
+		}
+	}
+	if want := int(0.07 * float64(len(im.kinds))); changed != want {
+		t.Errorf("%d pages changed, want %d", changed, want)
+	}
+}
+
+func TestFilesEqualTheImage(t *testing.T) {
+	im := New(3<<20+100, 7)
+	want := make([]byte, im.Bytes())
+	if _, err := im.ReadAt(want, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, sparse := range []bool{false, true} {
+		path := filepath.Join(t.TempDir(), "ram")
+		if err := im.WriteFile(path, sparse); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("sparse=%v: file differs from image", sparse)
+		}
+	}
+}

@@ -1,0 +1,145 @@
+package pack
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// shelf keeps packs in memory: a Sink and a Source.
+type shelf struct {
+	mu      sync.Mutex
+	packs   map[digest.Digest][]byte
+	aborted int
+	open    int
+	failAt  int // fail the n-th write, counted from 1
+	writes  int
+}
+
+func newShelf() *shelf { return &shelf{packs: map[digest.Digest][]byte{}} }
+
+type shelfFile struct {
+	s *shelf
+	b bytes.Buffer
+}
+
+var errShelf = errors.New("shelf is full")
+
+func (s *shelf) CreatePack(context.Context) (PackFile, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open++
+	return &shelfFile{s: s}, nil
+}
+
+func (f *shelfFile) Write(p []byte) (int, error) {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	f.s.writes++
+	if f.s.writes == f.s.failAt {
+		return 0, errShelf
+	}
+	return f.b.Write(p)
+}
+
+func (f *shelfFile) Commit(_ context.Context, d digest.Digest, size int64) error {
+	if digest.FromBytes(f.b.Bytes()) != d || int64(f.b.Len()) != size {
+		return errors.New("digest or size of pack is wrong")
+	}
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	f.s.open--
+	f.s.packs[d] = f.b.Bytes()
+	return nil
+}
+
+func (f *shelfFile) Abort() error {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	f.s.open--
+	f.s.aborted++
+	return nil
+}
+
+type shelfReader struct{ *bytes.Reader }
+
+func (shelfReader) Close() error { return nil }
+
+func (s *shelf) OpenPack(_ context.Context, d digest.Digest) (ReaderAtCloser, int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.packs[d]
+	if !ok {
+		return nil, 0, failure.New(failure.NotFound, "no pack %s", d)
+	}
+	return shelfReader{bytes.NewReader(b)}, int64(len(b)), nil
+}
+
+func (s *shelf) bytes() (n int) {
+	for _, b := range s.packs {
+		n += len(b)
+	}
+	return n
+}
+
+// memoryTarget is a fresh WriterAt over a slice.
+type memoryTarget []byte
+
+func (m memoryTarget) WriteAt(p []byte, off int64) (int, error) {
+	if off < 0 || off+int64(len(p)) > int64(len(m)) {
+		return 0, io.ErrShortWrite
+	}
+	return copy(m[off:], p), nil
+}
+
+// save stores one image read from r and gives its map.
+func save(t testing.TB, s *shelf, r io.ReaderAt, size int64, parent *Image) (*Map, Stats) {
+	t.Helper()
+	w := NewWriter(t.Context(), s, WriterOptions{})
+	defer w.Abort()
+	iw := w.Image(uint64(size), parent)
+	if err := iw.ReadFrom(t.Context(), r, nil); err != nil {
+		t.Fatal(err)
+	}
+	return finish(t, w, iw)
+}
+
+func finish(t testing.TB, w *Writer, iw *ImageWriter) (*Map, Stats) {
+	t.Helper()
+	st, err := w.Flush(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := iw.Finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, st
+}
+
+func open(t testing.TB, s Source, m *Map) *Image {
+	t.Helper()
+	im, err := OpenImage(t.Context(), m, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { im.Close() })
+	return im
+}
+
+// load expands an image into memory.
+func load(t testing.TB, s Source, m *Map) []byte {
+	t.Helper()
+	out := make(memoryTarget, m.Bytes)
+	if err := open(t, s, m).WriteTo(t.Context(), out, 2, nil); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
