@@ -100,7 +100,7 @@ func (m memoryTarget) WriteAt(p []byte, off int64) (int, error) {
 }
 
 // save stores one image read from r and gives its map.
-func save(t testing.TB, s *shelf, r io.ReaderAt, size int64, parent *Image) (*Map, Stats) {
+func save(t testing.TB, s Sink, r io.ReaderAt, size int64, parent *Image) (*Map, Stats) {
 	t.Helper()
 	w := NewWriter(t.Context(), s, WriterOptions{})
 	defer w.Abort()

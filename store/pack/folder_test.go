@@ -1,0 +1,67 @@
+package pack
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// folder keeps packs as files: what benchmarks and zstd see.
+type folder struct{ dir string }
+
+type folderFile struct {
+	*os.File
+	dir string
+}
+
+func (f folder) CreatePack(context.Context) (PackFile, error) {
+	file, err := os.CreateTemp(f.dir, "new-")
+	return folderFile{file, f.dir}, err
+}
+
+func (f folderFile) Commit(_ context.Context, d digest.Digest, _ int64) error {
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), filepath.Join(f.dir, d.Encoded()))
+}
+
+func (f folderFile) Abort() error {
+	f.Close()
+	return os.Remove(f.Name())
+}
+
+func (f folder) OpenPack(_ context.Context, d digest.Digest) (ReaderAtCloser, int64, error) {
+	file, err := os.Open(filepath.Join(f.dir, d.Encoded()))
+	if err != nil {
+		return nil, 0, err
+	}
+	st, err := file.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	return file, st.Size(), nil
+}
+
+// empty removes all packs but those of keep.
+func (f folder) empty(t testing.TB, keep *Map) {
+	t.Helper()
+	held := map[string]bool{}
+	if keep != nil {
+		for _, d := range keep.Packs {
+			held[d.Encoded()] = true
+		}
+	}
+	entries, err := os.ReadDir(f.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !held[e.Name()] {
+			os.Remove(filepath.Join(f.dir, e.Name()))
+		}
+	}
+}
