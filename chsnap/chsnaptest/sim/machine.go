@@ -117,7 +117,7 @@ type assembly struct {
 func (m *machine) assemble(c *vmConfig, spans []*span, a assembly) (err error) {
 	v := &vm{state: statePaused}
 	defer func() {
-		if err != nil {
+		if err != nil && m.vm != v {
 			v.release()
 		}
 	}()
@@ -140,6 +140,10 @@ func (m *machine) assemble(c *vmConfig, spans []*span, a assembly) (err error) {
 		return err
 	}
 	if err = lockDisks(v.disks); err != nil {
+		if a.boot { // v53 keeps the VM it could not start until vm.delete
+			v.state = stateCreated
+			m.config, m.vm = c, v
+		}
 		return err
 	}
 	if a.boot {
@@ -242,7 +246,9 @@ func (m *machine) pressPower() error {
 	if m.vm == nil {
 		return errNotRunning()
 	}
-	m.vm.guest.pressPower()
+	if m.vm.guest != nil {
+		m.vm.guest.pressPower()
+	}
 	return nil
 }
 

@@ -43,6 +43,14 @@ type ramMapping struct {
 	FileOffset uint64 `json:"file_offset"`
 }
 
+// archRegion is typed to refuse, as the real one does, a size that went through a
+// float: the region above 4 GiB is 2^64-1 bytes long.
+type archRegion struct {
+	Base uint64 `json:"base"`
+	Size uint64 `json:"size"`
+	Type string `json:"r_type"`
+}
+
 // memoryState is the memory-manager's part of state.json, in v53's order.
 type memoryState struct {
 	Ranges           rangeTable      `json:"memory_ranges"`
@@ -50,7 +58,7 @@ type memoryState struct {
 	DeviceAreaStart  uint64          `json:"start_of_device_area"`
 	BootRAM          uint64          `json:"boot_ram"`
 	CurrentRAM       uint64          `json:"current_ram"`
-	ArchRegions      json.RawMessage `json:"arch_mem_regions"`
+	ArchRegions      []archRegion    `json:"arch_mem_regions"`
 	HotplugSlots     json.RawMessage `json:"hotplug_slots"`
 	NextMemorySlot   int             `json:"next_memory_slot"`
 	SelectedSlot     int             `json:"selected_slot"`
