@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/cocoonv2/cocoon/internal/guest"
 )
 
 const (
@@ -109,7 +107,7 @@ func probeReal() (string, error) {
 	}
 	defer os.RemoveAll(dir)
 	kernel := filepath.Join(dir, "guest.elf")
-	if err := guest.WriteFile(kernel); err != nil {
+	if err := writeKernel(kernel); err != nil {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)

@@ -7,15 +7,13 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/cocoonv2/cocoon/internal/guest"
 )
 
 // kernelFile writes the test guest where a VMM can open it.
 func kernelFile(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "guest.elf")
-	if err := guest.WriteFile(path); err != nil {
+	if err := writeKernel(path); err != nil {
 		t.Fatal(err)
 	}
 	return path

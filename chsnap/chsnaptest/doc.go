@@ -14,5 +14,6 @@
 // BAD lines when RAM or disk are not what the guest wrote.
 //
 // Environment: COCOON_TEST_VMM=sim|real forces the choice of VMM;
-// COCOON_TEST_CHSIM names a simulator binary to use instead of building one.
+// COCOON_TEST_CHSIM names a simulator binary to use instead of building one;
+// COCOON_TEST_KERNEL names the guest ELF.
 package chsnaptest
