@@ -57,7 +57,7 @@ type Writer struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	workers int
+	threads int // goroutines that take jobs
 	encoder *zstd.Encoder
 	jobs    chan *job
 	batches chan *batch // free ones
@@ -79,6 +79,9 @@ type Writer struct {
 	out *packer
 }
 
+// threadsAWorker keeps a CPU busy while one of its jobs waits for its turn.
+const threadsAWorker = 2
+
 // NewWriter makes a Writer that stores packs in sink. Cancelling ctx ends it.
 func NewWriter(ctx context.Context, sink Sink, o WriterOptions) *Writer {
 	if o.Workers < 1 {
@@ -86,14 +89,14 @@ func NewWriter(ctx context.Context, sink Sink, o WriterOptions) *Writer {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &Writer{
-		ctx: ctx, cancel: cancel, workers: o.Workers,
-		jobs: make(chan *job), batches: make(chan *batch, o.Workers+2),
+		ctx: ctx, cancel: cancel, threads: threadsAWorker * o.Workers,
+		jobs: make(chan *job), batches: make(chan *batch, threadsAWorker*o.Workers+2),
 		table: newPageTable(), last: closedTurn(),
 	}
 	for range cap(w.batches) {
 		w.batches <- new(batch)
 	}
-	w.out = newPacker(ctx, sink, 2*o.Workers+2)
+	w.out = newPacker(ctx, sink, threadsAWorker*o.Workers+2)
 	var err error
 	if w.encoder, err = newFrameEncoder(o.Level, o.Workers); err != nil {
 		w.fail(fmt.Errorf("make zstd encoder: %w", err))
@@ -142,8 +145,8 @@ var errEnded = errors.New("pack writer: used after Flush or Abort")
 func (w *Writer) send(j *job) error {
 	if !w.started {
 		w.started = true
-		w.running.Add(w.workers)
-		for range w.workers {
+		w.running.Add(w.threads)
+		for range w.threads {
 			go w.work()
 		}
 	}

@@ -1,0 +1,347 @@
+package pack
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/cocoonv2/cocoon/internal/ramgen"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// palette gives one of n page contents; 0 is the zero page.
+func palette(n byte) []byte {
+	p := make([]byte, PageSize)
+	if n > 0 {
+		ramgen.New(1<<20, uint64(n)).Page(p, 0)
+		p[0], p[PageSize-1] = n, n
+	}
+	return p
+}
+
+// TestWritesInAnyOrderReadBack models an image as a byte slice: any sequence
+// of writes, with or without a parent, gives the slice back, whole and in parts.
+func TestWritesInAnyOrderReadBack(t *testing.T) {
+	colours := make([][]byte, 12)
+	for i := range colours {
+		colours[i] = palette(byte(i))
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		size := rapid.IntRange(0, 40*PageSize).Draw(rt, "bytes")
+		s := newShelf()
+		var parent *Image
+		for generation := range 3 {
+			model := make([]byte, size)
+			w := NewWriter(t.Context(), s, WriterOptions{Workers: 2})
+			iw := w.Image(uint64(size), parent)
+			pages := int(pagesOf(uint64(size)))
+			for range rapid.IntRange(0, 12).Draw(rt, "writes") {
+				if pages == 0 {
+					break
+				}
+				first := rapid.IntRange(0, pages-1).Draw(rt, "first")
+				var b []byte
+				for range rapid.IntRange(1, 6).Draw(rt, "pages") {
+					b = append(b, colours[rapid.IntRange(0, len(colours)-1).Draw(rt, "colour")]...)
+				}
+				b = b[:min(len(b), size-first*PageSize)]
+				copy(model[first*PageSize:], b)
+				if _, err := iw.WriteAt(b, int64(first*PageSize)); err != nil {
+					rt.Fatal(err)
+				}
+				clear(b) // the caller may reuse it
+			}
+			m, st := finish(t, w, iw)
+			if st.PagesNew+st.PagesReused+st.PagesZero != uint64(pages) {
+				rt.Fatalf("stats %+v do not sum to %d pages", st, pages)
+			}
+			if parent = reread(rt, t, s, m); !bytes.Equal(load(t, s, m), model) {
+				rt.Fatalf("generation %d differs", generation)
+			}
+			from := rapid.IntRange(0, size).Draw(rt, "from")
+			part := make([]byte, rapid.IntRange(0, size-from).Draw(rt, "length"))
+			if _, err := parent.ReadAt(part, int64(from)); err != nil && !(err == io.EOF && from == size) {
+				rt.Fatal(err)
+			}
+			if !bytes.Equal(part, model[from:from+len(part)]) {
+				rt.Fatalf("generation %d: bytes %d+%d differ", generation, from, len(part))
+			}
+		}
+	})
+}
+
+// reread encodes, decodes and opens a map.
+func reread(rt *rapid.T, t *testing.T, s *shelf, m *Map) *Image {
+	b, err := m.Encode()
+	if err != nil {
+		rt.Fatal(err)
+	}
+	again, err := DecodeMap(b)
+	if err != nil {
+		rt.Fatal(err)
+	}
+	if d := cmp.Diff(*m, *again, cmp.Comparer(func(a, b []Run) bool { return cmp.Equal(append([]Run{}, a...), append([]Run{}, b...)) })); d != "" && len(m.Packs) > 0 {
+		rt.Fatal(d)
+	}
+	return open(t, s, again)
+}
+
+func TestLaterWriteOfAPageReplacesTheEarlier(t *testing.T) {
+	s := newShelf()
+	w := NewWriter(t.Context(), s, WriterOptions{})
+	a, b := w.Image(600*PageSize, nil), w.Image(600*PageSize, nil)
+	for round := byte(1); round <= 3; round++ {
+		for _, iw := range []*ImageWriter{a, b} {
+			page := palette(round)
+			for i := range int64(600) {
+				page[8], page[9] = byte(i), byte(i>>8)
+				if _, err := iw.WriteAt(page, i*PageSize); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if _, err := a.WriteAt(make([]byte, 5*PageSize), 7*PageSize); err != nil {
+		t.Fatal(err)
+	}
+	st, err := w.Flush(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Stats{PagesZero: 5, PagesNew: 600, PagesReused: 595, StoredBytes: int64(s.bytes())}
+	if d := cmp.Diff(want, st); d != "" {
+		t.Error(d)
+	}
+	for n, iw := range []*ImageWriter{a, b} {
+		m, err := iw.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := load(t, s, m)
+		for i := range 600 {
+			want := palette(3)
+			want[8], want[9] = byte(i), byte(i>>8)
+			if n == 0 && i >= 7 && i < 12 {
+				clear(want)
+			}
+			if !bytes.Equal(got[i*PageSize:(i+1)*PageSize], want) {
+				t.Fatalf("image %d page %d is not the last write", n, i)
+			}
+		}
+	}
+}
+
+func TestSecondCaptureStoresOnlyWhatChanged(t *testing.T) {
+	ram := ramgen.New(24<<20+100, 3)
+	s := newShelf()
+	first, st1 := save(t, s, ram, ram.Bytes(), nil)
+	if st1.PagesZero != uint64(ram.ZeroPages()) {
+		t.Errorf("%d zero pages, want %d", st1.PagesZero, ram.ZeroPages())
+	}
+	parent := open(t, s, first)
+	same, st2 := save(t, s, ram, ram.Bytes(), parent)
+	if st2.PagesNew != 0 || st2.StoredBytes != 0 {
+		t.Errorf("nothing changed, yet %+v", st2)
+	}
+	if d := cmp.Diff(first, same); d != "" {
+		t.Error(d)
+	}
+	next := ram.Mutate(0.07, 4)
+	m, st3 := save(t, s, next, next.Bytes(), parent)
+	if want := uint64(0.07 * float64(pagesOf(uint64(ram.Bytes())))); st3.PagesNew > want {
+		t.Errorf("%d new pages for %d changed ones", st3.PagesNew, want)
+	}
+	want := make([]byte, next.Bytes())
+	if _, err := next.ReadAt(want, 0); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(load(t, s, m), want) {
+		t.Error("second capture differs from its image")
+	}
+}
+
+func TestHolesAreSkippedAndFilesRestored(t *testing.T) {
+	ram := ramgen.New(9<<20+1234, 5)
+	want := make([]byte, ram.Bytes())
+	if _, err := ram.ReadAt(want, 0); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "ram")
+	if err := ram.WriteFile(path, true); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for name, r := range map[string]io.ReaderAt{"file": f, "section": io.NewSectionReader(f, 0, ram.Bytes()), "reader": bytes.NewReader(want)} {
+		s := newShelf()
+		w := NewWriter(t.Context(), s, WriterOptions{Workers: 1})
+		iw := w.Image(uint64(ram.Bytes()), nil)
+		var told int64
+		if err := iw.ReadFrom(t.Context(), r, func(n int64) { told += n }); err != nil {
+			t.Fatal(err)
+		}
+		m, _ := finish(t, w, iw)
+		if told != ram.Bytes() {
+			t.Errorf("%s: progress sums to %d of %d bytes", name, told, ram.Bytes())
+		}
+		out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		if err := out.Truncate(ram.Bytes()); err != nil {
+			t.Fatal(err)
+		}
+		told = 0
+		if err := open(t, s, m).WriteTo(t.Context(), out, 2, func(n int64) { told += n }); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(out.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) || told != ram.Bytes() {
+			t.Errorf("%s: restored file differs, or progress %d is not %d", name, told, ram.Bytes())
+		}
+	}
+}
+
+func TestReadFromOverEarlierWritesClearsHoles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hole")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w := NewWriter(t.Context(), newShelf(), WriterOptions{})
+	iw := w.Image(1<<20, nil)
+	if _, err := iw.WriteAt(palette(1), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := iw.ReadFrom(t.Context(), f, nil); err != nil {
+		t.Fatal(err)
+	}
+	if m, _ := finish(t, w, iw); len(m.Runs) != 0 {
+		t.Errorf("runs %v in an image of zeros", m.Runs)
+	}
+}
+
+func TestPacksStayBelowTheirLimit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: writes 80 MiB of random pages")
+	}
+	noise := noiseReader{}
+	s := newShelf()
+	m, st := save(t, s, noise, 80<<20, nil)
+	if len(s.packs) != 2 || st.StoredBytes != int64(s.bytes()) {
+		t.Errorf("%d packs of %d bytes, stats %+v", len(s.packs), s.bytes(), st)
+	}
+	for d, b := range s.packs {
+		if len(b) > MaxPackBytes {
+			t.Errorf("pack %s has %d bytes", d, len(b))
+		}
+	}
+	want := make([]byte, 80<<20)
+	if _, err := noise.ReadAt(want, 0); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(load(t, s, m), want) {
+		t.Error("image differs")
+	}
+}
+
+// noiseReader is incompressible without end.
+type noiseReader struct{}
+
+func (noiseReader) ReadAt(p []byte, off int64) (int, error) {
+	x := uint64(0)
+	for i := range p {
+		at := uint64(off) + uint64(i)
+		if i == 0 || at%8 == 0 {
+			x = (at/8 + 1) * 0x9E3779B97F4A7C15
+			x = (x ^ x>>30) * 0xBF58476D1CE4E5B9
+			x = (x ^ x>>27) * 0x94D049BB133111EB
+			x ^= x >> 31
+		}
+		p[i] = byte(x >> (at % 8 * 8))
+	}
+	return len(p), nil
+}
+
+func TestFailuresEndTheWriterAndRemoveItsPack(t *testing.T) {
+	ram := ramgen.New(8<<20, 1)
+	for _, failAt := range []int{1, 2, 3, 4} {
+		s := newShelf()
+		s.failAt = failAt
+		w := NewWriter(t.Context(), s, WriterOptions{})
+		iw := w.Image(uint64(ram.Bytes()), nil)
+		_ = iw.ReadFrom(t.Context(), ram, nil) // may or may not have met it
+		if _, err := w.Flush(t.Context()); !errors.Is(err, errShelf) {
+			t.Errorf("write %d fails: Flush gives %v", failAt, err)
+		}
+		if _, err := iw.Finish(); err == nil {
+			t.Errorf("write %d fails: Finish gives a map", failAt)
+		}
+		w.Abort()
+		if s.open != 0 || len(s.packs) != 0 {
+			t.Errorf("write %d fails: %d packs open, %d kept", failAt, s.open, len(s.packs))
+		}
+	}
+}
+
+func TestShortSourceAndCancelAreErrors(t *testing.T) {
+	w := NewWriter(t.Context(), newShelf(), WriterOptions{})
+	err := w.Image(1<<20, nil).ReadFrom(t.Context(), bytes.NewReader(palette(1)), nil)
+	if !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("short source: %v", err)
+	}
+	w.Abort()
+	w = NewWriter(t.Context(), newShelf(), WriterOptions{})
+	defer w.Abort()
+	iw := w.Image(1<<20, nil)
+	for _, bad := range []struct {
+		off  int64
+		size int
+	}{{1, PageSize}, {0, 100}, {-PageSize, PageSize}, {1 << 20, PageSize}} {
+		if _, err := iw.WriteAt(make([]byte, bad.size), bad.off); err == nil {
+			t.Errorf("WriteAt of %d bytes at %d succeeds", bad.size, bad.off)
+		}
+	}
+}
+
+func TestZstdAcceptsAPack(t *testing.T) {
+	tool, err := exec.LookPath("zstd")
+	if err != nil {
+		t.Skip("zstd is not installed")
+	}
+	ram := ramgen.New(4<<20, 9)
+	s := newShelf()
+	save(t, s, ram, ram.Bytes(), nil)
+	for d, b := range s.packs {
+		path := filepath.Join(t.TempDir(), d.Encoded())
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.CommandContext(t.Context(), tool, "-t", path).CombinedOutput(); err != nil {
+			t.Errorf("zstd -t: %v\n%s", err, out)
+		}
+	}
+}
