@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -228,4 +230,31 @@ func (e *Engine) Recover(ctx context.Context, journal string) error {
 		return err
 	}
 	return removeJournal(journal)
+}
+
+// clonesAtOnce bounds how many VMs of one ApplyAll are made side by side.
+const clonesAtOnce = 8
+
+// ApplyAll applies several plans side by side. On error every VM already made
+// is removed again: all or none.
+func (e *Engine) ApplyAll(ctx context.Context, plans []*Plan) ([]*vm.Record, error) {
+	recs := make([]*vm.Record, len(plans))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(clonesAtOnce)
+	for i, p := range plans {
+		g.Go(func() (err error) {
+			recs[i], err = e.Apply(gctx, p)
+			return err
+		})
+	}
+	err := g.Wait()
+	if err == nil {
+		return recs, nil
+	}
+	for _, rec := range recs {
+		if rec != nil {
+			err = errors.Join(err, e.VMs.Remove(context.WithoutCancel(ctx), rec.ID, true))
+		}
+	}
+	return nil, err
 }

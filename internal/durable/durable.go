@@ -1,0 +1,171 @@
+// Package durable makes changes to the file system that survive a power cut,
+// and names the places where a crash is worth testing.
+//
+// Words: an effect is durable when both the bytes of a file and the folder
+// entry that names it were fsynced. Publish is a rename that cannot overwrite.
+// Trash is a rename out of sight; unlinking is done later, outside any lock,
+// because the unlink of a large file takes long.
+//
+// Invariants:
+//
+//  1. A name never shows a half-written file: contents are fsynced under another
+//     name in the same folder and renamed.
+//  2. A function that returns nil has fsynced every folder whose entries it
+//     changed.
+//  3. An fsync that failed is never repeated on the same file: the kernel may
+//     have dropped the dirty pages already. The caller gives the file up.
+//
+// [Step] is the other half: code calls it between its durable effects, and a
+// test that sets COCOON_KILL_AT dies by SIGKILL exactly there.
+package durable
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// WriteFile replaces path by a file that holds data, atomically and durably.
+// A crash leaves either the old or the new contents, and at worst a stray
+// ".tmp-*" file beside it.
+func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, ".tmp-"+filepath.Base(path)+"-")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write %s: %w", path, errors.Join(err, ignoreClosed(f.Close()), ignoreMissing(os.Remove(f.Name()))))
+		}
+	}()
+	if _, err = f.Write(data); err != nil {
+		return err
+	}
+	if err = f.Chmod(perm); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return SyncDir(dir)
+}
+
+// Publish renames oldpath to newpath and fsyncs both parents. It never replaces
+// anything: os.ErrExist when newpath is taken. The caller has fsynced what is
+// at oldpath.
+func Publish(oldpath, newpath string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, oldpath, unix.AT_FDCWD, newpath, unix.RENAME_NOREPLACE)
+	if err != nil {
+		return &os.LinkError{Op: "publish", Old: oldpath, New: newpath, Err: err}
+	}
+	return syncParents(oldpath, newpath)
+}
+
+// Trash renames path to a fresh name below trashDir, which it makes when
+// missing, and fsyncs both parents.
+func Trash(path, trashDir string) error {
+	if err := Mkdir(trashDir, 0o700); err != nil {
+		return err
+	}
+	var tail [8]byte
+	rand.Read(tail[:]) // never fails: crypto/rand aborts the process instead
+	to := filepath.Join(trashDir, filepath.Base(path)+"."+hex.EncodeToString(tail[:]))
+	if err := os.Rename(path, to); err != nil {
+		return fmt.Errorf("move to trash: %w", err)
+	}
+	return syncParents(path, to)
+}
+
+func syncParents(a, b string) error {
+	dirA, dirB := filepath.Dir(a), filepath.Dir(b)
+	if err := SyncDir(dirB); err != nil || dirA == dirB {
+		return err
+	}
+	return SyncDir(dirA)
+}
+
+// Mkdir makes path and its missing parents, and fsyncs the parent of each entry
+// it made. A folder that exists already is success, its mode is left alone.
+func Mkdir(path string, perm os.FileMode) error {
+	if st, err := os.Stat(path); err == nil {
+		if st.IsDir() {
+			return nil
+		}
+		return &os.PathError{Op: "mkdir", Path: path, Err: unix.ENOTDIR}
+	}
+	parent := filepath.Dir(path)
+	if parent != path {
+		if err := Mkdir(parent, perm); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, perm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return SyncDir(parent)
+}
+
+// SyncDir fsyncs the entries of one folder.
+func SyncDir(path string) error { return syncPath(path, unix.O_DIRECTORY) }
+
+// SyncTree fsyncs every regular file and folder below dir, then dir itself.
+// Symbolic links are not followed.
+func SyncTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		switch {
+		case e.IsDir():
+			err = SyncTree(path)
+		case e.Type().IsRegular():
+			err = syncPath(path, 0)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return SyncDir(dir)
+}
+
+func syncPath(path string, flags int) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|flags, 0)
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	defer f.Close()
+	// Some file systems cannot fsync a folder and say EINVAL: nothing to wait for.
+	if err := f.Sync(); err != nil && !(flags != 0 && errors.Is(err, unix.EINVAL)) {
+		return fmt.Errorf("sync: %w", err)
+	}
+	return nil
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,183 @@
+// Package filelock is flock(2) for many short processes on one host.
+//
+// A [Lock] is one open file description with a lock on it. The kernel drops it
+// when the last descriptor is closed, also by SIGKILL or panic, so a lock that
+// can be taken proves that no holder lives: liveness is never guessed from age
+// or from a pid in a file. A child that inherits the descriptor keeps the lock
+// for its own life.
+//
+// Invariants:
+//
+//  1. A lock file that others may open is never unlinked while it may be waited
+//     for; who unlinks per-holder files does so under another lock.
+//  2. Waiting obeys the context. A deadline that passes is failure.Busy and says
+//     who holds the lock; a cancelled context stays context.Canceled.
+//  3. The note in a lock file is courtesy for humans, never truth.
+//
+// fcntl(2) record locks are not used: they vanish when any descriptor of the
+// file is closed anywhere in the process.
+package filelock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// ErrLocked says that another open file description holds the lock.
+var ErrLocked = errors.New("lock is held")
+
+// Lock is a held lock. It is not safe for concurrent use.
+type Lock struct{ f *os.File }
+
+// Shared waits for a shared lock on path, which it creates 0600 when missing.
+func Shared(ctx context.Context, path string) (*Lock, error) {
+	return wait(ctx, path, unix.LOCK_SH)
+}
+
+// Exclusive waits for an exclusive lock on path, which it creates 0600 when
+// missing.
+func Exclusive(ctx context.Context, path string) (*Lock, error) {
+	return wait(ctx, path, unix.LOCK_EX)
+}
+
+// TryExclusive takes an exclusive lock or answers ErrLocked at once.
+func TryExclusive(path string) (*Lock, error) {
+	f, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := try(f, unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return &Lock{f: f}, nil
+}
+
+// The pause between two tries doubles from the first to the last.
+const (
+	firstPause = 200 * time.Microsecond
+	lastPause  = 10 * time.Millisecond
+)
+
+// wait polls, because a blocking flock cannot be called off.
+func wait(ctx context.Context, path string, how int) (*Lock, error) {
+	f, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		if err = ctx.Err(); err == nil {
+			err = try(f, how)
+		}
+		if err == nil {
+			return &Lock{f: f}, nil
+		}
+		if !errors.Is(err, ErrLocked) {
+			break
+		}
+		timer.Reset(pause)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+	}
+	f.Close()
+	return nil, explain(path, err)
+}
+
+func explain(path string, err error) error {
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	holder := ReadNote(path)
+	if holder == "" {
+		holder = "another process"
+	}
+	return failure.New(failure.Busy, "lock %s: held by %s: %w", path, holder, err)
+}
+
+func open(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	return f, nil
+}
+
+func try(f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return ErrLocked
+		default:
+			return err
+		}
+	}
+}
+
+// File is the locked file, for a child to inherit or for contents of its own.
+// It is open for reading and writing and belongs to the Lock.
+func (l *Lock) File() *os.File { return l.f }
+
+// Unlock releases the lock, also for children that inherited it, and closes
+// the file. A second call does nothing.
+func (l *Lock) Unlock() error {
+	if l == nil || l.f == nil {
+		return nil
+	}
+	err := unix.Flock(int(l.f.Fd()), unix.LOCK_UN)
+	return errors.Join(err, l.Detach())
+}
+
+// Detach closes the file without unlocking: whoever inherited the descriptor
+// holds the lock from now on, and nobody when nobody did.
+func (l *Lock) Detach() error {
+	if l == nil || l.f == nil {
+		return nil
+	}
+	f := l.f
+	l.f = nil
+	return f.Close()
+}
+
+// noteBytes bounds what is read of a note.
+const noteBytes = 256
+
+// Note writes who holds the lock into its file: "holder (pid 12, since …)".
+func (l *Lock) Note(holder string) error {
+	text := fmt.Sprintf("%s (pid %d, since %s)\n", holder, os.Getpid(), time.Now().UTC().Format(time.RFC3339))
+	if err := l.f.Truncate(0); err != nil {
+		return fmt.Errorf("note holder of lock: %w", err)
+	}
+	if _, err := l.f.WriteAt([]byte(text), 0); err != nil {
+		return fmt.Errorf("note holder of lock: %w", err)
+	}
+	return nil
+}
+
+// ReadNote returns the first line of the note in path, "" when there is none.
+func ReadNote(path string) string {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	b, _ := io.ReadAll(io.LimitReader(f, noteBytes))
+	line, _, _ := strings.Cut(string(b), "\n")
+	return strings.TrimSpace(line)
+}
