@@ -3,15 +3,16 @@ package chsnaptest
 import (
 	"fmt"
 	"os"
+
+	"github.com/cocoonv2/cocoon/internal/guest"
 )
 
-// writeKernel puts the guest ELF that COCOON_TEST_KERNEL names at path. Without
-// it, path becomes a file that only the simulator accepts as a kernel, so that
-// the probe of the real VMM fails and says so.
+// writeKernel puts the test guest at path, or the ELF file that
+// COCOON_TEST_KERNEL names instead of it.
 func writeKernel(path string) error {
 	named := os.Getenv("COCOON_TEST_KERNEL")
 	if named == "" {
-		return os.WriteFile(path, []byte("not a kernel\n"), 0o600)
+		return guest.WriteFile(path)
 	}
 	b, err := os.ReadFile(named)
 	if err != nil {
