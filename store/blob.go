@@ -1,0 +1,86 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// smallBlobLimit bounds what ReadBlob loads: specs, maps, CH documents.
+const smallBlobLimit = 256 << 20
+
+// BlobPath is where a blob lies or would lie.
+func (s *Store) BlobPath(d digest.Digest) string { return s.Path("blobs", "sha256", d.Encoded()) }
+
+// ReadBlob loads a small blob and checks its digest.
+func (s *Store) ReadBlob(ctx context.Context, d digest.Digest) ([]byte, error) {
+	if err := d.Validate(); err != nil {
+		return nil, failure.New(failure.Damaged, "blob %q: %w", d, err)
+	}
+	b, err := readSmall(s.BlobPath(d), smallBlobLimit)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, failure.New(failure.NotFound, "no blob %s", d)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read blob %s: %w", d, err)
+	}
+	if got := digest.FromBytes(b); got != d {
+		return nil, failure.New(failure.Damaged, "blob %s has digest %s", d, got)
+	}
+	return b, nil
+}
+
+// OpenPack opens a pack for reading; its pages are verified by store/pack.
+func (s *Store) OpenPack(ctx context.Context, d digest.Digest) (pack.ReaderAtCloser, int64, error) {
+	f, err := os.OpenFile(s.BlobPath(d), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, 0, failure.New(failure.Damaged, "pack %s is missing", d)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("open pack %s: %w", d, err)
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, fi.Size(), nil
+}
+
+// OpenMemory opens RAM range i of a snapshot for verified reading. The lease
+// must hold the snapshot or its digests.
+func (s *Store) OpenMemory(ctx context.Context, _ *Lease, sn *Snapshot, i int) (*pack.Image, error) {
+	m := sn.Spec.Memory[i]
+	return s.openImage(ctx, m.Map, m.Bytes)
+}
+
+// OpenDisk opens disk i of a snapshot for verified reading; see OpenMemory.
+func (s *Store) OpenDisk(ctx context.Context, _ *Lease, sn *Snapshot, i int) (*pack.Image, error) {
+	d := sn.Spec.Disks[i]
+	if d.Map == "" {
+		return nil, fmt.Errorf("disk %d of snapshot %s is an image blob", d.Index, sn.ID)
+	}
+	return s.openImage(ctx, d.Map, uint64(d.Bytes))
+}
+
+func (s *Store) openImage(ctx context.Context, d digest.Digest, bytes uint64) (*pack.Image, error) {
+	b, err := s.ReadBlob(ctx, d)
+	if err != nil {
+		return nil, asDamage(err)
+	}
+	m, err := pack.DecodeMap(b)
+	if err != nil {
+		return nil, fmt.Errorf("page map %s: %w", d, err)
+	}
+	if m.Bytes != bytes {
+		return nil, failure.New(failure.Damaged, "page map %s describes %d bytes, the snapshot says %d", d, m.Bytes, bytes)
+	}
+	return pack.OpenImage(ctx, m, s)
+}

@@ -1,0 +1,250 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// Ingest is an unpublished snapshot. Its files lie in ingest/<lease>/ and go
+// with the lease; its blobs are named by the lease before they are looked for.
+type Ingest struct {
+	st     *Store
+	lease  *Lease
+	id     ID
+	dir    string
+	writer *pack.Writer
+
+	mu     sync.Mutex
+	layers []Descriptor // in the order in which they came
+	files  int
+}
+
+// Ingest begins a snapshot under a lease.
+func (s *Store) Ingest(ctx context.Context, l *Lease) (*Ingest, error) {
+	in := &Ingest{st: s, lease: l, id: ID(newID()), dir: s.Path("ingest", l.ID())}
+	if err := os.MkdirAll(in.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("begin ingest: %w", err)
+	}
+	return in, nil
+}
+
+// ID that the snapshot will have.
+func (in *Ingest) ID() ID { return in.id }
+
+// Dir is the private folder of this ingest; what is left in it goes away.
+func (in *Ingest) Dir() string { return in.dir }
+
+// Pages is the writer of this snapshot's packs.
+func (in *Ingest) Pages(ctx context.Context) *pack.Writer {
+	if in.writer == nil {
+		in.writer = pack.NewWriter(ctx, in, pack.WriterOptions{})
+	}
+	return in.writer
+}
+
+// Put stores a small blob.
+func (in *Ingest) Put(ctx context.Context, mediaType string, data []byte) (Descriptor, error) {
+	f, err := in.create()
+	if err != nil {
+		return Descriptor{}, err
+	}
+	if _, err := f.Write(data); err != nil {
+		return Descriptor{}, errors.Join(fmt.Errorf("write blob: %w", err), f.discard())
+	}
+	d := Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	return d, f.keep(ctx, d)
+}
+
+// PutMap stores a page map and names its packs, those of the parent included.
+func (in *Ingest) PutMap(ctx context.Context, m *pack.Map) (Descriptor, error) {
+	if err := in.lease.Hold(ctx, m.Packs...); err != nil {
+		return Descriptor{}, err
+	}
+	for _, d := range m.Packs {
+		fi, err := os.Stat(in.st.BlobPath(d))
+		if err != nil {
+			return Descriptor{}, failure.New(failure.Damaged, "page map needs pack %s: %w", d, err)
+		}
+		in.name(Descriptor{MediaType: MediaTypePack, Digest: d, Size: fi.Size()})
+	}
+	b, err := m.Encode()
+	if err != nil {
+		return Descriptor{}, err
+	}
+	return in.Put(ctx, MediaTypePageMap, b)
+}
+
+func (in *Ingest) name(d Descriptor) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !slices.ContainsFunc(in.layers, func(x Descriptor) bool { return x.Digest == d.Digest }) {
+		in.layers = append(in.layers, d)
+	}
+}
+
+// CreatePack makes Ingest a pack.Sink.
+func (in *Ingest) CreatePack(context.Context) (pack.PackFile, error) { return in.create() }
+
+// blobFile is a blob being written.
+type blobFile struct {
+	*os.File
+	in *Ingest
+}
+
+func (in *Ingest) create() (*blobFile, error) {
+	in.mu.Lock()
+	in.files++
+	name := fmt.Sprintf("blob-%d", in.files)
+	in.mu.Unlock()
+	f, err := os.OpenFile(filepath.Join(in.dir, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o400)
+	if err != nil {
+		return nil, fmt.Errorf("begin blob: %w", err)
+	}
+	return &blobFile{f, in}, nil
+}
+
+// Commit keeps a pack; see pack.PackFile.
+func (f *blobFile) Commit(ctx context.Context, d digest.Digest, size int64) error {
+	return f.keep(ctx, Descriptor{MediaType: MediaTypePack, Digest: d, Size: size})
+}
+
+// Abort drops a pack; see pack.PackFile.
+func (f *blobFile) Abort() error { return f.discard() }
+
+func (f *blobFile) discard() error { return errors.Join(f.Close(), os.Remove(f.Name())) }
+
+// keep makes the blob durable and gives it its name, under which it may exist
+// already: then the one that is there serves, and ours goes.
+func (f *blobFile) keep(ctx context.Context, d Descriptor) error {
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return errors.Join(fmt.Errorf("write blob %s: %w", d.Digest, err), os.Remove(f.Name()))
+	}
+	durable.Step("store.ingest.blob-written")
+	if err := f.in.lease.Hold(ctx, d.Digest); err != nil {
+		return err
+	}
+	err := durable.Publish(f.Name(), f.in.st.BlobPath(d.Digest))
+	if errors.Is(err, os.ErrExist) {
+		err = os.Remove(f.Name())
+	}
+	if err != nil {
+		return fmt.Errorf("keep blob %s: %w", d.Digest, err)
+	}
+	durable.Step("store.ingest.blob-kept")
+	if d.MediaType != MediaTypeConfig {
+		f.in.name(d)
+	}
+	return nil
+}
+
+// Commit publishes: the snapshot exists from the rename on.
+func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, error) {
+	sp.Version, sp.ID = specVersion, in.id
+	if err := sp.check(); err != nil {
+		return nil, err
+	}
+	spec, err := json.Marshal(sp)
+	if err != nil {
+		return nil, err
+	}
+	config, err := in.Put(ctx, MediaTypeConfig, spec)
+	if err != nil {
+		return nil, err
+	}
+	staged, err := in.stage(config, meta)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.lease.Hold(ctx, imageDigests(&sp)...); err != nil {
+		return nil, err
+	}
+	err = in.st.names(ctx, func() error {
+		return in.st.shared(ctx, func() error { return in.publish(ctx, staged, config, &sp, meta) })
+	})
+	if err != nil {
+		return nil, err
+	}
+	durable.Step("store.commit.published")
+	sn, err := in.st.Get(ctx, in.id)
+	if err == nil && in.st.onCommit != nil {
+		_ = in.st.onCommit(ctx, sn) // derived; rebuilt when stale
+	}
+	return sn, err
+}
+
+// stage writes the snapshot's folder, durable but not published.
+func (in *Ingest) stage(config Descriptor, meta Meta) (string, error) {
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		ArtifactType: ArtifactType, Config: config, Layers: in.layers,
+	}
+	manifest, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	metaBytes, err := meta.encode()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(in.dir, "snapshot")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", fmt.Errorf("stage snapshot: %w", err)
+	}
+	for name, b := range map[string][]byte{"manifest.json": manifest, "meta.json": metaBytes} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			return "", fmt.Errorf("stage snapshot: %w", err)
+		}
+	}
+	durable.Step("store.commit.staged")
+	return dir, durable.SyncTree(dir)
+}
+
+// publish runs under names.lock and the shared store lock.
+func (in *Ingest) publish(ctx context.Context, staged string, config Descriptor, sp *Spec, meta Meta) error {
+	if err := in.st.nameFree(ctx, meta.Name); err != nil {
+		return err
+	}
+	for _, d := range append([]Descriptor{config}, in.layers...) {
+		fi, err := os.Stat(in.st.BlobPath(d.Digest))
+		if err != nil || fi.Size() != d.Size {
+			return failure.New(failure.Damaged, "commit: blob %s of %d bytes is not there: %w", d.Digest, d.Size, err)
+		}
+	}
+	for _, d := range imageDigests(sp) {
+		if _, err := os.Stat(in.st.ImageBlobPath(d)); err != nil {
+			return failure.New(failure.Damaged, "commit: image blob: %w", err)
+		}
+	}
+	durable.Step("store.commit.checked")
+	if err := durable.Publish(staged, in.st.Path("snapshots", string(in.id))); err != nil {
+		return fmt.Errorf("publish snapshot %s: %w", in.id, err)
+	}
+	return nil
+}
+
+// ImageBlobPath is where an image blob lies.
+func (s *Store) ImageBlobPath(d digest.Digest) string {
+	return s.Path("images", "blobs", "sha256", d.Encoded())
+}
+
+// Abort drops what is not published. Blobs that were kept are gc's.
+func (in *Ingest) Abort() error {
+	if in.writer != nil {
+		in.writer.Abort()
+	}
+	return os.RemoveAll(in.dir)
+}

@@ -1,0 +1,182 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// Snapshot is a published snapshot as read from its folder.
+type Snapshot struct {
+	ID             ID
+	Dir            string
+	Manifest       ocispec.Manifest
+	ManifestDigest digest.Digest
+	Spec           Spec
+	Meta           Meta
+	State          string // ready; damaged is reported by List and Verify
+	StoredBytes    int64  // of its blobs, shared ones included
+}
+
+const (
+	manifestLimit = 64 << 20
+	metaLimit     = 1 << 20
+)
+
+var (
+	idPattern   = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+)
+
+func validID(s string) bool { return idPattern.MatchString(s) }
+
+// ValidateName refuses what is no snapshot name; one that looks like an id too.
+func ValidateName(name string) error {
+	if !namePattern.MatchString(name) || validID(name) {
+		return failure.New(failure.Usage, "name %q: 1 to 128 of letters, digits, '_', '.', '-', beginning with a letter or digit, and no id", name)
+	}
+	return nil
+}
+
+// Get reads a snapshot: manifest, spec (verified by digest) and meta.
+func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
+	if !validID(string(id)) {
+		return nil, failure.New(failure.NotFound, "no snapshot %q", id)
+	}
+	sn := &Snapshot{ID: id, Dir: s.Path("snapshots", string(id)), State: "ready"}
+	b, err := readSmall(sn.Dir+"/manifest.json", manifestLimit)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, failure.New(failure.NotFound, "no snapshot %s", id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	if err := sn.readManifest(b); err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	spec, err := s.ReadBlob(ctx, sn.Manifest.Config.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", id, asDamage(err))
+	}
+	if sn.Spec, err = decodeSpec(spec); err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	if sn.Spec.ID != id {
+		return nil, failure.New(failure.Damaged, "snapshot %s: its config says %s", id, sn.Spec.ID)
+	}
+	sn.Meta, err = readMeta(sn.Dir)
+	return sn, err
+}
+
+// asDamage: a blob that a manifest names and that is missing is damage.
+func asDamage(err error) error {
+	if errors.Is(err, failure.NotFound) {
+		return failure.Wrap(failure.Damaged, errors.New(err.Error()))
+	}
+	return err
+}
+
+func (sn *Snapshot) readManifest(b []byte) error {
+	if err := json.Unmarshal(b, &sn.Manifest); err != nil {
+		return failure.New(failure.Damaged, "manifest: %w", err)
+	}
+	m := &sn.Manifest
+	if m.SchemaVersion != 2 || m.ArtifactType != ArtifactType {
+		return failure.New(failure.Damaged, "manifest: schema %d, artifact type %q", m.SchemaVersion, m.ArtifactType)
+	}
+	sn.ManifestDigest = digest.FromBytes(b)
+	for _, d := range append([]Descriptor{m.Config}, m.Layers...) {
+		if d.Digest.Validate() != nil || d.Digest.Algorithm() != digest.SHA256 || d.Size < 0 || d.Size > 1<<40 {
+			return failure.New(failure.Damaged, "manifest: descriptor %q of %d bytes", d.Digest, d.Size)
+		}
+		sn.StoredBytes += d.Size
+	}
+	return nil
+}
+
+// ids lists the snapshot folders; others' files are not ours to judge.
+func (s *Store) ids() ([]ID, error) {
+	entries, err := os.ReadDir(s.Path("snapshots"))
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	var ids []ID
+	for _, e := range entries {
+		if validID(e.Name()) {
+			ids = append(ids, ID(e.Name()))
+		}
+	}
+	return ids, nil
+}
+
+// List yields every snapshot; one that cannot be read yields an error and the
+// listing goes on with the next.
+func (s *Store) List(ctx context.Context) iter.Seq2[*Snapshot, error] {
+	return func(yield func(*Snapshot, error) bool) {
+		ids, err := s.ids()
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for _, id := range ids {
+			sn, err := s.Get(ctx, id)
+			if errors.Is(err, failure.NotFound) {
+				continue // removed meanwhile, or a folder without manifest: gc's
+			}
+			if !yield(sn, err) || ctx.Err() != nil {
+				return
+			}
+		}
+	}
+}
+
+// ResolveName finds the snapshot of exactly this name.
+func (s *Store) ResolveName(ctx context.Context, name string) (ID, error) {
+	ids, err := s.ids()
+	if err != nil {
+		return "", err
+	}
+	for _, id := range ids {
+		m, err := readMeta(s.Path("snapshots", string(id)))
+		if err == nil && m.Name == name {
+			return id, nil
+		}
+	}
+	return "", failure.New(failure.NotFound, "no snapshot %q", name)
+}
+
+// Resolve finds a snapshot by name, id, or unique id prefix of at least three.
+func (s *Store) Resolve(ctx context.Context, ref string) (ID, error) {
+	if namePattern.MatchString(ref) && !validID(ref) {
+		if id, err := s.ResolveName(ctx, ref); !errors.Is(err, failure.NotFound) {
+			return id, err
+		}
+	}
+	ids, err := s.ids()
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for _, id := range ids {
+		if string(id) == ref || (len(ref) >= 3 && strings.HasPrefix(string(id), ref)) {
+			found = append(found, string(id))
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", failure.New(failure.NotFound, "no snapshot %q", ref)
+	case 1:
+		return ID(found[0]), nil
+	}
+	return "", failure.New(failure.Conflict, "%q is ambiguous: %s", ref, strings.Join(found[:min(len(found), 4)], ", "))
+}

@@ -1,0 +1,174 @@
+package store
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// Media types of what a manifest names.
+const (
+	ArtifactType      = "application/vnd.cocoon.snapshot.v1"
+	MediaTypeConfig   = "application/vnd.cocoon.snapshot.config.v1+json"
+	MediaTypePageMap  = "application/vnd.cocoon.pagemap.v1"
+	MediaTypePack     = "application/vnd.cocoon.pack.v1+zstd"
+	MediaTypeCHConfig = "application/vnd.cocoon.ch.config.v1+json"
+	MediaTypeCHState  = "application/vnd.cocoon.ch.state.v1+json"
+)
+
+// ID of a snapshot: 32 hex digits.
+type ID string
+
+// Descriptor names one blob: media type, digest, size.
+type Descriptor = ocispec.Descriptor
+
+// Spec is what never changes about a snapshot; it is the OCI config blob.
+type Spec struct {
+	Version    int             `json:"version"`
+	ID         ID              `json:"id"`
+	Created    time.Time       `json:"created"`
+	VM         VMRef           `json:"vm"`
+	Hypervisor Hypervisor      `json:"hypervisor"`
+	CPUs       int             `json:"cpus"`
+	Memory     []MemoryRange   `json:"memory"`
+	Disks      []Disk          `json:"disks"`
+	Networks   []Network       `json:"networks"`
+	Images     []ImageRef      `json:"images"`
+	Record     json.RawMessage `json:"record"` // the VM's record at capture, opaque here
+	CHConfig   digest.Digest   `json:"chConfig"`
+	CHState    digest.Digest   `json:"chState"`
+	Parent     ID              `json:"parent,omitempty"`
+	Capture    Capture         `json:"capture"`
+	Host       Host            `json:"host"`
+}
+
+// VMRef names the VM that was saved; ID is empty for an imported folder.
+type VMRef struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+// Hypervisor that made the state; Version like "53.0.0", "" when unknown.
+type Hypervisor struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+}
+
+// MemoryRange is one range of guest RAM, in the order of memory-ranges.
+type MemoryRange struct {
+	GPA   uint64        `json:"gpa"`
+	Bytes uint64        `json:"bytes"`
+	Map   digest.Digest `json:"map"`
+}
+
+// Disk is one disk at the moment of capture: exactly one of Map (pages in
+// packs) and Image (a read-only image blob) is set.
+type Disk struct {
+	Index    int           `json:"index"`
+	DeviceID string        `json:"deviceId"` // Cloud Hypervisor's, e.g. _disk0
+	Serial   string        `json:"serial"`
+	Format   string        `json:"format"`
+	Bytes    int64         `json:"bytes"`
+	Readonly bool          `json:"readonly"`
+	Map      digest.Digest `json:"map,omitempty"`
+	Image    digest.Digest `json:"image,omitempty"`
+}
+
+// Network is one interface as the guest knows it.
+type Network struct {
+	ID  string `json:"id"`
+	MAC string `json:"mac"`
+	IP  string `json:"ip,omitempty"`
+	Tap string `json:"tap,omitempty"`
+}
+
+// ImageRef is a blob under images/ that the VM stands on.
+type ImageRef struct {
+	Digest digest.Digest `json:"digest"`
+	Role   string        `json:"role"` // kernel, firmware, initramfs, disk
+	Bytes  int64         `json:"bytes"`
+}
+
+// Capture says how the snapshot was taken and what it cost.
+type Capture struct {
+	Mode        string  `json:"mode"` // live, file, import
+	PauseMs     float64 `json:"pauseMs"`
+	TotalMs     float64 `json:"totalMs"`
+	PagesNew    uint64  `json:"pagesNew"`
+	PagesReused uint64  `json:"pagesReused"`
+	PagesZero   uint64  `json:"pagesZero"`
+}
+
+// Host facts that a restore elsewhere compares.
+type Host struct {
+	Kernel   string   `json:"kernel"`
+	CPUModel string   `json:"cpuModel"`
+	CPUFlags []string `json:"cpuFlags"`
+}
+
+// specVersion is that of Spec.
+const specVersion = 1
+
+// decodeSpec reads a config blob and checks what the code below relies on.
+func decodeSpec(b []byte) (Spec, error) {
+	var sp Spec
+	if err := json.Unmarshal(b, &sp); err != nil {
+		return sp, failure.New(failure.Damaged, "snapshot config: %w", err)
+	}
+	if sp.Version != specVersion {
+		return sp, failure.New(failure.Incompatible, "snapshot config version %d is unknown", sp.Version)
+	}
+	return sp, sp.check()
+}
+
+func (sp *Spec) check() error {
+	if !validID(string(sp.ID)) {
+		return failure.New(failure.Damaged, "snapshot config: id %q", sp.ID)
+	}
+	digests := []digest.Digest{sp.CHConfig, sp.CHState}
+	for _, m := range sp.Memory {
+		digests = append(digests, m.Map)
+	}
+	for _, d := range sp.Disks {
+		if (d.Map == "") == (d.Image == "") {
+			return failure.New(failure.Damaged, "snapshot config: disk %d needs a page map or an image", d.Index)
+		}
+		digests = append(digests, d.Map+d.Image)
+	}
+	for _, im := range sp.Images {
+		digests = append(digests, im.Digest)
+	}
+	for _, d := range digests {
+		if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
+			return failure.New(failure.Damaged, "snapshot config: digest %q", d)
+		}
+	}
+	return nil
+}
+
+// Edges are the digests of everything a snapshot needs: every blob of the
+// manifest and every image blob.
+func Edges(sn *Snapshot) []digest.Digest {
+	out := []digest.Digest{sn.Manifest.Config.Digest}
+	for _, l := range sn.Manifest.Layers {
+		out = append(out, l.Digest)
+	}
+	return append(out, imageDigests(&sn.Spec)...)
+}
+
+func imageDigests(sp *Spec) []digest.Digest {
+	var out []digest.Digest
+	for _, im := range sp.Images {
+		out = append(out, im.Digest)
+	}
+	for _, d := range sp.Disks {
+		if d.Image != "" {
+			out = append(out, d.Image)
+		}
+	}
+	return out
+}

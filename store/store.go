@@ -1,0 +1,231 @@
+// Package store keeps snapshots as first-class objects on disk.
+//
+// Words: a snapshot is a folder snapshots/<id> whose manifest.json (an OCI
+// image manifest) names everything it needs by digest; a blob is an immutable
+// file blobs/sha256/<hex>; an ingest is an unpublished write, owned by a
+// lease; a lease is a locked file that says what a living process holds;
+// commit is the one rename that makes a snapshot exist.
+//
+//	format                 {"format":"cocoon-store","version":1}
+//	gate.lock store.lock   taken in this order, for instants; never unlinked
+//	names.lock             makes "is the name free" and the rename one step
+//	snapshots/<id>/        manifest.json, meta.json
+//	blobs/sha256/<hex>     packs, page maps, CH config and state, specs
+//	images/ vms/ pins/ cache/ journals/   of the rooms above
+//	ingest/<lease>/ leases/<id> trash/<run>/
+//
+// Invariants:
+//
+//  1. A digest is written to the lease before anyone looks whether its blob
+//     exists; so what a living process reuses is a root of the collector.
+//  2. No snapshot is published before every blob that it names has been
+//     fsynced and looked at again.
+//  3. Publishing and removing are one rename each; what follows is best effort.
+//  4. Nothing derived (caches, indexes) decides what is kept.
+//  5. A store of unknown version, on a network file system, or writable by
+//     others is refused before anything is read from it.
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
+)
+
+// Version of the layout that this program writes and reads.
+const Version = 1
+
+// Folders of a store, below its root; gc has a collector for each.
+func Folders() []string {
+	return []string{
+		"snapshots", "blobs/sha256", "images/blobs/sha256", "vms", "ingest",
+		"leases", "pins", "trash", "cache/memory", "journals",
+	}
+}
+
+// Options of Open.
+type Options struct {
+	Create bool // make the store if the folder is missing or empty
+}
+
+// Store is an open store. It holds no lock and no descriptor between calls.
+type Store struct {
+	root     string
+	locks    filelock.Pair
+	onCommit func(context.Context, *Snapshot) error
+	onRemove func(context.Context, ID) error
+}
+
+type formatFile struct {
+	Format  string `json:"format"`
+	Version int    `json:"version"`
+}
+
+// Open checks the store at root and makes it first if asked to.
+func Open(ctx context.Context, root string, o Options) (*Store, error) {
+	s := &Store{root: root, locks: filelock.Pair{Gate: filepath.Join(root, "gate.lock"), Store: filepath.Join(root, "store.lock")}}
+	if _, err := os.Stat(root); errors.Is(err, os.ErrNotExist) {
+		if !o.Create {
+			return nil, failure.New(failure.NotFound, "no store at %s", root)
+		}
+		if err := durable.Mkdir(root, 0o700); err != nil {
+			return nil, fmt.Errorf("make store: %w", err)
+		}
+	}
+	if err := checkFolder(root); err != nil {
+		return nil, err
+	}
+	if err := s.checkFormat(o.Create); err != nil {
+		return nil, err
+	}
+	for _, f := range Folders() {
+		if _, err := os.Stat(s.Path(f)); err == nil {
+			continue
+		}
+		if err := durable.Mkdir(s.Path(f), 0o700); err != nil {
+			return nil, fmt.Errorf("make folder of the store: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// networkFS are file systems whose locks or renames do not hold what is
+// promised here, by statfs magic (linux/magic.h).
+func networkFS(magic int64) string {
+	return map[int64]string{0x6969: "NFS", 0x01021997: "9p", 0x65735546: "FUSE", 0xff534d42: "CIFS", 0xfe534d42: "SMB2"}[magic&0xffffffff]
+}
+
+func checkFolder(root string) error {
+	fi, err := os.Lstat(root)
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	if !fi.IsDir() {
+		return failure.New(failure.Usage, "store %s is not a folder", root)
+	}
+	if fi.Mode().Perm()&0o022 != 0 {
+		return failure.Hint(failure.New(failure.Incompatible, "store %s is writable by others (%s)", root, fi.Mode().Perm()), "chmod 700 "+root)
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return failure.New(failure.Incompatible, "store %s belongs to user %d", root, st.Uid)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(root, &fs); err != nil {
+		return fmt.Errorf("open store %s: %w", root, err)
+	}
+	if name := networkFS(int64(fs.Type)); name != "" {
+		return failure.Hint(failure.New(failure.Incompatible, "store %s is on %s, which does not keep locks and renames", root, name), "use a local file system")
+	}
+	return nil
+}
+
+func (s *Store) checkFormat(create bool) error {
+	b, err := readSmall(s.Path("format"), 4096)
+	if errors.Is(err, os.ErrNotExist) {
+		return s.initFormat(create)
+	}
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	var f formatFile
+	if err := json.Unmarshal(b, &f); err != nil || f.Format != "cocoon-store" {
+		return failure.New(failure.Incompatible, "%s is no cocoon store", s.root)
+	}
+	if f.Version != Version {
+		return failure.New(failure.Incompatible, "store %s has version %d, this program knows %d", s.root, f.Version, Version)
+	}
+	return nil
+}
+
+// initFormat makes a store only of an empty folder: never in somebody's home.
+func (s *Store) initFormat(create bool) error {
+	entries, err := os.ReadDir(s.root)
+	if err != nil {
+		return err
+	}
+	if !create || len(entries) > 0 {
+		return failure.New(failure.Incompatible, "%s is no cocoon store and not empty", s.root)
+	}
+	b, err := json.Marshal(formatFile{"cocoon-store", Version})
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(s.Path("format"), b, 0o600); err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	return nil
+}
+
+// Root is the store's folder.
+func (s *Store) Root() string { return s.root }
+
+// Path joins elements below the root.
+func (s *Store) Path(elem ...string) string {
+	return filepath.Join(append([]string{s.root}, elem...)...)
+}
+
+// Locks are the gate and the store lock.
+func (s *Store) Locks() filelock.Pair { return s.locks }
+
+// OnCommit and OnRemove set what follows a publish and a removal: derived
+// indexes. Their errors do not undo what has happened.
+func (s *Store) OnCommit(f func(context.Context, *Snapshot) error) { s.onCommit = f }
+
+// OnRemove: see OnCommit.
+func (s *Store) OnRemove(f func(context.Context, ID) error) { s.onRemove = f }
+
+// readSmall reads a regular file of at most limit bytes.
+func readSmall(path string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > limit {
+		return nil, failure.New(failure.Damaged, "%s: %d bytes, at most %d are expected", path, fi.Size(), limit)
+	}
+	b := make([]byte, fi.Size())
+	n, err := f.ReadAt(b, 0)
+	if n < len(b) {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return b, nil
+}
+
+// FreeBytes is the space that root may still use on path's file system.
+func FreeBytes(path string) (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return 0, fmt.Errorf("ask for free space of %s: %w", path, err)
+	}
+	return int64(fs.Bavail) * fs.Bsize, nil
+}
+
+// spaceMargin stays free, so that manifests, records and gc still work.
+const spaceMargin = 16 << 20
+
+// Require refuses with failure.NoSpace unless n bytes are free.
+func (s *Store) Require(n int64) error {
+	free, err := FreeBytes(s.root)
+	if err != nil {
+		return err
+	}
+	if free < n+spaceMargin {
+		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s, %d are free", n, s.root, free), "remove snapshots and run cocoon gc")
+	}
+	return nil
+}

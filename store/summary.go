@@ -1,0 +1,218 @@
+package store
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// Summary is one line of `snapshot list`, with the keys of its JSON.
+type Summary struct {
+	ID          ID                `json:"id"`
+	Name        string            `json:"name"`
+	VM          VMRef             `json:"vm"`
+	Created     time.Time         `json:"created"`
+	Description string            `json:"description"`
+	Labels      map[string]string `json:"labels"`
+	Expires     *time.Time        `json:"expires"`
+	Protected   bool              `json:"protected"`
+	State       string            `json:"state"` // ready, damaged
+	Hypervisor  Hypervisor        `json:"hypervisor"`
+	CPUs        int               `json:"cpus"`
+	Memory      MemorySummary     `json:"memory"`
+	Disks       []DiskSummary     `json:"disks"`
+	Size        Size              `json:"size"`
+	Parent      ID                `json:"parent"`
+	Capture     Capture           `json:"capture"`
+}
+
+// MemorySummary counts guest RAM, bytes.
+type MemorySummary struct {
+	Bytes     int64 `json:"bytes"`
+	ZeroBytes int64 `json:"zeroBytes"`
+}
+
+// DiskSummary is one disk in a Summary.
+type DiskSummary struct {
+	Serial string `json:"serial"`
+	Bytes  int64  `json:"bytes"`
+}
+
+// Size of a snapshot, bytes: virtual is RAM and disks as the guest sees them,
+// stored all its blobs, unique those that no other snapshot names.
+type Size struct {
+	Virtual int64 `json:"virtual"`
+	Stored  int64 `json:"stored"`
+	Unique  int64 `json:"unique"`
+}
+
+// cached is a Summary with what tells whether it is still true, and the blobs
+// from which unique sizes follow.
+type cached struct {
+	Summary Summary     `json:"summary"`
+	Stamp   metaStamp   `json:"stamp"`
+	Blobs   []blobShare `json:"blobs"`
+}
+
+// metaStamp changes whenever meta.json is rewritten.
+type metaStamp struct {
+	Inode uint64 `json:"inode"`
+	MTime int64  `json:"mtime"` // ns
+}
+
+type blobShare struct {
+	Digest string `json:"d"`
+	Bytes  int64  `json:"b"`
+}
+
+// Summaries lists every snapshot, oldest first. It reads a derived file,
+// cache/summaries.json, and only those snapshots that the file does not know
+// or whose meta.json was rewritten; the file is never trusted by anything else.
+func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
+	ids, err := s.ids()
+	if err != nil {
+		return nil, err
+	}
+	known := s.readSummaries()
+	all := make([]cached, 0, len(ids))
+	changed := len(known) != len(ids)
+	for _, id := range ids {
+		stamp, ok := s.stamp(id)
+		c, hit := known[id]
+		if ok && hit && c.Stamp == stamp {
+			all = append(all, c)
+			continue
+		}
+		changed = true
+		c, err := s.summarise(ctx, id)
+		if errors.Is(err, failure.NotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		c.Stamp = stamp
+		all = append(all, c)
+	}
+	if changed {
+		countUnique(all)
+		s.writeSummaries(all)
+	}
+	out := make([]Summary, len(all))
+	for i := range all {
+		out[i] = all[i].Summary
+	}
+	slices.SortFunc(out, func(a, b Summary) int { return a.Created.Compare(b.Created) })
+	return out, nil
+}
+
+func (s *Store) stamp(id ID) (metaStamp, bool) {
+	var st syscall.Stat_t
+	if syscall.Lstat(s.Path("snapshots", string(id), "meta.json"), &st) != nil {
+		return metaStamp{}, false
+	}
+	return metaStamp{st.Ino, st.Mtim.Nano()}, true
+}
+
+func (s *Store) summarise(ctx context.Context, id ID) (cached, error) {
+	sn, err := s.Get(ctx, id)
+	if errors.Is(err, failure.Damaged) || errors.Is(err, failure.Incompatible) {
+		return cached{Summary: Summary{ID: id, State: "damaged", Labels: map[string]string{}, Disks: []DiskSummary{}}}, nil
+	}
+	if err != nil {
+		return cached{}, err
+	}
+	sp, m := &sn.Spec, &sn.Meta
+	sum := Summary{
+		ID: id, Name: m.Name, VM: sp.VM, Created: sp.Created.UTC(), Description: m.Description, Labels: m.Labels,
+		Expires: m.Expires, Protected: m.Protected, State: sn.State, Hypervisor: sp.Hypervisor, CPUs: sp.CPUs,
+		Disks: []DiskSummary{}, Parent: sp.Parent, Capture: sp.Capture,
+		Size: Size{Stored: sn.StoredBytes},
+	}
+	if sum.Labels == nil {
+		sum.Labels = map[string]string{}
+	}
+	for _, r := range sp.Memory {
+		sum.Memory.Bytes += int64(r.Bytes)
+	}
+	sum.Size.Virtual = sum.Memory.Bytes
+	for _, d := range sp.Disks {
+		sum.Disks = append(sum.Disks, DiskSummary{d.Serial, d.Bytes})
+		sum.Size.Virtual += d.Bytes
+	}
+	sum.Memory.ZeroBytes = min(sum.Memory.Bytes, int64(sp.Capture.PagesZero)*4096)
+	c := cached{Summary: sum}
+	for _, d := range append([]Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
+		c.Blobs = append(c.Blobs, blobShare{d.Digest.Encoded()[:32], d.Size})
+	}
+	return c, nil
+}
+
+func countUnique(all []cached) {
+	holders := map[string]int{}
+	for _, c := range all {
+		for _, b := range c.Blobs {
+			holders[b.Digest]++
+		}
+	}
+	for i := range all {
+		all[i].Summary.Size.Unique = 0
+		for _, b := range all[i].Blobs {
+			if holders[b.Digest] == 1 {
+				all[i].Summary.Size.Unique += b.Bytes
+			}
+		}
+	}
+}
+
+func (s *Store) summaryPath() string { return s.Path("cache", "summaries.json") }
+
+// readSummaries answers nothing when the derived file is missing or damaged.
+func (s *Store) readSummaries() map[ID]cached {
+	f, err := os.Open(s.summaryPath())
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var all []cached
+	if json.NewDecoder(bufio.NewReaderSize(f, 1<<20)).Decode(&all) != nil {
+		return nil
+	}
+	known := make(map[ID]cached, len(all))
+	for _, c := range all {
+		known[c.Summary.ID] = c
+	}
+	return known
+}
+
+// writeSummaries is best effort: without the file the next list is slower.
+func (s *Store) writeSummaries(all []cached) {
+	if b, err := json.Marshal(all); err == nil {
+		_ = durable.WriteFile(s.summaryPath(), b, 0o600)
+	}
+}
+
+// treeBytes sums what the files below path occupy.
+func treeBytes(path string) int64 {
+	var sum int64
+	_ = filepath.WalkDir(path, func(p string, d os.DirEntry, err error) error {
+		var st syscall.Stat_t
+		if err == nil && syscall.Lstat(p, &st) == nil && !d.IsDir() {
+			sum += st.Blocks * 512
+		}
+		return nil
+	})
+	return sum
+}
+
+// FileBytes is what one file or tree occupies on disk.
+func FileBytes(path string) int64 { return treeBytes(path) }

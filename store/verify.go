@@ -1,0 +1,186 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// VerifyOptions of Verify.
+type VerifyOptions struct {
+	ReadData bool // read and hash every byte, not only structure and sizes
+}
+
+// Damage is one object that is not what a snapshot needs.
+type Damage struct {
+	Object  string `json:"object"`
+	Want    string `json:"want"`
+	Got     string `json:"got"`
+	Affects []ID   `json:"affects"`
+}
+
+// VerifyReport is the answer of Verify.
+type VerifyReport struct {
+	Checked    int      `json:"checked"` // objects
+	Damaged    []Damage `json:"damaged"`
+	BytesRead  int64    `json:"bytesRead"`
+	DurationMs float64  `json:"durationMs"`
+}
+
+// verifier looks at each object once, however many snapshots name it.
+type verifier struct {
+	st   *Store
+	o    VerifyOptions
+	rep  *VerifyReport
+	seen map[string]int // object → index in rep.Damaged, -1 when sound
+}
+
+// Verify checks snapshots; no ids means all. Damage is reported, not an error.
+func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyReport, error) {
+	start := time.Now()
+	if ids == nil {
+		var err error
+		if ids, err = s.ids(); err != nil {
+			return nil, err
+		}
+	}
+	v := &verifier{st: s, o: o, rep: &VerifyReport{Damaged: []Damage{}}, seen: map[string]int{}}
+	for _, id := range ids {
+		if err := v.snapshot(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	v.rep.DurationMs = float64(time.Since(start).Microseconds()) / 1000
+	return v.rep, nil
+}
+
+func (v *verifier) snapshot(ctx context.Context, id ID) error {
+	sn, err := v.st.Get(ctx, id)
+	if errors.Is(err, failure.Damaged) || errors.Is(err, failure.Incompatible) {
+		v.object("snapshot "+string(id), id, func() (string, string, error) { return "readable", err.Error(), nil })
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, d := range append([]Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
+		if err := v.blob(ctx, id, v.st.BlobPath(d.Digest), d); err != nil {
+			return err
+		}
+	}
+	for _, im := range sn.Spec.Images {
+		d := Descriptor{Digest: im.Digest, Size: im.Bytes}
+		if err := v.blob(ctx, id, v.st.ImageBlobPath(im.Digest), d); err != nil {
+			return err
+		}
+	}
+	return v.maps(ctx, sn)
+}
+
+// maps checks that every pack of every page map is named by the manifest, so
+// that pushing or exporting a manifest takes all that is needed.
+func (v *verifier) maps(ctx context.Context, sn *Snapshot) error {
+	named := map[digest.Digest]bool{}
+	for _, l := range sn.Manifest.Layers {
+		named[l.Digest] = true
+	}
+	for _, d := range mapDigests(&sn.Spec) {
+		err := v.object("page map "+string(d), sn.ID, func() (string, string, error) {
+			b, err := v.st.ReadBlob(ctx, d)
+			if err != nil {
+				return "readable", err.Error(), nil
+			}
+			m, err := pack.DecodeMap(b)
+			if err != nil {
+				return "decodable", err.Error(), nil
+			}
+			for _, p := range m.Packs {
+				if !named[p] {
+					return "packs in the manifest", "unnamed pack " + string(p), nil
+				}
+			}
+			return "", "", nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func mapDigests(sp *Spec) []digest.Digest {
+	var out []digest.Digest
+	for _, m := range sp.Memory {
+		out = append(out, m.Map)
+	}
+	for _, d := range sp.Disks {
+		if d.Map != "" {
+			out = append(out, d.Map)
+		}
+	}
+	return out
+}
+
+// object runs a check once per object and notes every snapshot it affects.
+func (v *verifier) object(name string, id ID, check func() (want, got string, err error)) error {
+	if i, ok := v.seen[name]; ok {
+		if i >= 0 {
+			v.rep.Damaged[i].Affects = append(v.rep.Damaged[i].Affects, id)
+		}
+		return nil
+	}
+	want, got, err := check()
+	if err != nil {
+		return err
+	}
+	v.rep.Checked++
+	v.seen[name] = -1
+	if want != got {
+		v.seen[name] = len(v.rep.Damaged)
+		v.rep.Damaged = append(v.rep.Damaged, Damage{name, want, got, []ID{id}})
+	}
+	return nil
+}
+
+func (v *verifier) blob(ctx context.Context, id ID, path string, d Descriptor) error {
+	return v.object("blob "+string(d.Digest), id, func() (string, string, error) {
+		if err := ctx.Err(); err != nil {
+			return "", "", err
+		}
+		f, err := os.Open(path)
+		if errors.Is(err, os.ErrNotExist) {
+			return "present", "missing", nil
+		}
+		if err != nil {
+			return "", "", fmt.Errorf("verify: %w", err)
+		}
+		defer f.Close()
+		fi, err := f.Stat()
+		if err != nil {
+			return "", "", err
+		}
+		if fi.Size() != d.Size {
+			return fmt.Sprintf("%d bytes", d.Size), fmt.Sprintf("%d bytes", fi.Size()), nil
+		}
+		if !v.o.ReadData {
+			return "", "", nil
+		}
+		h := sha256.New()
+		n, err := io.Copy(h, f)
+		v.rep.BytesRead += n
+		if err != nil {
+			return string(d.Digest), "unreadable: " + err.Error(), nil
+		}
+		return d.Digest.Encoded(), hex.EncodeToString(h.Sum(nil)), nil
+	})
+}
