@@ -1,0 +1,200 @@
+package chsnap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// CaptureOptions of Capture.
+type CaptureOptions struct {
+	Client     *Client
+	StagingDir string // private, empty or to hold one subfolder
+	// WhilePaused runs between vm.snapshot and vm.resume: the disks are cloned.
+	WhilePaused func(ctx context.Context) error
+	Guard       []string // argv prefix of the guard command; nil: no guard
+}
+
+// Captured is a saved VM in a staging folder that the caller removes.
+type Captured struct {
+	Dir     *Dir
+	PauseMs float64 // from the call of vm.pause to the answer of vm.resume
+	Version string  // of the VMM
+}
+
+// minMajor is the oldest Cloud Hypervisor whose snapshots are sound.
+const minMajor = 51
+
+// Capture saves a VM in file mode. It is running (or paused, if it was found
+// paused) again when Capture returns, whatever happened.
+func Capture(ctx context.Context, o CaptureOptions) (*Captured, error) {
+	ping, err := o.Client.Ping(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if m := Major(ping.Version); m < minMajor {
+		return nil, failure.New(failure.Incompatible, "Cloud Hypervisor %s cannot be saved soundly, v%d is needed", ping.Version, minMajor)
+	}
+	info, err := o.Client.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if info.State != "Running" && info.State != "Paused" {
+		return nil, failure.New(failure.Conflict, "the VM is %s", info.State)
+	}
+	if err := requireSpace(o.StagingDir, info.Config.MemoryBytes()); err != nil {
+		return nil, err
+	}
+	wasRunning := info.State == "Running"
+	guard, err := startGuard(o, wasRunning)
+	if err != nil {
+		return nil, err
+	}
+	pauseMs, err := save(ctx, o, wasRunning)
+	if gerr := guard.release(); err == nil {
+		err = gerr
+	}
+	if err != nil {
+		return nil, err
+	}
+	dir, err := ReadDir(o.StagingDir)
+	if err != nil {
+		return nil, fmt.Errorf("what the VMM wrote: %w", err)
+	}
+	if err := Normalise(dir.Config, dir.State); err != nil {
+		return nil, err
+	}
+	return &Captured{Dir: dir, PauseMs: pauseMs, Version: ping.Version}, nil
+}
+
+// save is the only place where a guest stands still.
+func save(ctx context.Context, o CaptureOptions, wasRunning bool) (pauseMs float64, err error) {
+	start := time.Now()
+	if wasRunning {
+		// The resume is owed from the moment the pause is asked for: a pause
+		// that timed out here may still be carried out by the VMM.
+		defer func() {
+			err = errors.Join(err, resume(context.WithoutCancel(ctx), o.Client))
+			pauseMs = float64(time.Since(start).Microseconds()) / 1000
+		}()
+		if err := o.Client.Pause(ctx); err != nil {
+			return 0, err
+		}
+	}
+	durable.Step("capture.paused")
+	if err := o.Client.Snapshot(ctx, o.StagingDir); err != nil {
+		return 0, err
+	}
+	durable.Step("capture.saved")
+	if o.WhilePaused != nil {
+		if err := o.WhilePaused(ctx); err != nil {
+			return 0, err
+		}
+	}
+	durable.Step("capture.disks")
+	return 0, ctx.Err()
+}
+
+// resumeTimeout is how long the VMM may be busy, e.g. with a vm.snapshot that
+// nobody waits for any more.
+const resumeTimeout = 2 * time.Minute
+
+// resume makes sure that the VM runs; one that runs already is fine.
+func resume(ctx context.Context, c *Client) error {
+	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
+	defer cancel()
+	var last error
+	for ctx.Err() == nil {
+		_, err := c.call(ctx, 0, "PUT", "vm.resume", nil)
+		if err == nil {
+			return nil
+		}
+		last = err
+		if info, ierr := c.Info(ctx); ierr == nil && info.State == "Running" {
+			return nil
+		}
+		if errors.Is(err, ErrUnreachable) && !alive(c) {
+			return fmt.Errorf("resume: %w", err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return failure.Hint(fmt.Errorf("the VM could not be resumed: %w", last), "cocoon vm resume tries again")
+}
+
+// alive tells whether anything still listens on the socket.
+func alive(c *Client) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	_, err := c.Ping(ctx)
+	return err == nil || !strings.Contains(err.Error(), "no VMM listens")
+}
+
+// Major is the first number of a version such as "53.0.0" or "v53.0-12".
+func Major(version string) int {
+	m, _, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
+	n, err := strconv.Atoi(m)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// stagingMargin is what a staging file system keeps free beside the RAM.
+const stagingMargin = 64 << 20
+
+func requireSpace(dir string, ram uint64) error {
+	free, err := freeBytes(dir)
+	if err != nil {
+		return err
+	}
+	if free < ram+stagingMargin {
+		return failure.New(failure.NoSpace, "%d bytes are free in %s, the RAM needs %d", free, dir, ram)
+	}
+	return nil
+}
+
+func freeBytes(dir string) (uint64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0, fmt.Errorf("ask for free space of %s: %w", dir, err)
+	}
+	return fs.Bavail * uint64(fs.Bsize), nil
+}
+
+// tmpfs is where RAM is staged when there is room for it.
+const tmpfs = "/dev/shm"
+
+// PickStaging answers /dev/shm when both its size and the host's available
+// memory have room for ram bytes twice over, else fallback.
+func PickStaging(ram uint64, fallback string) string {
+	free, err := freeBytes(tmpfs)
+	if err != nil || free < ram+stagingMargin || availableMemory() < 2*ram+stagingMargin {
+		return fallback
+	}
+	return tmpfs
+}
+
+// availableMemory is MemAvailable, bytes; 0 when it cannot be read.
+func availableMemory() uint64 {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) == 3 && f[0] == "MemAvailable:" {
+			n, _ := strconv.ParseUint(f[1], 10, 64)
+			return n << 10
+		}
+	}
+	return 0
+}
