@@ -1,0 +1,203 @@
+// Package image keeps the read-only files that VMs stand on: base disks,
+// kernels, firmware, initramfs.
+//
+// A blob is a file images/blobs/sha256/<hex>, 0400, named by the digest of its
+// contents; a record images/<name>.json gives one a name and a kind. Blobs are
+// shared by VM records and snapshots, which name them by digest. Removing an
+// image removes its record; gc takes the blob when nothing else names it.
+//
+// Invariants: a digest is leased before its blob is looked for; what is
+// imported is copied first and parsed from the copy, by magic bytes and with
+// every length bounded; an image that anything holds is not removed.
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Store of images, inside a snapshot store.
+type Store struct{ st *store.Store }
+
+// New gives access to the images of a store.
+func New(st *store.Store) *Store { return &Store{st} }
+
+// Record names one imported image.
+type Record struct {
+	ID           digest.Digest `json:"id"` // of the blob
+	Name         string        `json:"name"`
+	Kind         string        `json:"kind"`   // disk, kernel, initramfs
+	Format       string        `json:"format"` // of the file that was imported
+	Bytes        int64         `json:"bytes"`
+	VirtualBytes int64         `json:"virtualBytes"`
+	Created      time.Time     `json:"created"`
+}
+
+const recordLimit = 64 << 10
+
+var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+
+// Path is where a blob lies.
+func (i *Store) Path(d digest.Digest) string { return i.st.ImageBlobPath(d) }
+
+// Blob takes in one file without naming it; role is kernel, firmware,
+// initramfs or disk.
+func (i *Store) Blob(ctx context.Context, l *store.Lease, path, role string) (store.ImageRef, error) {
+	in, err := i.stage(ctx, l, path)
+	if err != nil {
+		return store.ImageRef{}, err
+	}
+	d, n, err := in.keep(ctx)
+	return store.ImageRef{Digest: d, Role: role, Bytes: n}, err
+}
+
+// Import takes in a file and names it; "" names it after the file.
+func (i *Store) Import(ctx context.Context, l *store.Lease, path, name string) (*Record, error) {
+	if name == "" {
+		name = strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
+	}
+	if !namePattern.MatchString(name) {
+		return nil, failure.New(failure.Usage, "image name %q", name)
+	}
+	if _, err := os.Stat(i.recordPath(name)); err == nil {
+		return nil, failure.New(failure.Conflict, "image name %q is taken", name)
+	}
+	in, err := i.stage(ctx, l, path)
+	if err != nil {
+		return nil, err
+	}
+	rec := &Record{Name: name, Created: time.Now().UTC()}
+	if rec.Kind, rec.Format, err = in.recognise(); err != nil {
+		return nil, errors.Join(fmt.Errorf("import %s: %w", path, err), in.drop())
+	}
+	if rec.Format == "qcow2" {
+		if in, err = in.flatten(ctx); err != nil {
+			return nil, fmt.Errorf("import %s: %w", path, err)
+		}
+	}
+	if rec.ID, rec.Bytes, err = in.keep(ctx); err != nil {
+		return nil, err
+	}
+	rec.VirtualBytes = rec.Bytes
+	return rec, i.write(l, rec)
+}
+
+// write publishes the record; of two at once one wins.
+func (i *Store) write(l *store.Lease, rec *Record) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	tmp := i.st.Path("ingest", l.ID(), "record.json")
+	if err := durable.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	err = durable.Publish(tmp, i.recordPath(rec.Name))
+	if errors.Is(err, os.ErrExist) {
+		return failure.New(failure.Conflict, "image name %q is taken", rec.Name)
+	}
+	return err
+}
+
+func (i *Store) recordPath(name string) string { return i.st.Path("images", name+".json") }
+
+// List reads every record, by name.
+func (i *Store) List(ctx context.Context) ([]*Record, error) {
+	entries, err := os.ReadDir(i.st.Path("images"))
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	var all []*Record
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || !namePattern.MatchString(name) {
+			continue
+		}
+		rec, err := i.read(name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rec)
+	}
+	return all, nil
+}
+
+func (i *Store) read(name string) (*Record, error) {
+	fi, err := os.Stat(i.recordPath(name))
+	if err != nil {
+		return nil, err
+	}
+	if fi.Size() > recordLimit {
+		return nil, failure.New(failure.Damaged, "record of image %s has %d bytes", name, fi.Size())
+	}
+	b, err := os.ReadFile(i.recordPath(name))
+	if err != nil {
+		return nil, err
+	}
+	var rec Record
+	if err := json.Unmarshal(b, &rec); err != nil || rec.ID.Validate() != nil {
+		return nil, failure.New(failure.Damaged, "record of image %s is not readable", name)
+	}
+	return &rec, nil
+}
+
+// Get finds an image by name, digest, or unique digest prefix of at least three.
+func (i *Store) Get(ctx context.Context, ref string) (*Record, error) {
+	all, err := i.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if at := slices.IndexFunc(all, func(r *Record) bool { return r.Name == ref }); at >= 0 {
+		return all[at], nil
+	}
+	hex := strings.TrimPrefix(ref, "sha256:")
+	var found []*Record
+	for _, r := range all {
+		if len(hex) >= 3 && strings.HasPrefix(r.ID.Encoded(), hex) {
+			found = append(found, r)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, failure.New(failure.NotFound, "no image %q", ref)
+	case 1:
+		return found[0], nil
+	}
+	return nil, failure.New(failure.Conflict, "image %q is ambiguous", ref)
+}
+
+// Remove drops an image's record unless something holds its blob.
+func (i *Store) Remove(ctx context.Context, ref string, holders func(context.Context, digest.Digest) ([]string, error)) error {
+	rec, err := i.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	who, err := holders(ctx, rec.ID)
+	if err != nil {
+		return err
+	}
+	if len(who) > 0 {
+		return failure.New(failure.Conflict, "image %s is held by %s", rec.Name, strings.Join(who, ", "))
+	}
+	if err := os.Remove(i.recordPath(rec.Name)); err != nil {
+		return fmt.Errorf("remove image %s: %w", rec.Name, err)
+	}
+	return durable.SyncDir(i.st.Path("images"))
+}
