@@ -1,0 +1,186 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cocoonv2/cocoon/internal/clone"
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// CreateSpec says what a new VM is made of.
+type CreateSpec struct {
+	Name                        string
+	Labels                      map[string]string
+	CPUs                        int
+	MemoryBytes                 int64
+	Kernel, Firmware, Initramfs string // paths
+	Image                       string // reference of an imported disk or kernel
+	Cmdline                     string
+	Disks                       []DiskSpec
+	Networks                    []Network
+	ExtraArgs                   []string
+}
+
+// DiskSpec is a disk to be copied (writable) or taken in as a blob (read-only).
+type DiskSpec struct {
+	Path     string
+	Readonly bool
+	Bytes    int64 // grow to; 0 keeps the size
+}
+
+// minMemory is what any guest needs, bytes.
+const minMemory = 32 << 20
+
+// Create makes a VM; on error nothing of it is left.
+func (m *Manager) Create(ctx context.Context, spec CreateSpec) (*Record, error) {
+	if spec.CPUs < 1 || spec.CPUs > 254 {
+		return nil, failure.New(failure.Usage, "%d CPUs: 1 to 254", spec.CPUs)
+	}
+	if spec.MemoryBytes < minMemory || spec.MemoryBytes%(2<<20) != 0 {
+		return nil, failure.New(failure.Usage, "memory of %d bytes: at least 32M, in steps of 2M", spec.MemoryBytes)
+	}
+	lease, err := m.st.Lease(ctx, "vm create "+spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer lease.Release()
+	rec, unlock, err := m.Reserve(ctx, lease, spec.Name, "vm create")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := m.build(ctx, lease, rec, &spec); err != nil {
+		return nil, errors.Join(fmt.Errorf("create VM %s: %w", spec.Name, err), m.Discard(context.WithoutCancel(ctx), rec.ID))
+	}
+	return rec, nil
+}
+
+func (m *Manager) build(ctx context.Context, l *store.Lease, rec *Record, spec *CreateSpec) error {
+	rec.Labels, rec.CPUs, rec.MemoryBytes = spec.Labels, spec.CPUs, spec.MemoryBytes
+	rec.Cmdline, rec.ExtraArgs = spec.Cmdline, spec.ExtraArgs
+	for i, n := range spec.Networks {
+		n.ID = fmt.Sprintf("_net%d", i)
+		if n.MAC == "" {
+			n.MAC = fmt.Sprintf("02:%s:%s:%s:%s:%02x", rec.ID[0:2], rec.ID[2:4], rec.ID[4:6], rec.ID[6:8], i)
+		}
+		rec.Networks = append(rec.Networks, n)
+	}
+	if err := m.bootFiles(ctx, l, rec, spec); err != nil {
+		return err
+	}
+	for _, d := range spec.Disks {
+		if err := m.addDisk(ctx, l, rec, d); err != nil {
+			return fmt.Errorf("disk %s: %w", d.Path, err)
+		}
+	}
+	if err := durable.SyncDir(m.Dir(rec.ID)); err != nil {
+		return err
+	}
+	durable.Step("vm.create.disks")
+	if err := m.Publish(ctx, rec); err != nil {
+		return err
+	}
+	durable.Step("vm.create.published")
+	return nil
+}
+
+func (m *Manager) bootFiles(ctx context.Context, l *store.Lease, rec *Record, spec *CreateSpec) error {
+	if spec.Image != "" {
+		if err := m.fromImage(ctx, l, rec, spec); err != nil {
+			return err
+		}
+	}
+	for _, f := range []struct {
+		path, role string
+		ref        **store.ImageRef
+	}{{spec.Kernel, "kernel", &rec.Kernel}, {spec.Firmware, "firmware", &rec.Firmware}, {spec.Initramfs, "initramfs", &rec.Initramfs}} {
+		if f.path == "" {
+			continue
+		}
+		ref, err := m.images.Blob(ctx, l, f.path, f.role)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.role, err)
+		}
+		*f.ref = &ref
+		rec.Images = append(rec.Images, ref.Digest)
+	}
+	if rec.Kernel == nil && rec.Firmware == nil {
+		return failure.New(failure.Usage, "a VM needs --kernel or --firmware (or an --image that is a kernel)")
+	}
+	return nil
+}
+
+// fromImage uses an imported kernel as the kernel, an imported disk as disk 0.
+func (m *Manager) fromImage(ctx context.Context, l *store.Lease, rec *Record, spec *CreateSpec) error {
+	im, err := m.images.Get(ctx, spec.Image)
+	if err != nil {
+		return err
+	}
+	if err := l.Hold(ctx, im.ID); err != nil {
+		return err
+	}
+	rec.Image = im.Name
+	rec.Images = append(rec.Images, im.ID)
+	switch im.Kind {
+	case "kernel":
+		rec.Kernel = &store.ImageRef{Digest: im.ID, Role: "kernel", Bytes: im.Bytes}
+	case "disk":
+		spec.Disks = append([]DiskSpec{{Path: m.images.Path(im.ID)}}, spec.Disks...)
+	default:
+		return failure.New(failure.Usage, "image %s is a %s", im.Name, im.Kind)
+	}
+	return nil
+}
+
+func (m *Manager) addDisk(ctx context.Context, l *store.Lease, rec *Record, spec DiskSpec) error {
+	i := len(rec.Disks)
+	d := Disk{Index: i, DeviceID: fmt.Sprintf("_disk%d", i), Serial: fmt.Sprintf("cow%d", i), Readonly: spec.Readonly}
+	fi, err := os.Stat(spec.Path)
+	if errors.Is(err, os.ErrNotExist) {
+		return failure.New(failure.NotFound, "no such file")
+	}
+	if err != nil {
+		return err
+	}
+	if fi.Size() == 0 || fi.Size()%512 != 0 {
+		return failure.New(failure.Usage, "%d bytes is no raw disk", fi.Size())
+	}
+	if spec.Readonly {
+		ref, err := m.images.Blob(ctx, l, spec.Path, "disk")
+		if err != nil {
+			return err
+		}
+		d.Image, d.Bytes = ref.Digest, ref.Bytes
+		rec.Images = append(rec.Images, ref.Digest)
+		rec.Disks = append(rec.Disks, d)
+		return nil
+	}
+	if err := m.st.Require(store.FileBytes(spec.Path)); err != nil {
+		return err
+	}
+	d.File, d.Bytes = fmt.Sprintf("disk-%d.raw", i), fi.Size()
+	path := filepath.Join(m.Dir(rec.ID), d.File)
+	if _, err := clone.File(ctx, path, spec.Path, clone.Options{}); err != nil {
+		return err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return err
+	}
+	if spec.Bytes > 0 && spec.Bytes < d.Bytes {
+		return failure.New(failure.Usage, "size=%d is smaller than the file (%d)", spec.Bytes, d.Bytes)
+	}
+	if spec.Bytes > d.Bytes {
+		d.Bytes = spec.Bytes
+		if err := os.Truncate(path, d.Bytes); err != nil {
+			return err
+		}
+	}
+	rec.Disks = append(rec.Disks, d)
+	return nil
+}

@@ -1,0 +1,188 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// ColdBootArgs are the complete arguments of a boot from the disks.
+func (m *Manager) ColdBootArgs(rec *Record) []string {
+	cpus := fmt.Sprintf("boot=%d", rec.CPUs)
+	if m.o.CPUArgs != "" {
+		cpus += "," + m.o.CPUArgs
+	}
+	args := []string{
+		"--cpus", cpus, "--memory", fmt.Sprintf("size=%d", rec.MemoryBytes),
+		"--serial", "file=" + m.SerialPath(rec.ID), "--console", "off",
+	}
+	if rec.Kernel != nil {
+		args = append(args, "--kernel", m.images.Path(rec.Kernel.Digest))
+	}
+	if rec.Firmware != nil {
+		args = append(args, "--firmware", m.images.Path(rec.Firmware.Digest))
+	}
+	if rec.Initramfs != nil {
+		args = append(args, "--initramfs", m.images.Path(rec.Initramfs.Digest))
+	}
+	if rec.Cmdline != "" {
+		args = append(args, "--cmdline", rec.Cmdline)
+	}
+	for i, d := range rec.Disks {
+		if i == 0 {
+			args = append(args, "--disk")
+		}
+		args = append(args, m.diskArg(rec, d))
+	}
+	for i, n := range rec.Networks {
+		if i == 0 {
+			args = append(args, "--net")
+		}
+		args = append(args, fmt.Sprintf("tap=%s,mac=%s", n.Tap, n.MAC))
+	}
+	return append(args, rec.ExtraArgs...)
+}
+
+func (m *Manager) diskArg(rec *Record, d Disk) string {
+	path := filepath.Join(m.Dir(rec.ID), d.File)
+	if d.Image != "" {
+		path = m.images.Path(d.Image)
+	}
+	arg := fmt.Sprintf("path=%s,id=%s,image_type=raw", path, d.DeviceID)
+	if d.Serial != "" {
+		arg += ",serial=" + d.Serial
+	}
+	if d.Readonly {
+		arg += ",readonly=on"
+	}
+	return arg
+}
+
+// Start boots a VM from its disks.
+func (m *Manager) Start(ctx context.Context, ref string) (*Record, error) {
+	rec, unlock, err := m.Lock(ctx, ref, "vm start")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if rec.Process != nil {
+		return nil, failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State)
+	}
+	p, err := m.Launch(ctx, rec, m.ColdBootArgs(rec))
+	if err == nil {
+		err = m.booted(ctx, rec, p)
+	}
+	if err != nil {
+		rec.State, rec.LastError = "error", err.Error()
+		return nil, errors.Join(fmt.Errorf("start VM %s: %w", rec.Name, err), m.save(rec))
+	}
+	rec.Process, rec.State, rec.LastError, rec.Restore = p, "running", "", nil
+	return rec, m.save(rec)
+}
+
+// booted: the VMM answers pings before its guest has booted, and some errors
+// (a disk in use) show only then.
+func (m *Manager) booted(ctx context.Context, rec *Record, p *Process) error {
+	rec.Process = p
+	client := m.Client(rec)
+	for deadline := time.Now().Add(launchTimeout); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		info, err := client.Info(ctx)
+		if err == nil && info.State == "Running" {
+			return nil
+		}
+		if !alive(p) {
+			rec.Process = nil
+			return m.died(rec.ID, err)
+		}
+	}
+	return errors.Join(failure.New(failure.Conflict, "the guest did not boot within %s", launchTimeout), signal(ctx, p, unix.SIGKILL, killTimeout))
+}
+
+// StopOptions of Stop.
+type StopOptions struct {
+	Timeout time.Duration // for the guest to power itself off; 0 is ten seconds
+}
+
+// Stop ends a VM: ACPI button, then vm.shutdown and vmm.shutdown, then SIGTERM,
+// then SIGKILL.
+func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) error {
+	rec, unlock, err := m.Lock(ctx, ref, "vm stop")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if rec.Process == nil {
+		return failure.New(failure.Conflict, "VM %s is not running", rec.Name)
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 10 * time.Second
+	}
+	if err := m.end(ctx, rec, o.Timeout); err != nil {
+		return fmt.Errorf("stop VM %s: %w", rec.Name, err)
+	}
+	rec.Process, rec.State = nil, "stopped"
+	return errors.Join(m.save(rec), removeSockets(m.RunDir(rec.ID)))
+}
+
+// politeTimeout is how long the VMM itself may take to end.
+const politeTimeout = 2 * time.Second
+
+func (m *Manager) end(ctx context.Context, rec *Record, timeout time.Duration) error {
+	client, p := m.Client(rec), rec.Process
+	if rec.State == "running" && client.PowerButton(ctx) == nil && ended(ctx, p, timeout) {
+		return nil
+	}
+	// Answers do not matter from here: the process must end.
+	polite, cancel := context.WithTimeout(ctx, politeTimeout)
+	defer cancel()
+	_ = client.Shutdown(polite)
+	_ = client.ShutdownVMM(polite)
+	if ended(ctx, p, politeTimeout) {
+		return nil
+	}
+	if signal(ctx, p, unix.SIGTERM, politeTimeout) == nil {
+		return nil
+	}
+	return signal(context.WithoutCancel(ctx), p, unix.SIGKILL, killTimeout)
+}
+
+// Pause stops the virtual CPUs of a running VM.
+func (m *Manager) Pause(ctx context.Context, ref string) error {
+	return m.change(ctx, ref, "vm pause", "running", "paused", func(rec *Record) error { return m.Client(rec).Pause(ctx) })
+}
+
+// Resume lets a VM go on. One that runs although its record says paused, or is
+// paused although its record says running (its capturer died), is put right.
+func (m *Manager) Resume(ctx context.Context, ref string) error {
+	return m.change(ctx, ref, "vm resume", "paused", "running", func(rec *Record) error { return m.Client(rec).Resume(ctx) })
+}
+
+func (m *Manager) change(ctx context.Context, ref, verb, from, to string, do func(*Record) error) error {
+	rec, unlock, err := m.Lock(ctx, ref, verb)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if rec.Process == nil {
+		return failure.New(failure.Conflict, "VM %s is not running", rec.Name)
+	}
+	info, err := m.Client(rec).Info(ctx)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", verb, rec.Name, err)
+	}
+	states := map[string]string{"Running": "running", "Paused": "paused"}
+	if have := states[info.State]; have != from {
+		return failure.New(failure.Conflict, "VM %s is %s", rec.Name, have)
+	}
+	if err := do(rec); err != nil {
+		return fmt.Errorf("%s %s: %w", verb, rec.Name, err)
+	}
+	rec.State = to
+	return m.save(rec)
+}

@@ -1,0 +1,241 @@
+package vm
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Options of a Manager.
+type Options struct {
+	RunDir  string
+	Binary  string // the VMM
+	CPUArgs string // appended to --cpus boot=N
+}
+
+// Manager does everything with VMs.
+type Manager struct {
+	st     *store.Store
+	images *image.Store
+	o      Options
+}
+
+// New makes a Manager over a store.
+func New(st *store.Store, images *image.Store, o Options) *Manager { return &Manager{st, images, o} }
+
+// Dir is a VM's durable folder.
+func (m *Manager) Dir(id string) string { return m.st.Path("vms", id) }
+
+// RunDir is a VM's folder of sockets and logs.
+func (m *Manager) RunDir(id string) string { return filepath.Join(m.o.RunDir, id) }
+
+// SerialPath is where the guest's serial output goes.
+func (m *Manager) SerialPath(id string) string { return filepath.Join(m.RunDir(id), "serial.log") }
+
+// Client talks to a VM's VMM.
+func (m *Manager) Client(rec *Record) *chsnap.Client {
+	if rec.Process == nil {
+		return chsnap.NewClient(filepath.Join(m.RunDir(rec.ID), "none.sock"))
+	}
+	return chsnap.NewClient(rec.Process.APISocket)
+}
+
+// List reads every VM with its live state, by name.
+func (m *Manager) List(ctx context.Context) ([]*Record, error) {
+	entries, err := os.ReadDir(m.st.Path("vms"))
+	if err != nil {
+		return nil, fmt.Errorf("list VMs: %w", err)
+	}
+	var all []*Record
+	for _, e := range entries {
+		if !idPattern.MatchString(e.Name()) {
+			continue
+		}
+		rec, err := m.read(e.Name())
+		if errors.Is(err, failure.NotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		m.live(rec)
+		all = append(all, rec)
+	}
+	slices.SortFunc(all, func(a, b *Record) int { return strings.Compare(a.Name, b.Name) })
+	return all, nil
+}
+
+// live corrects what the record says by what the process table says.
+func (m *Manager) live(rec *Record) {
+	if rec.Process == nil || alive(rec.Process) {
+		return
+	}
+	rec.Process = nil
+	if rec.State == "running" || rec.State == "paused" {
+		rec.State = "stopped"
+	}
+}
+
+// Get finds a VM by name, id, or unique id prefix of at least three.
+func (m *Manager) Get(ctx context.Context, ref string) (*Record, error) {
+	all, err := m.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []*Record
+	for _, r := range all {
+		if r.Name == ref || r.ID == ref {
+			return r, nil
+		}
+		if len(ref) >= 3 && strings.HasPrefix(r.ID, ref) {
+			found = append(found, r)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, failure.New(failure.NotFound, "no VM %q", ref)
+	case 1:
+		return found[0], nil
+	}
+	return nil, failure.New(failure.Conflict, "VM %q is ambiguous", ref)
+}
+
+// lockWait is how long a verb waits for another verb on the same VM.
+const lockWait = 10 * time.Second
+
+// Lock finds a VM and holds it for one verb; the record is read under the lock.
+func (m *Manager) Lock(ctx context.Context, ref, verb string) (*Record, func(), error) {
+	rec, err := m.Get(ctx, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlock, err := m.lock(ctx, rec.ID, verb)
+	if err != nil {
+		return nil, nil, err
+	}
+	if rec, err = m.read(rec.ID); err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	m.live(rec)
+	return rec, unlock, nil
+}
+
+func (m *Manager) lock(ctx context.Context, id, verb string) (func(), error) {
+	wait, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	path := filepath.Join(m.Dir(id), "lock")
+	if _, err := os.Stat(m.Dir(id)); err != nil {
+		return nil, failure.New(failure.NotFound, "no VM %s", id)
+	}
+	lock, err := filelock.Exclusive(wait, path)
+	if err != nil {
+		return nil, fmt.Errorf("VM %s: %w", id, err)
+	}
+	if err := lock.Note(verb); err != nil {
+		lock.Unlock()
+		return nil, err
+	}
+	return func() { lock.Unlock() }, nil
+}
+
+// CheckName refuses a name that is malformed or taken.
+func (m *Manager) CheckName(ctx context.Context, name string) error {
+	if !namePattern.MatchString(name) || idPattern.MatchString(name) {
+		return failure.New(failure.Usage, "VM name %q: 1 to 64 of letters, digits, '_', '.', '-', beginning with a letter or digit, and no id", name)
+	}
+	all, err := m.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		if r.Name == name {
+			return failure.New(failure.Conflict, "VM name %q is taken by %s", name, r.ID)
+		}
+	}
+	return nil
+}
+
+// Reserve makes the folders of a new VM, held by the lease, and locks it. The
+// VM does not exist before Publish; Discard takes the folders away again.
+func (m *Manager) Reserve(ctx context.Context, l *store.Lease, name, verb string) (*Record, func(), error) {
+	if err := m.CheckName(ctx, name); err != nil {
+		return nil, nil, err
+	}
+	var b [16]byte
+	rand.Read(b[:])
+	rec := &Record{Version: recordVersion, ID: hex.EncodeToString(b[:]), Name: name, Created: time.Now().UTC(), State: "created", Disks: []Disk{}, Networks: []Network{}}
+	if err := l.HoldVM(ctx, rec.ID); err != nil {
+		return nil, nil, err
+	}
+	if err := os.Mkdir(m.Dir(rec.ID), 0o700); err != nil {
+		return nil, nil, fmt.Errorf("make VM folder: %w", err)
+	}
+	durable.Step("vm.reserved")
+	if err := os.MkdirAll(m.RunDir(rec.ID), 0o700); err != nil {
+		return nil, nil, errors.Join(err, os.Remove(m.Dir(rec.ID)))
+	}
+	unlock, err := m.lock(ctx, rec.ID, verb)
+	if err != nil {
+		return nil, nil, errors.Join(err, m.Discard(ctx, rec.ID))
+	}
+	return rec, unlock, nil
+}
+
+// Publish writes the record of a reserved VM: it exists from here on. Of two
+// with one name the second gets failure.Conflict.
+func (m *Manager) Publish(ctx context.Context, rec *Record) error {
+	lock, err := filelock.Exclusive(ctx, m.st.Path("vms", "names.lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	if err := m.CheckName(ctx, rec.Name); err != nil {
+		return err
+	}
+	return m.save(rec)
+}
+
+// Discard ends the VMM, if any, and removes every folder of a VM.
+func (m *Manager) Discard(ctx context.Context, id string) error {
+	if err := m.Kill(ctx, id); err != nil {
+		return err
+	}
+	durable.Step("vm.discard.killed")
+	if err := os.RemoveAll(m.RunDir(id)); err != nil {
+		return err
+	}
+	err := durable.Publish(m.Dir(id), m.st.Path("trash", "vm-"+id))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove VM %s: %w", id, err)
+	}
+	durable.Step("vm.discard.trashed")
+	return os.RemoveAll(m.st.Path("trash", "vm-"+id))
+}
+
+// Remove ends and removes a VM; a running one only with force.
+func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
+	rec, unlock, err := m.Lock(ctx, ref, "vm rm")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if rec.Process != nil && !force {
+		return failure.Hint(failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State), "stop it first, or use --force")
+	}
+	return m.Discard(ctx, rec.ID)
+}

@@ -1,0 +1,208 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// Identity is runDir/<id>/vmm.json: enough for gc to end the VMM of a creation
+// that died, and never another process that got its pid.
+type Identity struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"startTime"`
+	Socket    string `json:"socket"`
+}
+
+// startTime reads field 22 of /proc/PID/stat, clock ticks since boot.
+func startTime(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 20 {
+		return 0, fmt.Errorf("/proc/%d/stat is short", pid)
+	}
+	if f[0] == "Z" {
+		return 0, os.ErrProcessDone
+	}
+	return strconv.ParseUint(f[19], 10, 64)
+}
+
+func alive(p *Process) bool {
+	t, err := startTime(p.PID)
+	return err == nil && t == p.StartTime
+}
+
+// launchTimeout is how long a VMM may take to answer its first ping.
+const launchTimeout = 20 * time.Second
+
+// Launch starts the VMM of a VM in a session of its own and waits until it
+// answers. extra descriptors are inherited from number 3 on.
+func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra ...*os.File) (*Process, error) {
+	dir := m.RunDir(rec.ID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if _, err := exec.LookPath(m.o.Binary); err != nil {
+		return nil, failure.New(failure.NotFound, "VMM %s: %w", m.o.Binary, err)
+	}
+	if err := removeSockets(dir); err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(dir, fmt.Sprintf("api-%d.sock", time.Now().UnixNano()%1e6)) // one path a process
+	log, err := os.OpenFile(filepath.Join(dir, "vmm.log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	// umask is of the whole process in Go, so a shell sets it for the child.
+	cmd := exec.Command("/bin/sh", append([]string{"-c", `umask 077; exec "$0" "$@"`, m.o.Binary, "--api-socket", "path=" + socket}, args...)...)
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, extra
+	cmd.Env = cleanEnv(os.Environ())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", m.o.Binary, err)
+	}
+	gone := make(chan error, 1)
+	go func() { gone <- cmd.Wait() }()
+	p, err := m.await(ctx, rec.ID, cmd.Process.Pid, socket, gone)
+	if err != nil {
+		cmd.Process.Kill()
+		return nil, errors.Join(err, removeSockets(dir))
+	}
+	return p, nil
+}
+
+// cleanEnv drops what changes the VMM's answers.
+func cleanEnv(env []string) []string {
+	var out []string
+	for _, e := range env {
+		if !strings.HasPrefix(e, "RUST_") && !strings.HasPrefix(e, "COCOON_") {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// await waits for the first ping and notes who the process is.
+func (m *Manager) await(ctx context.Context, id string, pid int, socket string, gone <-chan error) (*Process, error) {
+	start, err := startTime(pid)
+	if err != nil {
+		return nil, m.died(id, <-gone)
+	}
+	p := &Process{PID: pid, StartTime: start, APISocket: socket}
+	b, err := json.Marshal(Identity{pid, start, socket})
+	if err != nil {
+		return nil, err
+	}
+	if err := durable.WriteFile(filepath.Join(m.RunDir(id), "vmm.json"), b, 0o600); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, launchTimeout)
+	defer cancel()
+	client := chsnap.NewClient(socket)
+	for {
+		ping, err := client.Ping(ctx)
+		if err == nil {
+			p.Version = ping.Version
+			return p, nil
+		}
+		select {
+		case werr := <-gone:
+			return nil, m.died(id, werr)
+		case <-ctx.Done():
+			return nil, failure.New(failure.Conflict, "the VMM did not answer within %s: %w", launchTimeout, err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// died explains a VMM that ended, by the last line of its log.
+func (m *Manager) died(id string, err error) error {
+	b, _ := os.ReadFile(filepath.Join(m.RunDir(id), "vmm.log"))
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return fmt.Errorf("the VMM ended (%v): %s", err, lines[len(lines)-1])
+}
+
+func removeSockets(dir string) error {
+	old, err := filepath.Glob(filepath.Join(dir, "*.sock*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range old {
+		if err := os.Remove(p); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Kill ends the VMM that runDir/<id>/vmm.json names, if it is that process.
+func (m *Manager) Kill(ctx context.Context, id string) error {
+	b, err := os.ReadFile(filepath.Join(m.RunDir(id), "vmm.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var who Identity
+	if err := json.Unmarshal(b, &who); err != nil {
+		return failure.New(failure.Damaged, "vmm.json of VM %s: %w", id, err)
+	}
+	return signal(ctx, &Process{PID: who.PID, StartTime: who.StartTime}, unix.SIGKILL, killTimeout)
+}
+
+const killTimeout = 10 * time.Second
+
+// signal sends by pidfd, so that a pid which was given to another process is
+// never hit, and waits for the end.
+func signal(ctx context.Context, p *Process, sig unix.Signal, wait time.Duration) error {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open process %d: %w", p.PID, err)
+	}
+	defer unix.Close(fd)
+	if !alive(p) { // checked while the pidfd pins the process
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", p.PID, err)
+	}
+	if !ended(ctx, p, wait) {
+		return failure.New(failure.Conflict, "process %d did not end within %s of %s", p.PID, wait, unix.SignalName(sig))
+	}
+	return nil
+}
+
+// ended waits until a process is gone.
+func ended(ctx context.Context, p *Process, wait time.Duration) bool {
+	for deadline := time.Now().Add(wait); ; time.Sleep(2 * time.Millisecond) {
+		if !alive(p) {
+			return true
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return false
+		}
+	}
+}

@@ -1,0 +1,141 @@
+// Package vm keeps virtual machines: their records, their disks, and the VMM
+// process that runs each.
+//
+// A VM is a folder vms/<id> with record.json and its writable disks. It exists
+// from the moment record.json does; a folder without one is a creation under
+// way (a living lease names it) or a leftover (gc takes it). Sockets, logs and
+// the process's identity are in runDir/<id> and may vanish with a reboot.
+//
+// Invariants: every verb that changes a VM holds vms/<id>/lock; a process is
+// the one we started only if its start time agrees, and is signalled by pidfd;
+// the record always has all that a cold boot needs.
+package vm
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Record is everything that is known of a VM; record.json.
+type Record struct {
+	Version     int               `json:"version"`
+	ID          string            `json:"id"`
+	Name        string            `json:"name"`
+	Created     time.Time         `json:"created"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	CPUs        int               `json:"cpus"`
+	MemoryBytes int64             `json:"memoryBytes"`
+	Kernel      *store.ImageRef   `json:"kernel,omitempty"`
+	Firmware    *store.ImageRef   `json:"firmware,omitempty"`
+	Initramfs   *store.ImageRef   `json:"initramfs,omitempty"`
+	Cmdline     string            `json:"cmdline,omitempty"`
+	Disks       []Disk            `json:"disks"`
+	Networks    []Network         `json:"networks"`
+	ExtraArgs   []string          `json:"extraArgs,omitempty"`
+	Image       string            `json:"image,omitempty"` // name that it was made from
+	Images      []digest.Digest   `json:"images"`          // every image blob that it stands on
+	Snapshot    string            `json:"snapshot,omitempty"`
+	Restore     *RestoreInfo      `json:"restore,omitempty"`
+	State       string            `json:"state"` // created running paused stopped error
+	Process     *Process          `json:"process,omitempty"`
+	LastError   string            `json:"lastError,omitempty"`
+}
+
+// Disk of a VM: File (in the VM's folder) is writable, Image is a shared blob.
+type Disk struct {
+	Index    int           `json:"index"`
+	DeviceID string        `json:"deviceId"`
+	Serial   string        `json:"serial"`
+	File     string        `json:"file,omitempty"`
+	Image    digest.Digest `json:"image,omitempty"`
+	Readonly bool          `json:"readonly"`
+	Bytes    int64         `json:"bytes"`
+}
+
+// Network is one interface.
+type Network struct {
+	ID    string `json:"id,omitempty"`
+	Kind  string `json:"kind"` // tap
+	Name  string `json:"name,omitempty"`
+	MAC   string `json:"mac,omitempty"`
+	IP    string `json:"ip,omitempty"`
+	Tap   string `json:"tap,omitempty"`
+	Netns string `json:"netns,omitempty"`
+}
+
+// RestoreInfo says how a VM was rebuilt.
+type RestoreInfo struct {
+	Mode string  `json:"mode"`
+	Ms   float64 `json:"ms"` // from the first step until the guest ran
+}
+
+// Process is the VMM of a VM.
+type Process struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"startTime"` // clock ticks since boot, /proc/PID/stat field 22
+	APISocket string `json:"apiSocket"`
+	Version   string `json:"version"`
+}
+
+// recordVersion and the bound of a record file, bytes.
+const (
+	recordVersion = 1
+	recordLimit   = 8 << 20
+)
+
+var (
+	namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)
+	idPattern   = regexp.MustCompile(`^[0-9a-f]{32}$`)
+)
+
+func (m *Manager) recordPath(id string) string { return filepath.Join(m.Dir(id), "record.json") }
+
+// read loads one record; failure.NotFound when there is none.
+func (m *Manager) read(id string) (*Record, error) {
+	path := m.recordPath(id)
+	fi, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, failure.New(failure.NotFound, "no VM %s", id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if fi.Size() > recordLimit {
+		return nil, failure.New(failure.Damaged, "record of VM %s has %d bytes", id, fi.Size())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var rec Record
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return nil, failure.New(failure.Damaged, "record of VM %s: %w", id, err)
+	}
+	if rec.ID != id || rec.Version != recordVersion {
+		return nil, failure.New(failure.Damaged, "record of VM %s says id %q, version %d", id, rec.ID, rec.Version)
+	}
+	return &rec, nil
+}
+
+// save writes a record atomically.
+func (m *Manager) save(rec *Record) error {
+	b, err := json.MarshalIndent(rec, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(m.recordPath(rec.ID), b, 0o600); err != nil {
+		return fmt.Errorf("save record of VM %s: %w", rec.Name, err)
+	}
+	return nil
+}
