@@ -1,0 +1,191 @@
+// Package gc frees what nothing names and says why.
+//
+// Words: a root is what is kept for its own sake (a snapshot, a VM record, an
+// image record, a pin, a live lease); mark finds every object that a root
+// names; an orphan is an object that is not marked; sweep moves orphans to the
+// trash under the store lock and unlinks them outside it.
+//
+// Order of a run: gc.lock (another gc: failure.Busy, naming it) → what dead
+// restores left is undone → store lock, exclusive, for instants: reap leases of
+// dead holders → roots → mark → plan → rename victims to trash → unlock →
+// unlink. A dry run is the same plan, not executed.
+//
+// Invariants: a root that cannot be read means that nothing is swept; age is
+// never a reason; every removal carries its reason, every kept object its
+// holders.
+package gc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Options of Collect.
+type Options struct {
+	DryRun  bool
+	Explain bool          // report what is kept and by whom
+	Wait    time.Duration // for another gc
+	RunDir  string        // sockets and logs of VMs
+	// UndoJournal finishes the undoing of a restore that died; nil keeps its
+	// journal.
+	UndoJournal func(ctx context.Context, path string) error
+}
+
+// Removed is one object that went, or would go.
+type Removed struct {
+	Kind   string `json:"kind"`
+	ID     string `json:"id"`
+	Bytes  int64  `json:"bytes"`
+	Reason string `json:"reason"`
+}
+
+// Kept is one object that stays, and who needs it.
+type Kept struct {
+	Kind    string   `json:"kind"`
+	ID      string   `json:"id"`
+	Bytes   int64    `json:"bytes"`
+	Holders []string `json:"holders"`
+}
+
+// Leases counts those of living and of dead holders.
+type Leases struct {
+	Live   int `json:"live"`
+	Reaped int `json:"reaped"`
+}
+
+// Report is the answer of Collect.
+type Report struct {
+	DryRun         bool      `json:"dryRun"`
+	Removed        []Removed `json:"removed"`
+	Kept           []Kept    `json:"kept,omitempty"`
+	ReclaimedBytes int64     `json:"reclaimedBytes"`
+	Leases         Leases    `json:"leases"`
+	DurationMs     float64   `json:"durationMs"`
+	LockMs         float64   `json:"lockMs"`
+}
+
+func ms(since time.Time) float64 { return float64(time.Since(since).Microseconds()) / 1000 }
+
+// Collect runs the collector once.
+func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
+	start := time.Now()
+	lock, err := onlyOne(ctx, s, o.Wait)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	rep := &Report{DryRun: o.DryRun, Removed: []Removed{}}
+	c := &collector{st: s, o: o, rep: rep}
+	if err := c.run(ctx); err != nil {
+		return nil, err
+	}
+	rep.DurationMs = ms(start)
+	return rep, nil
+}
+
+// onlyOne takes gc.lock.
+func onlyOne(ctx context.Context, s *store.Store, wait time.Duration) (*filelock.Lock, error) {
+	path := s.Path("gc.lock")
+	lock, err := filelock.TryExclusive(path)
+	if errors.Is(err, filelock.ErrLocked) && wait > 0 {
+		wctx, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		lock, err = filelock.Exclusive(wctx, path)
+	}
+	if errors.Is(err, filelock.ErrLocked) {
+		return nil, failure.New(failure.Busy, "another gc is running: %s", filelock.ReadNote(path))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return lock, lock.Note("gc")
+}
+
+// collector is one run.
+type collector struct {
+	st  *store.Store
+	o   Options
+	rep *Report
+}
+
+func (c *collector) run(ctx context.Context) error {
+	if err := c.journals(ctx); err != nil {
+		return err
+	}
+	var plan *plan
+	err := c.st.Exclusive(ctx, func(x *store.Exclusive) (err error) {
+		locked := time.Now()
+		defer func() { c.rep.LockMs = ms(locked) }()
+		if plan, err = c.decide(ctx, x); err != nil || c.o.DryRun {
+			return err
+		}
+		for _, v := range plan.victims {
+			if v.inStore {
+				if err := x.Discard(v.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	c.report(plan)
+	if c.o.DryRun {
+		return nil
+	}
+	durable.Step("gc.swept")
+	if err := c.endRunDirs(ctx, plan); err != nil {
+		return err
+	}
+	_, err = c.st.EmptyTrash(ctx)
+	return err
+}
+
+// decide reaps, marks and plans, under the exclusive lock. A dry run counts
+// dead leases without taking them.
+func (c *collector) decide(ctx context.Context, x *store.Exclusive) (*plan, error) {
+	live, err := c.st.LeaseHoldings(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("gc: roots: %w", err)
+	}
+	p := &plan{holders: map[string][]string{}}
+	if err := c.deadLeases(p, live); err != nil {
+		return nil, err
+	}
+	if !c.o.DryRun {
+		if c.rep.Leases.Live, c.rep.Leases.Reaped, err = x.ReapLeases(ctx); err != nil {
+			return nil, err
+		}
+	} else {
+		c.rep.Leases.Live, c.rep.Leases.Reaped = len(live), p.deadLeases
+	}
+	durable.Step("gc.reaped")
+	if err := c.mark(ctx, p, live); err != nil {
+		return nil, fmt.Errorf("gc: nothing is swept, a root cannot be read: %w", err)
+	}
+	if err := c.plan(ctx, p); err != nil {
+		return nil, err
+	}
+	durable.Step("gc.planned")
+	return p, nil
+}
+
+func (c *collector) report(p *plan) {
+	for _, v := range p.victims {
+		c.rep.Removed = append(c.rep.Removed, Removed{v.kind, v.id, v.bytes, v.reason})
+		c.rep.ReclaimedBytes += v.bytes
+	}
+	if c.o.Explain {
+		c.rep.Kept = p.kept
+	}
+}

@@ -1,0 +1,247 @@
+package gc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/store"
+)
+
+var (
+	hex64 = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	hex32 = regexp.MustCompile(`^[0-9a-f]{32}$`)
+)
+
+// plan looks at every kind of object and decides.
+func (c *collector) plan(ctx context.Context, p *plan) error {
+	for _, collect := range []func(*plan) error{c.snapshots, c.blobs, c.cache, c.vms, c.trash, c.runDirs, c.staging} {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := collect(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// each visits the entries of a folder of the store.
+func (c *collector) each(folder string, visit func(name, path string)) error {
+	entries, err := os.ReadDir(c.st.Path(folder))
+	if err != nil {
+		return fmt.Errorf("gc: %w", err)
+	}
+	for _, e := range entries {
+		visit(e.Name(), c.st.Path(folder, e.Name()))
+	}
+	return nil
+}
+
+// judge keeps what is held and discards the rest.
+func (p *plan) judge(kind, id, object, path, reason string) {
+	if by := p.holders[object]; len(by) > 0 {
+		p.kept = append(p.kept, Kept{kind, id, store.FileBytes(path), by})
+		return
+	}
+	p.victims = append(p.victims, victim{kind: kind, id: id, path: path, reason: reason, bytes: store.FileBytes(path), inStore: true})
+}
+
+// snapshots: a folder without a manifest was never published.
+func (c *collector) snapshots(p *plan) error {
+	return c.each("snapshots", func(name, path string) {
+		if _, err := os.Lstat(filepath.Join(path, "manifest.json")); !errors.Is(err, os.ErrNotExist) || !hex32.MatchString(name) {
+			return
+		}
+		p.judge("snapshot", name, "snapshot:"+name, path, "has no manifest")
+	})
+}
+
+func (c *collector) blobs(p *plan) error {
+	for folder, kind := range map[string]string{"blobs/sha256": "blob", "images/blobs/sha256": "image"} {
+		err := c.each(folder, func(name, path string) {
+			if hex64.MatchString(name) {
+				p.judge(kind, "sha256:"+name, "sha256:"+name, path, "no snapshot, VM, image, pin or living process names it")
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cache: a materialised RAM file goes unless a process is about to use it or a
+// VM maps it; a VM that does has a hard link to it.
+func (c *collector) cache(p *plan) error {
+	return c.each("cache/memory", func(name, path string) {
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) == nil && st.Nlink > 1 {
+			p.hold("sha256:"+name, "a VM that maps it")
+		}
+		p.judge("cache", "sha256:"+name, "sha256:"+name, path, "no VM maps it; it can be made again")
+	})
+}
+
+// vms: a folder without a record is a creation that died.
+func (c *collector) vms(p *plan) error {
+	return c.each("vms", func(name, path string) {
+		if hex32.MatchString(name) && len(p.holders["vm:"+name]) == 0 {
+			p.judge("vm", name, "vm:"+name, path, "has no record and nobody is making it")
+		}
+	})
+}
+
+func (c *collector) trash(p *plan) error {
+	return c.each("trash", func(name, path string) {
+		p.victims = append(p.victims, victim{kind: "trash", id: name, path: path, reason: "discarded by an earlier run or removal", bytes: store.FileBytes(path)})
+	})
+}
+
+// runDirs: sockets and logs of VMs that do not exist any more.
+func (c *collector) runDirs(p *plan) error {
+	entries, err := os.ReadDir(c.o.RunDir)
+	if errors.Is(err, os.ErrNotExist) || c.o.RunDir == "" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if hex32.MatchString(e.Name()) && len(p.holders["vm:"+e.Name()]) == 0 {
+			path := filepath.Join(c.o.RunDir, e.Name())
+			p.victims = append(p.victims, victim{kind: "run", id: e.Name(), path: path, reason: "its VM does not exist", bytes: store.FileBytes(path)})
+		}
+	}
+	return nil
+}
+
+// stagingGlob are the RAM folders that captures and restores leave on tmpfs
+// when they are killed; their names end in the VM's id and a random part.
+var stagingGlob = []string{"/dev/shm/cocoon-staging-*", "/dev/shm/cocoon-restore-*"}
+
+// staging takes those of VMs of this store that nobody is working on. A VM's
+// lock file says whether somebody is.
+func (c *collector) staging(p *plan) error {
+	for _, g := range stagingGlob {
+		found, err := filepath.Glob(g)
+		if err != nil {
+			return err
+		}
+		for _, path := range found {
+			part := strings.Split(filepath.Base(path), "-")
+			if len(part) != 4 || !c.idle(part[2]) {
+				continue
+			}
+			p.victims = append(p.victims, victim{kind: "staging", id: filepath.Base(path), path: path, reason: "its process is dead", bytes: store.FileBytes(path)})
+		}
+	}
+	return nil
+}
+
+// idle: the VM is of this store and no verb holds its lock.
+func (c *collector) idle(id string) bool {
+	f, err := os.OpenFile(c.st.Path("vms", id, "lock"), os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+}
+
+// endRunDirs ends VMMs of VMs that do not exist and removes what lies outside
+// the store.
+func (c *collector) endRunDirs(ctx context.Context, p *plan) error {
+	var errs []error
+	for _, v := range p.victims {
+		switch v.kind {
+		case "run":
+			if err := endVMM(ctx, v.path); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			errs = append(errs, os.RemoveAll(v.path))
+		case "staging":
+			errs = append(errs, os.RemoveAll(v.path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// endVMM kills the process that vmm.json names if its start time agrees.
+func endVMM(ctx context.Context, dir string) error {
+	b, err := os.ReadFile(filepath.Join(dir, "vmm.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var who struct {
+		PID       int    `json:"pid"`
+		StartTime uint64 `json:"startTime"`
+	}
+	if err := json.Unmarshal(b, &who); err != nil {
+		return nil // torn: written while its creator died; it names nobody
+	}
+	fd, err := unix.PidfdOpen(who.PID, 0)
+	if err != nil {
+		return nil // gone
+	}
+	defer unix.Close(fd)
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", who.PID))
+	if err != nil {
+		return nil
+	}
+	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(f) < 20 || f[19] != fmt.Sprint(who.StartTime) {
+		return nil // the pid is somebody else's now
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("end VMM %d: %w", who.PID, err)
+	}
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	_, err = unix.Poll(poll, int((5 * time.Second).Milliseconds()))
+	return err
+}
+
+// journals finishes the undoing of restores whose process died: a journal
+// whose VM is named by no living lease.
+func (c *collector) journals(ctx context.Context) error {
+	files, err := filepath.Glob(c.st.Path("journals", "*.json"))
+	if err != nil || len(files) == 0 {
+		return err
+	}
+	live, err := c.st.LeaseHoldings(ctx)
+	if err != nil {
+		return err
+	}
+	making := map[string]bool{}
+	for _, h := range live {
+		for _, id := range h.VMs {
+			making[id] = true
+		}
+	}
+	for _, path := range files {
+		id := strings.TrimSuffix(filepath.Base(path), ".json")
+		if making[id] {
+			continue
+		}
+		c.rep.Removed = append(c.rep.Removed, Removed{"journal", id, 0, "a restore that died half-way"})
+		if c.o.DryRun || c.o.UndoJournal == nil {
+			continue
+		}
+		if err := c.o.UndoJournal(ctx, path); err != nil {
+			return fmt.Errorf("undo restore of VM %s: %w", id, err)
+		}
+	}
+	return nil
+}

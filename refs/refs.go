@@ -1,0 +1,357 @@
+// Package refs is the index of who holds which blob, in bbolt.
+//
+// It is derived from manifests and records and never trusted for a removal:
+// lost, damaged or stale, it is rebuilt. The schema:
+//
+//	meta        version → 1, generation → u64, one more with each change
+//	holders     <kind>/<id> → entry: name, digests, summary
+//	digests     <digest> 0x00 <kind>/<id> → name
+//
+// Every value ends with the CRC-32C of what is before it.
+//
+// Invariants: the file is opened for one transaction and closed again, with a
+// time-out, since bbolt locks it for as long as it is open; no callback runs
+// inside a transaction; no damage of the file becomes a panic.
+package refs
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"iter"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// Kind of a holder.
+type Kind string
+
+// Holder is what holds blobs: a snapshot, a VM, a pin, an image record.
+type Holder struct {
+	Kind Kind   `json:"kind"`
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+func (h Holder) key() []byte { return []byte(string(h.Kind) + "/" + h.ID) }
+
+// Entry is a holder with everything it holds. Summary is opaque here.
+type Entry struct {
+	Holder  Holder          `json:"holder"`
+	Digests []digest.Digest `json:"digests"`
+	Summary []byte          `json:"summary,omitempty"`
+}
+
+// Options of New.
+type Options struct {
+	Timeout time.Duration // to wait for another process; 0 is two seconds
+}
+
+// DB is the index file; it is not open between calls.
+type DB struct {
+	path    string
+	timeout time.Duration
+}
+
+// New names an index file, which is made on the first write.
+func New(path string, o Options) *DB {
+	if o.Timeout == 0 {
+		o.Timeout = 2 * time.Second
+	}
+	return &DB{path, o.Timeout}
+}
+
+const schemaVersion = 1
+
+var (
+	bucketMeta    = []byte("meta")
+	bucketHolders = []byte("holders")
+	bucketDigests = []byte("digests")
+	keyVersion    = []byte("version")
+	keyGeneration = []byte("generation")
+)
+
+// seal appends the checksum to a value, open checks and removes it.
+func seal(v []byte) []byte {
+	return binary.LittleEndian.AppendUint32(bytes.Clone(v), crc32.Checksum(v, crc32.MakeTable(crc32.Castagnoli)))
+}
+
+func open(v []byte) ([]byte, error) {
+	if len(v) < 4 {
+		return nil, failure.New(failure.Damaged, "refs: value of %d bytes", len(v))
+	}
+	body := v[:len(v)-4]
+	if crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)) != binary.LittleEndian.Uint32(v[len(v)-4:]) {
+		return nil, failure.New(failure.Damaged, "refs: a value fails its checksum")
+	}
+	return bytes.Clone(body), nil
+}
+
+// transact opens the file for one transaction. bbolt trusts the pages of its
+// file: what a damaged one makes it do is caught here, bad addresses included.
+func (db *DB) transact(ctx context.Context, path string, write bool, f func(*bolt.Tx) error) (err error) {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = failure.New(failure.Damaged, "refs: %s is damaged: %v", path, r)
+		}
+	}()
+	if err := checkSize(path); err != nil {
+		return err
+	}
+	b, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: db.timeout, ReadOnly: !write, FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return classify(path, err)
+	}
+	defer func() {
+		if cerr := b.Close(); err == nil && cerr != nil {
+			err = fmt.Errorf("refs: close: %w", cerr)
+		}
+	}()
+	if write {
+		return classify(path, b.Update(func(tx *bolt.Tx) error {
+			if err := prepare(tx); err != nil {
+				return err
+			}
+			return f(tx)
+		}))
+	}
+	return classify(path, b.View(func(tx *bolt.Tx) error {
+		if err := checkSchema(tx); err != nil {
+			return err
+		}
+		return f(tx)
+	}))
+}
+
+// checkSize refuses a file that is too short for the pages its meta names:
+// reading past a mapping's end is a fault, not an error.
+func checkSize(path string) error {
+	fi, err := os.Stat(path)
+	if err != nil || fi.Size() == 0 {
+		return nil // bbolt makes it, or says what is wrong
+	}
+	if fi.Size()%4096 != 0 || fi.Size() < 4*4096 {
+		return failure.New(failure.Damaged, "refs: %s has %d bytes", path, fi.Size())
+	}
+	return nil
+}
+
+func classify(path string, err error) error {
+	switch {
+	case err == nil, errors.Is(err, failure.Damaged):
+		return err
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return failure.New(failure.Busy, "refs: %s is in use by another process", path)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, os.ErrNotExist):
+		return failure.New(failure.Damaged, "refs: %s: %w", path, err)
+	}
+	return fmt.Errorf("refs: %w", err)
+}
+
+func prepare(tx *bolt.Tx) error {
+	if tx.Bucket(bucketMeta) != nil {
+		return checkSchema(tx)
+	}
+	for _, name := range [][]byte{bucketMeta, bucketHolders, bucketDigests} {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket(bucketMeta).Put(keyVersion, seal(binary.LittleEndian.AppendUint64(nil, schemaVersion)))
+}
+
+func checkSchema(tx *bolt.Tx) error {
+	for _, name := range [][]byte{bucketMeta, bucketHolders, bucketDigests} {
+		if tx.Bucket(name) == nil {
+			return failure.New(failure.Damaged, "refs: no bucket %s", name)
+		}
+	}
+	v, err := readNumber(tx, keyVersion)
+	if err == nil && v != schemaVersion {
+		err = failure.New(failure.Damaged, "refs: schema %d", v)
+	}
+	return err
+}
+
+func readNumber(tx *bolt.Tx, key []byte) (uint64, error) {
+	raw := tx.Bucket(bucketMeta).Get(key)
+	if raw == nil {
+		return 0, nil
+	}
+	b, err := open(raw)
+	if err == nil && len(b) != 8 {
+		err = failure.New(failure.Damaged, "refs: %s has %d bytes", key, len(b))
+	}
+	if err != nil {
+		return 0, err
+	}
+	return binary.LittleEndian.Uint64(b), nil
+}
+
+func bump(tx *bolt.Tx) error {
+	n, err := readNumber(tx, keyGeneration)
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucketMeta).Put(keyGeneration, seal(binary.LittleEndian.AppendUint64(nil, n+1)))
+}
+
+func digestKey(d digest.Digest, h Holder) []byte {
+	return append(append([]byte(d), 0), h.key()...)
+}
+
+// Record adds an entry, replacing what its holder held before.
+func (db *DB) Record(ctx context.Context, e Entry) error {
+	return db.transact(ctx, db.path, true, func(tx *bolt.Tx) error {
+		if err := forget(tx, e.Holder); err != nil {
+			return err
+		}
+		return errors.Join(record(tx, e), bump(tx))
+	})
+}
+
+func record(tx *bolt.Tx, e Entry) error {
+	v, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	if err := tx.Bucket(bucketHolders).Put(e.Holder.key(), seal(v)); err != nil {
+		return err
+	}
+	for _, d := range e.Digests {
+		if err := tx.Bucket(bucketDigests).Put(digestKey(d, e.Holder), seal([]byte(e.Holder.Name))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Forget drops a holder and all its edges; an unknown one is no error.
+func (db *DB) Forget(ctx context.Context, h Holder) error {
+	return db.transact(ctx, db.path, true, func(tx *bolt.Tx) error {
+		return errors.Join(forget(tx, h), bump(tx))
+	})
+}
+
+func forget(tx *bolt.Tx, h Holder) error {
+	raw := tx.Bucket(bucketHolders).Get(h.key())
+	if raw == nil {
+		return nil
+	}
+	e, err := decode(raw)
+	if err != nil {
+		return err
+	}
+	for _, d := range e.Digests {
+		if err := tx.Bucket(bucketDigests).Delete(digestKey(d, h)); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket(bucketHolders).Delete(h.key())
+}
+
+func decode(raw []byte) (Entry, error) {
+	var e Entry
+	b, err := open(raw)
+	if err != nil {
+		return e, err
+	}
+	if err := json.Unmarshal(b, &e); err != nil {
+		return e, failure.New(failure.Damaged, "refs: entry: %w", err)
+	}
+	return e, nil
+}
+
+// Holders answers who holds a digest.
+func (db *DB) Holders(ctx context.Context, d digest.Digest) ([]Holder, error) {
+	var out []Holder
+	err := db.transact(ctx, db.path, false, func(tx *bolt.Tx) error {
+		prefix := append([]byte(d), 0)
+		c := tx.Bucket(bucketDigests).Cursor()
+		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+			name, err := open(v)
+			if err != nil {
+				return err
+			}
+			kind, id, _ := bytes.Cut(k[len(prefix):], []byte("/"))
+			out = append(out, Holder{Kind(kind), string(id), string(name)})
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Walk calls fn for every entry, after the transaction has ended.
+func (db *DB) Walk(ctx context.Context, fn func(Entry) error) error {
+	var all []Entry
+	err := db.transact(ctx, db.path, false, func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketHolders).ForEach(func(_, v []byte) error {
+			e, err := decode(v)
+			all = append(all, e)
+			return err
+		})
+	})
+	for _, e := range all {
+		if err == nil {
+			err = fn(e)
+		}
+	}
+	return err
+}
+
+// Generation counts the changes of the index.
+func (db *DB) Generation(ctx context.Context) (n uint64, err error) {
+	err = db.transact(ctx, db.path, false, func(tx *bolt.Tx) error {
+		n, err = readNumber(tx, keyGeneration)
+		return err
+	})
+	return n, err
+}
+
+// Rebuild writes a new index beside the old one and renames it over.
+func (db *DB) Rebuild(ctx context.Context, entries iter.Seq2[Entry, error]) error {
+	tmp := db.path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	var all []Entry
+	for e, err := range entries {
+		if err != nil {
+			return err
+		}
+		all = append(all, e)
+	}
+	err := db.transact(ctx, tmp, true, func(tx *bolt.Tx) error {
+		for _, e := range all {
+			if err := record(tx, e); err != nil {
+				return err
+			}
+		}
+		return bump(tx)
+	})
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	durable.Step("refs.rebuilt")
+	if err := os.Rename(tmp, db.path); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(db.path))
+}
