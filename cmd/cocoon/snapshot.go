@@ -129,8 +129,10 @@ func inspectSnapshot(ctx context.Context, st *store.Store, ref string) (*snapsho
 	if err != nil {
 		return nil, err
 	}
-	d := &snapshotDetail{Summary: all[i], ManifestDigest: string(sn.ManifestDigest), Parents: []string{}, DiskDetails: sn.Spec.Disks,
-		MemoryRanges: sn.Spec.Memory, Networks: sn.Spec.Networks, Images: sn.Spec.Images, Host: sn.Spec.Host, Path: sn.Dir}
+	d := &snapshotDetail{
+		Summary: all[i], ManifestDigest: string(sn.ManifestDigest), Parents: []string{}, DiskDetails: sn.Spec.Disks,
+		MemoryRanges: sn.Spec.Memory, Networks: sn.Spec.Networks, Images: sn.Spec.Images, Host: sn.Spec.Host, Path: sn.Dir,
+	}
 	if sn.Spec.Parent != "" {
 		d.Parents = append(d.Parents, string(sn.Spec.Parent))
 	}

@@ -72,7 +72,6 @@ type session struct {
 	parent  *store.Snapshot
 	config  *chsnap.Config
 	staging string
-	total   int64 // bytes to be packed
 	started time.Time
 }
 
