@@ -112,7 +112,7 @@ func (db *DB) transact(ctx context.Context, path string, write bool, f func(*bol
 			err = failure.New(failure.Damaged, "refs: %s is damaged: %v", path, r)
 		}
 	}()
-	if err := checkSize(path); err != nil {
+	if err := checkSize(path, write); err != nil {
 		return err
 	}
 	b, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: db.timeout, ReadOnly: !write, FreelistType: bolt.FreelistMapType})
@@ -142,9 +142,9 @@ func (db *DB) transact(ctx context.Context, path string, write bool, f func(*bol
 
 // checkSize refuses a file that is too short for the pages its meta names:
 // reading past a mapping's end is a fault, not an error.
-func checkSize(path string) error {
+func checkSize(path string, write bool) error {
 	fi, err := os.Stat(path)
-	if err != nil || fi.Size() == 0 {
+	if err != nil || (write && fi.Size() == 0) {
 		return nil // bbolt makes it, or says what is wrong
 	}
 	if fi.Size()%4096 != 0 || fi.Size() < 4*4096 {
