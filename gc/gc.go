@@ -22,6 +22,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
@@ -83,7 +85,7 @@ func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	}
 	defer lock.Unlock()
 	rep := &Report{DryRun: o.DryRun, Removed: []Removed{}}
-	c := &collector{st: s, o: o, rep: rep}
+	c := &collector{st: s, o: o, rep: rep, present: map[digest.Digest]bool{}}
 	if err := c.run(ctx); err != nil {
 		return nil, err
 	}
@@ -114,6 +116,8 @@ type collector struct {
 	st  *store.Store
 	o   Options
 	rep *Report
+
+	present map[digest.Digest]bool // blobs that were seen to exist
 }
 
 func (c *collector) run(ctx context.Context) error {

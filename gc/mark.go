@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 
@@ -53,11 +54,33 @@ func (c *collector) mark(ctx context.Context, p *plan, live []store.Holding) err
 		for _, d := range store.Edges(sn) {
 			p.hold(string(d), by)
 		}
+		if err := c.intact(sn, by); err != nil {
+			return err
+		}
 	}
 	if err := c.markRecords(p); err != nil {
 		return err
 	}
 	return c.markPins(p)
+}
+
+// intact refuses a dangling root: where a snapshot names a blob that is gone,
+// something is wrong that a sweep would make worse. Each digest is looked for
+// once.
+func (c *collector) intact(sn *store.Snapshot, by string) error {
+	for _, d := range store.Edges(sn) {
+		if !c.present[d] && !exists(c.st.BlobPath(d)) && !exists(c.st.ImageBlobPath(d)) {
+			return failure.Hint(failure.New(failure.Damaged, "%s names blob %s, which is missing", by, d),
+				"cocoon snapshot verify; remove the snapshot or put the blob back")
+		}
+		c.present[d] = true
+	}
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // heldBy is what gc needs of a VM record, an image record and a pin.
@@ -66,15 +89,25 @@ type heldBy struct {
 	Name    string          `json:"name"`
 	Images  []digest.Digest `json:"images"`
 	Digests []digest.Digest `json:"digests"`
+	Disks   []struct {
+		Image digest.Digest `json:"image"`
+	} `json:"disks"`
+	Restore *struct {
+		Memory digest.Digest `json:"memory"` // key below cache/memory
+	} `json:"restore"`
 }
 
 func (c *collector) markRecords(p *plan) error {
-	records, err := filepath.Glob(c.st.Path("vms", "*", "record.json"))
+	folders, err := os.ReadDir(c.st.Path("vms"))
 	if err != nil {
 		return err
 	}
-	for _, path := range records {
+	for _, e := range folders {
+		path := c.st.Path("vms", e.Name(), "record.json")
 		r, err := readHolder(path)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -83,17 +116,27 @@ func (c *collector) markRecords(p *plan) error {
 		for _, d := range r.Images {
 			p.hold(string(d), by)
 		}
+		for _, d := range r.Disks {
+			p.hold(string(d.Image), by)
+		}
+		if r.Restore != nil {
+			p.hold(string(r.Restore.Memory), by)
+		}
 	}
 	return nil
 }
 
 func (c *collector) markPins(p *plan) error {
 	for _, kind := range []string{"images", "pins"} {
-		files, err := filepath.Glob(c.st.Path(kind, "*.json"))
+		entries, err := os.ReadDir(c.st.Path(kind))
 		if err != nil {
 			return err
 		}
-		for _, path := range files {
+		for _, e := range entries {
+			if filepath.Ext(e.Name()) != ".json" {
+				continue
+			}
+			path := c.st.Path(kind, e.Name())
 			r, err := readHolder(path)
 			if err != nil {
 				return err

@@ -21,13 +21,37 @@ var (
 	hex32 = regexp.MustCompile(`^[0-9a-f]{32}$`)
 )
 
+// module collects one kind of object. Folder is where it lies below rootDir;
+// "" is a place outside it.
+type module struct {
+	folder  string
+	collect func(*collector, *plan) error
+}
+
+// modules are all that gc looks at. A folder of the store that stands neither
+// here nor in handled fails a test: no kind of object can be forgotten.
+var modules = []module{
+	{"snapshots", (*collector).snapshots},
+	{"blobs/sha256", func(c *collector, p *plan) error { return c.blobs(p, "blob", "blobs/sha256") }},
+	{"images/blobs/sha256", func(c *collector, p *plan) error { return c.blobs(p, "image", "images/blobs/sha256") }},
+	{"cache/memory", (*collector).cache},
+	{"vms", (*collector).vms},
+	{"trash", (*collector).trash},
+	{"", (*collector).runDirs},
+	{"", (*collector).staging},
+}
+
+// handled are folders whose leftovers are dealt with before the modules run
+// (leases, ingest, journals), and roots that only their owner removes (pins).
+var handled = []string{"leases", "ingest", "journals", "pins"}
+
 // plan looks at every kind of object and decides.
 func (c *collector) plan(ctx context.Context, p *plan) error {
-	for _, collect := range []func(*plan) error{c.snapshots, c.blobs, c.cache, c.vms, c.trash, c.runDirs, c.staging} {
+	for _, m := range modules {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := collect(p); err != nil {
+		if err := m.collect(c, p); err != nil {
 			return err
 		}
 	}
@@ -65,18 +89,12 @@ func (c *collector) snapshots(p *plan) error {
 	})
 }
 
-func (c *collector) blobs(p *plan) error {
-	for folder, kind := range map[string]string{"blobs/sha256": "blob", "images/blobs/sha256": "image"} {
-		err := c.each(folder, func(name, path string) {
-			if hex64.MatchString(name) {
-				p.judge(kind, "sha256:"+name, "sha256:"+name, path, "no snapshot, VM, image, pin or living process names it")
-			}
-		})
-		if err != nil {
-			return err
+func (c *collector) blobs(p *plan, kind, folder string) error {
+	return c.each(folder, func(name, path string) {
+		if hex64.MatchString(name) {
+			p.judge(kind, "sha256:"+name, "sha256:"+name, path, "no snapshot, VM, image, pin or living process names it")
 		}
-	}
-	return nil
+	})
 }
 
 // cache: a materialised RAM file goes unless a process is about to use it or a
@@ -188,6 +206,7 @@ func endVMM(ctx context.Context, dir string) error {
 	var who struct {
 		PID       int    `json:"pid"`
 		StartTime uint64 `json:"startTime"`
+		Socket    string `json:"socket"`
 	}
 	if err := json.Unmarshal(b, &who); err != nil {
 		return nil // torn: written while its creator died; it names nobody
@@ -205,11 +224,18 @@ func endVMM(ctx context.Context, dir string) error {
 	if len(f) < 20 || f[19] != fmt.Sprint(who.StartTime) {
 		return nil // the pid is somebody else's now
 	}
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", who.PID))
+	if err != nil || who.Socket == "" || !strings.Contains(string(cmdline), who.Socket) {
+		return nil // not the VMM that was started on this socket, or a zombie
+	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("end VMM %d: %w", who.PID, err)
 	}
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	_, err = unix.Poll(poll, int((5 * time.Second).Milliseconds()))
+	n, err := unix.Poll(poll, int((5 * time.Second).Milliseconds()))
+	if err == nil && n == 0 {
+		err = fmt.Errorf("end VMM %d: still there 5 s after SIGKILL", who.PID)
+	}
 	return err
 }
 
@@ -232,7 +258,7 @@ func (c *collector) journals(ctx context.Context) error {
 	}
 	for _, path := range files {
 		id := strings.TrimSuffix(filepath.Base(path), ".json")
-		if making[id] {
+		if making[id] || !exists(path) { // being made, or finished just now
 			continue
 		}
 		c.rep.Removed = append(c.rep.Removed, Removed{"journal", id, 0, "a restore that died half-way"})
