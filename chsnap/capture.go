@@ -59,7 +59,7 @@ func Capture(ctx context.Context, o CaptureOptions) (*Captured, error) {
 	if err != nil {
 		return nil, err
 	}
-	pauseMs, err := save(ctx, o, wasRunning)
+	pauseMs, err := save(ctx, o, info.Config.MemoryBytes(), wasRunning)
 	if gerr := guard.release(); err == nil {
 		err = gerr
 	}
@@ -77,13 +77,13 @@ func Capture(ctx context.Context, o CaptureOptions) (*Captured, error) {
 }
 
 // save is the only place where a guest stands still.
-func save(ctx context.Context, o CaptureOptions, wasRunning bool) (pauseMs float64, err error) {
+func save(ctx context.Context, o CaptureOptions, ram uint64, wasRunning bool) (pauseMs float64, err error) {
 	start := time.Now()
 	if wasRunning {
 		// The resume is owed from the moment the pause is asked for: a pause
 		// that timed out here may still be carried out by the VMM.
 		defer func() {
-			err = errors.Join(err, resume(context.WithoutCancel(ctx), o.Client))
+			err = errors.Join(err, o.Client.EnsureRunning(context.WithoutCancel(ctx)))
 			pauseMs = float64(time.Since(start).Microseconds()) / 1000
 		}()
 		if err := o.Client.Pause(ctx); err != nil {
@@ -91,7 +91,7 @@ func save(ctx context.Context, o CaptureOptions, wasRunning bool) (pauseMs float
 		}
 	}
 	durable.Step("capture.paused")
-	if err := o.Client.Snapshot(ctx, o.StagingDir); err != nil {
+	if err := o.Client.Snapshot(ctx, o.StagingDir, ram); err != nil {
 		return 0, err
 	}
 	durable.Step("capture.saved")
@@ -104,17 +104,14 @@ func save(ctx context.Context, o CaptureOptions, wasRunning bool) (pauseMs float
 	return 0, ctx.Err()
 }
 
-// resumeTimeout is how long the VMM may be busy, e.g. with a vm.snapshot that
-// nobody waits for any more.
-const resumeTimeout = 2 * time.Minute
-
-// resume makes sure that the VM runs; one that runs already is fine.
-func resume(ctx context.Context, c *Client) error {
-	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
+// EnsureRunning resumes the VM; one that runs already is fine. A VMM may be
+// busy for a while, e.g. with a vm.snapshot that nobody waits for any more.
+func (c *Client) EnsureRunning(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 4*c.patience)
 	defer cancel()
 	var last error
 	for ctx.Err() == nil {
-		_, err := c.call(ctx, 0, "PUT", "vm.resume", nil)
+		err := c.put(ctx, "vm.resume", nil)
 		if err == nil {
 			return nil
 		}
@@ -122,7 +119,7 @@ func resume(ctx context.Context, c *Client) error {
 		if info, ierr := c.Info(ctx); ierr == nil && info.State == "Running" {
 			return nil
 		}
-		if errors.Is(err, ErrUnreachable) && !alive(c) {
+		if errors.Is(err, ErrUnreachable) && !c.listens() {
 			return fmt.Errorf("resume: %w", err)
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -130,9 +127,9 @@ func resume(ctx context.Context, c *Client) error {
 	return failure.Hint(fmt.Errorf("the VM could not be resumed: %w", last), "cocoon vm resume tries again")
 }
 
-// alive tells whether anything still listens on the socket.
-func alive(c *Client) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+// listens tells whether anything still listens on the socket.
+func (c *Client) listens() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), c.askTimeout())
 	defer cancel()
 	_, err := c.Ping(ctx)
 	return err == nil || !strings.Contains(err.Error(), "no VMM listens")

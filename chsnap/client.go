@@ -17,11 +17,12 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
-// Time-outs of calls. The VMM answers one request at a time and has no
-// time-out of its own; a snapshot takes as long as its RAM takes to write.
+// DefaultPatience is how long a call that changes the VM's state may take. The
+// VMM answers one request at a time and has no time-out of its own.
+const DefaultPatience = 30 * time.Second
+
 const (
-	askTimeout  = 5 * time.Second
-	stateChange = 30 * time.Second
+	slowestRAM  = 32 << 20 // bytes a second that saving or loading RAM makes at least
 	answerLimit = 16 << 20 // bytes of an answer
 )
 
@@ -30,17 +31,30 @@ var ErrUnreachable = errors.New("the VMM does not answer")
 
 // Client speaks the REST API of one VMM process.
 type Client struct {
-	socket string
-	http   *http.Client
+	socket   string
+	http     *http.Client
+	patience time.Duration
 }
 
 // NewClient makes a client; nothing is connected yet. The VMM keeps at most ten
-// connections, idle ones included, so each call uses its own.
-func NewClient(socket string) *Client {
+// connections, idle ones included, so each call uses its own. patience bounds
+// each call; 0 is [DefaultPatience].
+func NewClient(socket string, patience time.Duration) *Client {
+	if patience <= 0 {
+		patience = DefaultPatience
+	}
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+	return &Client{socket: socket, patience: patience, http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+}
+
+// askTimeout bounds a call that only asks.
+func (c *Client) askTimeout() time.Duration { return min(5*time.Second, c.patience) }
+
+// moveTimeout bounds a call that writes or reads ram bytes.
+func (c *Client) moveTimeout(ram uint64) time.Duration {
+	return c.patience + time.Duration(ram/slowestRAM)*time.Second
 }
 
 // Socket is the path of the API socket.
@@ -128,7 +142,7 @@ func (c *Client) unreachable(ctx context.Context, path string, err error) error 
 }
 
 func (c *Client) put(ctx context.Context, path string, body any) error {
-	_, err := c.call(ctx, stateChange, http.MethodPut, path, body)
+	_, err := c.call(ctx, c.patience, http.MethodPut, path, body)
 	return err
 }
 
@@ -141,7 +155,7 @@ type Ping struct {
 
 // Ping asks whether the VMM lives and which version it is.
 func (c *Client) Ping(ctx context.Context) (*Ping, error) {
-	b, err := c.call(ctx, askTimeout, http.MethodGet, "vmm.ping", nil)
+	b, err := c.call(ctx, c.askTimeout(), http.MethodGet, "vmm.ping", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +174,7 @@ type Info struct {
 
 // Info asks for the VM's configuration and state.
 func (c *Client) Info(ctx context.Context) (*Info, error) {
-	b, err := c.call(ctx, askTimeout, http.MethodGet, "vm.info", nil)
+	b, err := c.call(ctx, c.askTimeout(), http.MethodGet, "vm.info", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -191,10 +205,10 @@ func (c *Client) PowerButton(ctx context.Context) error { return c.put(ctx, "vm.
 func (c *Client) ShutdownVMM(ctx context.Context) error { return c.put(ctx, "vmm.shutdown", nil) }
 
 // Snapshot writes config.json, state.json and memory-ranges into an existing
-// folder that has none of them. Only a paused VM can be saved. The VMM goes on
-// writing when ctx ends.
-func (c *Client) Snapshot(ctx context.Context, dir string) error {
-	_, err := c.call(ctx, 0, http.MethodPut, "vm.snapshot", map[string]string{"destination_url": "file://" + dir})
+// folder that has none of them; ram, bytes, says how long that may take. Only a
+// paused VM can be saved. The VMM goes on writing when ctx ends.
+func (c *Client) Snapshot(ctx context.Context, dir string, ram uint64) error {
+	_, err := c.call(ctx, c.moveTimeout(ram), http.MethodPut, "vm.snapshot", map[string]string{"destination_url": "file://" + dir})
 	return err
 }
 
@@ -204,9 +218,9 @@ type RestoreConfig struct {
 	Resume    bool   `json:"resume,omitempty"`
 }
 
-// Restore loads a snapshot folder into a VMM that has no VM yet.
-func (c *Client) Restore(ctx context.Context, r RestoreConfig) error {
-	_, err := c.call(ctx, 0, http.MethodPut, "vm.restore", r)
+// Restore loads a snapshot folder of ram bytes into a VMM that has no VM yet.
+func (c *Client) Restore(ctx context.Context, r RestoreConfig, ram uint64) error {
+	_, err := c.call(ctx, c.moveTimeout(ram), http.MethodPut, "vm.restore", r)
 	return err
 }
 

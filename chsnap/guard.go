@@ -64,5 +64,5 @@ func RunGuard(args []string, pipe *os.File) error {
 	} else if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("guard: %w", err)
 	}
-	return errors.Join(resume(context.Background(), NewClient(args[0])), os.RemoveAll(args[1]))
+	return errors.Join(NewClient(args[0], 0).EnsureRunning(context.Background()), os.RemoveAll(args[1]))
 }

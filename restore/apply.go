@@ -172,7 +172,7 @@ func (r *run) kill(ctx context.Context) error {
 }
 
 func (r *run) load(ctx context.Context) error {
-	err := r.VMs.Client(r.rec).Restore(ctx, chsnap.RestoreConfig{SourceURL: "file://" + r.staging})
+	err := r.VMs.Client(r.rec).Restore(ctx, chsnap.RestoreConfig{SourceURL: "file://" + r.staging}, uint64(r.plan.MemoryBytes))
 	if err != nil {
 		return err
 	}

@@ -181,7 +181,7 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 	durable.Step("store.commit.published")
 	sn, err := in.st.Get(ctx, in.id)
 	if err == nil && in.st.onCommit != nil {
-		_ = in.st.onCommit(ctx, sn) // derived; rebuilt when stale
+		in.st.onCommit(ctx, sn)
 	}
 	return sn, err
 }

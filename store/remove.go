@@ -27,7 +27,7 @@ func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
 	}
 	durable.Step("store.remove.unpublished")
 	if s.onRemove != nil {
-		_ = s.onRemove(ctx, id) // derived; rebuilt when stale
+		s.onRemove(ctx, id)
 	}
 	return os.RemoveAll(s.Path("trash", "snapshot-"+string(id)))
 }

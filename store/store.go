@@ -62,8 +62,8 @@ type Options struct {
 type Store struct {
 	root     string
 	locks    filelock.Pair
-	onCommit func(context.Context, *Snapshot) error
-	onRemove func(context.Context, ID) error
+	onCommit func(context.Context, *Snapshot)
+	onRemove func(context.Context, ID)
 }
 
 type formatFile struct {
@@ -178,11 +178,11 @@ func (s *Store) Path(elem ...string) string {
 func (s *Store) Locks() filelock.Pair { return s.locks }
 
 // OnCommit and OnRemove set what follows a publish and a removal: derived
-// indexes. Their errors do not undo what has happened.
-func (s *Store) OnCommit(f func(context.Context, *Snapshot) error) { s.onCommit = f }
+// indexes, which must cope with their own failures: what happened stays.
+func (s *Store) OnCommit(f func(context.Context, *Snapshot)) { s.onCommit = f }
 
 // OnRemove: see OnCommit.
-func (s *Store) OnRemove(f func(context.Context, ID) error) { s.onRemove = f }
+func (s *Store) OnRemove(f func(context.Context, ID)) { s.onRemove = f }
 
 // readSmall reads a regular file of at most limit bytes.
 func readSmall(path string, limit int64) ([]byte, error) {

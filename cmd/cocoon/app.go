@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +29,7 @@ type app struct {
 	env         func(string) (string, bool)
 	config      map[string]config.Value
 	progress    string
+	log         *slog.Logger
 
 	st *store.Store
 	db *refs.DB
@@ -85,8 +87,29 @@ func (a *app) load(c *cobra.Command, flags map[string]*string, file string) erro
 		return failure.New(failure.Usage, "--progress %q: auto, plain, json or none", a.progress)
 	}
 	var err error
-	a.config, err = config.Load(given, a.env, file)
+	if a.config, err = config.Load(given, a.env, file); err != nil {
+		return err
+	}
+	a.log, err = newLogger(a.errOut, a.set("logLevel"), a.set("logFormat"))
 	return err
+}
+
+// newLogger writes what is worth telling but is no result: rescues, rebuilds,
+// fall-backs.
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var o slog.HandlerOptions
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, failure.New(failure.Usage, "log level %q: debug, info, warn or error", level)
+	}
+	o.Level = l
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, &o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, &o)), nil
+	}
+	return nil, failure.New(failure.Usage, "log format %q: text or json", format)
 }
 
 func (a *app) set(key string) string { return a.config[key].Value }
@@ -129,7 +152,12 @@ func (a *app) open(ctx context.Context) (*rooms, error) {
 	}
 	images := image.New(st)
 	binary := a.set("hypervisor")
-	vms := vm.New(st, images, vm.Options{RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs")})
+	patience, err := parseDuration("vmmTimeout", a.set("vmmTimeout"))
+	if err != nil {
+		return nil, err
+	}
+	vms := vm.New(st, images, vm.Options{RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), VMMTimeout: patience})
+	a.rescue(ctx, vms)
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -142,6 +170,18 @@ func (a *app) open(ctx context.Context) (*rooms, error) {
 			VMMVersion: func(ctx context.Context) (string, error) { return vmmVersion(ctx, binary) },
 		},
 	}, nil
+}
+
+// rescue resumes guests whose capture died together with its guard. That it
+// could not is told, but is no reason to refuse the command at hand.
+func (a *app) rescue(ctx context.Context, vms *vm.Manager) {
+	names, err := vms.Rescue(ctx)
+	for _, name := range names {
+		a.log.Warn("a guest left paused by a capture that died was resumed", "vm", name)
+	}
+	if err != nil {
+		a.log.Warn("a guest left paused could not be resumed", "error", oneLine(err))
+	}
 }
 
 // vmmVersion asks the binary: "cloud-hypervisor v53.0.0-12-g…" → "53.0.0-12-g…".

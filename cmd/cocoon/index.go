@@ -19,11 +19,14 @@ import (
 // follow keeps refs.db in step. The index is derived: a failure to write it is
 // told and never fails the command, since `refs` and gc rebuild it.
 func (a *app) follow(st *store.Store) {
-	st.OnCommit(func(ctx context.Context, sn *store.Snapshot) error {
-		return a.db.Record(ctx, snapshotEntry(sn))
-	})
-	st.OnRemove(func(ctx context.Context, id store.ID) error {
-		return a.db.Forget(ctx, refs.Holder{Kind: "snapshot", ID: string(id)})
+	tell := func(err error) {
+		if err != nil {
+			a.log.Warn("refs.db is behind; it is rebuilt when next asked", "error", oneLine(err))
+		}
+	}
+	st.OnCommit(func(ctx context.Context, sn *store.Snapshot) { tell(a.db.Record(ctx, snapshotEntry(sn))) })
+	st.OnRemove(func(ctx context.Context, id store.ID) {
+		tell(a.db.Forget(ctx, refs.Holder{Kind: "snapshot", ID: string(id)}))
 	})
 }
 

@@ -126,13 +126,20 @@ func (s *Saver) Preview(ctx context.Context, req Request) (*Preview, error) {
 func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
 	client := c.VMs.Client(c.rec)
 	disks := make([]string, len(c.rec.Disks))
+	settle := func(context.Context) error { return nil }
+	if c.rec.State == "running" {
+		var err error
+		if settle, err = c.VMs.OweResume(c.rec); err != nil {
+			return nil, err
+		}
+	}
 	got, err := chsnap.Capture(ctx, chsnap.CaptureOptions{
 		Client:      client,
 		StagingDir:  c.staging,
 		WhilePaused: func(ctx context.Context) error { return c.cloneDisks(ctx, disks) },
 		Guard:       c.Guard,
 	})
-	if err != nil {
+	if err = errors.Join(err, settle(ctx)); err != nil {
 		return nil, fmt.Errorf("capture VM %s: %w", c.rec.Name, err)
 	}
 	record, err := json.Marshal(c.rec)

@@ -45,6 +45,7 @@ func Settings() []Setting {
 		{"logFormat", "COCOON_LOG_FORMAT", "text"},
 		{"hypervisor", "COCOON_HYPERVISOR", "cloud-hypervisor"},
 		{"cpuArgs", "COCOON_CPU_ARGS", ""},
+		{"vmmTimeout", "COCOON_VMM_TIMEOUT", "30s"},
 	}
 }
 
@@ -55,12 +56,13 @@ type file struct {
 	LogFormat  string `json:"logFormat"`
 	Hypervisor string `json:"hypervisor"`
 	CPUArgs    string `json:"cpuArgs"`
+	VMMTimeout string `json:"vmmTimeout"`
 }
 
 func (f file) get(key string) string {
 	return map[string]string{
 		"rootDir": f.RootDir, "runDir": f.RunDir, "logLevel": f.LogLevel,
-		"logFormat": f.LogFormat, "hypervisor": f.Hypervisor, "cpuArgs": f.CPUArgs,
+		"logFormat": f.LogFormat, "hypervisor": f.Hypervisor, "cpuArgs": f.CPUArgs, "vmmTimeout": f.VMMTimeout,
 	}[key]
 }
 

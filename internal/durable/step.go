@@ -9,8 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// KillAt is the environment variable that names the step to die at.
-const KillAt = "COCOON_KILL_AT"
+// Environment variables that name a step: to die there, or to stand still
+// there until SIGCONT, so that a test can let another process run meanwhile.
+const (
+	KillAt = "COCOON_KILL_AT"
+	StopAt = "COCOON_STOP_AT"
+)
 
 // visits counts how often the named step was reached. It is the one variable of
 // the project that lives outside a value, for the crash it serves is one of the
@@ -18,23 +22,26 @@ const KillAt = "COCOON_KILL_AT"
 var visits atomic.Int64
 
 // Step marks a place between durable effects. When COCOON_KILL_AT is the name,
-// the process kills itself there with SIGKILL: no deferred call runs. "name#3"
-// dies at the third visit. Otherwise Step does nothing.
+// the process sends itself SIGKILL there: no deferred call runs. With
+// COCOON_STOP_AT it is SIGSTOP. "name#3" acts at the third visit. Otherwise Step
+// does nothing.
 //
-// Names are room.verb.place ("store.commit.renamed") and are listed in the
-// comment of the package that calls them.
+// Names are room.verb.place ("store.commit.published").
 func Step(name string) {
-	want := os.Getenv(KillAt)
-	if want == "" {
-		return
+	if due(os.Getenv(KillAt), name) {
+		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+		select {} // the signal is on its way
 	}
+	if due(os.Getenv(StopAt), name) {
+		_ = unix.Kill(os.Getpid(), unix.SIGSTOP)
+	}
+}
+
+func due(want, name string) bool {
 	want, count, counted := strings.Cut(want, "#")
 	if want != name {
-		return
+		return false
 	}
-	if n, err := strconv.ParseInt(count, 10, 64); counted && err == nil && visits.Add(1) != n {
-		return
-	}
-	_ = unix.Kill(os.Getpid(), unix.SIGKILL)
-	select {} // the signal is on its way
+	n, err := strconv.ParseInt(count, 10, 64)
+	return !counted || err != nil || visits.Add(1) == n
 }

@@ -25,6 +25,8 @@ type Options struct {
 	RunDir  string
 	Binary  string // the VMM
 	CPUArgs string // appended to --cpus boot=N
+	// VMMTimeout bounds each call to a VMM; 0 is chsnap.DefaultPatience.
+	VMMTimeout time.Duration
 }
 
 // Manager does everything with VMs.
@@ -49,9 +51,9 @@ func (m *Manager) SerialPath(id string) string { return filepath.Join(m.RunDir(i
 // Client talks to a VM's VMM.
 func (m *Manager) Client(rec *Record) *chsnap.Client {
 	if rec.Process == nil {
-		return chsnap.NewClient(filepath.Join(m.RunDir(rec.ID), "none.sock"))
+		return chsnap.NewClient(filepath.Join(m.RunDir(rec.ID), "none.sock"), m.o.VMMTimeout)
 	}
-	return chsnap.NewClient(rec.Process.APISocket)
+	return chsnap.NewClient(rec.Process.APISocket, m.o.VMMTimeout)
 }
 
 // List reads every VM with its live state, by name.

@@ -117,7 +117,7 @@ func (m *Manager) await(ctx context.Context, id string, pid int, socket string, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, launchTimeout)
 	defer cancel()
-	client := chsnap.NewClient(socket)
+	client := chsnap.NewClient(socket, m.o.VMMTimeout)
 	for {
 		ping, err := client.Ping(ctx)
 		if err == nil {

@@ -1,0 +1,324 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/guest"
+)
+
+// host is a store with its run folder, and the program that works on it as
+// processes of their own, so that they can be killed.
+type host struct {
+	t         *testing.T
+	root, run string
+	work      string
+	env       []string
+}
+
+func newHost(t *testing.T, vmm string, env ...string) *host {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("cocoon refuses to run without root")
+	}
+	run, err := os.MkdirTemp("", "cr") // short: socket paths end at 108 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{t: t, root: filepath.Join(t.TempDir(), "root"), run: run, work: t.TempDir()}
+	h.env = append(os.Environ(), "COCOON_ROOT_DIR="+h.root, "COCOON_RUN_DIR="+run, "COCOON_HYPERVISOR="+vmm)
+	h.env = append(h.env, env...)
+	t.Cleanup(func() {
+		killLeftovers(run)
+		os.RemoveAll(run)
+	})
+	if err := guest.WriteFile(filepath.Join(h.work, "guest.elf")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(h.work, "disk.raw"), make([]byte, 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func (h *host) command(args []string, env ...string) (*exec.Cmd, *bytes.Buffer, *bytes.Buffer) {
+	c := exec.Command("cocoon", args...)
+	var out, stderr bytes.Buffer
+	c.Env, c.Dir, c.Stdout, c.Stderr = slices.Concat(h.env, env), h.work, &out, &stderr
+	return c, &out, &stderr
+}
+
+// must runs a command that has to succeed and answers its stdout.
+func (h *host) must(args ...string) string {
+	h.t.Helper()
+	c, out, stderr := h.command(args)
+	if err := c.Run(); err != nil {
+		h.t.Fatalf("cocoon %s: %v: %s", strings.Join(args, " "), err, stderr)
+	}
+	return strings.TrimSpace(out.String())
+}
+
+// killed runs a command that has to die at a step.
+func (h *host) killed(step string, args ...string) {
+	h.t.Helper()
+	c, _, stderr := h.command(args, durable.KillAt+"="+step)
+	err := c.Run()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		h.t.Fatalf("cocoon %s was not killed at %s: %v: %s", strings.Join(args, " "), step, err, stderr)
+	}
+}
+
+func (h *host) vm(name string) vmRow {
+	h.t.Helper()
+	var rows []vmRow
+	if err := json.Unmarshal([]byte(h.must("vm", "inspect", name)), &rows); err != nil || len(rows) != 1 {
+		h.t.Fatalf("inspect %s: %v, %d rows", name, err, len(rows))
+	}
+	return rows[0]
+}
+
+// runsWithin asks the VMM itself, not cocoon, which would help it along.
+func (h *host) runsWithin(v vmRow, limit time.Duration) {
+	h.t.Helper()
+	client := chsnap.NewClient(v.APISocket, 0)
+	start := time.Now()
+	for {
+		info, err := client.Info(context.Background())
+		took := time.Since(start)
+		if err == nil && info.State == "Running" {
+			h.t.Logf("the guest runs %d ms after the end of the command", took.Milliseconds())
+			return
+		}
+		if took > limit {
+			h.t.Fatalf("the guest does not run %s after the end of the command: %+v, %v", took, info, err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// clean holds the store against what must never be: after one gc nothing is
+// left that a second would take, what stands is whole, no process outlives
+// what it worked for.
+func (h *host) clean(snapshots ...string) {
+	h.t.Helper()
+	h.must("gc")
+	var rep struct{ Removed []json.RawMessage }
+	if err := json.Unmarshal([]byte(h.must("gc", "--format", "json")), &rep); err != nil || len(rep.Removed) > 0 {
+		h.t.Errorf("a second gc still removes %s (%v)", rep.Removed, err)
+	}
+	for _, folder := range []string{"ingest", "leases", "journals", "trash"} {
+		if left, _ := os.ReadDir(filepath.Join(h.root, folder)); len(left) > 0 {
+			h.t.Errorf("%s holds %v after gc", folder, left)
+		}
+	}
+	h.must("snapshot", "verify", "--all", "--read-data")
+	names := strings.Fields(h.must("snapshot", "list", "--format", "{{.Name}}"))
+	for _, n := range snapshots {
+		if !slices.Contains(names, n) {
+			h.t.Errorf("snapshot %s is lost; there are %v", n, names)
+		}
+	}
+	var vms []vmRow
+	if err := json.Unmarshal([]byte(h.must("vm", "list", "--format", "json")), &vms); err != nil {
+		h.t.Fatal(err)
+	}
+	h.noStrangers(vms)
+}
+
+// noStrangers fails for a VMM below the run folder that no VM record names, and
+// for staged RAM of these VMs.
+func (h *host) noStrangers(vms []vmRow) {
+	h.t.Helper()
+	out, _ := exec.Command("pgrep", "-f", "path="+h.run+"/").Output()
+	for _, f := range strings.Fields(string(out)) {
+		pid, _ := strconv.Atoi(f)
+		if !slices.ContainsFunc(vms, func(v vmRow) bool { return v.PID == pid }) {
+			h.t.Errorf("process %d is a VMM without a VM", pid)
+		}
+	}
+	for _, v := range vms {
+		if left, _ := filepath.Glob("/dev/shm/cocoon-*-" + v.ID + "-*"); len(left) > 0 {
+			h.t.Errorf("staged RAM is left: %v", left)
+		}
+	}
+}
+
+// steps that a kill is tried at, by verb. TestEveryStepIsKilled keeps the list
+// whole.
+var (
+	captureSteps = []string{
+		"capture.paused", "capture.saved", "capture.disks",
+		"store.ingest.blob-written", "store.ingest.blob-kept", "store.ingest.blob-kept#2",
+		"store.commit.staged", "store.commit.checked", "store.commit.published",
+	}
+	restoreSteps = []string{
+		"vm.reserved", "restore.reserve", "restore.disks", "restore.materialised", "restore.memory", "restore.launch",
+		"restore.load", "restore.resume", "restore.published", "restore.record",
+	}
+	removeSteps    = []string{"store.remove.checked", "store.remove.unpublished"}
+	vmCreateSteps  = []string{"image.copied", "vm.create.disks", "vm.create.published"}
+	vmRemoveSteps  = []string{"vm.discard.killed", "vm.discard.trashed"}
+	collectSteps   = []string{"gc.reaped", "gc.planned", "store.discard", "gc.swept", "store.trash.unlinked"}
+	elsewhereSteps = []string{"refs.rebuilt"} // in refs' own tests
+)
+
+func TestEveryStepIsKilled(t *testing.T) {
+	var all []string
+	for _, l := range [][]string{captureSteps, restoreSteps, removeSteps, vmCreateSteps, vmRemoveSteps, collectSteps, elsewhereSteps} {
+		all = append(all, l...)
+	}
+	call := regexp.MustCompile(`durable\.Step\("([^"]+)"`)
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		for _, m := range call.FindAllStringSubmatch(string(b), -1) {
+			if name := m[1]; !slices.Contains(all, name) && name != "restore." {
+				t.Errorf("%s: no test kills at step %s", path, name)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestKillAtEachStep kills each verb at each of its named steps, looks at what
+// must never be, and repeats the verb.
+func TestKillAtEachStep(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	t.Run("snapshot create", func(t *testing.T) { t.Parallel(); killCaptures(newHost(t, vmm)) })
+	t.Run("vm create --from-snapshot", func(t *testing.T) { t.Parallel(); killRestores(newHost(t, vmm)) })
+	t.Run("snapshot rm and gc", func(t *testing.T) { t.Parallel(); killRemovals(newHost(t, vmm)) })
+	t.Run("vm create and rm", func(t *testing.T) { t.Parallel(); killVMs(newHost(t, vmm)) })
+}
+
+func (h *host) boot(name string) vmRow {
+	h.t.Helper()
+	h.must("vm", "create", name, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--start")
+	h.counts(name)
+	return h.vm(name)
+}
+
+// counts waits for a tick that is newer than now.
+func (h *host) counts(name string) {
+	h.t.Helper()
+	first, ok := uint32(0), false
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		log := []byte(h.must("vm", "logs", name))
+		if bad := guest.Bad(log); len(bad) > 0 {
+			h.t.Fatalf("guest says %s", bad[0])
+		}
+		ram, _, found := guest.LastTick(log)
+		if found && ok && ram > first {
+			return
+		}
+		if found && !ok {
+			first, ok = ram, true
+		}
+	}
+	h.t.Fatalf("guest %s does not count", name)
+}
+
+func killCaptures(h *host) {
+	v := h.boot("web")
+	h.must("snapshot", "create", "web", "base")
+	for i, step := range captureSteps {
+		name := fmt.Sprintf("s%d", i)
+		h.killed(step, "snapshot", "create", "web", name)
+		h.runsWithin(v, 100*time.Millisecond)
+		h.clean("base")
+		names := strings.Fields(h.must("snapshot", "list", "--format", "{{.Name}}"))
+		if published := slices.Contains(names, name); published != (step == "store.commit.published") {
+			h.t.Errorf("killed at %s: published is %v", step, published)
+		} else if !published {
+			h.must("snapshot", "create", "web", name)
+		}
+	}
+	h.counts("web")
+}
+
+func killRestores(h *host) {
+	h.boot("web")
+	h.must("snapshot", "create", "web", "base")
+	h.must("vm", "rm", "-f", "web")
+	for i, step := range restoreSteps {
+		name := fmt.Sprintf("c%d", i)
+		h.killed(step, "vm", "create", name, "--from-snapshot", "base")
+		h.clean("base")
+		exists := slices.Contains(strings.Fields(h.must("vm", "list", "--format", "{{.Name}}")), name)
+		if want := step == "restore.published" || step == "restore.record"; exists != want {
+			h.t.Errorf("killed at %s: the VM exists is %v", step, exists)
+		} else if !exists {
+			h.must("vm", "create", name, "--from-snapshot", "base")
+		}
+		h.counts(name)
+		h.must("vm", "rm", "-f", name)
+		h.must("gc") // forget the materialised RAM, so that it is made again
+	}
+}
+
+func killRemovals(h *host) {
+	h.boot("web")
+	h.must("snapshot", "create", "web", "base")
+	for _, step := range removeSteps {
+		h.must("snapshot", "create", "web", "victim", "--parent", "none")
+		h.killed(step, "snapshot", "rm", "victim")
+		h.clean("base")
+		h.must("snapshot", "create", "web", "victim", "--replace")
+		h.must("snapshot", "rm", "victim")
+	}
+	for _, step := range collectSteps {
+		h.must("snapshot", "create", "web", "victim", "--parent", "none")
+		h.must("snapshot", "rm", "victim")
+		h.killed(step, "gc")
+		h.clean("base")
+	}
+	h.counts("web")
+}
+
+func killVMs(h *host) {
+	for i, step := range vmCreateSteps {
+		name := fmt.Sprintf("v%d", i)
+		args := []string{"vm", "create", name, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M"}
+		if err := os.WriteFile(filepath.Join(h.work, "guest.elf"), append(guest.ELF(), byte(i)), 0o600); err != nil {
+			h.t.Fatal(err) // a new blob each time
+		}
+		h.killed(step, args...)
+		h.clean()
+		if step != "vm.create.published" {
+			h.must(args...)
+		}
+		h.must("vm", "start", name)
+		h.counts(name)
+	}
+	for i, step := range vmRemoveSteps {
+		name := fmt.Sprintf("v%d", i)
+		h.killed(step, "vm", "rm", "-f", name)
+		h.clean()
+		if left := strings.Fields(h.must("vm", "list", "--format", "{{.Name}}")); slices.Contains(left, name) {
+			h.must("vm", "rm", "-f", name)
+		}
+	}
+	h.clean()
+}

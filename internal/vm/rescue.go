@@ -1,0 +1,78 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cocoonv2/cocoon/internal/filelock"
+)
+
+// owedFile in a VM's run folder says that the holder of the VM's lock paused
+// the guest and owes it a resume.
+const owedFile = "resume-owed"
+
+// OweResume notes, before a guest is paused, that it must run again. The answer
+// takes the note back if the guest runs or its VMM is gone, else it leaves the
+// debt to the next command.
+func (m *Manager) OweResume(rec *Record) (func(context.Context) error, error) {
+	path := filepath.Join(m.RunDir(rec.ID), owedFile)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return nil, fmt.Errorf("note the pause of VM %s: %w", rec.Name, err)
+	}
+	settle := func(ctx context.Context) error {
+		info, err := m.Client(rec).Info(context.WithoutCancel(ctx))
+		if alive(rec.Process) && (err != nil || info.State != "Running") {
+			return nil
+		}
+		return os.Remove(path)
+	}
+	return settle, nil
+}
+
+// Rescue resumes each guest whose pauser died, and its guard with it, before it
+// could: its note is there and nobody holds its lock. It answers the names.
+func (m *Manager) Rescue(ctx context.Context) ([]string, error) {
+	owed, err := filepath.Glob(filepath.Join(m.o.RunDir, "*", owedFile))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	var errs []error
+	for _, path := range owed {
+		name, err := m.rescue(ctx, filepath.Base(filepath.Dir(path)), path)
+		if name != "" {
+			names = append(names, name)
+		}
+		errs = append(errs, err)
+	}
+	return names, errors.Join(errs...)
+}
+
+func (m *Manager) rescue(ctx context.Context, id, note string) (string, error) {
+	lock, err := filelock.TryExclusive(filepath.Join(m.Dir(id), "lock"))
+	if errors.Is(err, filelock.ErrLocked) || errors.Is(err, os.ErrNotExist) {
+		return "", nil // its pauser lives, or the VM is gone and gc takes the folder
+	}
+	if err != nil {
+		return "", err
+	}
+	defer lock.Unlock()
+	if _, err := os.Stat(note); err != nil {
+		return "", nil // settled while we came
+	}
+	rec, err := m.read(id)
+	if err != nil {
+		return "", err
+	}
+	m.live(rec)
+	if rec.Process == nil {
+		return "", os.Remove(note)
+	}
+	if err := m.Client(rec).EnsureRunning(ctx); err != nil {
+		return "", fmt.Errorf("resume VM %s, whose capture died: %w", rec.Name, err)
+	}
+	return rec.Name, os.Remove(note)
+}
