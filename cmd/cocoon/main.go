@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -24,6 +25,7 @@ func main() { os.Exit(Main()) }
 
 // Main runs the program and returns its exit code; tests call it in-process.
 func Main() int {
+	log.SetOutput(io.Discard) // net/http prints there what a VMM says out of turn
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)

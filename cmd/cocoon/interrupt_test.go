@@ -1,0 +1,167 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/durable"
+)
+
+// stopped starts a command that stands still at a step, and waits until it does.
+func (h *host) stopped(step string, args ...string) (*exec.Cmd, fmt.Stringer) {
+	h.t.Helper()
+	c, _, stderr := h.command(args, durable.StopAt+"="+step)
+	if err := c.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.Process.Pid))
+		if err == nil && strings.Contains(string(stat), ") T ") {
+			return c, stderr
+		}
+		if err != nil || time.Now().After(deadline) {
+			c.Process.Kill()
+			h.t.Fatalf("cocoon %s never stood still at %s: %v", strings.Join(args, " "), step, err)
+		}
+	}
+}
+
+// TestInterruptedCapture sends SIGINT and SIGTERM into the pause.
+func TestInterruptedCapture(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	h := newHost(t, vmm)
+	v := h.boot("web")
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		for _, step := range []string{"capture.paused", "capture.saved", "capture.disks", "store.commit.staged"} {
+			c, stderr := h.stopped(step, "snapshot", "create", "web", "never")
+			if err := errors.Join(c.Process.Signal(sig), c.Process.Signal(syscall.SIGCONT)); err != nil {
+				t.Fatal(err)
+			}
+			err := c.Wait()
+			h.runsWithin(v, 100*time.Millisecond)
+			if code := c.ProcessState.ExitCode(); code != 130 {
+				t.Errorf("%s at %s: exit code %d (%v), want 130: %s", sig, step, code, err, stderr)
+			}
+			for _, folder := range []string{"ingest", "leases", "trash"} {
+				if left, _ := os.ReadDir(h.root + "/" + folder); len(left) > 0 {
+					t.Errorf("%s at %s left %s/%v", sig, step, folder, left)
+				}
+			}
+			h.clean()
+		}
+	}
+	h.counts("web")
+}
+
+// TestNextCommandResumes kills a capture and its guard together: nothing is
+// left that could resume the guest but the next command.
+func TestNextCommandResumes(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	h := newHost(t, vmm)
+	v := h.boot("web")
+	c, _ := h.stopped("capture.saved", "snapshot", "create", "web", "never")
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", c.Process.Pid, c.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	guards := strings.Fields(string(b))
+	if len(guards) == 0 { // it was started from another thread
+		out, _ := exec.Command("pgrep", "-P", strconv.Itoa(c.Process.Pid)).Output()
+		guards = strings.Fields(string(out))
+	}
+	if len(guards) != 1 {
+		t.Fatalf("the capture has children %v, want one guard", guards)
+	}
+	guard, _ := strconv.Atoi(guards[0])
+	if err := errors.Join(syscall.Kill(guard, syscall.SIGKILL), c.Process.Kill()); err != nil {
+		t.Fatal(err)
+	}
+	c.Wait()
+	list, _, stderr := h.command([]string{"vm", "list"})
+	if err := list.Run(); err != nil {
+		t.Fatal(err)
+	}
+	h.runsWithin(v, 100*time.Millisecond)
+	if !strings.Contains(stderr.String(), "was resumed") {
+		t.Errorf("the rescue was not told: %q", stderr)
+	}
+	h.clean()
+	h.counts("web")
+}
+
+// TestVMMThatFails drives captures and restores against a VMM that fails, hangs
+// or dies: the command ends in bounded time with its code, nothing is left.
+func TestVMMThatFails(t *testing.T) {
+	sim := chsnaptest.Build(t)
+	for _, c := range []struct {
+		fail string
+		code int
+		runs bool // the guest runs afterwards
+	}{
+		{"vm.pause=fail", 1, true},
+		{"vm.pause=late-fail", 1, true},
+		{"vm.pause=die", 4, false},
+		{"vm.snapshot=fail", 1, true},
+		{"vm.snapshot=enospc", 1, true},
+		{"vm.snapshot=die", 4, false},
+		{"vm.snapshot=late-die", 4, false},
+		{"vm.pause=hang", 4, false},
+		{"vm.snapshot=hang", 4, false},
+		{"vm.info=hang#3", 4, false},
+	} {
+		t.Run(c.fail, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, sim, "CHSIM_FAIL="+c.fail, "COCOON_VMM_TIMEOUT=300ms")
+			v := h.boot("web")
+			cmd, _, stderr := h.command([]string{"snapshot", "create", "web", "never"})
+			start := time.Now()
+			_ = cmd.Run()
+			if took := time.Since(start); took > 15*time.Second {
+				t.Errorf("it took %s", took)
+			}
+			if code := cmd.ProcessState.ExitCode(); code != c.code {
+				t.Errorf("exit code %d, want %d: %s", code, c.code, stderr)
+			}
+			if c.runs {
+				h.runsWithin(v, 100*time.Millisecond)
+			}
+			if !strings.HasPrefix(stderr.String(), "cocoon: ") || strings.Count(stderr.String(), "\n") > 2 {
+				t.Errorf("stderr is not one line and a hint: %q", stderr)
+			}
+			h.clean()
+		})
+	}
+	for _, fail := range []string{"vm.restore=fail", "vm.restore=die", "vm.restore=late-die", "vm.restore=hang", "vm.resume=fail", "vm.resume=die", "vmm.ping=hang"} {
+		t.Run("restore "+fail, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, sim, "COCOON_VMM_TIMEOUT=300ms")
+			h.boot("web")
+			h.must("snapshot", "create", "web", "base")
+			h.env = append(h.env, "CHSIM_FAIL="+fail)
+			cmd, _, stderr := h.command([]string{"vm", "create", "c", "--from-snapshot", "base", "--count", "2"})
+			if err := cmd.Run(); err == nil {
+				t.Fatal("the restore succeeded")
+			}
+			if !strings.HasPrefix(stderr.String(), "cocoon: ") {
+				t.Errorf("stderr: %q", stderr)
+			}
+			if got := h.must("vm", "list", "--format", "{{.Name}}"); got != "web" {
+				t.Errorf("VMs after the failure: %q", got)
+			}
+			for _, folder := range []string{"ingest", "leases", "journals", "trash"} {
+				if left, _ := os.ReadDir(h.root + "/" + folder); len(left) > 0 {
+					t.Errorf("left %s/%v", folder, left)
+				}
+			}
+			h.clean("base")
+		})
+	}
+}
