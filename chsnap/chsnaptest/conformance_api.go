@@ -75,6 +75,14 @@ func (v *vm) still() {
 
 func testPauseAtOnce(t *testing.T, s *suite) {
 	v := s.launch(t, bootArgs(s.kernel, "$DIR/serial")...)
+	// The API answers before the VM that the command line names is booted.
+	err := v.until(v.ctx, "booted VM", func() bool {
+		info, err := v.info(v.ctx)
+		return err == nil && info.State == "Running"
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	v.must("vm.pause", nil)
 	v.must("vm.resume", nil)
 	v.waitTicks(3)
