@@ -1,0 +1,96 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// capPerVM lets the newest MaxPerVM snapshots of each VM stay, of those that
+// may go at all.
+func (r Rules) capPerVM(all []*Decision) {
+	if r.MaxPerVM <= 0 {
+		return
+	}
+	free := slices.DeleteFunc(slices.Clone(all), func(d *Decision) bool { return !d.free() })
+	slices.SortFunc(free, newestFirst)
+	seen := map[string]int{}
+	for _, d := range free {
+		if seen[d.Snapshot.VM]++; seen[d.Snapshot.VM] > r.MaxPerVM {
+			d.leave(fmt.Sprintf("more than %d of its VM", r.MaxPerVM))
+		}
+	}
+}
+
+// stored counts blobs as a store does: one that several name lies there once.
+type stored struct {
+	holders map[string]int
+	bytes   int64
+}
+
+func (s *stored) add(d *Decision) {
+	for _, b := range d.Snapshot.Blobs {
+		if s.holders[b.Digest]++; s.holders[b.Digest] == 1 {
+			s.bytes += b.Bytes
+		}
+	}
+}
+
+func (s *stored) drop(d *Decision) {
+	for _, b := range d.Snapshot.Blobs {
+		if s.holders[b.Digest]--; s.holders[b.Digest] == 0 {
+			s.bytes -= b.Bytes
+		}
+	}
+}
+
+// capBytes takes the least valuable snapshots until the rest fits, then gives
+// back, most valuable first, what fits beside the rest after all or frees
+// nothing. The answer is the bytes that stay; above MaxBytes where what may not
+// go is larger.
+//
+// The newest snapshot of each VM does not go: a cap that is too small must not
+// empty the store.
+func (r Rules) capBytes(all []*Decision) int64 {
+	s := stored{holders: map[string]int{}}
+	for _, d := range all {
+		if d.Keep {
+			s.add(d)
+		}
+	}
+	if r.MaxBytes <= 0 || s.bytes <= r.MaxBytes {
+		return s.bytes
+	}
+	var dropped []*Decision
+	for _, d := range leastValuable(all) {
+		if s.bytes <= r.MaxBytes {
+			break
+		}
+		s.drop(d)
+		dropped = append(dropped, d)
+	}
+	for _, d := range slices.Backward(dropped) {
+		before := s.bytes
+		if s.add(d); s.bytes > before && s.bytes > r.MaxBytes {
+			s.drop(d)
+			d.leave(fmt.Sprintf("more than %d bytes are stored, and it is of least value", r.MaxBytes))
+		}
+	}
+	return s.bytes
+}
+
+// leastValuable orders what the cap on bytes may take: what the fewest keep
+// rules name first, then the oldest.
+func leastValuable(all []*Decision) []*Decision {
+	newest := map[string]*Decision{}
+	for _, d := range all {
+		if n := newest[d.Snapshot.VM]; d.Keep && !d.Snapshot.Damaged && (n == nil || newestFirst(d, n) < 0) {
+			newest[d.Snapshot.VM] = d
+		}
+	}
+	out := slices.DeleteFunc(slices.Clone(all), func(d *Decision) bool { return !d.free() || newest[d.Snapshot.VM] == d })
+	slices.SortFunc(out, func(a, b *Decision) int {
+		return cmp.Or(cmp.Compare(a.matches, b.matches), newestFirst(b, a))
+	})
+	return out
+}

@@ -1,0 +1,202 @@
+// Package policy decides which snapshots go, and says why. It is a pure
+// function: no clock, no files, the same answer for any order of its input.
+//
+// Words: a keep rule (last, hourly … yearly, within, label) names snapshots
+// that stay; a cap (per VM, bytes) takes some of those away again; a group is
+// what the keep rules look at one at a time.
+//
+// Order of a decision, the first that applies:
+//
+//  1. protected: stays, and neither counts for a rule nor for a cap per VM;
+//  2. damaged: stays, since what it is cannot be read; it displaces no sound one;
+//  3. expired: goes, whatever keep rules say;
+//  4. from the future: stays and counts for nothing, since some clock is wrong,
+//     and with now in the past nothing goes at all;
+//  5. keep rules, where at least one of last … yearly or within is given: what
+//     none of them and no label matches goes;
+//  6. the cap per VM: all but its newest go;
+//  7. the cap on bytes: the least valuable go until the rest fits.
+//
+// Keep rules are independent of each other, as restic's are: each looks at all
+// snapshots of a group and one match is enough. So a rule that is added never
+// makes more go. (In Proxmox Backup Server a later rule skips the periods that
+// an earlier one covers, which does not have this property.)
+//
+// Buckets are calendar hours, days, ISO weeks, months and years in UTC; of each
+// bucket the newest snapshot stays, and empty buckets do not count. While a
+// rule has counts left it also keeps the oldest snapshot, so that history grows
+// to its full length.
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Snapshot is what the rules look at.
+type Snapshot struct {
+	ID        string
+	Name      string
+	VM        string // identity of the VM, not its name: names are used again
+	VMName    string
+	Created   time.Time
+	Expires   *time.Time
+	Labels    map[string]string
+	Protected bool
+	Damaged   bool
+	Blobs     []Blob // all that it names, shared ones too; needed by MaxBytes only
+}
+
+// Blob is a stored object; snapshots share it by naming the same digest.
+type Blob struct {
+	Digest string
+	Bytes  int64
+}
+
+// Rules of one run. Zero turns a rule off.
+type Rules struct {
+	Last, Hourly, Daily, Weekly, Monthly, Yearly int
+
+	Within   time.Duration // before the newest of the group, not before now
+	Labels   []Label       // any of them keeps; alone they remove nothing
+	GroupBy  Group
+	MaxPerVM int
+	MaxBytes int64 // of blobs that snapshots name, each once
+}
+
+// Label matches a snapshot that has Key, with this Value unless Any.
+type Label struct {
+	Key, Value string
+	Any        bool
+}
+
+// Group says what the keep rules look at one at a time. The zero value is by
+// VM; Label is the key of a label; All makes one group of everything.
+type Group struct {
+	Label string
+	All   bool
+}
+
+// Decision about one snapshot. Reasons has at least one element: every rule
+// that keeps it, strongest first, or the one thing that makes it go.
+type Decision struct {
+	Snapshot Snapshot
+	Group    string // name of the VM or value of the label
+	Keep     bool
+	Reasons  []string
+
+	fixed   bool // stays whatever rules and caps say
+	matches int  // keep rules that name it: its value
+}
+
+// Result of Decide.
+type Result struct {
+	Decisions []Decision // by group, newest first
+	Bytes     int64      // of the blobs that kept snapshots name, each once
+}
+
+// Selects tells whether keep rules make what they do not match go.
+func (r Rules) Selects() bool {
+	return r.Last > 0 || r.Hourly > 0 || r.Daily > 0 || r.Weekly > 0 || r.Monthly > 0 || r.Yearly > 0 || r.Within > 0
+}
+
+// Removes tells whether any rule or cap can make an unexpired snapshot go.
+func (r Rules) Removes() bool { return r.Selects() || r.MaxPerVM > 0 || r.MaxBytes > 0 }
+
+// Decide applies the rules at the time now.
+func Decide(snapshots []Snapshot, r Rules, now time.Time) Result {
+	all := make([]*Decision, len(snapshots))
+	for i, s := range snapshots {
+		all[i] = &Decision{Snapshot: s, Group: r.GroupBy.name(s)}
+	}
+	slices.SortFunc(all, func(a, b *Decision) int {
+		return cmp.Or(cmp.Compare(r.GroupBy.key(a.Snapshot), r.GroupBy.key(b.Snapshot)), newestFirst(a, b))
+	})
+	for i := 0; i < len(all); {
+		end := i
+		for end < len(all) && r.GroupBy.key(all[end].Snapshot) == r.GroupBy.key(all[i].Snapshot) {
+			end++
+		}
+		r.keep(decideFixed(all[i:end], now))
+		i = end
+	}
+	r.capPerVM(all)
+	bytes := r.capBytes(all)
+	out := Result{Decisions: make([]Decision, len(all)), Bytes: bytes}
+	for i, d := range all {
+		out.Decisions[i] = *d
+	}
+	return out
+}
+
+func newestFirst(a, b *Decision) int {
+	return cmp.Or(b.Snapshot.Created.Compare(a.Snapshot.Created), cmp.Compare(a.Snapshot.ID, b.Snapshot.ID))
+}
+
+func (g Group) key(s Snapshot) string {
+	switch {
+	case g.All:
+		return ""
+	case g.Label != "":
+		return s.Labels[g.Label]
+	}
+	return s.VM
+}
+
+func (g Group) name(s Snapshot) string {
+	if g.All || g.Label != "" {
+		return g.key(s)
+	}
+	return s.VMName
+}
+
+// decideFixed decides what no rule can change and answers the rest.
+func decideFixed(group []*Decision, now time.Time) []*Decision {
+	var rest []*Decision
+	for _, d := range group {
+		s := &d.Snapshot
+		switch {
+		case s.Protected:
+			d.fix("protected")
+		case s.Damaged:
+			d.fix("damaged: only an explicit rm removes it")
+		case s.Expires != nil && !s.Expires.After(now):
+			d.leave("expired " + s.Expires.UTC().Format(time.RFC3339))
+		case s.Created.After(now):
+			d.fix("from the future, " + s.Created.UTC().Format(time.RFC3339))
+		default:
+			rest = append(rest, d)
+		}
+	}
+	return rest
+}
+
+func (d *Decision) stay(reason string) {
+	d.Keep, d.Reasons = true, append(d.Reasons, reason)
+}
+
+func (d *Decision) fix(reason string) {
+	d.fixed = true
+	d.stay(reason)
+}
+
+func (d *Decision) leave(reason string) {
+	d.Keep, d.Reasons = false, []string{reason}
+}
+
+// free tells whether a cap may take the snapshot.
+func (d *Decision) free() bool { return d.Keep && !d.fixed }
+
+func (l Label) matches(s Snapshot) bool {
+	v, ok := s.Labels[l.Key]
+	return ok && (l.Any || v == l.Value)
+}
+
+func (l Label) String() string {
+	if l.Any {
+		return l.Key
+	}
+	return fmt.Sprintf("%s=%s", l.Key, l.Value)
+}
