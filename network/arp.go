@@ -1,0 +1,186 @@
+package network
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Announce tells the network who has the attachment's IPv4 addresses, so that
+// neighbours drop what they remember of an earlier holder, and with Fresh tells
+// the guest the MAC of its gateway. Attach does it once; the guest hears it only
+// when it runs, so repeat it after a resume. For None and Tap it does nothing.
+func Announce(a Attachment) error {
+	if a.Netns == "" {
+		return nil
+	}
+	err := InNetns(a.Netns, func() error {
+		for _, p := range a.IPs {
+			if err := gratuitous(a.Ifname, a.MAC, p.Addr()); err != nil {
+				return err
+			}
+		}
+		if a.Guest == nil {
+			return nil
+		}
+		for _, gw := range a.Guest.Gateways {
+			if err := gratuitous(a.Tap, a.Guest.GatewayMAC, gw); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("announce addresses of VM %s: %w", a.VM, err)
+	}
+	return nil
+}
+
+func gratuitous(dev, mac string, ip netip.Addr) error {
+	if !ip.Is4() {
+		return nil
+	}
+	from, err := parseMAC(mac)
+	if err != nil {
+		return err
+	}
+	s, err := openARP(dev)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return s.send(arpFrame(from, ip, ip))
+}
+
+// probeEvery and probeFor pace the question for a gateway's MAC.
+const (
+	probeEvery = 100 * time.Millisecond
+	probeFor   = time.Second
+)
+
+// Observe returns what the guest believes now, for a snapshot to keep: Inside
+// with the MAC of its IPv4 gateway, "" when the gateway does not answer within a
+// second. The running guest does not notice.
+func Observe(ctx context.Context, a Attachment) (Guest, error) {
+	g := a.Inside()
+	if a.Guest != nil || a.Netns == "" {
+		return g, nil
+	}
+	self, gw, ok := firstIPv4(a)
+	if !ok {
+		return g, nil
+	}
+	mac, err := parseMAC(a.MAC)
+	if err != nil {
+		return g, err
+	}
+	var s *arpSocket
+	err = InNetns(a.Netns, func() (err error) {
+		s, err = openARP(a.Ifname)
+		return err
+	})
+	if err != nil {
+		return g, fmt.Errorf("ask for the gateway of VM %s: %w", a.VM, err)
+	}
+	defer s.close()
+	for end := time.Now().Add(probeFor); g.GatewayMAC == "" && time.Now().Before(end); {
+		if err := ctx.Err(); err != nil {
+			return g, err
+		}
+		if err := s.send(arpFrame(mac, self, gw)); err != nil {
+			return g, err
+		}
+		g.GatewayMAC = s.answer(gw, time.Now().Add(probeEvery))
+	}
+	return g, nil
+}
+
+func firstIPv4(a Attachment) (self, gw netip.Addr, ok bool) {
+	for _, p := range a.IPs {
+		if p.Addr().Is4() && !self.IsValid() {
+			self = p.Addr()
+		}
+	}
+	for _, g := range a.Gateways {
+		if g.Is4() && !gw.IsValid() {
+			gw = g
+		}
+	}
+	return self, gw, self.IsValid() && gw.IsValid()
+}
+
+// arpSocket sees every frame of a device before the redirect takes it: the
+// kernel hands frames to ETH_P_ALL first.
+type arpSocket struct{ fd, index int }
+
+func openARP(dev string) (*arpSocket, error) {
+	link, err := netlink.LinkByName(dev)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dev, err)
+	}
+	all := int(htons(unix.ETH_P_ALL))
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all)
+	if err != nil {
+		return nil, fmt.Errorf("packet socket: %w", err)
+	}
+	s := &arpSocket{fd, link.Attrs().Index}
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: s.index}); err != nil {
+		s.close()
+		return nil, fmt.Errorf("packet socket at %s: %w", dev, err)
+	}
+	return s, nil
+}
+
+func (s *arpSocket) close() { unix.Close(s.fd) }
+
+func (s *arpSocket) send(frame []byte) error {
+	to := &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ARP), Ifindex: s.index, Halen: 6}
+	copy(to.Addr[:], frame[:6])
+	if err := unix.Sendto(s.fd, frame, 0, to); err != nil {
+		return fmt.Errorf("send ARP: %w", err)
+	}
+	return nil
+}
+
+// answer waits for an ARP reply from ip until a moment.
+func (s *arpSocket) answer(ip netip.Addr, until time.Time) string {
+	buf := make([]byte, 128)
+	for left := time.Until(until); left > 0; left = time.Until(until) {
+		tv := unix.NsecToTimeval(max(left, time.Millisecond).Nanoseconds())
+		if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+			return ""
+		}
+		n, _, err := unix.Recvfrom(s.fd, buf, 0)
+		if err != nil || n < arpBytes {
+			continue
+		}
+		reply := binary.BigEndian.Uint16(buf[12:]) == unix.ETH_P_ARP && binary.BigEndian.Uint16(buf[20:]) == 2
+		if reply && bytes.Equal(buf[28:32], ip.AsSlice()) {
+			return net.HardwareAddr(buf[22:28]).String()
+		}
+	}
+	return ""
+}
+
+const arpBytes = 42 // Ethernet header and ARP for IPv4
+
+// arpFrame asks all who has an address; target == sender announces it.
+func arpFrame(mac net.HardwareAddr, sender, target netip.Addr) []byte {
+	f := make([]byte, 0, arpBytes)
+	f = append(f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
+	f = append(f, mac...)
+	f = append(f, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1) // ARP, Ethernet, IPv4, lengths, request
+	f = append(f, mac...)
+	f = append(f, sender.AsSlice()...)
+	f = append(f, 0, 0, 0, 0, 0, 0)
+	return append(f, target.AsSlice()...)
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }

@@ -1,0 +1,161 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// Host says where things are. The zero value of each field but CacheDir is the
+// usual place.
+type Host struct {
+	// CacheDir holds the records and libcni's results, and is nobody else's. It
+	// must outlive a reboot, as the leases of IPAM plugins do.
+	CacheDir   string
+	ConfDirs   []string // of conflists; /etc/cni/net.d
+	PluginDirs []string // /opt/cni/bin, /usr/lib/cni, /usr/libexec/cni
+	NetnsDir   string   // /var/run/netns, where `ip netns` looks
+}
+
+func (h Host) confDirs() []string {
+	if len(h.ConfDirs) > 0 {
+		return h.ConfDirs
+	}
+	return []string{"/etc/cni/net.d"}
+}
+
+func (h Host) pluginDirs() []string {
+	if len(h.PluginDirs) > 0 {
+		return h.PluginDirs
+	}
+	return []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}
+}
+
+func (h Host) netnsDir() string {
+	if h.NetnsDir != "" {
+		return h.NetnsDir
+	}
+	return "/var/run/netns"
+}
+
+// undoTimeout bounds a rollback, which no cancelled context may cut short.
+const undoTimeout = 30 * time.Second
+
+// Attach makes one interface of a VM and returns when its TAP is up; on error
+// nothing is left. What an earlier Attach of the same interface left is undone
+// first, so it is also how a network is repaired after a reboot or a crash. The
+// interfaces of one VM are attached one after the other, VMs at the same time.
+//
+// Classes: failure.Usage for a request or conflist that cannot be,
+// failure.NotFound for a missing conflist, plugin or TAP, failure.Conflict for
+// a MAC, address, TAP or netns that another holds, failure.Incompatible for a
+// network that cannot give what is asked and for a kernel without a feature.
+func (h Host) Attach(ctx context.Context, r Request) (*Attachment, error) {
+	if r.Network == "" {
+		r.Network = None
+	}
+	if r.Identity == "" {
+		r.Identity = Keep
+	}
+	r.QueuePairs = max(r.QueuePairs, 1)
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	switch r.Network {
+	case None:
+		return &Attachment{VM: r.VM, Index: r.Index, Network: None}, nil
+	case Tap:
+		return adopt(r)
+	}
+	conf, err := h.find(r.Network)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.undoEarlier(ctx, r); err != nil {
+		return nil, err
+	}
+	rec := newRecord(h, r, conf)
+	if err := h.claim(ctx, rec); err != nil {
+		return nil, err
+	}
+	if err := h.build(ctx, rec, conf.list); err != nil {
+		return nil, fmt.Errorf("attach VM %s to network %s: %w", r.VM, r.Network, errors.Join(err, h.rollback(ctx, rec, conf.list)))
+	}
+	a := rec.Attachment
+	return &a, nil
+}
+
+// build fills rec.Attachment.
+func (h Host) build(ctx context.Context, rec *record, list *libcni.NetworkConfigList) error {
+	a := &rec.Attachment
+	if _, err := h.ensureNetns(a.VM); err != nil {
+		return err
+	}
+	if err := h.add(ctx, rec, list); err != nil {
+		return err
+	}
+	if err := InNetns(a.Netns, func() error { return wire(rec.Request, a) }); err != nil {
+		return err
+	}
+	if err := h.write(rec); err != nil {
+		return err
+	}
+	return Announce(*a)
+}
+
+func (h Host) rollback(ctx context.Context, rec *record, list *libcni.NetworkConfigList) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if err := errors.Join(h.delEach(ctx, rec, list), h.removeWires(rec.Attachment)); err != nil {
+		return fmt.Errorf("roll back: %w", err)
+	}
+	return h.forget(rec.Attachment)
+}
+
+// undoEarlier detaches what a record of the same interface names.
+func (h Host) undoEarlier(ctx context.Context, r Request) error {
+	rec, err := h.read(r.VM, ifname(r.Index))
+	if errors.Is(err, fs.ErrNotExist) {
+		return h.refuseInUse(h.netnsPath(r.VM), r.VM, tapName(r.Index))
+	}
+	if err != nil {
+		rec = &record{Attachment: Attachment{VM: r.VM, Index: r.Index, Network: r.Network, Netns: h.netnsPath(r.VM), Ifname: ifname(r.Index), Tap: tapName(r.Index)}}
+	}
+	if err := h.refuseInUse(rec.Attachment.Netns, r.VM, rec.Attachment.Tap); err != nil {
+		return err
+	}
+	if err := h.Detach(ctx, rec.Attachment); err != nil {
+		return fmt.Errorf("undo the earlier attachment: %w", err)
+	}
+	return nil
+}
+
+// Detach undoes an attachment: plugins, TAP, and with the last TAP the netns.
+// What is gone already is success, so it may be repeated; on error the record
+// stays for the next try. The VMM must have ended.
+func (h Host) Detach(ctx context.Context, a Attachment) error {
+	if a.Network == "" || a.Network == None || a.Network == Tap {
+		return nil
+	}
+	if !isID(a.VM) || a.Ifname == "" || a.Netns != h.netnsPath(a.VM) {
+		return failure.New(failure.Usage, "detach VM %q: %s in netns %q is no attachment of it", a.VM, a.Ifname, a.Netns)
+	}
+	rec, list, err := h.lastKnown(a)
+	if err != nil {
+		return fmt.Errorf("detach VM %s from network %s: %w", a.VM, a.Network, err)
+	}
+	if err := errors.Join(h.del(ctx, rec, list), h.removeWires(a)); err != nil {
+		return fmt.Errorf("detach VM %s from network %s: %w", a.VM, a.Network, err)
+	}
+	return h.forget(a)
+}
+
+func ifname(index int) string  { return "eth" + strconv.Itoa(index) }
+func tapName(index int) string { return "tap" + strconv.Itoa(index) }

@@ -1,0 +1,206 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+const (
+	netnsPrefix = "cocoon-"
+	idDigits    = 12 // of the VM's id in the name of its netns
+)
+
+// errStale is a name in the netns folder with no namespace mounted on it: what
+// a crash between the making of both leaves.
+var errStale = errors.New("no namespace is mounted there")
+
+func isID(s string) bool {
+	return len(s) >= idDigits && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+func (h Host) netnsPath(vm string) string {
+	return filepath.Join(h.netnsDir(), netnsPrefix+vm[:idDigits])
+}
+
+// ownerOf returns the id of the VM that the netns at path was made for, "" when
+// it is not one of ours. errStale or fs.ErrNotExist when there is none.
+func ownerOf(path string) (vm string, err error) {
+	err = InNetns(path, func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err == nil {
+			vm = lo.Attrs().Alias
+		}
+		return err
+	})
+	if !isID(vm) {
+		vm = ""
+	}
+	return vm, err
+}
+
+// ensureNetns makes the netns of a VM, or finds it. A stale name is repaired, a
+// netns of somebody else under the name is failure.Conflict.
+func (h Host) ensureNetns(vm string) (string, error) {
+	path := h.netnsPath(vm)
+	unlock, err := h.lockNetnsDir()
+	if err != nil {
+		return "", fmt.Errorf("make netns %s: %w", path, err)
+	}
+	defer unlock()
+	owner, err := ownerOf(path)
+	switch {
+	case err == nil && owner == vm:
+		return path, nil
+	case err == nil:
+		return "", taken(path, owner)
+	case errors.Is(err, errStale):
+		if err := os.Remove(path); err != nil {
+			return "", fmt.Errorf("repair netns: %w", err)
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	}
+	if err := makeNetns(path, vm); err != nil {
+		return "", fmt.Errorf("make netns %s: %w", path, errors.Join(err, dropNetns(path)))
+	}
+	return path, nil
+}
+
+func taken(path, owner string) error {
+	who := "something that is not cocoon"
+	if owner != "" {
+		who = "VM " + owner
+	}
+	return failure.Hint(failure.New(failure.Conflict, "netns %s belongs to %s", path, who),
+		"if nothing uses it: ip netns del "+filepath.Base(path))
+}
+
+// removeNetns removes the netns of a VM; one that is gone is success, one of
+// somebody else is failure.Conflict.
+func (h Host) removeNetns(vm string) error {
+	path := h.netnsPath(vm)
+	unlock, err := h.lockNetnsDir()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	owner, err := ownerOf(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, errStale), err == nil && owner == vm:
+		return dropNetns(path)
+	case err == nil:
+		return taken(path, owner)
+	default:
+		return err
+	}
+}
+
+// makeNetns names the namespace only after it was marked as ours.
+func makeNetns(path, vm string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o444)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	made := make(chan error)
+	go func() {
+		// Never unlocked, so the runtime ends the thread with the goroutine and
+		// nothing else ever runs in the new namespace.
+		runtime.LockOSThread()
+		made <- markAndMount(path, vm)
+	}()
+	return <-made
+}
+
+func markAndMount(path, vm string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetAlias(lo, vm); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return err
+	}
+	// The devices to come shall not speak IPv6 with the guest's MAC; a plugin
+	// that assigns an IPv6 address turns it on for its device by itself.
+	if err := sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
+		return err
+	}
+	return unix.Mount("/proc/thread-self/ns/net", path, "none", unix.MS_BIND, "")
+}
+
+func dropNetns(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount netns %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove netns: %w", err)
+	}
+	return nil
+}
+
+// lockNetnsDir makes the folder what `ip netns` makes it, a shared mount, so
+// that other mount namespaces see what is mounted below, and takes the lock
+// that `ip netns` takes too.
+func (h Host) lockNetnsDir() (unlock func(), err error) {
+	dir := h.netnsDir()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	share := func() error { return unix.Mount("", dir, "none", unix.MS_SHARED|unix.MS_REC, "") }
+	if err = share(); errors.Is(err, unix.EINVAL) { // not a mount point yet
+		if err = unix.Mount(dir, dir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = share()
+		}
+	}
+	if err != nil {
+		d.Close()
+		return nil, fmt.Errorf("share %s: %w", dir, err)
+	}
+	return func() { d.Close() }, nil
+}
+
+// openNetns tells a missing and a stale name from other errors.
+func openNetns(path string) (ns.NetNS, error) {
+	n, err := ns.GetNS(path)
+	var missing ns.NSPathNotExistErr
+	var not ns.NSPathNotNSErr
+	switch {
+	case errors.As(err, &missing):
+		return nil, &fs.PathError{Op: "open netns", Path: path, Err: fs.ErrNotExist}
+	case errors.As(err, &not):
+		return nil, fmt.Errorf("netns %s: %w", path, errStale)
+	case err != nil:
+		return nil, fmt.Errorf("netns %s: %w", path, err)
+	}
+	return n, nil
+}

@@ -1,0 +1,209 @@
+package network
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
+)
+
+const recordVersion = 1
+
+// record is CacheDir/attachments/<vm>.<ifname>.json. Until the plugins have
+// answered, the attachment holds what was asked for.
+type record struct {
+	Version    int             `json:"version"`
+	Request    Request         `json:"request"`
+	Attachment Attachment      `json:"attachment"`
+	Config     json.RawMessage `json:"config"` // the conflist as it was used
+}
+
+func newRecord(h Host, r Request, conf *conflist) *record {
+	a := Attachment{
+		VM: r.VM, Index: r.Index, Network: r.Network, Conflist: conf.path, Netns: h.netnsPath(r.VM),
+		Ifname: ifname(r.Index), Tap: tapName(r.Index), MAC: r.MAC, MTU: r.MTU, QueuePairs: r.QueuePairs,
+		Identity: r.Identity, Guest: r.Guest,
+	}
+	for _, ip := range r.IPs {
+		a.IPs = append(a.IPs, netip.PrefixFrom(ip, ip.BitLen()))
+	}
+	return &record{Version: recordVersion, Request: r, Attachment: a, Config: conf.list.Bytes}
+}
+
+func (h Host) recordsDir() string { return filepath.Join(h.CacheDir, "attachments") }
+
+func (h Host) recordPath(vm, ifname string) string {
+	return filepath.Join(h.recordsDir(), vm+"."+ifname+".json")
+}
+
+// claimTimeout is how long others may hold the claims.
+const claimTimeout = 10 * time.Second
+
+// claim writes the record unless another VM on the same network has the wanted
+// MAC or address.
+func (h Host) claim(ctx context.Context, rec *record) error {
+	if err := durable.Mkdir(h.recordsDir(), 0o700); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	lock, err := filelock.Exclusive(ctx, filepath.Join(h.CacheDir, "claims.lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	others, err := h.records()
+	if err != nil {
+		return err
+	}
+	for _, o := range others {
+		if err := collide(rec.Request, o.Attachment); err != nil {
+			return err
+		}
+	}
+	return h.write(rec)
+}
+
+func collide(r Request, o Attachment) error {
+	if o.Network != r.Network || o.VM == r.VM && o.Index == r.Index {
+		return nil
+	}
+	what := ""
+	if r.MAC != "" && strings.EqualFold(r.MAC, o.MAC) {
+		what = "MAC " + r.MAC
+	}
+	for _, ip := range r.IPs {
+		if slices.ContainsFunc(o.IPs, func(p netip.Prefix) bool { return p.Addr() == ip }) {
+			what = "address " + ip.String()
+		}
+	}
+	if what == "" {
+		return nil
+	}
+	return failure.Hint(failure.New(failure.Conflict, "network %s: %s belongs to VM %s", r.Network, what, o.VM),
+		"remove that VM, or give this one a fresh identity")
+}
+
+func (h Host) write(rec *record) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(h.recordPath(rec.Attachment.VM, rec.Attachment.Ifname), b, 0o600)
+}
+
+// read returns a record: fs.ErrNotExist when there is none, failure.Damaged
+// when it cannot be understood.
+func (h Host) read(vm, ifname string) (*record, error) {
+	path := h.recordPath(vm, ifname)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var rec record
+	err = json.Unmarshal(b, &rec)
+	if err == nil && rec.Version != recordVersion {
+		err = fmt.Errorf("version %d", rec.Version)
+	}
+	a := rec.Attachment
+	if err == nil && (a.VM != vm || a.Ifname != ifname || a.Netns != h.netnsPath(vm)) {
+		err = errors.New("it names another interface")
+	}
+	if err != nil {
+		return nil, failure.New(failure.Damaged, "network record %s: %w", path, err)
+	}
+	return &rec, nil
+}
+
+// names lists the VM and interface of every record, whole or not.
+func (h Host) names() ([][2]string, error) {
+	entries, err := os.ReadDir(h.recordsDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var out [][2]string
+	for _, e := range entries {
+		stem, ok := strings.CutSuffix(e.Name(), ".json")
+		vm, iface, ok2 := strings.Cut(stem, ".")
+		if ok && ok2 && isID(vm) {
+			out = append(out, [2]string{vm, iface})
+		}
+	}
+	return out, nil
+}
+
+// records returns the records that can be read; a damaged one claims nothing.
+func (h Host) records() ([]*record, error) {
+	names, err := h.names()
+	if err != nil {
+		return nil, err
+	}
+	var out []*record
+	for _, n := range names {
+		rec, err := h.read(n[0], n[1])
+		switch {
+		case err == nil:
+			out = append(out, rec)
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, failure.Damaged):
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// forget removes the record, the last act of undoing.
+func (h Host) forget(a Attachment) error {
+	err := os.Remove(h.recordPath(a.VM, a.Ifname))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return durable.SyncDir(h.recordsDir())
+}
+
+// lastKnown finds how an attachment was made: its record, else what libcni
+// cached, else the conflist of that name today.
+func (h Host) lastKnown(a Attachment) (*record, *libcni.NetworkConfigList, error) {
+	rec, err := h.read(a.VM, a.Ifname)
+	if err == nil {
+		list, err := libcni.NetworkConfFromBytes(rec.Config)
+		if err == nil {
+			return rec, list, nil
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, failure.Damaged) {
+		return nil, nil, err
+	}
+	rec = &record{Version: recordVersion, Request: a.Request(), Attachment: a}
+	cached, err := h.cni().GetCachedAttachments(a.VM)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, c := range cached {
+		list, err := libcni.NetworkConfFromBytes(c.Config)
+		if err == nil && c.IfName == a.Ifname {
+			rec.Config = c.Config
+			return rec, list, nil
+		}
+	}
+	conf, err := h.find(a.Network)
+	if err != nil {
+		return nil, nil, err
+	}
+	rec.Config = conf.list.Bytes
+	return rec, conf.list, nil
+}
