@@ -7,7 +7,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
 CRASH_ROUNDS ?= 200
 
-.PHONY: help build test race demo lint bench bench-quick fuzz crash clean
+.PHONY: help build test race demo lint bench fuzz crash clean
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,9 @@ lint: ## vet, staticcheck, gofumpt, import floors
 	@out=$$(go tool gofumpt -l .); if [ -n "$$out" ]; then echo "not gofumpt-formatted:"; echo "$$out"; exit 1; fi
 	go test -run TestImportsOnlyPointDown ./internal/layout
 
-bench: build ## figures of docs/benchmarks.md: store, capture, restore, whole commands
-	go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./store/... ./refs ./gc ./cmd/cocoon
+bench: build ## figures of docs/benchmarks.md: whole commands against their yardsticks, then Go benchmarks
+	go run ./internal/bench -cocoon $(BIN)
+	go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./store/... ./refs ./gc
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@set -e; for d in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n1 dirname | sort -u); do \

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cocoonv2/cocoon/internal/guest"
+	"github.com/cocoonv2/cocoon/internal/ramgen"
+)
+
+// fixture is a real snapshot folder's documents, whose one RAM range is set to
+// the size under test.
+const (
+	fixture      = "chsnap/testdata/v53.0/plain-128m"
+	fixtureBytes = 128 << 20
+)
+
+// folder writes a Cloud Hypervisor snapshot folder with the RAM of im.
+func folder(dir string, im *ramgen.Image) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, name := range []string{"config.json", "state.json"} {
+		b, err := os.ReadFile(filepath.Join(fixture, name))
+		if err != nil {
+			return err
+		}
+		sized := strings.ReplaceAll(string(b), strconv.Itoa(fixtureBytes), strconv.FormatInt(im.Bytes(), 10))
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(sized), 0o600); err != nil {
+			return err
+		}
+	}
+	if err := guest.WriteFile(filepath.Join(dir, "guest.elf")); err != nil {
+		return err
+	}
+	return im.WriteFile(filepath.Join(dir, "memory-ranges"), false)
+}
+
+// captured is what `snapshot inspect` says of a capture.
+type captured struct {
+	Size    struct{ Unique, Stored int64 }
+	Capture struct{ PagesNew, PagesReused, PagesZero int64 }
+}
+
+func (b *bench) inspect(env []string, id string) (captured, error) {
+	t, err := timed(env, b.cocoon, "snapshot", "inspect", id)
+	if err != nil {
+		return captured{}, err
+	}
+	var rows []captured
+	if err := json.Unmarshal([]byte(t.out), &rows); err != nil || len(rows) != 1 {
+		return captured{}, fmt.Errorf("inspect %s: %w, %d rows", id, err, len(rows))
+	}
+	return rows[0], nil
+}
+
+// captures measures a first and a second capture and the way back.
+func (b *bench) captures() error {
+	first := ramgen.New(b.bytes, 7)
+	dirs := map[string]*ramgen.Image{"first": first, "second": first.Mutate(0.07, 8)}
+	for name, im := range dirs {
+		if err := folder(filepath.Join(b.work, name), im); err != nil {
+			return err
+		}
+	}
+	changed := filepath.Join(b.work, "changed")
+	if err := writeChanged(changed, first, dirs["second"]); err != nil {
+		return err
+	}
+	var zstd, one, two, export series
+	var firstStats, secondStats captured
+	for i := range b.runs {
+		root := filepath.Join(b.work, fmt.Sprint("store", i))
+		env := []string{"COCOON_ROOT_DIR=" + root, "COCOON_RUN_DIR=" + root + ".run"}
+		t, err := timed(nil, "zstd", "-1", "-T2", "-q", "-f", filepath.Join(b.work, "first", "memory-ranges"), "-o", filepath.Join(b.work, "first.zst"))
+		if err != nil {
+			return err
+		}
+		zstd = append(zstd, t)
+		if t, err = timed(env, b.cocoon, "snapshot", "import", filepath.Join(b.work, "first"), "--name", "first"); err != nil {
+			return err
+		}
+		one = append(one, t)
+		if firstStats, err = b.inspect(env, "first"); err != nil {
+			return err
+		}
+		if t, err = timed(env, b.cocoon, "snapshot", "import", filepath.Join(b.work, "second"), "--name", "second", "--parent", "first"); err != nil {
+			return err
+		}
+		two = append(two, t)
+		if secondStats, err = b.inspect(env, "second"); err != nil {
+			return err
+		}
+		out, err := b.export(env)
+		if err != nil {
+			return err
+		}
+		export = append(export, out)
+		if err := os.RemoveAll(root); err != nil {
+			return err
+		}
+	}
+	zst, err := os.Stat(filepath.Join(b.work, "first.zst"))
+	if err != nil {
+		return err
+	}
+	if _, err := timed(nil, "zstd", "-1", "-q", "-f", changed, "-o", changed+".zst"); err != nil {
+		return err
+	}
+	delta, err := os.Stat(changed + ".zst")
+	if err != nil {
+		return err
+	}
+	sec := func(s series) float64 { return s.wall().Seconds() }
+	row("first capture, time", ms(one.wall()), "`zstd -1 -T2` "+ms(zstd.wall()), ratio(sec(one), sec(zstd)), "≤ 1")
+	row("first capture, stored", mib(firstStats.Size.Stored), "`zstd -1` "+mib(zst.Size()), ratio(float64(firstStats.Size.Stored), float64(zst.Size())), "≤ 1")
+	row("second capture (7 % changed), time", ms(two.wall()), "first "+ms(one.wall()), ratio(sec(one), sec(two))+" faster", "≥ 3")
+	row("second capture, stored anew", mib(secondStats.Size.Unique), "changed pages `zstd -1` "+mib(delta.Size()), ratio(float64(secondStats.Size.Unique), float64(delta.Size())), "≤ 1.1")
+	row("export of RAM, verified", fmt.Sprintf("%.2f GB/s (%s)", float64(b.bytes)/1e9/sec(export), ms(export.wall())), "", "", "≥ 2.5 GB/s")
+	row("peak memory of capture, second, export", mib(one.peak())+", "+mib(two.peak())+", "+mib(export.peak()), "RAM "+mib(b.bytes), "", "≤ 256 MiB")
+	return nil
+}
+
+// export writes a folder to tmpfs, where a restore would stage it.
+func (b *bench) export(env []string) (took, error) {
+	dir, err := os.MkdirTemp("/dev/shm", "cocoon-bench-")
+	if err != nil {
+		return took{}, err
+	}
+	defer os.RemoveAll(dir)
+	return timed(env, b.cocoon, "snapshot", "export", "second", "-o", filepath.Join(dir, "out"))
+}
+
+// writeChanged writes only the pages that differ, one after the other.
+func writeChanged(path string, a, b *ramgen.Image) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	was, is := make([]byte, ramgen.PageSize), make([]byte, ramgen.PageSize)
+	for p := range a.Bytes() / ramgen.PageSize {
+		a.Page(was, p)
+		b.Page(is, p)
+		if string(was) == string(is) {
+			continue
+		}
+		if _, err := f.Write(is); err != nil {
+			return err
+		}
+	}
+	return f.Close()
+}

@@ -1,0 +1,75 @@
+// Command bench prints the whole-command figures of docs/benchmarks.md: what a
+// person at a shell waits for, against what they would type without cocoon.
+//
+//	go run ./internal/bench -cocoon bin/cocoon [-bytes 2147483648] [-runs 3] [-dir DIR]
+//
+// Each figure is the median of runs that alternate with their yardstick; both
+// are started on the same two processors. Seconds mean nothing on another
+// machine, the ratios do.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+)
+
+func main() {
+	cocoon := flag.String("cocoon", "bin/cocoon", "the program")
+	bytes := flag.Int64("bytes", 2<<30, "size of the guest RAM images")
+	runs := flag.Int("runs", 3, "runs of each figure")
+	dir := flag.String("dir", "", "where the store and the images lie (default: the temporary folder)")
+	snapshots := flag.Int("snapshots", 10000, "snapshots of the listing figure")
+	flag.Parse()
+	work, err := os.MkdirTemp(*dir, "cocoon-bench-")
+	if err == nil {
+		defer os.RemoveAll(work)
+		err = run(&bench{cocoon: *cocoon, bytes: *bytes, runs: *runs, work: work, snapshots: *snapshots})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.RemoveAll(work)
+		os.Exit(1)
+	}
+}
+
+// bench is one session of measuring.
+type bench struct {
+	cocoon    string
+	bytes     int64
+	runs      int
+	work      string
+	snapshots int
+}
+
+func run(b *bench) error {
+	fmt.Printf("machine: %s, %d processors (each command runs on two of them), %s\n\n", cpuModel(), runtime.NumCPU(), runtime.Version())
+	fmt.Println("| figure | cocoon | yardstick | ratio | goal |")
+	fmt.Println("|---|---|---|---|---|")
+	for _, figures := range []func() error{b.captures, b.startup, b.listing} {
+		if err := figures(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func cpuModel() string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "unknown processor"
+	}
+	for line := range strings.Lines(string(info)) {
+		if name, ok := strings.CutPrefix(line, "model name"); ok {
+			return strings.Trim(name, " \t:\n")
+		}
+	}
+	return "unknown processor"
+}
+
+// row prints one line of the table.
+func row(figure, ours, theirs, ratio, goal string) {
+	fmt.Printf("| %s | %s | %s | %s | %s |\n", figure, ours, theirs, ratio, goal)
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// took is one run of a command.
+type took struct {
+	wall time.Duration
+	peak int64 // largest resident set, bytes
+	out  string
+}
+
+// timed runs a command to its end on two processors.
+func timed(env []string, argv ...string) (took, error) {
+	if path, err := exec.LookPath("taskset"); err == nil {
+		argv = append([]string{path, "-c", "0,1"}, argv...)
+	}
+	c := exec.Command(argv[0], argv[1:]...)
+	var out, stderr bytes.Buffer
+	c.Stdout, c.Stderr, c.Env = &out, &stderr, append(os.Environ(), env...)
+	start := time.Now()
+	err := c.Run()
+	t := took{wall: time.Since(start), out: strings.TrimSpace(out.String())}
+	if err != nil {
+		return t, fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, stderr.String())
+	}
+	t.peak = c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+	return t, nil
+}
+
+// series collects the runs of one figure.
+type series []took
+
+func (s series) wall() time.Duration {
+	all := make([]time.Duration, len(s))
+	for i, t := range s {
+		all[i] = t.wall
+	}
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+func (s series) peak() (most int64) {
+	for _, t := range s {
+		most = max(most, t.peak)
+	}
+	return most
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.0f ms", float64(d.Microseconds())/1000) }
+
+func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+
+func ratio(a, b float64) string { return fmt.Sprintf("%.2f×", a/b) }
