@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,12 +15,16 @@ import (
 
 func newGC(a *app) *cobra.Command {
 	var o gc.Options
-	var wait, format string
+	var wait, format, metricsFile string
+	var prune bool
 	c := &cobra.Command{
 		Use: "gc", Short: "Free what nothing names, and say why", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if format != "table" && format != "json" {
 				return failure.New(failure.Usage, "--format %q: table or json", format)
+			}
+			if o.DryRun && metricsFile != "" {
+				return failure.New(failure.Usage, "--metrics-file tells about runs, not about a --dry-run")
 			}
 			var err error
 			if wait != "" && wait != "0" {
@@ -27,7 +32,14 @@ func newGC(a *app) *cobra.Command {
 					return err
 				}
 			}
-			rep, err := a.collect(c.Context(), o)
+			start, collect := time.Now(), a.collect
+			if prune {
+				collect = a.pruneAndCollect
+			}
+			rep, err := collect(c.Context(), o)
+			if metricsFile != "" {
+				err = errors.Join(err, a.writeMetrics(c.Context(), metricsFile, start, rep, err))
+			}
 			if rep != nil {
 				err = errors.Join(err, a.printReport(rep, format))
 			}
@@ -37,6 +49,8 @@ func newGC(a *app) *cobra.Command {
 	f := c.Flags()
 	f.BoolVar(&o.DryRun, "dry-run", false, "print the plan, remove nothing")
 	f.BoolVar(&o.Explain, "explain", false, "also say who holds what stays")
+	f.BoolVar(&prune, "prune", false, "first remove expired snapshots and those that the configured policy does not keep")
+	f.StringVar(&metricsFile, "metrics-file", "", "write Prometheus text about the run and the store to `file`")
 	f.StringVar(&wait, "wait", "0", "how long to wait for another gc")
 	f.StringVar(&format, "format", "table", "table or json")
 	return c

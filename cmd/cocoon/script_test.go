@@ -33,11 +33,13 @@ func TestScripts(t *testing.T) {
 		Dir:   "testdata/script",
 		Setup: func(e *testscript.Env) error { return setup(e, vmm) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":    exits,
-			"counts":   counts,
-			"truncate": truncate,
-			"samefile": sameFile,
-			"residue":  residue,
+			"exits":      exits,
+			"counts":     counts,
+			"truncate":   truncate,
+			"samefile":   sameFile,
+			"residue":    residue,
+			"sameplan":   samePlan,
+			"prometheus": prometheus,
 		},
 	})
 }

@@ -16,7 +16,7 @@ import (
 func newSnapshot(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "snapshot", Aliases: []string{"snap"}, Short: "Snapshots of running VMs", Args: cobra.ArbitraryArgs, RunE: groupHelp}
 	c.AddCommand(newSnapshotCreate(a), newSnapshotList(a), newSnapshotInspect(a), newSnapshotRemove(a), newSnapshotRename(a),
-		newSnapshotProtect(a, "protect", true), newSnapshotProtect(a, "unprotect", false), newSnapshotVerify(a),
+		newSnapshotProtect(a, "protect", true), newSnapshotProtect(a, "unprotect", false), newSnapshotVerify(a), newSnapshotPrune(a),
 		newSnapshotImport(a), newSnapshotExport(a))
 	return c
 }

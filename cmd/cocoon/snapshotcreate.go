@@ -2,13 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cocoonv2/cocoon/gc/policy"
 	"github.com/cocoonv2/cocoon/internal/capture"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
@@ -99,23 +100,25 @@ func printStats(a *app, sn *store.Snapshot) {
 		cp.PauseMs, cp.TotalMs, cp.Mode, cp.PagesNew, cp.PagesReused, cp.PagesZero, size(sn.StoredBytes))
 }
 
-// trim removes all but the newest keep unprotected snapshots of sn's VM.
+// trim removes all but the newest keep of sn's VM; protected ones do not count.
 func trim(ctx context.Context, st *store.Store, sn *store.Snapshot, keep int) error {
 	if keep == 0 {
 		return nil
 	}
-	all, err := st.Summaries(ctx)
+	all, err := candidates(ctx, st, func(s store.Summary) bool { return s.VM.ID == sn.Spec.VM.ID })
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(s store.Summary) bool { return s.VM.ID != sn.Spec.VM.ID || s.Protected })
-	slices.SortFunc(all, func(x, y store.Summary) int { return y.Created.Compare(x.Created) })
-	for _, s := range all[min(keep, len(all)):] {
-		if err := st.Remove(ctx, s.ID, store.RemoveOptions{}); err != nil {
-			return fmt.Errorf("--max %d: %w", keep, err)
+	var errs []error
+	for _, d := range policy.Decide(all, policy.Rules{MaxPerVM: keep}, time.Now()).Decisions {
+		if d.Keep {
+			continue
+		}
+		if err := removePruned(ctx, st, store.ID(d.Snapshot.ID)); err != nil {
+			errs = append(errs, fmt.Errorf("--max %d: %w", keep, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func newSnapshotImport(a *app) *cobra.Command {

@@ -28,16 +28,25 @@ type stored struct {
 	bytes   int64
 }
 
-func (s *stored) add(d *Decision) {
-	for _, b := range d.Snapshot.Blobs {
+// Bytes of the blobs that snapshots name, each once.
+func Bytes(snapshots []Snapshot) int64 {
+	s := stored{holders: map[string]int{}}
+	for _, sn := range snapshots {
+		s.add(sn)
+	}
+	return s.bytes
+}
+
+func (s *stored) add(sn Snapshot) {
+	for _, b := range sn.Blobs {
 		if s.holders[b.Digest]++; s.holders[b.Digest] == 1 {
 			s.bytes += b.Bytes
 		}
 	}
 }
 
-func (s *stored) drop(d *Decision) {
-	for _, b := range d.Snapshot.Blobs {
+func (s *stored) drop(sn Snapshot) {
+	for _, b := range sn.Blobs {
 		if s.holders[b.Digest]--; s.holders[b.Digest] == 0 {
 			s.bytes -= b.Bytes
 		}
@@ -55,7 +64,7 @@ func (r Rules) capBytes(all []*Decision) int64 {
 	s := stored{holders: map[string]int{}}
 	for _, d := range all {
 		if d.Keep {
-			s.add(d)
+			s.add(d.Snapshot)
 		}
 	}
 	if r.MaxBytes <= 0 || s.bytes <= r.MaxBytes {
@@ -66,13 +75,13 @@ func (r Rules) capBytes(all []*Decision) int64 {
 		if s.bytes <= r.MaxBytes {
 			break
 		}
-		s.drop(d)
+		s.drop(d.Snapshot)
 		dropped = append(dropped, d)
 	}
 	for _, d := range slices.Backward(dropped) {
 		before := s.bytes
-		if s.add(d); s.bytes > before && s.bytes > r.MaxBytes {
-			s.drop(d)
+		if s.add(d.Snapshot); s.bytes > before && s.bytes > r.MaxBytes {
+			s.drop(d.Snapshot)
 			d.leave(fmt.Sprintf("more than %d bytes are stored, and it is of least value", r.MaxBytes))
 		}
 	}

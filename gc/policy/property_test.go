@@ -232,12 +232,12 @@ func mustStay(t *rapid.T, r Result) {
 	s := stored{holders: map[string]int{}}
 	for _, d := range all {
 		if d.Keep {
-			s.add(d)
+			s.add(d.Snapshot)
 		}
 	}
 	for _, d := range leastValuable(all) {
 		before := s.bytes
-		if s.drop(d); s.bytes < before {
+		if s.drop(d.Snapshot); s.bytes < before {
 			t.Fatalf("%d bytes stay, and %s could have gone", before, d.Snapshot.ID)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"sigs.k8s.io/yaml"
 
@@ -38,7 +39,7 @@ type Setting struct {
 
 // Settings of the program, in the order in which `config show` prints them.
 func Settings() []Setting {
-	return []Setting{
+	return append([]Setting{
 		{"rootDir", "COCOON_ROOT_DIR", "/var/lib/cocoon"},
 		{"runDir", "COCOON_RUN_DIR", "/run/cocoon"},
 		{"logLevel", "COCOON_LOG_LEVEL", "info"},
@@ -46,7 +47,7 @@ func Settings() []Setting {
 		{"hypervisor", "COCOON_HYPERVISOR", "cloud-hypervisor"},
 		{"cpuArgs", "COCOON_CPU_ARGS", ""},
 		{"vmmTimeout", "COCOON_VMM_TIMEOUT", "30s"},
-	}
+	}, pruneSettings()...)
 }
 
 type file struct {
@@ -57,9 +58,14 @@ type file struct {
 	Hypervisor string `json:"hypervisor"`
 	CPUArgs    string `json:"cpuArgs"`
 	VMMTimeout string `json:"vmmTimeout"`
+
+	Prune pruneSection `json:"prune"`
 }
 
 func (f file) get(key string) string {
+	if strings.HasPrefix(key, "prune.") {
+		return f.Prune.values()[key]
+	}
 	return map[string]string{
 		"rootDir": f.RootDir, "runDir": f.RunDir, "logLevel": f.LogLevel,
 		"logFormat": f.LogFormat, "hypervisor": f.Hypervisor, "cpuArgs": f.CPUArgs, "vmmTimeout": f.VMMTimeout,

@@ -41,3 +41,29 @@ func TestUnknownKeyIsAnError(t *testing.T) {
 		t.Fatalf("got %v, want a usage error", err)
 	}
 }
+
+func TestThePruneSectionIsReadAndAnUnknownRuleInItIsAnError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	noEnv := func(string) (string, bool) { return "", false }
+	if err := os.WriteFile(path, []byte("prune:\n  keepDaily: 7\n  keepLabel: [hold, why=release]\n  maxStoreSize: 20G\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Load(nil, noEnv, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{
+		"prune.keepDaily": "7", "prune.keepLabel": "hold,why=release", "prune.maxStoreSize": "20G",
+		"prune.keepLast": "", "prune.groupBy": "vm",
+	} {
+		if got[key].Value != want {
+			t.Errorf("%s: got %q, want %q", key, got[key].Value, want)
+		}
+	}
+	if err := os.WriteFile(path, []byte("prune:\n  keepDialy: 7\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(nil, noEnv, path); !errors.Is(err, failure.Usage) {
+		t.Fatalf("got %v, want a usage error", err)
+	}
+}

@@ -1,0 +1,108 @@
+package gc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Run is what is told about one run in a metrics file.
+type Run struct {
+	Ended   time.Time
+	Took    time.Duration
+	Success bool
+	Report  *Report // nil where the run failed before it had a plan
+}
+
+// kinds of object that a run may remove: each has a sample, 0 where none went.
+var kinds = []string{"blob", "cache", "image", "ingest", "journal", "lease", "run", "snapshot", "staging", "trash", "vm"}
+
+// WriteMetrics replaces the file at path by Prometheus text about the run and
+// about the store as it is now. What cannot be measured is left out and is an
+// error; the rest is written all the same. A nil store could not be opened.
+func WriteMetrics(ctx context.Context, path string, s *store.Store, run Run) error {
+	m := &metrics{}
+	m.run(run)
+	var measured error
+	if s != nil {
+		measured = m.store(ctx, s)
+	}
+	if err := durable.WriteFile(path, m.text.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("metrics: %w", errors.Join(err, measured))
+	}
+	if measured != nil {
+		return fmt.Errorf("metrics: %w", measured)
+	}
+	return nil
+}
+
+// metrics is text in the exposition format of Prometheus; all are gauges, since
+// each run is a process of its own.
+type metrics struct{ text bytes.Buffer }
+
+func (m *metrics) gauge(name, help string, value float64) {
+	m.head(name, help)
+	fmt.Fprintf(&m.text, "%s %v\n", name, value)
+}
+
+func (m *metrics) byKind(name, help string, values map[string]float64) {
+	m.head(name, help)
+	for _, kind := range slices.Sorted(maps.Keys(values)) {
+		fmt.Fprintf(&m.text, "%s{kind=%q} %v\n", name, kind, values[kind])
+	}
+}
+
+func (m *metrics) head(name, help string) {
+	fmt.Fprintf(&m.text, "# HELP %s %s\n# TYPE %s gauge\n", name, help, name)
+}
+
+func (m *metrics) run(r Run) {
+	success := 0.0
+	if r.Success {
+		success = 1
+	}
+	m.gauge("cocoon_gc_last_run_timestamp_seconds", "When the last gc ended, Unix time.", float64(r.Ended.UnixMilli())/1000)
+	m.gauge("cocoon_gc_last_run_success", "1 if the last gc did all it should, else 0.", success)
+	m.gauge("cocoon_gc_duration_seconds", "How long the last gc took, prune included.", r.Took.Seconds())
+	freed, removed := map[string]float64{}, map[string]float64{}
+	for _, k := range kinds {
+		freed[k], removed[k] = 0, 0
+	}
+	if r.Report != nil {
+		m.gauge("cocoon_gc_lock_seconds", "How long the last gc held the store lock.", r.Report.LockMs/1000)
+		for _, x := range r.Report.Removed {
+			freed[x.Kind] += float64(x.Bytes)
+			removed[x.Kind]++
+		}
+	}
+	m.byKind("cocoon_gc_freed_bytes", "Bytes that the last gc freed.", freed)
+	m.byKind("cocoon_gc_removed_objects", "Objects that the last gc removed.", removed)
+}
+
+func (m *metrics) store(ctx context.Context, s *store.Store) error {
+	occupied := map[string]float64{}
+	for _, folder := range store.Folders() {
+		occupied[folder] = float64(store.FileBytes(s.Path(folder)))
+	}
+	m.byKind("cocoon_store_bytes", "What the store occupies, by folder.", occupied)
+	free, freeErr := store.FreeBytes(s.Root())
+	if freeErr == nil {
+		m.gauge("cocoon_store_free_bytes", "What is free on the file system of the store.", float64(free))
+	}
+	all, listErr := s.Summaries(ctx)
+	if listErr == nil {
+		m.gauge("cocoon_store_snapshots", "Published snapshots.", float64(len(all)))
+	}
+	rep, verifyErr := s.Verify(ctx, nil, store.VerifyOptions{})
+	if verifyErr == nil {
+		m.gauge("cocoon_store_damaged_objects", "Objects that are missing or not what a snapshot needs; structure only.", float64(len(rep.Damaged)))
+	}
+	return errors.Join(freeErr, listErr, verifyErr)
+}

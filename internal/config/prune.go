@@ -1,0 +1,54 @@
+package config
+
+import (
+	"strconv"
+	"strings"
+)
+
+// pruneSection is the policy of `gc --prune`; docs/prune.md says what each key
+// means. A zero is a rule that is not given.
+type pruneSection struct {
+	KeepLast     int      `json:"keepLast"`
+	KeepHourly   int      `json:"keepHourly"`
+	KeepDaily    int      `json:"keepDaily"`
+	KeepWeekly   int      `json:"keepWeekly"`
+	KeepMonthly  int      `json:"keepMonthly"`
+	KeepYearly   int      `json:"keepYearly"`
+	KeepWithin   string   `json:"keepWithin"`
+	KeepLabel    []string `json:"keepLabel"`
+	GroupBy      string   `json:"groupBy"`
+	Max          int      `json:"max"`
+	MaxStoreSize string   `json:"maxStoreSize"`
+}
+
+func pruneSettings() []Setting {
+	return []Setting{
+		{"prune.keepLast", "COCOON_PRUNE_KEEP_LAST", ""},
+		{"prune.keepHourly", "COCOON_PRUNE_KEEP_HOURLY", ""},
+		{"prune.keepDaily", "COCOON_PRUNE_KEEP_DAILY", ""},
+		{"prune.keepWeekly", "COCOON_PRUNE_KEEP_WEEKLY", ""},
+		{"prune.keepMonthly", "COCOON_PRUNE_KEEP_MONTHLY", ""},
+		{"prune.keepYearly", "COCOON_PRUNE_KEEP_YEARLY", ""},
+		{"prune.keepWithin", "COCOON_PRUNE_KEEP_WITHIN", ""},
+		{"prune.keepLabel", "COCOON_PRUNE_KEEP_LABEL", ""},
+		{"prune.groupBy", "COCOON_PRUNE_GROUP_BY", "vm"},
+		{"prune.max", "COCOON_PRUNE_MAX", ""},
+		{"prune.maxStoreSize", "COCOON_PRUNE_MAX_STORE_SIZE", ""},
+	}
+}
+
+// values by key; a list is joined by commas, as in the environment.
+func (p pruneSection) values() map[string]string {
+	count := func(n int) string {
+		if n == 0 {
+			return ""
+		}
+		return strconv.Itoa(n)
+	}
+	return map[string]string{
+		"prune.keepLast": count(p.KeepLast), "prune.keepHourly": count(p.KeepHourly), "prune.keepDaily": count(p.KeepDaily),
+		"prune.keepWeekly": count(p.KeepWeekly), "prune.keepMonthly": count(p.KeepMonthly), "prune.keepYearly": count(p.KeepYearly),
+		"prune.keepWithin": p.KeepWithin, "prune.keepLabel": strings.Join(p.KeepLabel, ","), "prune.groupBy": p.GroupBy,
+		"prune.max": count(p.Max), "prune.maxStoreSize": p.MaxStoreSize,
+	}
+}
