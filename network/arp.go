@@ -14,9 +14,11 @@ import (
 )
 
 // Announce tells the network who has the attachment's IPv4 addresses, so that
-// neighbours drop what they remember of an earlier holder, and with Fresh tells
-// the guest the MAC of its gateway. Attach does it once; the guest hears it only
-// when it runs, so repeat it after a resume. For None and Tap it does nothing.
+// neighbours drop what they remember of an earlier holder. With Fresh it also
+// tells the guest the MAC of its gateway, and answers for an IPv6 gateway. Attach
+// does it once. The guest hears it only when it runs, and the kernel forgets for
+// whom it answers when a VMM closes the TAP: repeat it after each resume and
+// boot. For None and Tap it does nothing.
 func Announce(a Attachment) error {
 	if a.Netns == "" {
 		return nil
@@ -30,15 +32,28 @@ func Announce(a Attachment) error {
 		if a.Guest == nil {
 			return nil
 		}
-		for _, gw := range a.Guest.Gateways {
-			if err := gratuitous(a.Tap, a.Guest.GatewayMAC, gw); err != nil {
-				return err
-			}
-		}
-		return nil
+		return announceGateways(a)
 	})
 	if err != nil {
 		return fmt.Errorf("announce addresses of VM %s: %w", a.VM, err)
+	}
+	return nil
+}
+
+func announceGateways(a Attachment) error {
+	tap, err := netlink.LinkByName(a.Tap)
+	if err != nil {
+		return err
+	}
+	for _, gw := range a.Guest.Gateways {
+		if gw.Is4() {
+			err = gratuitous(a.Tap, a.Guest.GatewayMAC, gw)
+		} else {
+			err = proxyND(gw, tap)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -54,8 +54,11 @@ func (h Host) add(ctx context.Context, rec *record, list *libcni.NetworkConfigLi
 	if err := h.del(ctx, rec, list); err != nil {
 		return err
 	}
-	rt := runtimeConf(rec.Request, rec.Attachment)
-	answer, err := h.cni().AddNetworkList(ctx, list, rt)
+	asking, err := askForAll(list, rec.Request)
+	if err != nil {
+		return err
+	}
+	answer, err := h.cni().AddNetworkList(ctx, asking, runtimeConf(rec.Request, rec.Attachment))
 	if err != nil {
 		return classify(ctx, rec.Request, err)
 	}
@@ -64,6 +67,27 @@ func (h Host) add(ctx context.Context, rec *record, list *libcni.NetworkConfigLi
 		return fmt.Errorf("result of the plugins: %w", err)
 	}
 	return take(rec, result)
+}
+
+// askForAll writes two and more wanted addresses into the configuration: by
+// CNI_ARGS host-local takes one, and capabilities may not be declared.
+func askForAll(list *libcni.NetworkConfigList, r Request) (*libcni.NetworkConfigList, error) {
+	if len(r.IPs) < 2 {
+		return list, nil
+	}
+	out := *list
+	out.Plugins = slices.Clone(list.Plugins)
+	for i, p := range out.Plugins {
+		if p.Network.IPAM.Type == "" {
+			continue
+		}
+		asking, err := libcni.InjectConf(p, map[string]any{"args": map[string]any{"cni": map[string]any{"ips": r.IPs}}})
+		if err != nil {
+			return nil, fmt.Errorf("plugin %s: %w", p.Network.Type, err)
+		}
+		out.Plugins[i] = asking
+	}
+	return &out, nil
 }
 
 // take copies a result into the attachment and holds it against the request.

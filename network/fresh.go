@@ -1,7 +1,6 @@
 package network
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -52,7 +51,7 @@ func translate(a *Attachment, out, tap netlink.Link) error {
 			return err
 		}
 	}
-	gateways, err := playGateways(a, out, tap)
+	gateways, err := playGateways(a, out)
 	if err != nil {
 		return err
 	}
@@ -100,12 +99,15 @@ func forward(a *Attachment, pairs []mapping) error {
 				{"net/ipv6/conf/" + a.Tap + "/accept_dad", "0"},
 				{"net/ipv6/conf/" + a.Tap + "/disable_ipv6", "0"},
 				{"net/ipv6/conf/all/forwarding", "1"},
-				{"net/ipv6/conf/" + a.Tap + "/proxy_ndp", "1"},
 				{"net/ipv6/neigh/" + a.Tap + "/proxy_delay", "0"},
 			}...)
 		}
 		if p.inside == p.outside && p.inside.Is4() {
-			keys = append(keys, [2]string{"net/ipv4/conf/" + a.Ifname + "/proxy_arp", "1"}, [2]string{"net/ipv4/neigh/" + a.Ifname + "/proxy_delay", "0"})
+			keys = append(keys, [][2]string{
+				{"net/ipv4/conf/" + a.Tap + "/accept_local", "1"}, // the source stays an address of Ifname
+				{"net/ipv4/conf/" + a.Ifname + "/proxy_arp", "1"},
+				{"net/ipv4/neigh/" + a.Ifname + "/proxy_delay", "0"},
+			}...)
 		}
 	}
 	for _, k := range keys {
@@ -123,7 +125,10 @@ func forward(a *Attachment, pairs []mapping) error {
 func routeInside(p mapping, guestMAC net.HardwareAddr, out, tap netlink.Link) error {
 	if p.inside == p.outside {
 		local := &netlink.Route{LinkIndex: out.Attrs().Index, Dst: host(p.outside), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL}
-		if err := netlink.RouteDel(local); err != nil && !errors.Is(err, unix.ESRCH) {
+		if p.outside.Is4() {
+			local.Scope = netlink.SCOPE_HOST
+		}
+		if err := netlink.RouteDel(local); err != nil {
 			return fmt.Errorf("stop answering as %s: %w", p.outside, err)
 		}
 		if p.outside.Is6() {
@@ -146,8 +151,9 @@ func routeInside(p mapping, guestMAC net.HardwareAddr, out, tap netlink.Link) er
 	return nil
 }
 
-// playGateways makes the old gateways answer on the TAP and reach the new ones.
-func playGateways(a *Attachment, out, tap netlink.Link) ([]mapping, error) {
+// playGateways leads from the old gateways to the new ones, of which proxy ARP
+// on the TAP also follows.
+func playGateways(a *Attachment, out netlink.Link) ([]mapping, error) {
 	var pairs []mapping
 	for _, old := range a.Guest.Gateways {
 		for _, gw := range a.Gateways {
@@ -164,11 +170,6 @@ func playGateways(a *Attachment, out, tap netlink.Link) ([]mapping, error) {
 			}
 			break
 		}
-		if old.Is6() {
-			if err := proxyND(old, tap); err != nil {
-				return nil, err
-			}
-		}
 	}
 	return pairs, nil
 }
@@ -180,10 +181,7 @@ func proxyND(ip netip.Addr, at netlink.Link) error {
 	if err := netlink.NeighSet(proxy); err != nil {
 		return fmt.Errorf("answer for %s on %s: %w", ip, at.Attrs().Name, err)
 	}
-	if err := sysctl("net/ipv6/conf/"+at.Attrs().Name+"/proxy_ndp", "1"); err != nil {
-		return err
-	}
-	return nil
+	return sysctl("net/ipv6/conf/"+at.Attrs().Name+"/proxy_ndp", "1")
 }
 
 func host(ip netip.Addr) *net.IPNet {

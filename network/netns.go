@@ -117,12 +117,20 @@ func makeNetns(path, vm string) error {
 	if err := f.Close(); err != nil {
 		return err
 	}
+	home, err := ns.GetCurrentNS()
+	if err != nil {
+		return err
+	}
+	defer home.Close()
 	made := make(chan error)
 	go func() {
-		// Never unlocked, so the runtime ends the thread with the goroutine and
-		// nothing else ever runs in the new namespace.
 		runtime.LockOSThread()
-		made <- markAndMount(path, vm)
+		err := markAndMount(path, vm)
+		back := home.Set()
+		if back == nil {
+			runtime.UnlockOSThread() // else the runtime ends the thread with the goroutine
+		}
+		made <- errors.Join(err, back)
 	}()
 	return <-made
 }

@@ -1,0 +1,268 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// guest is the kernel of this machine playing a guest: a netns with a TAP of its
+// own, and a pump that carries frames between it and the TAP of a VM, as a VMM
+// does between a virtio queue and the TAP.
+type guest struct {
+	netns string
+	files []*os.File
+}
+
+// boot opens the attachment's TAP as Cloud Hypervisor does and gives the guest
+// the identity that a says is inside.
+func boot(t testing.TB, a *Attachment) *guest {
+	t.Helper()
+	in := a.Inside()
+	g := &guest{netns: filepath.Join(t.TempDir(), "guest")}
+	must0(t, makeNetns(g.netns, "00000000000000000000000000000000"))
+	t.Cleanup(func() {
+		g.halt()
+		dropNetns(g.netns)
+	})
+	outer := openTap(t, a.Netns, a.Tap, a.QueuePairs)
+	inner := openTap(t, g.netns, "eth0", 1)
+	g.files = append(append(g.files, outer...), inner...)
+	must0(t, InNetns(g.netns, func() error { return configure(in, a.MTU) }))
+	for _, q := range outer {
+		go pump(inner[0], q)
+	}
+	go pump(outer[0], inner[0])
+	return g
+}
+
+// halt is the end of the VMM.
+func (g *guest) halt() {
+	for _, f := range g.files {
+		f.Close()
+	}
+}
+
+func configure(in Guest, mtu int) error {
+	link, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	mac, err := parseMAC(in.MAC)
+	if err != nil {
+		return err
+	}
+	if err := sysctl("net/ipv6/conf/eth0/disable_ipv6", "0"); err != nil {
+		return err
+	}
+	if err := sysctl("net/ipv6/conf/eth0/accept_dad", "0"); err != nil {
+		return err
+	}
+	if err := errors.Join(netlink.LinkSetHardwareAddr(link, mac), netlink.LinkSetMTU(link, mtu), netlink.LinkSetUp(link)); err != nil {
+		return err
+	}
+	for _, p := range in.IPs {
+		addr, err := netlink.ParseAddr(p.String())
+		if err != nil {
+			return err
+		}
+		addr.Flags = unix.IFA_F_NODAD
+		if err := netlink.AddrAdd(link, addr); err != nil {
+			return fmt.Errorf("address %s: %w", p, err)
+		}
+	}
+	for _, gw := range in.Gateways {
+		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if gw.Is6() {
+			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+		dst := &net.IPNet{IP: all.Addr().AsSlice(), Mask: net.CIDRMask(0, all.Addr().BitLen())}
+		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Gw: gw.AsSlice()}); err != nil {
+			return fmt.Errorf("gateway %s: %w", gw, err)
+		}
+	}
+	return nil
+}
+
+// remember fixes a neighbour, as a guest does that was frozen with a warm cache.
+func (g *guest) remember(ip netip.Addr, mac string) error {
+	return InNetns(g.netns, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		hw, err := parseMAC(mac)
+		if err != nil {
+			return err
+		}
+		return netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: ip.AsSlice(), HardwareAddr: hw, State: netlink.NUD_PERMANENT})
+	})
+}
+
+func openTap(t testing.TB, netns, name string, queues int) []*os.File {
+	t.Helper()
+	var files []*os.File
+	must0(t, InNetns(netns, func() error {
+		for range queues {
+			fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+			if err != nil {
+				return err
+			}
+			files = append(files, os.NewFile(uintptr(fd), name))
+			req, err := unix.NewIfreq(name)
+			if err != nil {
+				return err
+			}
+			flags := unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+			if queues > 1 {
+				flags |= unix.IFF_MULTI_QUEUE
+			}
+			req.SetUint16(uint16(flags))
+			if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
+				return fmt.Errorf("open TAP %s: %w", name, err)
+			}
+		}
+		return nil
+	}))
+	// A file joins the poller of the runtime only after TUNSETIFF.
+	for i, f := range files {
+		fd, err := unix.Dup(int(f.Fd()))
+		must0(t, err)
+		f.Close()
+		must0(t, unix.SetNonblock(fd, true))
+		files[i] = os.NewFile(uintptr(fd), name)
+	}
+	return files
+}
+
+func pump(to, from *os.File) {
+	buf := make([]byte, 10+65536) // virtio-net header and frame
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		if _, err := to.Write(buf[:n]); errors.Is(err, os.ErrClosed) {
+			return
+		}
+	}
+}
+
+// patience bounds a network exchange in a test.
+const patience = 3 * time.Second
+
+// ping sends echo requests from a netns until one is answered.
+func ping(netns, dst string) error {
+	network, any4, request, reply := "ip4:icmp", "0.0.0.0", byte(8), byte(0)
+	if netip.MustParseAddr(dst).Is6() {
+		network, any4, request, reply = "ip6:ipv6-icmp", "::", 128, 129
+	}
+	var c net.PacketConn
+	err := InNetns(netns, func() (err error) {
+		c, err = net.ListenPacket(network, any4)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	end := time.Now().Add(patience)
+	id := byte(time.Now().UnixNano())
+	msg := []byte{request, 0, 0, 0, 'c', id, 0, 1}
+	sum := ^(uint16(request)<<8 + 'c'<<8 + uint16(id) + 1)
+	msg[2], msg[3] = byte(sum>>8), byte(sum)
+	buf := make([]byte, 256)
+	for time.Now().Before(end) {
+		if _, err := c.WriteTo(msg, &net.IPAddr{IP: net.ParseIP(dst)}); err != nil && !errors.Is(err, unix.EHOSTUNREACH) {
+			return fmt.Errorf("ping %s: %w", dst, err)
+		}
+		c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		for {
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				break
+			}
+			if n >= 8 && buf[0] == reply && buf[4] == 'c' && buf[5] == id && from.String() == dst {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("ping %s: no answer in %v", dst, patience)
+}
+
+// serve answers TCP and UDP at port 7777 of a netns: name, space, address of the
+// peer as seen there.
+func serve(t testing.TB, netns, name string) {
+	t.Helper()
+	must0(t, InNetns(netns, func() error {
+		l, err := net.Listen("tcp", ":7777")
+		if err != nil {
+			return err
+		}
+		u, err := net.ListenPacket("udp", ":7777")
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { l.Close(); u.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+				fmt.Fprintf(c, "%s %s", name, host)
+				c.Close()
+			}
+		}()
+		go func() {
+			buf := make([]byte, 64)
+			for {
+				_, from, err := u.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				host, _, _ := net.SplitHostPort(from.String())
+				u.WriteTo([]byte(name+" "+host), from)
+			}
+		}()
+		return nil
+	}))
+}
+
+// ask returns what serve answers over tcp or udp.
+func ask(netns, network, dst string) (string, error) {
+	var c net.Conn
+	err := InNetns(netns, func() (err error) {
+		c, err = net.DialTimeout(network, net.JoinHostPort(dst, "7777"), patience)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	if network == "udp" {
+		if _, err := c.Write([]byte("?")); err != nil {
+			return "", err
+		}
+	}
+	buf := make([]byte, 128)
+	n, err := c.Read(buf)
+	return string(buf[:n]), err
+}
+
+func must0(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
