@@ -1,0 +1,126 @@
+package network
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+func TestLeftoversAreThoseOfNoLivingVM(t *testing.T) {
+	h := newHost(t, netConf{name: "left", subnet: "10.150.0.0/16", masq: true})
+	live := attach(t, h, Request{VM: vmID(t, 0), Network: "left"})
+	before := traces(t, h)
+	dead := attach(t, h, Request{VM: vmID(t, 1), Network: "left"})
+	rebooted := attach(t, h, Request{VM: vmID(t, 2), Network: "left"})
+	must0(t, dropNetns(rebooted.Netns))
+	torn := vmID(t, 3)
+	must0(t, os.WriteFile(h.netnsPath(torn), nil, 0o444))
+	foreign := filepath.Join(h.netnsDir(), "cocoon-notours")
+	must0(t, os.WriteFile(foreign, nil, 0o444))
+	defer os.Remove(foreign)
+
+	left, err := h.Leftovers([]string{live.VM})
+	must0(t, err)
+	want := []Leftover{
+		{VM: dead.VM, Netns: dead.Netns, Ifnames: []string{"eth0"}},
+		{VM: rebooted.VM, Ifnames: []string{"eth0"}},
+		{VM: torn[:idDigits], Netns: h.netnsPath(torn)},
+	}
+	if diff := cmp.Diff(want, left); diff != "" {
+		t.Fatalf("leftovers (-want +got):\n%s", diff)
+	}
+	g := boot(t, dead)
+	fails(t, h.Remove(t.Context(), left[0]), 4, dead.Netns)
+	g.halt()
+	for _, l := range left {
+		must0(t, h.Remove(t.Context(), l))
+		must0(t, h.Remove(t.Context(), l))
+	}
+	must0(t, os.Remove(foreign))
+	sameTraces(t, h, before)
+	must0(t, ping(boot(t, live).netns, "10.150.0.1"))
+	if err := h.Remove(t.Context(), Leftover{VM: live.VM, Netns: "/etc/passwd"}); !errors.Is(err, failure.Usage) {
+		t.Errorf("a netns elsewhere: %v", err)
+	}
+}
+
+func TestTornFilesDoNotKeepAnAttachmentAlive(t *testing.T) {
+	h := newHost(t, netConf{name: "torn", subnet: "10.151.0.0/16"})
+	before := traces(t, h)
+	for name, tear := range map[string]func(a *Attachment){
+		"libcni's result": func(a *Attachment) { truncate(t, filepath.Join(h.CacheDir, "cni", "results", "torn-"+a.VM+"-eth0")) },
+		"record":          func(a *Attachment) { truncate(t, h.recordPath(a.VM, a.Ifname)) },
+		"both, and the netns is gone": func(a *Attachment) {
+			truncate(t, h.recordPath(a.VM, a.Ifname))
+			truncate(t, filepath.Join(h.CacheDir, "cni", "results", "torn-"+a.VM+"-eth0"))
+			must0(t, dropNetns(a.Netns))
+		},
+		"cache folder": func(*Attachment) { must0(t, os.RemoveAll(h.CacheDir)) },
+	} {
+		a := attach(t, h, Request{VM: vmID(t, 0), Network: "torn"})
+		tear(a)
+		if err := h.Detach(t.Context(), *a); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		sameTraces(t, h, before)
+	}
+	a := attach(t, h, Request{VM: vmID(t, 0), Network: "torn"})
+	must0(t, os.Remove(a.Conflist))
+	must0(t, h.Detach(t.Context(), *a)) // the record remembers the conflist
+	sameTraces(t, h, before)
+}
+
+func TestRemoveOfATornRecordUsesTheCachedResult(t *testing.T) {
+	h := newHost(t, netConf{name: "torn2", subnet: "10.152.0.0/16"})
+	before := traces(t, h)
+	a := attach(t, h, Request{VM: vmID(t, 0), Network: "torn2"})
+	truncate(t, h.recordPath(a.VM, a.Ifname))
+	left, err := h.Leftovers(nil)
+	must0(t, err)
+	for _, l := range left {
+		must0(t, h.Remove(t.Context(), l))
+	}
+	sameTraces(t, h, before)
+}
+
+func TestAttachRepairsWhatACrashLeft(t *testing.T) {
+	h := newHost(t, netConf{name: "crash", subnet: "10.153.0.0/16"})
+	before := traces(t, h)
+	r := Request{VM: vmID(t, 0), Network: "crash", IPs: addrs("10.153.0.7")}
+	for name, spoil := range map[string]func(a *Attachment){
+		"nothing lost":               func(*Attachment) {},
+		"netns name without a netns": func(a *Attachment) { must0(t, dropNetns(a.Netns)); must0(t, os.WriteFile(a.Netns, nil, 0o444)) },
+		"record torn":                func(a *Attachment) { truncate(t, h.recordPath(a.VM, a.Ifname)) },
+		"cache lost":                 func(*Attachment) { must0(t, os.RemoveAll(h.CacheDir)) },
+		"TAP lost":                   func(a *Attachment) { must0(t, InNetns(a.Netns, func() error { return dropLink(a.Tap) })) },
+	} {
+		spoil(attach(t, h, r))
+		a, err := h.Attach(t.Context(), r)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		g := boot(t, a)
+		if err := ping("", "10.153.0.7"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := h.Attach(t.Context(), r); failure.Code(err) != 4 {
+			t.Errorf("%s: attached under a running VM: %v", name, err)
+		}
+		g.halt()
+		must0(t, h.Detach(t.Context(), *a))
+		sameTraces(t, h, before)
+	}
+}
+
+func truncate(t testing.TB, path string) {
+	t.Helper()
+	st, err := os.Stat(path)
+	must0(t, err)
+	must0(t, os.Truncate(path, st.Size()/2))
+}
