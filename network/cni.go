@@ -116,9 +116,12 @@ func take(rec *record, result *types100.Result) error {
 
 // del undoes what the plugins did, or may have done, for an interface.
 func (h Host) del(ctx context.Context, rec *record, list *libcni.NetworkConfigList) error {
-	rt, err := delConf(rec)
+	rt, lost, err := delConf(rec)
 	if err != nil {
 		return err
+	}
+	if lost && h.delStandIn(ctx, rec, list) == nil {
+		return nil
 	}
 	if err := h.cni().DelNetworkList(ctx, list, rt); err != nil {
 		return failure.Hint(fmt.Errorf("plugins could not undo: %w", err), "mend what the plugin names and repeat the command")
@@ -133,7 +136,7 @@ func (h Host) delEach(ctx context.Context, rec *record, list *libcni.NetworkConf
 	if whole == nil {
 		return nil
 	}
-	rt, err := delConf(rec)
+	rt, _, err := delConf(rec)
 	if err != nil {
 		return err
 	}
@@ -152,17 +155,19 @@ func (h Host) delEach(ctx context.Context, rec *record, list *libcni.NetworkConf
 }
 
 // delConf names the netns only when it is that of the VM: plugins delete the
-// interface in it, and take "" for one that is gone.
-func delConf(rec *record) (*libcni.RuntimeConf, error) {
-	rt := runtimeConf(rec.Request, rec.Attachment)
+// interface in it, and take "" for one that is gone. lost says that it is gone
+// and nobody has its name.
+func delConf(rec *record) (rt *libcni.RuntimeConf, lost bool, err error) {
+	rt = runtimeConf(rec.Request, rec.Attachment)
 	owner, err := ownerOf(rt.NetNS)
-	if err != nil && !errors.Is(err, errStale) && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	lost = errors.Is(err, errStale) || errors.Is(err, fs.ErrNotExist)
+	if err != nil && !lost {
+		return nil, false, err
 	}
 	if owner != rec.Attachment.VM {
 		rt.NetNS = ""
 	}
-	return rt, nil
+	return rt, lost, nil
 }
 
 // classify gives a failed ADD its class and remedy. The words are those of the

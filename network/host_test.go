@@ -11,16 +11,16 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 )
 
-// net1 is a bridge network of the tests.
+// netConf is a bridge network of the tests.
 type netConf struct {
 	name, subnet, subnet6 string
 	masq                  bool
 	mtu                   int
 	more                  []map[string]any // plugins after the bridge
-	version               string
 }
 
 // newHost writes conflists and returns a host with a cache of its own. Plugins
@@ -79,6 +79,15 @@ func traces(t testing.TB, h Host) []string {
 			}
 			return nil
 		})
+	}
+	nft, err := nftables.New()
+	must0(t, err)
+	chains, err := nft.ListChains() // iptables of the masquerading among them
+	must0(t, err)
+	for _, c := range chains {
+		if strings.HasPrefix(c.Name, "CNI-") {
+			out = append(out, "chain "+c.Name)
+		}
 	}
 	return out
 }

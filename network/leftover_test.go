@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
@@ -50,7 +51,7 @@ func TestLeftoversAreThoseOfNoLivingVM(t *testing.T) {
 }
 
 func TestTornFilesDoNotKeepAnAttachmentAlive(t *testing.T) {
-	h := newHost(t, netConf{name: "torn", subnet: "10.151.0.0/16"})
+	h := newHost(t, netConf{name: "torn", subnet: "10.151.0.0/16", masq: true})
 	before := traces(t, h)
 	for name, tear := range map[string]func(a *Attachment){
 		"libcni's result": func(a *Attachment) { truncate(t, filepath.Join(h.CacheDir, "cni", "results", "torn-"+a.VM+"-eth0")) },
@@ -70,6 +71,9 @@ func TestTornFilesDoNotKeepAnAttachmentAlive(t *testing.T) {
 		sameTraces(t, h, before)
 	}
 	a := attach(t, h, Request{VM: vmID(t, 0), Network: "torn"})
+	if len(traces(t, h)) < len(before)+6 { // veth, netns, record, result, lease, masquerading
+		t.Errorf("an attachment leaves only %v", traces(t, h))
+	}
 	must0(t, os.Remove(a.Conflist))
 	must0(t, h.Detach(t.Context(), *a)) // the record remembers the conflist
 	sameTraces(t, h, before)
@@ -89,7 +93,7 @@ func TestRemoveOfATornRecordUsesTheCachedResult(t *testing.T) {
 }
 
 func TestAttachRepairsWhatACrashLeft(t *testing.T) {
-	h := newHost(t, netConf{name: "crash", subnet: "10.153.0.0/16"})
+	h := newHost(t, netConf{name: "crash", subnet: "10.153.0.0/16", masq: true})
 	before := traces(t, h)
 	r := Request{VM: vmID(t, 0), Network: "crash", IPs: addrs("10.153.0.7")}
 	for name, spoil := range map[string]func(a *Attachment){
@@ -97,7 +101,15 @@ func TestAttachRepairsWhatACrashLeft(t *testing.T) {
 		"netns name without a netns": func(a *Attachment) { must0(t, dropNetns(a.Netns)); must0(t, os.WriteFile(a.Netns, nil, 0o444)) },
 		"record torn":                func(a *Attachment) { truncate(t, h.recordPath(a.VM, a.Ifname)) },
 		"cache lost":                 func(*Attachment) { must0(t, os.RemoveAll(h.CacheDir)) },
-		"TAP lost":                   func(a *Attachment) { must0(t, InNetns(a.Netns, func() error { return dropLink(a.Tap) })) },
+		"host rebooted": func(a *Attachment) {
+			must0(t, dropNetns(a.Netns))
+			nft, err := nftables.New()
+			must0(t, err)
+			nft.FlushRuleset()
+			must0(t, nft.Flush())
+			must0(t, dropLink("br-crash"))
+		},
+		"TAP lost": func(a *Attachment) { must0(t, InNetns(a.Netns, func() error { return dropLink(a.Tap) })) },
 	} {
 		spoil(attach(t, h, r))
 		a, err := h.Attach(t.Context(), r)
