@@ -52,10 +52,10 @@ func (m *metrics) gauge(name, help string, value float64) {
 	fmt.Fprintf(&m.text, "%s %v\n", name, value)
 }
 
-func (m *metrics) byKind(name, help string, values map[string]float64) {
+func (m *metrics) gauges(name, help, label string, values map[string]float64) {
 	m.head(name, help)
-	for _, kind := range slices.Sorted(maps.Keys(values)) {
-		fmt.Fprintf(&m.text, "%s{kind=%q} %v\n", name, kind, values[kind])
+	for _, of := range slices.Sorted(maps.Keys(values)) {
+		fmt.Fprintf(&m.text, "%s{%s=%q} %v\n", name, label, of, values[of])
 	}
 }
 
@@ -82,8 +82,8 @@ func (m *metrics) run(r Run) {
 			removed[x.Kind]++
 		}
 	}
-	m.byKind("cocoon_gc_freed_bytes", "Bytes that the last gc freed.", freed)
-	m.byKind("cocoon_gc_removed_objects", "Objects that the last gc removed.", removed)
+	m.gauges("cocoon_gc_freed_bytes", "Bytes that the last gc freed.", "kind", freed)
+	m.gauges("cocoon_gc_removed_objects", "Objects that the last gc removed.", "kind", removed)
 }
 
 func (m *metrics) store(ctx context.Context, s *store.Store) error {
@@ -91,7 +91,7 @@ func (m *metrics) store(ctx context.Context, s *store.Store) error {
 	for _, folder := range store.Folders() {
 		occupied[folder] = float64(store.FileBytes(s.Path(folder)))
 	}
-	m.byKind("cocoon_store_bytes", "What the store occupies, by folder.", occupied)
+	m.gauges("cocoon_store_bytes", "What the store occupies.", "folder", occupied)
 	free, freeErr := store.FreeBytes(s.Root())
 	if freeErr == nil {
 		m.gauge("cocoon_store_free_bytes", "What is free on the file system of the store.", float64(free))
