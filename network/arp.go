@@ -14,23 +14,18 @@ import (
 )
 
 // Announce tells the network who has the attachment's IPv4 addresses, so that
-// neighbours drop what they remember of an earlier holder. With Fresh it also
-// tells the guest the MAC of its gateway, and answers for an IPv6 gateway. Attach
-// does it once. The guest hears it only when it runs, and the kernel forgets for
-// whom it answers when a VMM closes the TAP: repeat it after each resume and
-// boot. For None and Tap it does nothing.
+// neighbours drop what they remember of an earlier holder; Attach does that once.
+// With Fresh it also tells the guest the MAC of its gateway and answers for an
+// IPv6 gateway: call it after each resume and boot, since the guest hears it only
+// when it runs and the kernel forgets for whom it answers when a VMM closes the
+// TAP. For None and Tap it does nothing.
 func Announce(a Attachment) error {
 	if a.Netns == "" {
 		return nil
 	}
 	err := InNetns(a.Netns, func() error {
-		for _, p := range a.IPs {
-			if err := gratuitous(a.Ifname, a.MAC, p.Addr()); err != nil {
-				return err
-			}
-		}
-		if a.Guest == nil {
-			return nil
+		if err := announceOutside(a); err != nil || a.Guest == nil {
+			return err
 		}
 		return announceGateways(a)
 	})
@@ -38,6 +33,20 @@ func Announce(a Attachment) error {
 		return fmt.Errorf("announce addresses of VM %s: %w", a.VM, err)
 	}
 	return nil
+}
+
+// announceOutside has the kernel send gratuitous ARP for each address of the
+// device, which it does when a MAC is set, be it the same. A packet socket would
+// cost an RCU grace period, 20 ms, for its close.
+func announceOutside(a Attachment) error {
+	if err := sysctl("net/ipv4/conf/"+a.Ifname+"/arp_notify", "1"); err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(a.Ifname)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetHardwareAddr(link, link.Attrs().HardwareAddr)
 }
 
 func announceGateways(a Attachment) error {
@@ -59,9 +68,6 @@ func announceGateways(a Attachment) error {
 }
 
 func gratuitous(dev, mac string, ip netip.Addr) error {
-	if !ip.Is4() {
-		return nil
-	}
 	from, err := parseMAC(mac)
 	if err != nil {
 		return err

@@ -101,13 +101,16 @@ func (h Host) build(ctx context.Context, rec *record, list *libcni.NetworkConfig
 	if err := h.add(ctx, rec, list); err != nil {
 		return err
 	}
-	if err := InNetns(a.Netns, func() error { return wire(rec.Request, a) }); err != nil {
+	err := InNetns(a.Netns, func() error {
+		if err := wire(rec.Request, a); err != nil {
+			return err
+		}
+		return announceOutside(*a)
+	})
+	if err != nil {
 		return err
 	}
-	if err := h.write(rec); err != nil {
-		return err
-	}
-	return Announce(*a)
+	return h.write(rec)
 }
 
 func (h Host) rollback(ctx context.Context, rec *record, list *libcni.NetworkConfigList) error {

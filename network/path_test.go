@@ -9,9 +9,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/vishvananda/netlink"
 )
 
 func contextOf(t testing.TB) context.Context { return context.WithoutCancel(t.Context()) }
@@ -188,6 +190,31 @@ func TestFreshMapsIPv6Too(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+func TestAttachCorrectsWhatTheHostRemembersOfAnEarlierHolder(t *testing.T) {
+	h := newHost(t, netConf{name: "stale", subnet: "10.129.0.0/16"})
+	r := Request{VM: vmID(t, 0), Network: "stale", IPs: addrs("10.129.0.5")}
+	boot(t, attach(t, h, Request{VM: vmID(t, 1), Network: "stale"})) // a bridge without ports forgets all
+	attach(t, h, r)
+	bridge, err := netlink.LinkByName("br-stale")
+	must0(t, err)
+	wrong := &netlink.Neigh{LinkIndex: bridge.Attrs().Index, IP: r.IPs[0].AsSlice(), HardwareAddr: randomMAC(), State: netlink.NUD_REACHABLE}
+	must0(t, netlink.NeighSet(wrong))
+	a := attach(t, h, r)
+	got := ""
+	for end := time.Now().Add(patience); got != a.MAC && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		list, err := netlink.NeighList(bridge.Attrs().Index, netlink.FAMILY_V4)
+		must0(t, err)
+		for _, n := range list {
+			if n.IP.Equal(wrong.IP) {
+				got = n.HardwareAddr.String()
+			}
+		}
+	}
+	if got != a.MAC {
+		t.Errorf("the host takes %s for %s, want %s", got, r.IPs[0], a.MAC)
 	}
 }
 
