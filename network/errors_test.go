@@ -77,6 +77,8 @@ func TestRequestsThatCannotBe(t *testing.T) {
 		_, err := Host{}.Attach(t.Context(), r)
 		fails(t, err, 2, want)
 	}
+	_, err := Host{}.Attach(t.Context(), Request{VM: vm, Network: "n"})
+	fails(t, err, 2, "no folder")
 	a, err := Host{}.Attach(t.Context(), Request{VM: vm})
 	must0(t, err)
 	if a.Network != None {

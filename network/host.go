@@ -74,6 +74,9 @@ func (h Host) Attach(ctx context.Context, r Request) (*Attachment, error) {
 	case Tap:
 		return adopt(r)
 	}
+	if h.CacheDir == "" {
+		return nil, failure.New(failure.Usage, "network %s: no folder for the records", r.Network)
+	}
 	conf, err := h.find(r.Network)
 	if err != nil {
 		return nil, err

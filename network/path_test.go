@@ -149,6 +149,17 @@ func TestFreshWithoutARememberedGatewayMACTellsTheGuest(t *testing.T) {
 	must0(t, ping(g.netns, "10.122.0.1"))
 	must0(t, ping(g.netns, "192.168.7.1"))
 	must0(t, ping("", a.IPs[0].Addr().String()))
+	g.halt()
+
+	must0(t, dropNetns(a.Netns)) // the host was rebooted
+	b := attach(t, h, a.Request())
+	if diff := cmp.Diff(a, b, cmpNet); diff != "" {
+		t.Errorf("attached again (-first +second):\n%s", diff)
+	}
+	g = boot(t, b)
+	must0(t, g.remember(in.Gateways[0], a.Guest.GatewayMAC))
+	must0(t, ping(g.netns, "10.122.0.1"))
+	must0(t, ping("", b.IPs[0].Addr().String()))
 }
 
 func TestFreshThatIsGivenTheOldAddressAgain(t *testing.T) {
