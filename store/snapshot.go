@@ -142,15 +142,9 @@ func (s *Store) List(ctx context.Context) iter.Seq2[*Snapshot, error] {
 
 // ResolveName finds the snapshot of exactly this name.
 func (s *Store) ResolveName(ctx context.Context, name string) (ID, error) {
-	ids, err := s.ids()
-	if err != nil {
-		return "", err
-	}
-	for _, id := range ids {
-		m, err := readMeta(s.Path("snapshots", string(id)))
-		if err == nil && m.Name == name {
-			return id, nil
-		}
+	id, err := s.idOf(ctx, name)
+	if err != nil || id != "" {
+		return id, err
 	}
 	return "", failure.New(failure.NotFound, "no snapshot %q", name)
 }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -59,14 +57,8 @@ type Size struct {
 // from which unique sizes follow.
 type cached struct {
 	Summary Summary     `json:"summary"`
-	Stamp   metaStamp   `json:"stamp"`
 	Blobs   []blobShare `json:"blobs"`
-}
-
-// metaStamp changes whenever meta.json is rewritten.
-type metaStamp struct {
-	Inode uint64 `json:"inode"`
-	MTime int64  `json:"mtime"` // ns
+	stamp   metaStamp
 }
 
 type blobShare struct {
@@ -74,36 +66,33 @@ type blobShare struct {
 	Bytes  int64  `json:"b"`
 }
 
-// Summaries lists every snapshot, oldest first. It reads a derived file,
-// cache/summaries.json, and only those snapshots that the file does not know
-// or whose meta.json was rewritten; the file is never trusted by anything else.
+// Summaries lists every snapshot, oldest first. It reads a derived file (see
+// summarycache.go) and only those snapshots that the file does not know or
+// whose meta.json was rewritten; the file is never trusted by anything else.
 func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
-	ids, err := s.ids()
+	lines, exact, err := s.lines()
 	if err != nil {
 		return nil, err
 	}
-	known := s.readSummaries()
-	all := make([]cached, 0, len(ids))
-	changed := len(known) != len(ids)
-	for _, id := range ids {
-		stamp, ok := s.stamp(id)
-		c, hit := known[id]
-		if ok && hit && c.Stamp == stamp {
-			all = append(all, c)
-			continue
+	all := make([]cached, len(lines))
+	err = inParallel(len(lines), func(i int) error {
+		if lines[i].body != nil && json.Unmarshal(lines[i].body, &all[i]) == nil {
+			all[i].stamp = lines[i].stamp
+			return nil
 		}
-		changed = true
-		c, err := s.summarise(ctx, id)
+		c, err := s.summarise(ctx, lines[i].id)
 		if errors.Is(err, failure.NotFound) {
-			continue
+			return nil // went away; it has no id
 		}
-		if err != nil {
-			return nil, err
-		}
-		c.Stamp = stamp
-		all = append(all, c)
+		c.stamp = lines[i].stamp
+		all[i] = c
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	if changed {
+	all = slices.DeleteFunc(all, func(c cached) bool { return c.Summary.ID == "" })
+	if !exact {
 		countUnique(all)
 		s.writeSummaries(all)
 	}
@@ -113,14 +102,6 @@ func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
 	}
 	slices.SortFunc(out, func(a, b Summary) int { return a.Created.Compare(b.Created) })
 	return out, nil
-}
-
-func (s *Store) stamp(id ID) (metaStamp, bool) {
-	var st syscall.Stat_t
-	if syscall.Lstat(s.Path("snapshots", string(id), "meta.json"), &st) != nil {
-		return metaStamp{}, false
-	}
-	return metaStamp{st.Ino, st.Mtim.Nano()}, true
 }
 
 func (s *Store) summarise(ctx context.Context, id ID) (cached, error) {
@@ -171,33 +152,6 @@ func countUnique(all []cached) {
 				all[i].Summary.Size.Unique += b.Bytes
 			}
 		}
-	}
-}
-
-func (s *Store) summaryPath() string { return s.Path("cache", "summaries.json") }
-
-// readSummaries answers nothing when the derived file is missing or damaged.
-func (s *Store) readSummaries() map[ID]cached {
-	f, err := os.Open(s.summaryPath())
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	var all []cached
-	if json.NewDecoder(bufio.NewReaderSize(f, 1<<20)).Decode(&all) != nil {
-		return nil
-	}
-	known := make(map[ID]cached, len(all))
-	for _, c := range all {
-		known[c.Summary.ID] = c
-	}
-	return known
-}
-
-// writeSummaries is best effort: without the file the next list is slower.
-func (s *Store) writeSummaries(all []cached) {
-	if b, err := json.Marshal(all); err == nil {
-		_ = durable.WriteFile(s.summaryPath(), b, 0o600)
 	}
 }
 
