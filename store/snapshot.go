@@ -33,12 +33,18 @@ const (
 	metaLimit     = 1 << 20
 )
 
-var (
-	idPattern   = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
-)
+var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 
-func validID(s string) bool { return idPattern.MatchString(s) }
+// validID: 32 lower-case hexadecimal digits. By hand, for a listing asks it of
+// every folder.
+func validID(s string) bool {
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return len(s) == 32
+}
 
 // ValidateName refuses what is no snapshot name; one that looks like an id too.
 func ValidateName(name string) error {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -56,8 +55,8 @@ type Size struct {
 // cached is a Summary with what tells whether it is still true, and the blobs
 // from which unique sizes follow.
 type cached struct {
-	Summary Summary     `json:"summary"`
-	Blobs   []blobShare `json:"blobs"`
+	Summary Summary
+	Blobs   []blobShare
 	stamp   metaStamp
 }
 
@@ -76,8 +75,7 @@ func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
 	}
 	all := make([]cached, len(lines))
 	err = inParallel(len(lines), func(i int) error {
-		if lines[i].body != nil && json.Unmarshal(lines[i].body, &all[i]) == nil {
-			all[i].stamp = lines[i].stamp
+		if lines[i].parse(&all[i], !exact) {
 			return nil
 		}
 		c, err := s.summarise(ctx, lines[i].id)

@@ -19,7 +19,7 @@ import (
 // The derived file cache/summaries has one line a snapshot, so that names are
 // found without parsing the rest and lines are parsed side by side:
 //
-//	ID INODE MTIME "NAME" {"summary":{…},"blobs":[…]}
+//	ID INODE MTIME "NAME" [{"d":BLOB,"b":BYTES},…] {SUMMARY}
 //
 // INODE and MTIME (ns) are those of meta.json when the line was made; the line
 // holds as long as they do.
@@ -30,6 +30,7 @@ type line struct {
 	id    ID
 	stamp metaStamp
 	name  string
+	blobs []byte
 	body  []byte
 }
 
@@ -95,8 +96,8 @@ func (s *Store) readLines() map[ID]line {
 }
 
 func parseLine(row []byte) (line, bool) {
-	f := bytes.SplitN(bytes.TrimSuffix(row, []byte{'\n'}), []byte{' '}, 5)
-	if len(f) != 5 || !validID(string(f[0])) {
+	f := bytes.SplitN(bytes.TrimSuffix(row, []byte{'\n'}), []byte{' '}, 6)
+	if len(f) != 6 || !validID(string(f[0])) {
 		return line{}, false
 	}
 	inode, err1 := strconv.ParseUint(string(f[1]), 10, 64)
@@ -105,7 +106,17 @@ func parseLine(row []byte) (line, bool) {
 	if err1 != nil || err2 != nil || err3 != nil {
 		return line{}, false
 	}
-	return line{ID(f[0]), metaStamp{inode, mtime}, name, f[4]}, true
+	return line{ID(f[0]), metaStamp{inode, mtime}, name, f[4], f[5]}, true
+}
+
+// parse fills c from the line; false when there is nothing to be had from it.
+// The blobs are parsed only on demand: unique sizes follow from them.
+func (l *line) parse(c *cached, blobs bool) bool {
+	if l.body == nil || json.Unmarshal(l.body, &c.Summary) != nil {
+		return false
+	}
+	c.stamp = l.stamp
+	return !blobs || json.Unmarshal(l.blobs, &c.Blobs) == nil
 }
 
 // writeSummaries is best effort: without the file the next list is slower.
@@ -113,11 +124,12 @@ func (s *Store) writeSummaries(all []cached) {
 	var b bytes.Buffer
 	now := time.Now()
 	for _, c := range all {
-		body, err := json.Marshal(c)
-		if err != nil || now.Sub(time.Unix(0, c.stamp.mtime)) < settled {
+		body, err := json.Marshal(c.Summary)
+		blobs, berr := json.Marshal(c.Blobs)
+		if err != nil || berr != nil || now.Sub(time.Unix(0, c.stamp.mtime)) < settled {
 			continue
 		}
-		fmt.Fprintf(&b, "%s %d %d %q %s\n", c.Summary.ID, c.stamp.inode, c.stamp.mtime, c.Summary.Name, body)
+		fmt.Fprintf(&b, "%s %d %d %q %s %s\n", c.Summary.ID, c.stamp.inode, c.stamp.mtime, c.Summary.Name, blobs, body)
 	}
 	_ = durable.WriteFile(s.summaryPath(), b.Bytes(), 0o600)
 }

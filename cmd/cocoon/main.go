@@ -13,10 +13,14 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
+
+// memoryLimit is what the collector of Go tries to stay below, bytes.
+const memoryLimit = 192 << 20
 
 // version is set by the linker.
 var version = "dev"
@@ -25,6 +29,9 @@ func main() { os.Exit(Main()) }
 
 // Main runs the program and returns its exit code; tests call it in-process.
 func Main() int {
+	// A command lives for an instant: collect less often, within bounds.
+	debug.SetGCPercent(400)
+	debug.SetMemoryLimit(memoryLimit)
 	log.SetOutput(io.Discard) // net/http prints there what a VMM says out of turn
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
