@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -63,12 +65,12 @@ func fill(root string, n int) error {
 	if err != nil {
 		return err
 	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
 	for i := range n {
-		if err := publish(ctx, s, i); err != nil {
-			return err
-		}
+		g.Go(func() error { return publish(ctx, s, i) })
 	}
-	return nil
+	return g.Wait()
 }
 
 func publish(ctx context.Context, s *store.Store, i int) error {
