@@ -20,7 +20,7 @@ test: build ## run every test (needs Go and root)
 	go test ./...
 
 race: ## the tests of the concurrent rooms under the race detector (needs a C compiler)
-	CGO_ENABLED=1 go test -race -short ./store/... ./refs/... ./gc/... ./chsnap/... ./restore/... ./internal/...
+	CGO_ENABLED=1 go test -race -short ./store/... ./refs/... ./gc/... ./chsnap/... ./restore/... ./network/... ./internal/...
 
 demo: build ## the whole job in front of you: save a running VM, remove it, rebuild it, collect
 	@$(BIN) demo
@@ -33,7 +33,7 @@ lint: ## vet, staticcheck, gofumpt, import floors
 
 bench: build ## figures of docs/benchmarks.md: whole commands against their yardsticks, then Go benchmarks
 	go run ./internal/bench -cocoon $(BIN)
-	go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./store/... ./refs ./gc
+	go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./store/... ./refs ./gc ./network
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@set -e; for d in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n1 dirname | sort -u); do \

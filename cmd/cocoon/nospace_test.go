@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+)
+
+// TestFullDisk runs the main job on stores of several sizes: each command
+// succeeds or ends with exit code 8, the guest runs, and what was published
+// before is whole.
+func TestFullDisk(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	for _, mib := range []int{1, 9, 24, 64, 100, 140, 200, 400} {
+		t.Run(fmt.Sprintf("%d MiB", mib), func(t *testing.T) {
+			h := newHost(t, vmm)
+			if err := os.Mkdir(h.root, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Mount("tmpfs", h.root, "tmpfs", 0, fmt.Sprintf("size=%dm,mode=700", mib)); err != nil {
+				t.Skipf("cannot mount a tmpfs here: %v", err)
+			}
+			t.Cleanup(func() {
+				killLeftovers(h.run)
+				if err := syscall.Unmount(h.root, syscall.MNT_DETACH); err != nil {
+					t.Error(err)
+				}
+			})
+			if !h.fits("vm", "create", "web", "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--start") {
+				return
+			}
+			v := h.vm("web")
+			h.counts("web")
+			var kept []string
+			for i := range 4 {
+				name := fmt.Sprintf("s%d", i)
+				if h.fits("snapshot", "create", "web", name, "--parent", "none") {
+					kept = append(kept, name)
+				}
+				h.runsWithin(v, 100*time.Millisecond)
+			}
+			if len(kept) > 0 && h.fits("vm", "create", "again", "--from-snapshot", kept[0]) {
+				h.counts("again")
+			}
+			h.clean(kept...)
+			h.counts("web")
+		})
+	}
+}
+
+// fits tells whether a command succeeded; one that did not must say that the
+// space is short.
+func (h *host) fits(args ...string) bool {
+	h.t.Helper()
+	c, _, stderr := h.command(args)
+	err := c.Run()
+	if err == nil {
+		return true
+	}
+	if code := c.ProcessState.ExitCode(); code != 8 || !strings.HasPrefix(stderr.String(), "cocoon: ") {
+		h.t.Errorf("cocoon %s: exit code %d, want 8: %s", strings.Join(args, " "), code, stderr)
+	}
+	for _, folder := range []string{"ingest", "leases", "journals"} {
+		left, _ := os.ReadDir(h.root + "/" + folder)
+		if names := slices.Collect(func(yield func(string) bool) {
+			for _, e := range left {
+				if !yield(e.Name()) {
+					return
+				}
+			}
+		}); len(names) > 0 {
+			h.t.Errorf("cocoon %s left %s/%v", strings.Join(args, " "), folder, names)
+		}
+	}
+	return false
+}
