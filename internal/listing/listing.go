@@ -7,7 +7,9 @@
 package listing
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -45,6 +47,12 @@ func Write[T any](w io.Writer, o Options, rows []T, id func(T) string, columns [
 	if err := order(rows, o.Sort, columns); err != nil {
 		return err
 	}
+	out := bufio.NewWriter(w) // a list is many small writes
+	err = write(out, o, rows, id, columns)
+	return errors.Join(err, out.Flush())
+}
+
+func write[T any](w io.Writer, o Options, rows []T, id func(T) string, columns []Column[T]) error {
 	switch {
 	case o.Quiet:
 		for _, r := range rows {
