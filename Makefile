@@ -35,7 +35,7 @@ bench: build ## figures of docs/benchmarks.md: whole commands against their yard
 	go run ./internal/bench -cocoon $(BIN)
 	go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./store/... ./refs ./gc ./network
 
-fuzz: ## each fuzz target for FUZZTIME (30s)
+fuzz: ## each fuzz target for FUZZTIME (30s, or a number of inputs: 300x)
 	@set -e; for d in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$d/*_test.go | sed 's/func //'); do \
 	    echo "== $$d $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./$$d; done; done

@@ -162,7 +162,7 @@ func FuzzQcow2(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(q.l1) > 64 || q.size > 1<<30 {
+		if len(q.l1) > 64 || q.size > 1<<26 {
 			return // slow and no more telling
 		}
 		out, err := os.Create(filepath.Join(t.TempDir(), "raw"))

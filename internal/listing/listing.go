@@ -8,6 +8,7 @@ package listing
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,7 +61,7 @@ func write[T any](w io.Writer, o Options, rows []T, id func(T) string, columns [
 		}
 		return nil
 	case o.Format == "json":
-		return JSON(w, rows)
+		return lines(w, rows)
 	case o.Format == "" || o.Format == "table":
 		return table(w, rows, columns)
 	default:
@@ -77,6 +78,28 @@ func JSON[T any](w io.Writer, rows []T) error {
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	return enc.Encode(rows)
+}
+
+// lines prints rows as one array, a row a line: half the work of indenting,
+// and `head`, `grep` and `diff` work on it.
+func lines[T any](w io.Writer, rows []T) error {
+	before := "["
+	for _, r := range rows {
+		var b bytes.Buffer
+		enc := json.NewEncoder(&b)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(r); err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "%s%s", before, bytes.TrimSuffix(b.Bytes(), []byte{'\n'}))
+		before = ",\n "
+	}
+	if len(rows) == 0 {
+		_, err := fmt.Fprintln(w, "[]")
+		return err
+	}
+	_, err := fmt.Fprintln(w, "]")
+	return err
 }
 
 func table[T any](w io.Writer, rows []T, columns []Column[T]) error {
