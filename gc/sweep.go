@@ -2,17 +2,17 @@ package gc
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -182,7 +182,8 @@ func (c *collector) endRunDirs(ctx context.Context, p *plan) error {
 	for _, v := range p.victims {
 		switch v.kind {
 		case "run":
-			if err := endVMM(ctx, v.path); err != nil {
+			// A torn vmm.json was written while its creator died: it names nobody.
+			if err := vm.KillVMM(ctx, v.path); err != nil && !errors.Is(err, failure.Damaged) {
 				errs = append(errs, err)
 				continue
 			}
@@ -192,51 +193,6 @@ func (c *collector) endRunDirs(ctx context.Context, p *plan) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// endVMM kills the process that vmm.json names if its start time agrees.
-func endVMM(ctx context.Context, dir string) error {
-	b, err := os.ReadFile(filepath.Join(dir, "vmm.json"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	var who struct {
-		PID       int    `json:"pid"`
-		StartTime uint64 `json:"startTime"`
-		Socket    string `json:"socket"`
-	}
-	if err := json.Unmarshal(b, &who); err != nil {
-		return nil // torn: written while its creator died; it names nobody
-	}
-	fd, err := unix.PidfdOpen(who.PID, 0)
-	if err != nil {
-		return nil // gone
-	}
-	defer unix.Close(fd)
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", who.PID))
-	if err != nil {
-		return nil
-	}
-	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(f) < 20 || f[19] != fmt.Sprint(who.StartTime) {
-		return nil // the pid is somebody else's now
-	}
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", who.PID))
-	if err != nil || who.Socket == "" || !strings.Contains(string(cmdline), who.Socket) {
-		return nil // not the VMM that was started on this socket, or a zombie
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("end VMM %d: %w", who.PID, err)
-	}
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(poll, int((5 * time.Second).Milliseconds()))
-	if err == nil && n == 0 {
-		err = fmt.Errorf("end VMM %d: still there 5 s after SIGKILL", who.PID)
-	}
-	return err
 }
 
 // journals finishes the undoing of restores whose process died: a journal

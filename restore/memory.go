@@ -3,7 +3,6 @@ package restore
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -170,7 +169,21 @@ func syncFile(path string) error {
 }
 
 // writeImage expands one image to a new sparse file of its full length.
-func writeImage(ctx context.Context, im *pack.Image, path string, onBytes func(done, total int64)) (err error) {
+func writeImage(ctx context.Context, im *pack.Image, path string, onBytes func(done, total int64)) error {
+	return newSparse(path, im.Bytes(), func(f *os.File) error {
+		if err := im.WriteTo(ctx, f, runtime.NumCPU(), nil); err != nil {
+			return err
+		}
+		if onBytes != nil {
+			onBytes(im.Bytes(), im.Bytes())
+		}
+		return f.Sync()
+	})
+}
+
+// newSparse makes a file of size bytes, all holes, and has it filled. On error
+// no file is left.
+func newSparse(path string, size int64, fill func(*os.File) error) (err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -183,14 +196,8 @@ func writeImage(ctx context.Context, im *pack.Image, path string, onBytes func(d
 			os.Remove(path)
 		}
 	}()
-	if err := f.Truncate(im.Bytes()); err != nil {
+	if err := f.Truncate(size); err != nil {
 		return err
 	}
-	if err := im.WriteTo(ctx, io.WriterAt(f), runtime.NumCPU(), nil); err != nil {
-		return err
-	}
-	if onBytes != nil {
-		onBytes(im.Bytes(), im.Bytes())
-	}
-	return f.Sync()
+	return fill(f)
 }

@@ -65,26 +65,16 @@ func hostFlags() []string {
 // WriteMemory expands a snapshot's RAM into one new sparse file: its ranges
 // one after the other, in the order of the table in state.json. Every page is
 // verified. The file is not fsynced.
-func (e *Engine) WriteMemory(ctx context.Context, lease *store.Lease, sn *store.Snapshot, path string) (err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			os.Remove(path)
-		}
-	}()
-	var total, offset int64
+func (e *Engine) WriteMemory(ctx context.Context, lease *store.Lease, sn *store.Snapshot, path string) error {
+	var total int64
 	for _, m := range sn.Spec.Memory {
 		total += int64(m.Bytes)
 	}
-	if err := f.Truncate(total); err != nil {
-		return err
-	}
+	return newSparse(path, total, func(f *os.File) error { return e.fillMemory(ctx, lease, sn, f, total) })
+}
+
+func (e *Engine) fillMemory(ctx context.Context, lease *store.Lease, sn *store.Snapshot, f *os.File, total int64) error {
+	var offset int64
 	var done atomic.Int64
 	for i, m := range sn.Spec.Memory {
 		im, err := e.Store.OpenMemory(ctx, lease, sn, i)

@@ -154,9 +154,15 @@ func removeSockets(dir string) error {
 	return nil
 }
 
-// Kill ends the VMM that runDir/<id>/vmm.json names, if it is that process.
-func (m *Manager) Kill(ctx context.Context, id string) error {
-	b, err := os.ReadFile(filepath.Join(m.RunDir(id), "vmm.json"))
+// Kill ends the VMM of a VM, if it is the one we started.
+func (m *Manager) Kill(ctx context.Context, id string) error { return KillVMM(ctx, m.RunDir(id)) }
+
+// KillVMM ends the process that vmm.json in a VM's run folder names, if its
+// start time and its command line agree. failure.Damaged when the file is torn:
+// it names nobody.
+func KillVMM(ctx context.Context, runDir string) error {
+	path := filepath.Join(runDir, "vmm.json")
+	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -165,7 +171,11 @@ func (m *Manager) Kill(ctx context.Context, id string) error {
 	}
 	var who Identity
 	if err := json.Unmarshal(b, &who); err != nil {
-		return failure.New(failure.Damaged, "vmm.json of VM %s: %w", id, err)
+		return failure.New(failure.Damaged, "%s: %w", path, err)
+	}
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", who.PID))
+	if err != nil || who.Socket == "" || !bytes.Contains(cmdline, []byte(who.Socket)) {
+		return nil // gone, a zombie, or a process that was not started on this socket
 	}
 	return signal(ctx, &Process{PID: who.PID, StartTime: who.StartTime}, unix.SIGKILL, killTimeout)
 }
