@@ -55,6 +55,8 @@ type Kept struct {
 	ID      string   `json:"id"`
 	Bytes   int64    `json:"bytes"`
 	Holders []string `json:"holders"`
+
+	by []holder
 }
 
 // Leases counts those of living and of dead holders.
@@ -162,7 +164,7 @@ func (c *collector) decide(ctx context.Context, x *store.Exclusive) (*plan, erro
 	if err != nil {
 		return nil, fmt.Errorf("gc: roots: %w", err)
 	}
-	p := &plan{holders: map[string][]string{}}
+	p := &plan{holders: map[string][]holder{}}
 	if err := c.deadLeases(p, live); err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ import (
 
 // plan is what is marked and what goes.
 type plan struct {
-	holders    map[string][]string // object (digest, vm:<id>) → who needs it
+	holders    map[string][]holder // object (digest, vm:<id>) → who needs it
 	victims    []victim
 	kept       []Kept
 	deadLeases int
@@ -30,7 +30,12 @@ type victim struct {
 	inStore                bool // discarded under the lock; else ended afterwards
 }
 
-func (p *plan) hold(object, by string) { p.holders[object] = append(p.holders[object], by) }
+// holder is who needs an object, in words, and its id where it is a snapshot.
+type holder struct{ name, snapshot string }
+
+func (p *plan) hold(object, by string) { p.add(object, holder{name: by}) }
+
+func (p *plan) add(object string, by holder) { p.holders[object] = append(p.holders[object], by) }
 
 // mark reads every root. Any that cannot be read ends the run.
 func (c *collector) mark(ctx context.Context, p *plan, live []store.Holding) error {
@@ -52,7 +57,7 @@ func (c *collector) mark(ctx context.Context, p *plan, live []store.Holding) err
 			by = fmt.Sprintf("snapshot %s (%s)", sn.Meta.Name, sn.ID)
 		}
 		for _, d := range store.Edges(sn) {
-			p.hold(string(d), by)
+			p.add(string(d), holder{by, string(sn.ID)})
 		}
 		if err := c.intact(sn, by); err != nil {
 			return err

@@ -73,7 +73,11 @@ func (c *collector) each(folder string, visit func(name, path string)) error {
 // judge keeps what is held and discards the rest.
 func (p *plan) judge(kind, id, object, path, reason string) {
 	if by := p.holders[object]; len(by) > 0 {
-		p.kept = append(p.kept, Kept{kind, id, store.FileBytes(path), by})
+		k := Kept{Kind: kind, ID: id, Bytes: store.FileBytes(path), by: by}
+		for _, h := range by {
+			k.Holders = append(k.Holders, h.name)
+		}
+		p.kept = append(p.kept, k)
 		return
 	}
 	p.victims = append(p.victims, victim{kind: kind, id: id, path: path, reason: reason, bytes: store.FileBytes(path), inStore: true})
