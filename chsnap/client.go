@@ -223,18 +223,3 @@ func (c *Client) Restore(ctx context.Context, r RestoreConfig, ram uint64) error
 	_, err := c.call(ctx, c.moveTimeout(ram), http.MethodPut, "vm.restore", r)
 	return err
 }
-
-// SendMigration is the body of vm.send-migration, v53 or later: the call
-// returns at once and the VMM connects to the socket.
-type SendMigration struct {
-	DestinationURL  string `json:"destination_url"` // unix:PATH
-	Local           bool   `json:"local"`
-	DowntimeMs      int    `json:"downtime_ms,omitempty"`
-	TimeoutS        int    `json:"timeout_s,omitempty"`
-	TimeoutStrategy string `json:"timeout_strategy,omitempty"` // Ignore or Cancel
-}
-
-// SendMigration makes the VMM stream the VM to a socket.
-func (c *Client) SendMigration(ctx context.Context, m SendMigration) error {
-	return c.put(ctx, "vm.send-migration", m)
-}

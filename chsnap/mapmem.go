@@ -2,7 +2,6 @@ package chsnap
 
 import (
 	"encoding/json"
-	"slices"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
@@ -97,38 +96,4 @@ func Normalise(c *Config, s *State) error {
 	}
 	c.raw = raw
 	return c.read()
-}
-
-// FromMigration makes the two documents of a snapshot folder from what a
-// migration stream carries: config is the VmMigrationConfig, state the State.
-// The table of memory ranges, empty in a stream, is filled in by address.
-func FromMigration(config, state []byte) (*Config, *State, error) {
-	var v struct {
-		Config json.RawMessage `json:"vm_config"`
-		Memory struct {
-			Mappings []mapping `json:"guest_ram_mappings"`
-		} `json:"memory_manager_data"`
-	}
-	if err := json.Unmarshal(config, &v); err != nil {
-		return nil, nil, failure.New(failure.Damaged, "migration config: %w", err)
-	}
-	c, err := ParseConfig(v.Config)
-	if err != nil {
-		return nil, nil, err
-	}
-	s := &State{raw: state}
-	var ranges []Range
-	for _, m := range v.Memory.Mappings {
-		ranges = append(ranges, Range{m.GPA, m.Size})
-	}
-	slices.SortFunc(ranges, func(a, b Range) int {
-		if a.GPA < b.GPA {
-			return -1
-		}
-		return 1
-	})
-	err = s.editMemoryManager(func(mm []byte) ([]byte, error) {
-		return set(mm, "memory_ranges", map[string]any{"data": ranges})
-	})
-	return c, s, err
 }

@@ -298,24 +298,6 @@ func (db *DB) Holders(ctx context.Context, d digest.Digest) ([]Holder, error) {
 	return out, err
 }
 
-// Walk calls fn for every entry, after the transaction has ended.
-func (db *DB) Walk(ctx context.Context, fn func(Entry) error) error {
-	var all []Entry
-	err := db.transact(ctx, db.path, false, func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketHolders).ForEach(func(_, v []byte) error {
-			e, err := decode(v)
-			all = append(all, e)
-			return err
-		})
-	})
-	for _, e := range all {
-		if err == nil {
-			err = fn(e)
-		}
-	}
-	return err
-}
-
 // Generation counts the changes of the index.
 func (db *DB) Generation(ctx context.Context) (n uint64, err error) {
 	err = db.transact(ctx, db.path, false, func(tx *bolt.Tx) error {
