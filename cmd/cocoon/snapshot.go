@@ -16,7 +16,7 @@ import (
 func newSnapshot(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "snapshot", Aliases: []string{"snap"}, Short: "Snapshots of running VMs", Args: cobra.ArbitraryArgs, RunE: groupHelp}
 	c.AddCommand(newSnapshotCreate(a), newSnapshotList(a), newSnapshotInspect(a), newSnapshotRemove(a), newSnapshotRename(a),
-		newSnapshotProtect(a, "protect", true), newSnapshotProtect(a, "unprotect", false), newSnapshotVerify(a), newSnapshotPrune(a),
+		newSnapshotProtect(a, "protect", true), newSnapshotProtect(a, "unprotect", false), newSnapshotTag(a), newSnapshotVerify(a), newSnapshotCheck(a), newSnapshotDiff(a), newSnapshotDU(a), newSnapshotPrune(a),
 		newSnapshotImport(a), newSnapshotExport(a))
 	return c
 }
@@ -25,6 +25,7 @@ func newSnapshotList(a *app) *cobra.Command {
 	var o listing.Options
 	var ofVM string
 	var labels []string
+	var tree bool
 	c := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List snapshots", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -37,10 +38,20 @@ func newSnapshotList(a *app) *cobra.Command {
 				return err
 			}
 			rows = slices.DeleteFunc(rows, func(s store.Summary) bool { return !summaryMatches(s, ofVM, labels) })
-			return listing.Write(a.out, o, rows, func(s store.Summary) string { return string(s.ID) }, snapshotColumns(&o))
+			columns := snapshotColumns(&o)
+			if tree {
+				if o.Sort != "" {
+					return failure.New(failure.Usage, "--tree has an order of its own: leave --sort")
+				}
+				var depth map[store.ID]int
+				rows, depth = treeOrder(rows)
+				columns = treeColumns(&o, depth)
+			}
+			return listing.Write(a.out, o, rows, func(s store.Summary) string { return string(s.ID) }, columns)
 		},
 	}
 	listFlags(c, &o)
+	c.Flags().BoolVar(&tree, "tree", false, "each behind the snapshot whose pages it reuses")
 	c.Flags().StringVar(&ofVM, "vm", "", "only those of VM `ref` (name or id)")
 	c.Flags().StringArrayVar(&labels, "label", nil, "only those with `key[=value]`")
 	return c

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/cocoonv2/cocoon/internal/listing"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// treeOrder puts each snapshot behind its parent and gives its depth. One whose
+// parent is not among the rows begins a tree of its own.
+func treeOrder(rows []store.Summary) ([]store.Summary, map[store.ID]int) {
+	present := map[store.ID]bool{}
+	for _, s := range rows {
+		present[s.ID] = true
+	}
+	children := map[store.ID][]store.Summary{}
+	for _, s := range rows {
+		parent := s.Parent
+		if !present[parent] || parent == s.ID {
+			parent = ""
+		}
+		children[parent] = append(children[parent], s)
+	}
+	depth := map[store.ID]int{}
+	var out []store.Summary
+	var visit func(parent store.ID, level int)
+	visit = func(parent store.ID, level int) {
+		for _, s := range children[parent] {
+			depth[s.ID] = level
+			out = append(out, s)
+			visit(s.ID, level+1)
+		}
+	}
+	visit("", 0)
+	return out, depth
+}
+
+// treeColumns draws the depth in front of the name.
+func treeColumns(o *listing.Options, depth map[store.ID]int) []listing.Column[store.Summary] {
+	columns := snapshotColumns(o)
+	for i := range columns {
+		if columns[i].Name == "NAME" {
+			plain := columns[i].Cell
+			columns[i].Cell = func(s store.Summary) string {
+				if depth[s.ID] == 0 {
+					return plain(s)
+				}
+				return strings.Repeat("   ", depth[s.ID]-1) + "└─ " + plain(s)
+			}
+		}
+	}
+	return columns
+}

@@ -1,0 +1,51 @@
+package pack
+
+import (
+	"bytes"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// TestCompareCountsWhatDiffers holds Compare against a byte-wise comparison of
+// two images of any length.
+func TestCompareCountsWhatDiffers(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newShelf()
+		draw := func(name string) ([]byte, *Image) {
+			b := make([]byte, rapid.IntRange(0, 40*PageSize).Draw(rt, name+" bytes"))
+			for at := 0; at < len(b); at += PageSize {
+				copy(b[at:], palette(byte(rapid.IntRange(0, 3).Draw(rt, "colour"))))
+			}
+			m, _ := save(t, s, bytes.NewReader(b), int64(len(b)), nil)
+			return b, open(t, s, m)
+		}
+		a, ia := draw("a")
+		b, ib := draw("b")
+		got, err := Compare(t.Context(), ia, ib)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		want := Comparison{Pages: pagesOf(uint64(max(len(a), len(b))))}
+		for page := range want.Pages {
+			if !bytes.Equal(pageAt(a, page), pageAt(b, page)) {
+				want.Changed++
+			}
+		}
+		if got != want {
+			rt.Fatalf("got %+v, want %+v", got, want)
+		}
+		if one, _ := Compare(t.Context(), ia, nil); one.Pages != pagesOf(uint64(len(a))) {
+			rt.Fatalf("against nothing: %+v of %d bytes", one, len(a))
+		}
+	})
+}
+
+// pageAt is a page of b padded with zeros.
+func pageAt(b []byte, page uint64) []byte {
+	out := make([]byte, PageSize)
+	if at := page * PageSize; at < uint64(len(b)) {
+		copy(out, b[at:])
+	}
+	return out
+}
