@@ -27,26 +27,24 @@ type plan struct {
 	packs  []uint32 // pack of each frame
 }
 
-// WriteTo writes the image's non-zero pages to w: each needed frame is read
-// once, in pack order, by workers goroutines (0: one a CPU), and every page is
-// compared with its hash before it is written. Zero pages are not written: w
-// must be fresh. w may be an *os.File (neighbouring pages are then written by
-// one call) or a memory map; WriteAt is called by several goroutines.
-// onBytes, if not nil, is told of image bytes done since its last call, zero
-// pages included, by one goroutine at a time.
-func (im *Image) WriteTo(ctx context.Context, w io.WriterAt, workers int, onBytes func(n int64)) error {
-	if workers < 1 {
-		workers = runtime.GOMAXPROCS(0)
-	}
+// Part is bytes of an image and where they stand in it.
+type Part struct {
+	Offset int64
+	Data   []byte
+}
+
+// EachFrame gives visit the image's non-zero pages, one frame a call: each
+// needed frame is read once, in pack order, by workers goroutines, and every
+// page is compared with its hash before it is given away. The parts of a call
+// are in image order and do not overlap; they are valid until visit returns.
+// worker, below workers, says which goroutine calls.
+func (im *Image) EachFrame(ctx context.Context, workers int, visit func(worker int, parts []Part) error) error {
 	pl := im.plan()
-	report := &progress{onBytes: onBytes}
-	_, stored := im.m.Stat()
-	report.add(max(0, im.Bytes()-int64(stored)*PageSize))
 	var next atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
-	for range workers {
+	for worker := range workers {
 		group.Go(func() error {
-			e, err := newExpander(im, w)
+			e, err := newExpander(im)
 			if err != nil {
 				return err
 			}
@@ -55,16 +53,43 @@ func (im *Image) WriteTo(ctx context.Context, w io.WriterAt, workers int, onByte
 				if f >= len(pl.packs) {
 					return nil
 				}
-				n, err := e.frame(pl.packs[f], f, pl.pieces[pl.starts[f]:pl.starts[f+1]])
+				parts, err := e.frame(pl.packs[f], f, pl.pieces[pl.starts[f]:pl.starts[f+1]])
+				if err == nil && len(parts) > 0 {
+					err = visit(worker, parts)
+				}
 				if err != nil {
 					return err
 				}
-				report.add(n)
 			}
 			return context.Cause(ctx)
 		})
 	}
 	return group.Wait()
+}
+
+// WriteTo writes the image's non-zero pages to w by workers goroutines (0: one
+// a CPU), verified as [Image.EachFrame] says. Zero pages are not written: w
+// must be fresh. w may be an *os.File (neighbouring pages are then written by
+// one call) or a memory map; WriteAt is called by several goroutines.
+// onBytes, if not nil, is told of image bytes done since its last call, zero
+// pages included, by one goroutine at a time.
+func (im *Image) WriteTo(ctx context.Context, w io.WriterAt, workers int, onBytes func(n int64)) error {
+	if workers < 1 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	report := &progress{onBytes: onBytes}
+	_, stored := im.m.Stat()
+	report.add(max(0, im.Bytes()-int64(stored)*PageSize))
+	writers := make([]scatterer, workers)
+	for i := range writers {
+		writers[i].w = w
+		writers[i].file, _ = w.(*os.File)
+	}
+	return im.EachFrame(ctx, workers, func(worker int, parts []Part) error {
+		n, err := writers[worker].scatter(parts)
+		report.add(n)
+		return err
+	})
 }
 
 // plan sorts the map's runs by frame in two passes, without comparing.
@@ -104,55 +129,37 @@ func (im *Image) eachPiece(do func(frame int, p piece)) {
 	}
 }
 
-// expander writes frames for one goroutine.
+// expander decodes frames for one goroutine.
 type expander struct {
 	im     *Image
-	w      io.WriterAt
-	file   *os.File // w when it is one
 	reader *frameReader
-	parts  [][]byte
+	parts  []Part
 }
 
-func newExpander(im *Image, w io.WriterAt) (*expander, error) {
+func newExpander(im *Image) (*expander, error) {
 	r, err := newFrameReader()
-	if err != nil {
-		return nil, err
-	}
-	file, _ := w.(*os.File)
-	return &expander{im: im, w: w, file: file, reader: r}, nil
+	return &expander{im: im, reader: r}, err
 }
 
-// frame checks and scatters the pieces of one frame and gives their bytes.
-func (e *expander) frame(pack uint32, number int, pieces []piece) (int64, error) {
+// frame checks the pieces of one frame and gives their bytes.
+func (e *expander) frame(pack uint32, number int, pieces []piece) ([]Part, error) {
 	if len(pieces) == 0 {
-		return 0, nil
+		return nil, nil
 	}
 	p := &e.im.packs[pack]
 	f, err := e.reader.read(p, number-p.firstFrame)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	var total int64
-	for len(pieces) > 0 {
-		n, end := 0, pieces[0].first
-		e.parts = e.parts[:0]
-		for n < len(pieces) && pieces[n].first == end {
-			part, err := e.checked(&f, pieces[n])
-			if err != nil {
-				return 0, err
-			}
-			e.parts = append(e.parts, part)
-			end += uint64(pieces[n].pages)
-			n++
-		}
-		written, err := e.write(int64(pieces[0].first) * PageSize)
+	e.parts = e.parts[:0]
+	for _, pc := range pieces {
+		data, err := e.checked(&f, pc)
 		if err != nil {
-			return 0, fmt.Errorf("write image at %d: %w", pieces[0].first*PageSize, err)
+			return nil, err
 		}
-		total += written
-		pieces = pieces[n:]
+		e.parts = append(e.parts, Part{int64(pc.first) * PageSize, data})
 	}
-	return total, nil
+	return e.parts, nil
 }
 
 // checked gives a piece's bytes, verified, without what lies behind the image.
@@ -165,30 +172,58 @@ func (e *expander) checked(f *openFrame, p piece) ([]byte, error) {
 	return f.raw[uint64(first)*PageSize:][:n], nil
 }
 
+// scatterer writes parts for one goroutine.
+type scatterer struct {
+	w       io.WriterAt
+	file    *os.File // w when it is one
+	vectors [][]byte
+}
+
+// scatter writes parts to their places, neighbours by one call, and gives the
+// bytes written.
+func (s *scatterer) scatter(parts []Part) (int64, error) {
+	var total int64
+	for len(parts) > 0 {
+		start, end := parts[0].Offset, parts[0].Offset
+		s.vectors = s.vectors[:0]
+		for len(parts) > 0 && parts[0].Offset == end {
+			s.vectors = append(s.vectors, parts[0].Data)
+			end += int64(len(parts[0].Data))
+			parts = parts[1:]
+		}
+		n, err := s.write(start)
+		total += n
+		if err != nil {
+			return total, fmt.Errorf("write image at %d: %w", start, err)
+		}
+	}
+	return total, nil
+}
+
 // maxVectors is what one pwritev takes (IOV_MAX).
 const maxVectors = 1024
 
-// write writes the gathered parts one behind the other from off on.
-func (e *expander) write(off int64) (int64, error) {
-	start := off
-	if e.file != nil && len(e.parts) > 1 && len(e.parts) <= maxVectors {
-		n, err := pwritev(e.file, e.parts, off)
+// write writes the gathered vectors one behind the other from off on.
+func (s *scatterer) write(off int64) (int64, error) {
+	start, vectors := off, s.vectors
+	if s.file != nil && len(vectors) > 1 && len(vectors) <= maxVectors {
+		n, err := pwritev(s.file, vectors, off)
 		if err != nil {
 			return 0, err
 		}
-		for n > 0 && n >= len(e.parts[0]) {
-			n -= len(e.parts[0])
-			off += int64(len(e.parts[0]))
-			e.parts = e.parts[1:]
-			if len(e.parts) == 0 {
+		for n > 0 && n >= len(vectors[0]) {
+			n -= len(vectors[0])
+			off += int64(len(vectors[0]))
+			vectors = vectors[1:]
+			if len(vectors) == 0 {
 				return off - start, nil
 			}
 		}
-		e.parts[0] = e.parts[0][n:]
+		vectors[0] = vectors[0][n:]
 		off += int64(n)
 	}
-	for _, part := range e.parts {
-		n, err := e.w.WriteAt(part, off)
+	for _, part := range vectors {
+		n, err := s.w.WriteAt(part, off)
 		if err != nil {
 			return 0, err
 		}

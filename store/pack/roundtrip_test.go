@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -215,6 +216,47 @@ func TestHolesAreSkippedAndFilesRestored(t *testing.T) {
 		if !bytes.Equal(got, want) || told != ram.Bytes() {
 			t.Errorf("%s: restored file differs, or progress %d is not %d", name, told, ram.Bytes())
 		}
+	}
+}
+
+// TestEachFrameGivesEveryNonZeroPageOnce: in order within a call, no zero page.
+func TestEachFrameGivesEveryNonZeroPageOnce(t *testing.T) {
+	ram := ramgen.New(9<<20+1234, 5)
+	want := make([]byte, ram.Bytes())
+	if _, err := ram.ReadAt(want, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := newShelf()
+	w := NewWriter(t.Context(), s, WriterOptions{})
+	iw := w.Image(uint64(ram.Bytes()), nil)
+	if err := iw.ReadFrom(t.Context(), bytes.NewReader(want), nil); err != nil {
+		t.Fatal(err)
+	}
+	m, _ := finish(t, w, iw)
+	got := make([]byte, ram.Bytes())
+	zero := make([]byte, PageSize)
+	var mu sync.Mutex
+	err := open(t, s, m).EachFrame(t.Context(), 3, func(worker int, parts []Part) error {
+		mu.Lock()
+		defer mu.Unlock()
+		end := int64(0)
+		for _, p := range parts {
+			if p.Offset < end || worker < 0 || worker > 2 {
+				t.Errorf("worker %d: part at %d after %d", worker, p.Offset, end)
+			}
+			end = p.Offset + int64(len(p.Data))
+			for at := 0; at < len(p.Data); at += PageSize {
+				page := p.Data[at:min(at+PageSize, len(p.Data))]
+				if bytes.Equal(page, zero[:len(page)]) || !bytes.Equal(got[p.Offset+int64(at):][:len(page)], zero[:len(page)]) {
+					t.Errorf("the page at %d is zero, or came twice", p.Offset+int64(at))
+				}
+			}
+			copy(got[p.Offset:end], p.Data)
+		}
+		return nil
+	})
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the parts do not make up the image (%v)", err)
 	}
 }
 
