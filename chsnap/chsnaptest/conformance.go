@@ -51,6 +51,8 @@ func Conformance(t *testing.T, binary, kernel string) {
 		{"mapped clones share a file and never change it", testMappedRestore},
 		{"a mapped clone can be snapshotted and restored again", testMappedSnapshot},
 		{"a failed restore leaves the VMM usable", testRestoreFailures},
+		{"a guest on a TAP answers and beats, also after a restore", testNetwork},
+		{"a TAP that cannot be opened is refused in the words of v53", testBadTAPs},
 		{"a disk in use is refused, until vm.shutdown, which keeps files", testDiskLock},
 		{"the VMM's end leaves lock and files, a kill also the socket", testEnd},
 		{"an API socket in use is refused, a stale one replaced", testSocketLock},

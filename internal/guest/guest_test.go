@@ -2,6 +2,7 @@ package guest
 
 import (
 	"bytes"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,18 @@ func TestParseTick(t *testing.T) {
 	for _, line := range []string{"", "tick", "tick 1 2", "BOOT", "tick 0000002g 00000000", "tick 0000002a"} {
 		if _, _, ok := ParseTick(line); ok {
 			t.Errorf("%q was read as a tick", line)
+		}
+	}
+}
+
+func TestParseBeat(t *testing.T) {
+	ram, address, ok := ParseBeat([]byte("beat 0000002a 0a010203"))
+	if !ok || ram != 42 || address != netip.AddrFrom4([4]byte{10, 1, 2, 3}) {
+		t.Errorf("got %d %s %v", ram, address, ok)
+	}
+	for _, payload := range []string{"", "beat", "beat 0000002a", "beat 0000002a 0a0102", "beat 0000002a 0a0102030", "tick 0000002a 0a010203"} {
+		if _, _, ok := ParseBeat([]byte(payload)); ok {
+			t.Errorf("%q was read as a beat", payload)
 		}
 	}
 }

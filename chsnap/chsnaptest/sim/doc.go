@@ -24,8 +24,11 @@
 // mistake of ours: files are created O_EXCL, locked disks are refused, a device
 // without saved state is reported by the guest.
 //
-// What it does not do: execute a kernel (the file must exist), attach TAPs,
-// open vsock sockets, hot-plug devices, receive a migration, check CPUIDs.
+// Its first network device is a TAP like that of the real one, on which the
+// guest answers ARP and ICMP echo and sends its counter (network.go).
+//
+// What it does not do: execute a kernel (the file must exist), open vsock
+// sockets, hot-plug devices, receive a migration, check CPUIDs.
 //
 // Environment:
 //

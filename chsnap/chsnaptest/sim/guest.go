@@ -11,7 +11,8 @@ import (
 // Where the guest keeps what it knows, all of it in RAM so that a restore brings
 // everything back:
 //
-//	headerGPA   magic, counter, verify cursor, pattern pages in low and high RAM
+//	headerGPA   magic, counter, verify cursor, pattern pages in low and high RAM,
+//	            network identity
 //	versionGPA  one uint32 per pattern page: how often the page was dirtied
 //	patternGPA  pattern pages, two of three filled, every third zero
 //	highBase    a quarter of the pattern when the guest has RAM above 4 GiB
@@ -34,6 +35,11 @@ const (
 	hdrCursor
 	hdrLow
 	hdrHigh
+	hdrMAC // the network: see network.go
+	hdrAddress
+	hdrGateway
+	hdrPort
+	hdrGatewayMAC
 )
 
 // guest is the running program. mu is held for the whole of a tick, so whoever
@@ -42,6 +48,7 @@ type guest struct {
 	mu      sync.Mutex
 	ram     *ram
 	disk    *disk // nil: no disk counter
+	nic     nic
 	serial  io.Writer
 	paused  bool
 	halted  bool // the program found no header and cannot go on
@@ -55,6 +62,9 @@ type guest struct {
 type guestOptions struct {
 	ram     *ram
 	disk    *disk
+	tap     *tap // nil: no network
+	cmdline string
+	mac     string // of the first network device
 	serial  io.Writer
 	tick    time.Duration
 	fill    uint64 // bytes of pattern
@@ -66,7 +76,7 @@ type guestOptions struct {
 // startGuest begins the guest's life. A restored guest starts paused.
 func startGuest(o guestOptions) *guest {
 	g := &guest{
-		ram: o.ram, disk: o.disk, serial: o.serial, onPower: o.onPower,
+		ram: o.ram, disk: o.disk, nic: nic{o.tap, make([]byte, frameLimit)}, serial: o.serial, onPower: o.onPower,
 		paused: !o.boot, stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	if o.boot {
@@ -83,6 +93,9 @@ func (g *guest) run(o guestOptions) {
 	if o.boot {
 		g.print("BOOT\n")
 		g.fill(o.fill)
+		if !g.halted {
+			g.bootNIC(o.cmdline, o.mac)
+		}
 		g.print("FILLED\n")
 		g.mu.Unlock()
 	}
@@ -229,8 +242,8 @@ func (g *guest) checkPage(p uint64) bool {
 	return true
 }
 
-// tick is one turn of the program: verify some pages, dirty one, count, write
-// the counter to disk, print.
+// tick is one turn of the program: answer the network, verify some pages, dirty
+// one, count, write the counter to disk, send it, print.
 func (g *guest) tick() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -248,12 +261,14 @@ func (g *guest) tick() {
 		g.print("BAD header: RAM does not hold a simulated guest\n")
 		return
 	}
+	g.serveNet()
 	g.verify()
 	counter := g.get(hdrCounter)
 	onDisk := g.countDisk(counter)
 	counter++
 	g.dirty(counter)
 	g.put(hdrCounter, counter)
+	g.beat(counter)
 	g.print("tick %08x %08x\n", uint32(counter), uint32(onDisk))
 }
 

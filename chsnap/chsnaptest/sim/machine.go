@@ -36,6 +36,7 @@ type vm struct {
 	ram         *ram
 	guest       *guest
 	disks       []*disk
+	taps        []*tap
 	serial      *os.File // nil when the serial port is no file
 	state       string
 	deviceCount int
@@ -113,7 +114,7 @@ type assembly struct {
 }
 
 // assemble builds a VM in the order of the real one: console, memory, disks,
-// initramfs, locks; then the guest starts, paused unless it boots.
+// TAPs, initramfs, locks; then the guest starts, paused unless it boots.
 func (m *machine) assemble(c *vmConfig, spans []*span, a assembly) (err error) {
 	v := &vm{state: statePaused}
 	defer func() {
@@ -136,6 +137,9 @@ func (m *machine) assemble(c *vmConfig, spans []*span, a assembly) (err error) {
 	if v.disks, err = openDisks(c); err != nil {
 		return err
 	}
+	if v.taps, err = openTaps(c); err != nil {
+		return err
+	}
 	if err = mustOpen(c.Payload.Initramfs, "Cannot open initramfs file"); err != nil {
 		return err
 	}
@@ -149,10 +153,14 @@ func (m *machine) assemble(c *vmConfig, spans []*span, a assembly) (err error) {
 	if a.boot {
 		v.state = stateRunning
 	}
-	v.guest = startGuest(guestOptions{
+	o := guestOptions{
 		ram: v.ram, disk: counterDisk(v.disks), serial: m.serialWriter(c, v), tick: m.settings.tick,
-		fill: m.settings.fill, boot: a.boot, missing: a.missing, onPower: m.powerOff(),
-	})
+		fill: m.settings.fill, boot: a.boot, missing: a.missing, cmdline: c.Payload.Cmdline, onPower: m.powerOff(),
+	}
+	if len(v.taps) > 0 {
+		o.tap, o.mac = v.taps[0], c.Net[0].MAC
+	}
+	v.guest = startGuest(o)
 	m.config, m.vm = c, v
 	return nil
 }
@@ -181,6 +189,7 @@ func (v *vm) release() {
 		v.guest.end()
 	}
 	closeDisks(v.disks)
+	closeTaps(v.taps)
 	if v.ram != nil {
 		v.ram.close()
 	}
