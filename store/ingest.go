@@ -130,7 +130,7 @@ func (f *blobFile) discard() error { return errors.Join(f.Close(), os.Remove(f.N
 // keep makes the blob durable and gives it its name, under which it may exist
 // already: then the one that is there serves, and ours goes.
 func (f *blobFile) keep(ctx context.Context, d Descriptor) error {
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(f.has(d.Size), f.Sync(), f.Close()); err != nil {
 		return errors.Join(fmt.Errorf("write blob %s: %w", d.Digest, err), os.Remove(f.Name()))
 	}
 	durable.Step("store.ingest.blob-written")
@@ -151,10 +151,19 @@ func (f *blobFile) keep(ctx context.Context, d Descriptor) error {
 	return nil
 }
 
+// has refuses a file of another size: its digest cannot be right either.
+func (f *blobFile) has(size int64) error {
+	fi, err := f.Stat()
+	if err == nil && fi.Size() != size {
+		err = failure.New(failure.Damaged, "%d bytes were written, %d announced", fi.Size(), size)
+	}
+	return err
+}
+
 // Commit publishes: the snapshot exists from the rename on.
 func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, error) {
 	sp.Version, sp.ID = specVersion, in.id
-	if err := sp.check(); err != nil {
+	if err := errors.Join(sp.check(), in.stored(&sp)); err != nil {
 		return nil, err
 	}
 	spec, err := json.Marshal(sp)
@@ -184,6 +193,19 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 		in.st.onCommit(ctx, sn)
 	}
 	return sn, err
+}
+
+// stored refuses a spec that names what is no layer of this snapshot: neither
+// the collector nor an export would keep it.
+func (in *Ingest) stored(sp *Spec) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, d := range append([]digest.Digest{sp.CHConfig, sp.CHState}, mapDigests(sp)...) {
+		if !slices.ContainsFunc(in.layers, func(l Descriptor) bool { return l.Digest == d }) {
+			return failure.New(failure.Damaged, "commit: blob %s was not stored by this ingest", d)
+		}
+	}
+	return nil
 }
 
 // stage writes the snapshot's folder, durable but not published.

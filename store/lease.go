@@ -102,9 +102,14 @@ func (l *Lease) append(lines ...string) error {
 }
 
 // Release lets go of everything. The lease's ingest folder, if any, goes too.
+// A second call does nothing.
 func (l *Lease) Release() error {
-	err := errors.Join(os.RemoveAll(l.st.Path("ingest", l.id)), os.Remove(l.st.Path("leases", l.id)))
-	return errors.Join(err, l.lock.Unlock())
+	ingest := os.RemoveAll(l.st.Path("ingest", l.id))
+	err := os.Remove(l.st.Path("leases", l.id))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(ingest, err, l.lock.Unlock())
 }
 
 // Holding is what one lease file says.

@@ -102,7 +102,10 @@ func Open(ctx context.Context, root string, o Options) (*Store, error) {
 // networkFS are file systems whose locks or renames do not hold what is
 // promised here, by statfs magic (linux/magic.h).
 func networkFS(magic int64) string {
-	return map[int64]string{0x6969: "NFS", 0x01021997: "9p", 0x65735546: "FUSE", 0xff534d42: "CIFS", 0xfe534d42: "SMB2"}[magic&0xffffffff]
+	return map[int64]string{
+		0x6969: "NFS", 0x01021997: "9p", 0x65735546: "FUSE", 0x517b: "SMB", 0xff534d42: "CIFS", 0xfe534d42: "SMB2",
+		0x5346414f: "AFS", 0x6b414653: "AFS", 0x00c36400: "Ceph", 0x73757245: "Coda", 0x0bd00bd0: "Lustre", 0x47504653: "GPFS",
+	}[magic&0xffffffff]
 }
 
 func checkFolder(root string) error {

@@ -1,0 +1,187 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// reuseAfterRemove: pages of a removed snapshot may be reused by whoever named
+// them in a lease first, whatever the collector does meanwhile.
+func reuseAfterRemove(t *testing.T, h Harness) {
+	s, ram := h.open(t), image(1, 40)
+	old := mustPublish(t, s, "old", ram)
+	l := lease(t, s)
+	if err := l.Hold(t.Context(), store.Edges(old)...); err != nil {
+		t.Fatal(err)
+	}
+	mustRemove(t, s, old.ID)
+	h.collect(t, s)
+	sn, err := publish(t.Context(), s, l, "new", ram)
+	if err := errors.Join(err, l.Release()); err != nil {
+		t.Fatal(err)
+	}
+	h.collect(t, s)
+	readsBack(t, s, sn.ID, ram)
+	intact(t, s, 1)
+
+	// The same without a lease: gone, and written anew.
+	mustRemove(t, s, sn.ID)
+	h.collect(t, s)
+	if left := blobs(t, s); len(left) > 0 {
+		t.Errorf("blobs that nobody names are left: %v", left)
+	}
+	again := mustPublish(t, s, "again", ram)
+	readsBack(t, s, again.ID, ram)
+}
+
+// leaseBlocksSweep: what a lease names stays until the lease is released, also
+// blobs that the ingest has only just stored.
+func leaseBlocksSweep(t *testing.T, h Harness) {
+	s, ram := h.open(t), image(1, 20)
+	sn := mustPublish(t, s, "", ram)
+	holder := lease(t, s)
+	if err := holder.Hold(t.Context(), packOf(t, sn)); err != nil {
+		t.Fatal(err)
+	}
+	mustRemove(t, s, sn.ID)
+	writer := lease(t, s)
+	in := begin(t, s, writer)
+	config, err := in.Put(t.Context(), store.MediaTypeCHConfig, []byte(`{"new":true}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.collect(t, s)
+	want := []string{packOf(t, sn).Encoded(), config.Digest.Encoded()}
+	slices.Sort(want)
+	if got := blobs(t, s); !slices.Equal(got, want) {
+		t.Errorf("blobs %v, want the two that leases name: %v", got, want)
+	}
+	if _, err := os.Stat(in.Dir()); err != nil {
+		t.Errorf("the ingest of a living process: %v", err)
+	}
+	if err := errors.Join(holder.Release(), writer.Release()); err != nil {
+		t.Fatal(err)
+	}
+	h.collect(t, s)
+	if left := blobs(t, s); len(left) > 0 {
+		t.Errorf("blobs left after the release: %v", left)
+	}
+	residue(t, s)
+}
+
+// deadLeaseReaped: the lease of a holder that died protects nothing, and goes
+// with its ingest. A lock that nobody holds is all that a death leaves.
+func deadLeaseReaped(t *testing.T, h Harness) {
+	s := h.open(t)
+	l := lease(t, s)
+	in := begin(t, s, l)
+	if _, err := in.Put(t.Context(), store.MediaTypeCHConfig, []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(in.Dir()+"/blob-99", make([]byte, 1<<20), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.File().Close(); err != nil {
+		t.Fatal(err)
+	}
+	if live, err := s.LeaseHoldings(t.Context()); err != nil || len(live) > 0 {
+		t.Errorf("living leases: %v, %v", live, err)
+	}
+	h.collect(t, s)
+	residue(t, s)
+	if left := blobs(t, s); len(left) > 0 {
+		t.Errorf("blobs left: %v", left)
+	}
+}
+
+// removeInUse: a snapshot that a lease holds is not removed, protected or not.
+func removeInUse(t *testing.T, h Harness) {
+	s, ram := h.open(t), image(1, 9)
+	sn := mustPublish(t, s, "used", ram)
+	l := lease(t, s)
+	if err := l.HoldSnapshot(t.Context(), sn.ID); err != nil {
+		t.Fatal(err)
+	}
+	for _, force := range []bool{false, true} {
+		wants(t, "rm in use", s.Remove(t.Context(), sn.ID, store.RemoveOptions{Force: force}), failure.Conflict)
+	}
+	h.collect(t, s)
+	readsBack(t, s, sn.ID, ram)
+	if err := l.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetMeta(t.Context(), sn.ID, func(m *store.Meta) error { m.Protected = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, "rm of a protected one", s.Remove(t.Context(), sn.ID, store.RemoveOptions{}), failure.Conflict)
+	if err := s.Remove(t.Context(), sn.ID, store.RemoveOptions{Force: true}); err != nil {
+		t.Error(err)
+	}
+}
+
+// trashResume: what a collector moved to the trash before it died is gone after
+// the next one, whole folders too.
+func trashResume(t *testing.T, h Harness) {
+	s := h.open(t)
+	gone := mustPublish(t, s, "gone", image(1, 9))
+	mustPublish(t, s, "kept", image(2, 9))
+	mustRemove(t, s, gone.ID)
+	err := s.Exclusive(t.Context(), func(x *store.Exclusive) error {
+		return x.Discard(s.BlobPath(packOf(t, gone)))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(s.Path("trash", "gc-half", "deep"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.collect(t, s)
+	residue(t, s)
+	intact(t, s, 1)
+}
+
+// twoCollectors: collectors that run at once exclude each other, and none takes
+// what a publish beside them needs.
+func twoCollectors(t *testing.T, h Harness) {
+	s := h.open(t)
+	var running sync.WaitGroup
+	stop := make(chan struct{})
+	for range 3 {
+		running.Go(func() { collectUntil(t, h, s, stop) })
+	}
+	kept := 0
+	for i := range 24 {
+		sn := mustPublish(t, s, "", image(i%3, 12)) // contents repeat: blobs are reused
+		if i%4 == 0 {
+			kept++
+			continue
+		}
+		mustRemove(t, s, sn.ID)
+	}
+	close(stop)
+	running.Wait()
+	h.collect(t, s)
+	intact(t, s, kept)
+	residue(t, s)
+}
+
+func collectUntil(t testing.TB, h Harness, s *store.Store, stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		if err := busyOr(h.Collect(context.Background(), s)); err != nil {
+			t.Errorf("collect: %v", err)
+			return
+		}
+	}
+}

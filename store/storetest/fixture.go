@@ -1,0 +1,169 @@
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// image is RAM of pages with distinct contents; every third page is zero.
+func image(seed, pages int) []byte {
+	b := make([]byte, pages*pack.PageSize)
+	for p := range pages {
+		if p%3 != 2 {
+			copy(b[p*pack.PageSize:], fmt.Sprintf("page %d of %d", p, seed))
+		}
+	}
+	return b
+}
+
+func lease(t testing.TB, s *store.Store) *store.Lease {
+	t.Helper()
+	l, err := s.Lease(t.Context(), t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Release() })
+	return l
+}
+
+func begin(t testing.TB, s *store.Store, l *store.Lease) *store.Ingest {
+	t.Helper()
+	in, err := s.Ingest(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+// writeMemory packs RAM and gives the range that a Spec needs.
+func writeMemory(ctx context.Context, in *store.Ingest, size uint64, ram io.ReaderAt) (store.MemoryRange, error) {
+	w := in.Pages(ctx)
+	iw := w.Image(size, nil)
+	if err := iw.ReadFrom(ctx, ram, nil); err != nil {
+		return store.MemoryRange{}, err
+	}
+	if _, err := w.Flush(ctx); err != nil {
+		return store.MemoryRange{}, err
+	}
+	m, err := iw.Finish()
+	if err != nil {
+		return store.MemoryRange{}, err
+	}
+	d, err := in.PutMap(ctx, m)
+	return store.MemoryRange{Bytes: size, Map: d.Digest}, err
+}
+
+// spec stores the two documents that every snapshot has.
+func spec(ctx context.Context, in *store.Ingest, memory ...store.MemoryRange) (store.Spec, error) {
+	config, err := in.Put(ctx, store.MediaTypeCHConfig, []byte("{}"))
+	if err != nil {
+		return store.Spec{}, err
+	}
+	state, err := in.Put(ctx, store.MediaTypeCHState, []byte(`{"state":1}`))
+	return store.Spec{
+		Record: []byte("{}"), CHConfig: config.Digest, CHState: state.Digest,
+		VM: store.VMRef{ID: "vm", Name: "web"}, Memory: memory,
+	}, err
+}
+
+// publish makes a snapshot of the given RAM under a lease.
+func publish(ctx context.Context, s *store.Store, l *store.Lease, name string, ram []byte) (*store.Snapshot, error) {
+	in, err := s.Ingest(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	sn, err := fill(ctx, in, name, ram)
+	if err != nil {
+		return nil, errors.Join(err, in.Abort())
+	}
+	return sn, nil
+}
+
+func fill(ctx context.Context, in *store.Ingest, name string, ram []byte) (*store.Snapshot, error) {
+	m, err := writeMemory(ctx, in, uint64(len(ram)), bytes.NewReader(ram))
+	if err != nil {
+		return nil, err
+	}
+	sp, err := spec(ctx, in, m)
+	if err != nil {
+		return nil, err
+	}
+	return in.Commit(ctx, sp, store.Meta{Name: name})
+}
+
+func mustPublish(t testing.TB, s *store.Store, name string, ram []byte) *store.Snapshot {
+	t.Helper()
+	l := lease(t, s)
+	sn, err := publish(t.Context(), s, l, name, ram)
+	if err := errors.Join(err, l.Release()); err != nil {
+		t.Fatal(err)
+	}
+	return sn
+}
+
+func mustRemove(t testing.TB, s *store.Store, id store.ID) {
+	t.Helper()
+	if err := s.Remove(t.Context(), id, store.RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readsBack fails unless the snapshot's RAM is what was published.
+func readsBack(t testing.TB, s *store.Store, id store.ID, ram []byte) {
+	t.Helper()
+	sn, err := s.Get(t.Context(), id)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	im, err := s.OpenMemory(t.Context(), nil, sn, 0)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer im.Close()
+	got := make([]byte, len(ram))
+	if _, err := im.ReadAt(got, 0); err != nil || !bytes.Equal(got, ram) {
+		t.Errorf("RAM of %s read back differs (%v)", id, err)
+	}
+}
+
+// packOf is a snapshot's first pack.
+func packOf(t testing.TB, sn *store.Snapshot) digest.Digest {
+	t.Helper()
+	for _, l := range sn.Manifest.Layers {
+		if l.MediaType == store.MediaTypePack {
+			return l.Digest
+		}
+	}
+	t.Fatal("the snapshot has no pack")
+	return ""
+}
+
+func entries(t testing.TB, dir string) []string {
+	t.Helper()
+	found, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range found {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func blobs(t testing.TB, s *store.Store) []string {
+	t.Helper()
+	return entries(t, s.Path("blobs", "sha256"))
+}

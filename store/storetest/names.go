@@ -1,0 +1,139 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// resolvePrefix: name, id and unique prefix find a snapshot; nothing else does.
+func resolvePrefix(t *testing.T, h Harness) {
+	s := h.open(t)
+	a, b := mustPublish(t, s, "a", image(1, 3)), mustPublish(t, s, "", image(2, 3))
+	for ref, want := range map[string]store.ID{"a": a.ID, string(b.ID): b.ID, string(b.ID[:12]): b.ID} {
+		if got, err := s.Resolve(t.Context(), ref); err != nil || got != want {
+			t.Errorf("%q: %s, %v, want %s", ref, got, err, want)
+		}
+	}
+	for _, ref := range []string{"b", "", string(a.ID[:2]), "../x", "a/../a", strings.Repeat("0", 32), "a\x00", strings.Repeat("a", 1<<16)} {
+		_, err := s.Resolve(t.Context(), ref)
+		wants(t, "resolve of what is no snapshot", err, failure.NotFound)
+	}
+}
+
+// resolveAmbiguous: a prefix of two ids is refused; a name is preferred to it.
+func resolveAmbiguous(t *testing.T, h Harness) {
+	s := h.open(t)
+	first := map[string]store.ID{}
+	for range 2000 { // 4096 prefixes of three: a pair shows up soon
+		id := mustPublish(t, s, "", image(1, 1)).ID
+		prefix := string(id[:3])
+		other, twice := first[prefix]
+		first[prefix] = id
+		if !twice {
+			continue
+		}
+		_, err := s.Resolve(t.Context(), prefix)
+		wants(t, "a prefix of two ids", err, failure.Conflict)
+		if err := s.SetMeta(t.Context(), other, func(m *store.Meta) error { m.Name = prefix; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Resolve(t.Context(), prefix); err != nil || got != other {
+			t.Errorf("a name that is a prefix too: %s, %v, want %s", got, err, other)
+		}
+		return
+	}
+	t.Error("no two ids share three digits")
+}
+
+// listDuringPublish: whatever a listing shows while others publish and remove is
+// whole or gone.
+func listDuringPublish(t *testing.T, h Harness) {
+	s := h.open(t)
+	var publishing sync.WaitGroup
+	for w := range 3 {
+		publishing.Go(func() {
+			if err := publishSome(s, w); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { publishing.Wait(); close(done) }()
+	for {
+		listed := 0
+		for _, err := range s.List(t.Context()) {
+			if err != nil {
+				t.Errorf("list: %v", err)
+			}
+			listed++
+		}
+		sums, err := s.Summaries(t.Context())
+		if err != nil {
+			t.Errorf("summaries: %v", err)
+		}
+		for _, x := range sums {
+			if x.State != "ready" {
+				t.Errorf("a snapshot is listed as %s", x.State)
+			}
+		}
+		select {
+		case <-done:
+			intact(t, s, 18)
+			return
+		default:
+		}
+	}
+}
+
+// publishSome publishes twelve snapshots and removes every second one.
+func publishSome(s *store.Store, seed int) error {
+	ctx := context.Background()
+	for i := range 12 {
+		l, err := s.Lease(ctx, "publisher")
+		if err != nil {
+			return err
+		}
+		sn, err := publish(ctx, s, l, "", image(seed*100+i, 6))
+		if err := errors.Join(err, l.Release()); err != nil {
+			return err
+		}
+		if i%2 == 0 {
+			if err := s.Remove(ctx, sn.ID, store.RemoveOptions{}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// unknownFormat: a store of another version or program is refused untouched.
+func unknownFormat(t *testing.T, h Harness) {
+	s := h.open(t)
+	sn := mustPublish(t, s, "a", image(1, 3))
+	format := s.Path("format")
+	ours, err := os.ReadFile(format)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, alien := range []string{`{"format":"cocoon-store","version":2}`, `{"format":"other","version":1}`, `{`, ""} {
+		if err := os.WriteFile(format, []byte(alien), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := store.Open(t.Context(), s.Root(), store.Options{Create: true})
+		wants(t, "format "+alien, err, failure.Incompatible)
+		if got, err := os.ReadFile(format); err != nil || string(got) != alien {
+			t.Errorf("format %s became %s (%v)", alien, got, err)
+		}
+	}
+	if err := os.WriteFile(format, ours, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	readsBack(t, s, sn.ID, image(1, 3))
+}
