@@ -181,8 +181,13 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 	if err := in.lease.Hold(ctx, imageDigests(&sp)...); err != nil {
 		return nil, err
 	}
-	err = in.st.names(ctx, func() error {
-		return in.st.shared(ctx, func() error { return in.publish(ctx, staged, config, &sp, meta) })
+	return in.publishStaged(ctx, staged, config, &sp, meta)
+}
+
+// publishStaged makes a staged snapshot exist and tells who follows the store.
+func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descriptor, sp *Spec, meta Meta) (*Snapshot, error) {
+	err := in.st.names(ctx, func() error {
+		return in.st.shared(ctx, func() error { return in.publish(ctx, staged, config, sp, meta) })
 	})
 	if err != nil {
 		return nil, err
@@ -218,21 +223,7 @@ func (in *Ingest) stage(config Descriptor, meta Meta) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	metaBytes, err := meta.encode()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(in.dir, "snapshot")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return "", fmt.Errorf("stage snapshot: %w", err)
-	}
-	for name, b := range map[string][]byte{"manifest.json": manifest, "meta.json": metaBytes} {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			return "", fmt.Errorf("stage snapshot: %w", err)
-		}
-	}
-	durable.Step("store.commit.staged")
-	return dir, durable.SyncTree(dir)
+	return in.stageBytes(manifest, meta)
 }
 
 // publish runs under names.lock and the shared store lock.
@@ -253,6 +244,9 @@ func (in *Ingest) publish(ctx context.Context, staged string, config Descriptor,
 	}
 	durable.Step("store.commit.checked")
 	if err := durable.Publish(staged, in.st.Path("snapshots", string(in.id))); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return failure.New(failure.Conflict, "snapshot %s exists already", in.id)
+		}
 		return fmt.Errorf("publish snapshot %s: %w", in.id, err)
 	}
 	return nil

@@ -84,6 +84,18 @@ func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
 	return sn, err
 }
 
+// ManifestBytes are the bytes that ManifestDigest is the digest of.
+func (s *Store) ManifestBytes(sn *Snapshot) ([]byte, error) {
+	b, err := readSmall(sn.Dir+"/manifest.json", manifestLimit)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", sn.ID, err)
+	}
+	if d := digest.FromBytes(b); d != sn.ManifestDigest {
+		return nil, failure.New(failure.Damaged, "manifest of snapshot %s changed from %s to %s", sn.ID, sn.ManifestDigest, d)
+	}
+	return b, nil
+}
+
 // asDamage: a blob that a manifest names and that is missing is damage.
 func asDamage(err error) error {
 	if errors.Is(err, failure.NotFound) {
@@ -102,8 +114,8 @@ func (sn *Snapshot) readManifest(b []byte) error {
 	}
 	sn.ManifestDigest = digest.FromBytes(b)
 	for _, d := range append([]Descriptor{m.Config}, m.Layers...) {
-		if d.Digest.Validate() != nil || d.Digest.Algorithm() != digest.SHA256 || d.Size < 0 || d.Size > 1<<40 {
-			return failure.New(failure.Damaged, "manifest: descriptor %q of %d bytes", d.Digest, d.Size)
+		if err := checkDescriptor(d); err != nil {
+			return fmt.Errorf("manifest: %w", err)
 		}
 		sn.StoredBytes += d.Size
 	}

@@ -3,6 +3,9 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
@@ -40,6 +44,7 @@ func TestScripts(t *testing.T) {
 			"residue":    residue,
 			"sameplan":   samePlan,
 			"prometheus": prometheus,
+			"registry":   startRegistry,
 		},
 	})
 }
@@ -142,6 +147,14 @@ func sameFile(ts *testscript.TestScript, neg bool, args []string) {
 	if bytes.Equal(a, b) == neg {
 		ts.Fatalf("%s and %s: equal is %v", args[0], args[1], !neg)
 	}
+}
+
+// startRegistry: an empty OCI registry on a loopback port, its address in
+// $REGISTRY, until the script ends.
+func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
+	s := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	ts.Defer(s.Close)
+	ts.Setenv("REGISTRY", strings.TrimPrefix(s.URL, "http://"))
 }
 
 // residue fails if a failed command left something that is not empty in the

@@ -17,7 +17,7 @@ func newSnapshot(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "snapshot", Aliases: []string{"snap"}, Short: "Snapshots of running VMs", Args: cobra.ArbitraryArgs, RunE: groupHelp}
 	c.AddCommand(newSnapshotCreate(a), newSnapshotList(a), newSnapshotInspect(a), newSnapshotRemove(a), newSnapshotRename(a),
 		newSnapshotProtect(a, "protect", true), newSnapshotProtect(a, "unprotect", false), newSnapshotTag(a), newSnapshotVerify(a), newSnapshotCheck(a), newSnapshotDiff(a), newSnapshotDU(a), newSnapshotPrune(a),
-		newSnapshotImport(a), newSnapshotExport(a))
+		newSnapshotImport(a), newSnapshotExport(a), newSnapshotPush(a), newSnapshotPull(a))
 	return c
 }
 

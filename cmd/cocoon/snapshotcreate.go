@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -119,65 +118,4 @@ func trim(ctx context.Context, st *store.Store, sn *store.Snapshot, keep int) er
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func newSnapshotImport(a *app) *cobra.Command {
-	var req capture.ImportRequest
-	var labels []string
-	c := &cobra.Command{
-		Use: "import DIR", Short: "Take in a Cloud Hypervisor snapshot folder made by hand", Args: needArgs(cobra.ExactArgs(1)),
-		RunE: func(c *cobra.Command, args []string) error {
-			r, err := a.open(c.Context())
-			if err != nil {
-				return err
-			}
-			if req.Labels, err = parseLabels(labels); err != nil {
-				return err
-			}
-			m := a.meter("packing")
-			req.Dir, req.OnBytes = args[0], m.update
-			im := &capture.Importer{Store: r.store, Images: r.images}
-			sn, err := im.Import(c.Context(), req)
-			m.end()
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(a.out, sn.ID)
-			return nil
-		},
-	}
-	f := c.Flags()
-	f.StringVar(&req.Name, "name", "", "name of the new snapshot")
-	f.StringVar(&req.Description, "description", "", "free text")
-	f.StringArrayVar(&labels, "label", nil, "`key=value`, repeatable")
-	f.StringVar(&req.Parent, "parent", "", "snapshot whose pages may be reused")
-	f.BoolVar(&req.TrustPaths, "trust-paths", false, "also read disks and boot files outside DIR that its config.json names")
-	return c
-}
-
-func newSnapshotExport(a *app) *cobra.Command {
-	var out, format string
-	c := &cobra.Command{
-		Use: "export SNAPSHOT -o DIR", Short: "Write a folder that cloud-hypervisor --restore accepts",
-		Args: needArgs(cobra.ExactArgs(1)), ValidArgsFunction: a.completeSnapshots,
-		RunE: func(c *cobra.Command, args []string) error {
-			if format != "ch" {
-				return failure.Hint(failure.New(failure.Incompatible, "export format %q is not available in this build", format), "use --format ch")
-			}
-			if strings.TrimSpace(out) == "" || out == "-" {
-				return failure.New(failure.Usage, "export needs -o DIR")
-			}
-			r, err := a.open(c.Context())
-			if err != nil {
-				return err
-			}
-			m := a.meter("writing")
-			defer m.end()
-			r.restore.OnBytes = m.update
-			return r.restore.ExportCH(c.Context(), args[0], out)
-		},
-	}
-	c.Flags().StringVarP(&out, "output", "o", "", "folder to make; must not exist")
-	c.Flags().StringVar(&format, "format", "ch", "ch: a Cloud Hypervisor snapshot folder")
-	return c
 }

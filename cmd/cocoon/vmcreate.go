@@ -53,7 +53,7 @@ func newVMCreate(a *app) *cobra.Command {
 	fl.StringArrayVar(&f.labels, "label", nil, "`key=value`, repeatable")
 	fl.StringArrayVar(&f.spec.ExtraArgs, "ch-arg", nil, "further argument for the VMM, repeatable")
 	fl.BoolVar(&f.start, "start", false, "boot it at once")
-	fl.StringVar(&f.from, "from-snapshot", "", "rebuild from snapshot `ref`; runs at once")
+	fl.StringVar(&f.from, "from-snapshot", "", "rebuild from snapshot `ref`, which may be REGISTRY/NAME:TAG; runs at once")
 	fl.IntVar(&f.count, "count", 0, "make NAME-1 … NAME-`N`, all or none")
 	fl.StringVar(&f.mode, "restore-mode", "auto", "auto, map or copy")
 	fl.BoolVar(&f.cold, "cold", false, "boot from the snapshot's disks, leave its RAM")
@@ -156,6 +156,10 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *cre
 	if err != nil {
 		return err
 	}
+	from, err := a.localSnapshot(c.Context(), f.from)
+	if err != nil {
+		return err
+	}
 	names := []string{name}
 	if f.count > 0 {
 		names = nil
@@ -164,7 +168,7 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *cre
 		}
 	}
 	plans, err := a.planAll(c.Context(), r, names, restore.Request{
-		Snapshot: f.from, Mode: restore.Mode(f.mode), Cold: f.cold, Paused: f.paused,
+		Snapshot: from, Mode: restore.Mode(f.mode), Cold: f.cold, Paused: f.paused,
 		AllowIncompatible: f.allow, Network: network,
 	})
 	if err != nil {

@@ -70,18 +70,23 @@ func (s *staged) keep(ctx context.Context) (digest.Digest, int64, error) {
 	if err != nil {
 		return "", 0, err
 	}
+	return d, n, s.name(ctx, d)
+}
+
+// name makes the copy the blob of its digest; one that is there already serves.
+func (s *staged) name(ctx context.Context, d digest.Digest) error {
 	if err := s.lease.Hold(ctx, d); err != nil {
-		return "", 0, err
+		return err
 	}
 	if err := os.Chmod(s.path, 0o400); err != nil {
-		return "", 0, err
+		return err
 	}
 	durable.Step("image.copied")
-	err = durable.Publish(s.path, s.i.Path(d))
+	err := durable.Publish(s.path, s.i.Path(d))
 	if errors.Is(err, os.ErrExist) {
 		err = s.drop()
 	}
-	return d, n, err
+	return err
 }
 
 func (s *staged) digest(ctx context.Context) (digest.Digest, int64, error) {

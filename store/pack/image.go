@@ -81,6 +81,9 @@ func openPackIndex(ctx context.Context, d digest.Digest, src Source) (imagePack,
 // Bytes is the image's length.
 func (im *Image) Bytes() int64 { return int64(im.m.Bytes) }
 
+// Packs are the digests of the packs that hold the image's pages.
+func (im *Image) Packs() []digest.Digest { return im.m.Packs }
+
 // Close closes the packs.
 func (im *Image) Close() error {
 	var err error

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/registry"
+)
+
+// transferFlags are shared by what moves snapshots in OCI form.
+type transferFlags struct {
+	plainHTTP     bool
+	concurrency   int
+	withoutImages bool
+}
+
+func (f *transferFlags) add(c *cobra.Command) {
+	c.Flags().BoolVar(&f.plainHTTP, "plain-http", false, "speak http to the registry (loopback ones are spoken to so anyway)")
+	c.Flags().IntVar(&f.concurrency, "concurrency", 4, "blobs under way at once")
+}
+
+func (f *transferFlags) addImages(c *cobra.Command) {
+	c.Flags().BoolVar(&f.withoutImages, "without-images", false, "leave out kernel, firmware and base disks: the other side has them")
+}
+
+// mover opens the rooms and gives what moves snapshots.
+func (a *app) mover(ctx context.Context, f transferFlags) (*registry.Mover, error) {
+	if f.concurrency < 0 || f.concurrency > 64 {
+		return nil, failure.New(failure.Usage, "--concurrency %d: 1 to 64", f.concurrency)
+	}
+	r, err := a.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &registry.Mover{Store: r.store, Images: r.images, Concurrency: f.concurrency, PlainHTTP: f.plainHTTP}, nil
+}
+
+func newSnapshotPush(a *app) *cobra.Command {
+	var f transferFlags
+	var format string
+	c := &cobra.Command{
+		Use: "push SNAPSHOT REGISTRY/NAME:TAG", Short: "Copy a snapshot to an OCI registry; what is there is not sent again",
+		Args: needArgs(cobra.ExactArgs(2)), ValidArgsFunction: a.completeSnapshots,
+		RunE: func(c *cobra.Command, args []string) error {
+			m, err := a.mover(c.Context(), f)
+			if err != nil {
+				return err
+			}
+			progress := a.meter("pushing")
+			m.OnBytes = progress.update
+			out, err := m.Push(c.Context(), args[0], args[1], !f.withoutImages)
+			progress.end()
+			if err != nil {
+				return err
+			}
+			return a.printPushed(out, format)
+		},
+	}
+	f.add(c)
+	f.addImages(c)
+	c.Flags().StringVar(&format, "format", "table", "table (the digest) or json")
+	return c
+}
+
+func (a *app) printPushed(out *registry.Pushed, format string) error {
+	switch format {
+	case "json":
+		return printJSON(a.out, out)
+	case "table":
+		fmt.Fprintf(a.errOut, "sent %s of %s\n", size(out.SentBytes), size(out.Bytes))
+		fmt.Fprintln(a.out, out.Digest)
+		return nil
+	}
+	return failure.New(failure.Usage, "--format %q: table or json", format)
+}
+
+func newSnapshotExport(a *app) *cobra.Command {
+	var out, format string
+	var f transferFlags
+	c := &cobra.Command{
+		Use: "export SNAPSHOT -o DIR|FILE.tar|-", Short: "Write an OCI image layout, or a folder that cloud-hypervisor --restore accepts",
+		Args: needArgs(cobra.ExactArgs(1)), ValidArgsFunction: a.completeSnapshots,
+		RunE: func(c *cobra.Command, args []string) error {
+			if strings.TrimSpace(out) == "" {
+				return failure.New(failure.Usage, "export needs -o DIR, FILE.tar or -")
+			}
+			archive := out == "-" || strings.HasSuffix(out, ".tar")
+			switch {
+			case format == "":
+				format = map[bool]string{true: "oci", false: "ch"}[archive]
+			case format != "oci" && format != "ch":
+				return failure.New(failure.Usage, "--format %q: oci or ch", format)
+			}
+			if format == "ch" {
+				if archive {
+					return failure.New(failure.Usage, "a Cloud Hypervisor snapshot is a folder: give -o DIR, or --format oci")
+				}
+				return a.exportCH(c.Context(), args[0], out)
+			}
+			return a.exportOCI(c.Context(), args[0], out, f)
+		},
+	}
+	c.Flags().StringVarP(&out, "output", "o", "", "what to make; it must not exist; - is stdout")
+	c.Flags().StringVar(&format, "format", "", "oci: an image layout; ch: a Cloud Hypervisor snapshot folder (default: oci for .tar and -, ch for a folder)")
+	f.addImages(c)
+	return c
+}
+
+func (a *app) exportCH(ctx context.Context, ref, dir string) error {
+	r, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	m := a.meter("writing")
+	defer m.end()
+	r.restore.OnBytes = m.update
+	return r.restore.ExportCH(ctx, ref, dir)
+}
+
+func (a *app) exportOCI(ctx context.Context, ref, out string, f transferFlags) error {
+	m, err := a.mover(ctx, f)
+	if err != nil {
+		return err
+	}
+	progress := a.meter("writing")
+	defer progress.end()
+	m.OnBytes = progress.update
+	switch {
+	case out == "-":
+		_, err = m.ExportTar(ctx, ref, a.out, !f.withoutImages)
+	case strings.HasSuffix(out, ".tar"):
+		_, err = m.ExportTarFile(ctx, ref, out, !f.withoutImages)
+	default:
+		_, err = m.ExportDir(ctx, ref, out, !f.withoutImages)
+	}
+	return err
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/capture"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/registry"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// importFlags of `snapshot import`; which of them fit depends on what SRC is.
+type importFlags struct {
+	meta       store.Meta
+	labels     []string
+	parent     string
+	trustPaths bool
+	trustArgs  bool
+	tag        string
+}
+
+func newSnapshotImport(a *app) *cobra.Command {
+	var f importFlags
+	c := &cobra.Command{
+		Use: "import DIR|FILE.tar|-", Short: "Take in an OCI image layout, or a Cloud Hypervisor snapshot folder made by hand",
+		Args: needArgs(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			var err error
+			if f.meta.Labels, err = parseLabels(f.labels); err != nil {
+				return err
+			}
+			take := a.importOCI
+			if args[0] != "-" && isFolder(args[0]) && !registry.IsLayout(args[0]) {
+				take = a.importCH
+			}
+			sn, err := take(c.Context(), args[0], &f)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out, sn.ID)
+			return nil
+		},
+	}
+	fl := c.Flags()
+	fl.StringVar(&f.meta.Name, "name", "", "name of the new snapshot")
+	fl.StringVar(&f.meta.Description, "description", "", "free text")
+	fl.StringArrayVar(&f.labels, "label", nil, "`key=value`, repeatable")
+	fl.StringVar(&f.parent, "parent", "", "of a folder: snapshot whose pages may be reused")
+	fl.BoolVar(&f.trustPaths, "trust-paths", false, "of a folder: also read disks and boot files outside it that its config.json names")
+	fl.StringVar(&f.tag, "tag", "", "of a layout that holds several snapshots: which")
+	fl.BoolVar(&f.trustArgs, "trust-args", false, "of a layout: also a snapshot whose VM has arguments of its own for the VMM")
+	return c
+}
+
+func isFolder(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.IsDir()
+}
+
+func (a *app) importCH(ctx context.Context, dir string, f *importFlags) (*store.Snapshot, error) {
+	if f.tag != "" || f.trustArgs {
+		return nil, failure.New(failure.Usage, "--tag and --trust-args are for an OCI image layout, %s is a folder without oci-layout", dir)
+	}
+	r, err := a.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := a.meter("packing")
+	defer m.end()
+	im := &capture.Importer{Store: r.store, Images: r.images}
+	return im.Import(ctx, capture.ImportRequest{
+		Dir: dir, Name: f.meta.Name, Description: f.meta.Description, Labels: f.meta.Labels,
+		Parent: f.parent, TrustPaths: f.trustPaths, OnBytes: m.update,
+	})
+}
+
+func (a *app) importOCI(ctx context.Context, src string, f *importFlags) (*store.Snapshot, error) {
+	if f.parent != "" || f.trustPaths {
+		return nil, failure.New(failure.Usage, "--parent and --trust-paths are for a Cloud Hypervisor snapshot folder")
+	}
+	m, err := a.mover(ctx, transferFlags{})
+	if err != nil {
+		return nil, err
+	}
+	progress := a.meter("taking in")
+	defer progress.end()
+	m.OnBytes = progress.update
+	o := registry.PullOptions{Meta: f.meta, TrustArgs: f.trustArgs}
+	switch {
+	case src == "-":
+		return m.ImportStream(ctx, os.Stdin, f.tag, o)
+	case isFolder(src):
+		return m.ImportDir(ctx, src, f.tag, o)
+	}
+	return m.ImportTar(ctx, src, f.tag, o)
+}
+
+func newSnapshotPull(a *app) *cobra.Command {
+	var f transferFlags
+	var trustArgs bool
+	c := &cobra.Command{
+		Use: "pull REGISTRY/NAME:TAG [NAME]", Short: "Take in a snapshot from an OCI registry; what is here is not fetched again",
+		Args: needArgs(cobra.RangeArgs(1, 2)),
+		RunE: func(c *cobra.Command, args []string) error {
+			o := registry.PullOptions{TrustArgs: trustArgs}
+			if len(args) == 2 {
+				o.Meta.Name = args[1]
+			}
+			sn, err := a.pull(c.Context(), args[0], f, o)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out, sn.ID)
+			return nil
+		},
+	}
+	f.add(c)
+	c.Flags().BoolVar(&trustArgs, "trust-args", false, "also a snapshot whose VM has arguments of its own for the VMM")
+	return c
+}
+
+func (a *app) pull(ctx context.Context, ref string, f transferFlags, o registry.PullOptions) (*store.Snapshot, error) {
+	m, err := a.mover(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	progress := a.meter("pulling")
+	defer progress.end()
+	m.OnBytes = progress.update
+	return m.Pull(ctx, ref, o)
+}
+
+// localSnapshot answers a reference of this store; REGISTRY/NAME:TAG is pulled
+// first, which costs one question when it is here already.
+func (a *app) localSnapshot(ctx context.Context, ref string) (string, error) {
+	if !strings.Contains(ref, "/") {
+		return ref, nil
+	}
+	sn, err := a.pull(ctx, ref, transferFlags{}, registry.PullOptions{})
+	if err != nil {
+		return "", err
+	}
+	return string(sn.ID), nil
+}

@@ -1,0 +1,272 @@
+package registry
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"time"
+
+	specs "github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content/oci"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// sink takes the files of a layout one after the other.
+type sink func(name string, size int64, r io.Reader) error
+
+// ExportDir writes an OCI image layout as a folder that must not exist; it
+// appears under its name only when it is whole.
+func (m *Mover) ExportDir(ctx context.Context, ref, dir string, withImages bool) (*Pushed, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		return nil, failure.New(failure.Conflict, "%s exists already", dir)
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".cocoon-export-")
+	if err != nil {
+		return nil, fmt.Errorf("export to %s: %w", dir, err)
+	}
+	defer os.RemoveAll(tmp)
+	out, err := m.export(ctx, ref, withImages, func(name string, size int64, r io.Reader) error {
+		return writeFile(filepath.Join(tmp, filepath.FromSlash(name)), size, r)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := durable.SyncTree(tmp); err != nil {
+		return nil, err
+	}
+	if err := durable.Publish(tmp, dir); errors.Is(err, os.ErrExist) {
+		return nil, failure.New(failure.Conflict, "%s exists already", dir)
+	} else if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func writeFile(path string, size int64, r io.Reader) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(f, r)
+	if err == nil && n != size {
+		err = failure.New(failure.Damaged, "%s has %d bytes, want %d", filepath.Base(path), n, size)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// ExportTarFile writes the layout as one tar file that must not exist.
+func (m *Mover) ExportTarFile(ctx context.Context, ref, file string, withImages bool) (*Pushed, error) {
+	if _, err := os.Lstat(file); err == nil {
+		return nil, failure.New(failure.Conflict, "%s exists already", file)
+	}
+	f, err := os.CreateTemp(filepath.Dir(file), ".cocoon-export-") // 0600: RAM holds secrets
+	if err != nil {
+		return nil, fmt.Errorf("export to %s: %w", file, err)
+	}
+	defer os.Remove(f.Name())
+	out, err := m.ExportTar(ctx, ref, f, withImages)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, err
+	}
+	if err := durable.Publish(f.Name(), file); errors.Is(err, os.ErrExist) {
+		return nil, failure.New(failure.Conflict, "%s exists already", file)
+	} else if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ExportTar writes the layout as a tar stream.
+func (m *Mover) ExportTar(ctx context.Context, ref string, w io.Writer, withImages bool) (*Pushed, error) {
+	tw := tar.NewWriter(w)
+	out, err := m.export(ctx, ref, withImages, func(name string, size int64, r io.Reader) error {
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o600, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
+		if err := tw.WriteHeader(h); err != nil {
+			return err
+		}
+		_, err := io.Copy(tw, r)
+		return err
+	})
+	return out, errors.Join(err, tw.Close())
+}
+
+// export gives a sink the files of the layout, the two that describe it first.
+func (m *Mover) export(ctx context.Context, ref string, withImages bool, to sink) (*Pushed, error) {
+	lease, err := m.Store.Lease(ctx, "snapshot export "+ref)
+	if err != nil {
+		return nil, err
+	}
+	defer lease.Release()
+	o, sn, err := m.outgoing(ctx, lease, ref, withImages)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.describe(sn, to); err != nil {
+		return nil, err
+	}
+	var done int64
+	all := append([]ocispec.Descriptor{o.snapshot}, o.layers...)
+	if o.bundle != nil {
+		all = append(all, *o.bundle)
+	}
+	for _, d := range all {
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err := o.copyTo(ctx, to, d); err != nil {
+			return nil, fmt.Errorf("export blob %s: %w", d.Digest, err)
+		}
+		if done += d.Size; m.OnBytes != nil {
+			m.OnBytes(done, o.total())
+		}
+	}
+	return &Pushed{Digest: string(o.snapshot.Digest), Bytes: o.total(), SentBytes: o.total()}, nil
+}
+
+func (o *outgoing) copyTo(ctx context.Context, to sink, d ocispec.Descriptor) error {
+	r, err := o.open(ctx, d.Digest)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return to(path.Join(ocispec.ImageBlobsDir, "sha256", d.Digest.Encoded()), d.Size, r)
+}
+
+// describe writes oci-layout and index.json.
+func (o *outgoing) describe(sn *store.Snapshot, to sink) error {
+	root := o.snapshot
+	root.Annotations = map[string]string{ocispec.AnnotationRefName: tagOf(sn)}
+	index := ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: []ocispec.Descriptor{root},
+	}
+	if o.bundle != nil {
+		index.Manifests = append(index.Manifests, *o.bundle)
+	}
+	for _, f := range []struct {
+		name  string
+		value any
+	}{{ocispec.ImageLayoutFile, ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}}, {ocispec.ImageIndexFile, index}} {
+		b, err := json.Marshal(f.value)
+		if err != nil {
+			return err
+		}
+		if err := to(f.name, int64(len(b)), bytes.NewReader(b)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tagOf names the snapshot in a layout: its name, else its id.
+func tagOf(sn *store.Snapshot) string {
+	if sn.Meta.Name != "" {
+		return sn.Meta.Name
+	}
+	return string(sn.ID)
+}
+
+// IsLayout tells whether a folder is an OCI image layout.
+func IsLayout(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile))
+	return err == nil
+}
+
+// ImportDir takes in the snapshot of a layout folder, which may come from
+// anybody: nothing outside it is opened. tag chooses among several.
+func (m *Mover) ImportDir(ctx context.Context, dir, tag string, o PullOptions) (*store.Snapshot, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, failure.New(failure.NotFound, "import %s: %w", dir, err)
+	}
+	defer root.Close()
+	layout, err := oci.NewFromFS(ctx, root.FS())
+	if err != nil {
+		return nil, failure.New(failure.Damaged, "%s is no OCI image layout: %w", dir, err)
+	}
+	return m.importLayout(ctx, layout, dir, tag, o)
+}
+
+// ImportTar takes in the snapshot of a layout in a tar file.
+func (m *Mover) ImportTar(ctx context.Context, file, tag string, o PullOptions) (*store.Snapshot, error) {
+	layout, err := oci.NewFromTar(ctx, file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, failure.New(failure.NotFound, "import %s: no such file", file)
+	}
+	if err != nil {
+		return nil, failure.New(failure.Damaged, "%s is no tar file of an OCI image layout: %w", file, err)
+	}
+	return m.importLayout(ctx, layout, file, tag, o)
+}
+
+// ImportStream takes in a tar stream, which is spooled into the store first.
+func (m *Mover) ImportStream(ctx context.Context, r io.Reader, tag string, o PullOptions) (*store.Snapshot, error) {
+	lease, err := m.Store.Lease(ctx, "snapshot import: spooling an archive")
+	if err != nil {
+		return nil, err
+	}
+	defer lease.Release() // the spool goes with it
+	in, err := m.Store.Ingest(ctx, lease)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(in.Dir(), "archive-")
+	if err != nil {
+		return nil, err
+	}
+	_, err = io.Copy(f, r)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("spool the archive: %w", err)
+	}
+	return m.ImportTar(ctx, f.Name(), tag, o)
+}
+
+func (m *Mover) importLayout(ctx context.Context, layout *oci.ReadOnlyStore, from, tag string, o PullOptions) (*store.Snapshot, error) {
+	if tag == "" {
+		var err error
+		if tag, err = onlyTag(ctx, layout); err != nil {
+			return nil, fmt.Errorf("import %s: %w", from, err)
+		}
+	}
+	root, err := layout.Resolve(ctx, tag)
+	if err != nil {
+		return nil, fmt.Errorf("import %s: %w", from, classify(err))
+	}
+	sn, err := m.take(ctx, layout, root, o)
+	if err != nil {
+		return nil, fmt.Errorf("import %s: %w", from, classify(err))
+	}
+	return sn, nil
+}
+
+func onlyTag(ctx context.Context, layout *oci.ReadOnlyStore) (string, error) {
+	var all []string
+	err := layout.Tags(ctx, "", func(tags []string) error { all = append(all, tags...); return nil })
+	switch {
+	case err != nil:
+		return "", err
+	case len(all) == 0:
+		return "", failure.New(failure.Damaged, "the layout names no snapshot")
+	case len(all) > 1:
+		return "", failure.Hint(failure.New(failure.Usage, "the layout holds %d snapshots", len(all)), fmt.Sprintf("choose one with --tag: %q", all))
+	}
+	return all[0], nil
+}

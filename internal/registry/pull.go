@@ -1,0 +1,266 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// PullOptions say how a snapshot is taken in.
+type PullOptions struct {
+	Meta store.Meta // name, description, labels of the snapshot here
+	// TrustArgs also takes a snapshot whose VM has arguments of its own for the
+	// VMM: those could name any file or device of this host.
+	TrustArgs bool
+}
+
+// origin is where a snapshot comes from: a repository or a layout.
+type origin interface {
+	content.ReadOnlyStorage
+	content.PredecessorFinder
+}
+
+// Pull takes in the snapshot at REGISTRY/NAME:TAG (or @DIGEST) with the images
+// that it stands on. One that is here already is answered as it is.
+func (m *Mover) Pull(ctx context.Context, ref string, o PullOptions) (*store.Snapshot, error) {
+	repo, err := m.repository(ref)
+	if err != nil {
+		return nil, err
+	}
+	if repo.Reference.Reference == "" {
+		return nil, failure.New(failure.Usage, "pull needs a tag or digest: %s:TAG", ref)
+	}
+	root, err := repo.Resolve(ctx, repo.Reference.Reference)
+	if err != nil {
+		return nil, fmt.Errorf("pull %s: %w", ref, classify(err))
+	}
+	sn, err := m.take(ctx, repo, root, o)
+	if err != nil {
+		return nil, fmt.Errorf("pull %s: %w", ref, classify(err))
+	}
+	return sn, nil
+}
+
+// take copies a snapshot from an origin and publishes it.
+func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, o PullOptions) (*store.Snapshot, error) {
+	if err := m.nameFree(ctx, o.Meta.Name); err != nil {
+		return nil, err
+	}
+	manifest, err := fetchManifest(ctx, from, root)
+	if err != nil {
+		return nil, err
+	}
+	foreign, err := store.DecodeManifest(manifest)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Store.Require(foreign.StoredBytes); err != nil {
+		return nil, err
+	}
+	lease, err := m.Store.Lease(ctx, "snapshot pull")
+	if err != nil {
+		return nil, err
+	}
+	defer lease.Release()
+	in, err := m.Store.Ingest(ctx, lease)
+	if err != nil {
+		return nil, err
+	}
+	sn, err := m.land(ctx, &landing{m: m, in: in, lease: lease}, from, root, manifest, o)
+	if err != nil {
+		return nil, errors.Join(err, in.Abort())
+	}
+	return sn, nil
+}
+
+func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec.Descriptor, manifest []byte, o PullOptions) (*store.Snapshot, error) {
+	opts := oras.CopyGraphOptions{
+		Concurrency: m.concurrency(), MaxMetadataBytes: manifestLimit, FindSuccessors: belowOnly,
+		PostCopy: to.count, OnCopySkipped: to.count,
+	}
+	if err := oras.CopyGraph(ctx, from, to, root, opts); err != nil {
+		return nil, err
+	}
+	sn, err := to.in.Adoptee(ctx, manifest)
+	if err != nil {
+		return nil, err
+	}
+	if here, err := m.Store.Get(ctx, sn.ID); err == nil {
+		if here.ManifestDigest != root.Digest {
+			return nil, failure.New(failure.Conflict, "snapshot %s exists already with manifest %s", sn.ID, here.ManifestDigest)
+		}
+		return here, nil
+	}
+	if err := m.judge(ctx, sn, o); err != nil {
+		return nil, err
+	}
+	if err := m.landImages(ctx, to, from, root, sn, opts); err != nil {
+		return nil, err
+	}
+	return to.in.Adopt(ctx, sn, manifest, o.Meta)
+}
+
+// judge refuses what a restore could not use or must not trust.
+func (m *Mover) judge(ctx context.Context, sn *store.Snapshot, o PullOptions) error {
+	c, err := m.Store.ReadBlob(ctx, sn.Spec.CHConfig)
+	if err != nil {
+		return err
+	}
+	config, err := chsnap.ParseConfig(c)
+	if err != nil {
+		return err
+	}
+	if p := config.Unsupported(); len(p) > 0 {
+		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s: %s", sn.ID, p[0].Device, p[0].Reason), p[0].Remedy)
+	}
+	s, err := m.Store.ReadBlob(ctx, sn.Spec.CHState)
+	if err != nil {
+		return err
+	}
+	if _, err := chsnap.ParseState(s); err != nil {
+		return err
+	}
+	var rec vm.Record
+	if err := json.Unmarshal(sn.Spec.Record, &rec); err != nil {
+		return failure.New(failure.Damaged, "VM record of snapshot %s: %w", sn.ID, err)
+	}
+	if len(rec.ExtraArgs) > 0 && !o.TrustArgs {
+		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: its VM has arguments of its own for the VMM: %q", sn.ID, rec.ExtraArgs),
+			"if you trust them, repeat with --trust-args")
+	}
+	return nil
+}
+
+// landImages brings what the snapshot stands on, where this store lacks it.
+func (m *Mover) landImages(ctx context.Context, to *landing, from origin, root ocispec.Descriptor, sn *store.Snapshot, opts oras.CopyGraphOptions) error {
+	missing, err := to.missingImages(ctx, sn)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	referrers, err := from.Predecessors(ctx, root)
+	if err != nil {
+		return fmt.Errorf("look for the images of snapshot %s: %w", sn.ID, err)
+	}
+	for _, d := range referrers {
+		b, err := fetchManifest(ctx, from, d)
+		if err != nil {
+			return err
+		}
+		var bundle ocispec.Manifest
+		if json.Unmarshal(b, &bundle) != nil || bundle.ArtifactType != ArtifactTypeImages {
+			continue // a signature, an SBOM: not ours
+		}
+		if err := oras.CopyGraph(ctx, from, to, d, opts); err != nil {
+			return err
+		}
+	}
+	if missing, err = to.missingImages(ctx, sn); err != nil || len(missing) == 0 {
+		return err
+	}
+	return failure.Hint(failure.New(failure.NotFound, "snapshot %s stands on image blob %s (%s), which is neither here nor there", sn.ID, missing[0].Digest, missing[0].Role),
+		"import it with: cocoon image import")
+}
+
+// nameFree refuses a taken name before anything is fetched.
+func (m *Mover) nameFree(ctx context.Context, name string) error {
+	if name == "" {
+		return nil
+	}
+	if err := store.ValidateName(name); err != nil {
+		return err
+	}
+	id, err := m.Store.ResolveName(ctx, name)
+	if errors.Is(err, failure.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return failure.New(failure.Conflict, "snapshot name %q is taken by %s", name, id)
+}
+
+func fetchManifest(ctx context.Context, from origin, d ocispec.Descriptor) ([]byte, error) {
+	if d.Size > manifestLimit {
+		return nil, failure.New(failure.Damaged, "manifest %s has %d bytes", d.Digest, d.Size)
+	}
+	if d.MediaType != ocispec.MediaTypeImageManifest {
+		return nil, failure.New(failure.Incompatible, "%s is a %s, no snapshot", d.Digest, d.MediaType)
+	}
+	return content.FetchAll(ctx, from, d)
+}
+
+// landing is this store as the target of a copy.
+type landing struct {
+	m     *Mover
+	in    *store.Ingest
+	lease *store.Lease
+
+	mu   sync.Mutex
+	done int64
+}
+
+func (t *landing) count(_ context.Context, d ocispec.Descriptor) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.done += d.Size
+	if t.m.OnBytes != nil {
+		t.m.OnBytes(t.done, t.done)
+	}
+	return nil
+}
+
+// Exists leases first, so that what is skipped stays until the publish.
+func (t *landing) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	switch d.MediaType {
+	case ocispec.MediaTypeImageManifest:
+		return false, nil // its bytes are wanted, it is no blob here
+	case MediaTypeImage:
+		return t.m.Images.Has(ctx, t.lease, d.Digest, d.Size)
+	}
+	return t.in.Has(ctx, d)
+}
+
+// Push takes one blob in, compared with its digest.
+func (t *landing) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
+	switch d.MediaType {
+	case ocispec.MediaTypeImageManifest, ocispec.MediaTypeEmptyJSON:
+		return nil
+	case MediaTypeImage:
+		return t.m.Images.Land(ctx, t.lease, d.Digest, d.Size, r)
+	}
+	return t.in.Land(ctx, d, r)
+}
+
+// Fetch is asked only for manifests' successors, which come from the source.
+func (t *landing) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	return t.m.openBlob(ctx, d.Digest, nil, map[digest.Digest]bool{d.Digest: d.MediaType == MediaTypeImage})
+}
+
+// missingImages are the images of a snapshot that this store lacks; the lease
+// holds the others from here on.
+func (t *landing) missingImages(ctx context.Context, sn *store.Snapshot) ([]store.ImageRef, error) {
+	var missing []store.ImageRef
+	for _, r := range sn.Spec.Images {
+		ok, err := t.m.Images.Has(ctx, t.lease, r.Digest, r.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			missing = append(missing, r)
+		}
+	}
+	return missing, nil
+}

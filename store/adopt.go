@@ -1,0 +1,188 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// Adopting takes in a snapshot that another store published: its manifest is
+// kept byte for byte, so it has the same id and the same digest here.
+
+// Has leases a blob and then says whether it is here whole. What the lease
+// names stays, so a caller who hears true need not bring it.
+func (in *Ingest) Has(ctx context.Context, d Descriptor) (bool, error) {
+	if err := checkDescriptor(d); err != nil {
+		return false, err
+	}
+	if err := in.lease.Hold(ctx, d.Digest); err != nil {
+		return false, err
+	}
+	fi, err := os.Stat(in.st.BlobPath(d.Digest))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && fi.Size() == d.Size, err
+}
+
+// Land writes a blob that comes from elsewhere. Exactly d.Size bytes are taken
+// from r; failure.Damaged when they are fewer, more, or of another digest.
+func (in *Ingest) Land(ctx context.Context, d Descriptor, r io.Reader) error {
+	if err := checkDescriptor(d); err != nil {
+		return err
+	}
+	f, err := in.create()
+	if err != nil {
+		return err
+	}
+	if err := copyVerified(ctx, f, d, r); err != nil {
+		return errors.Join(fmt.Errorf("take in blob %s: %w", d.Digest, err), f.discard())
+	}
+	return f.keep(ctx, d)
+}
+
+func copyVerified(ctx context.Context, w io.Writer, d Descriptor, r io.Reader) error {
+	sum := sha256.New()
+	n, err := io.Copy(io.MultiWriter(w, sum), io.LimitReader(contextReader{ctx, r}, d.Size+1))
+	if err != nil {
+		return err
+	}
+	if got := digest.NewDigest(digest.SHA256, sum); n != d.Size || got != d.Digest {
+		return failure.New(failure.Damaged, "%d bytes of digest %s came, want %d", n, got, d.Size)
+	}
+	return nil
+}
+
+// contextReader ends a long copy when ctx does.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	return c.r.Read(p)
+}
+
+// DecodeManifest reads a manifest made elsewhere, without its blobs.
+func DecodeManifest(b []byte) (*Snapshot, error) {
+	if len(b) > manifestLimit {
+		return nil, failure.New(failure.Damaged, "manifest of %d bytes", len(b))
+	}
+	sn := &Snapshot{State: "ready"}
+	return sn, sn.readManifest(b)
+}
+
+// Adoptee is a foreign snapshot whose blobs have all landed: what Adopt will
+// publish, for the caller to judge first.
+func (in *Ingest) Adoptee(ctx context.Context, manifest []byte) (*Snapshot, error) {
+	sn, err := DecodeManifest(manifest)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := in.st.ReadBlob(ctx, sn.Manifest.Config.Digest)
+	if err != nil {
+		return nil, asDamage(err)
+	}
+	if sn.Spec, err = decodeSpec(spec); err != nil {
+		return nil, err
+	}
+	sn.ID = sn.Spec.ID
+	return sn, in.whole(ctx, sn)
+}
+
+// whole checks that the manifest names every blob of the spec and every pack
+// of its page maps, and that those can be opened.
+func (in *Ingest) whole(ctx context.Context, sn *Snapshot) error {
+	named := map[digest.Digest]bool{}
+	for _, l := range sn.Manifest.Layers {
+		named[l.Digest] = true
+	}
+	for _, d := range append(mapDigests(&sn.Spec), sn.Spec.CHConfig, sn.Spec.CHState) {
+		if !named[d] {
+			return failure.New(failure.Damaged, "the manifest does not name blob %s, which the snapshot needs", d)
+		}
+	}
+	check := func(d digest.Digest, bytes uint64) error {
+		im, err := in.st.openImage(ctx, d, bytes)
+		if err != nil {
+			return err
+		}
+		defer im.Close()
+		for _, p := range im.Packs() {
+			if !named[p] {
+				return failure.New(failure.Damaged, "the manifest does not name pack %s of page map %s", p, d)
+			}
+		}
+		return nil
+	}
+	for _, m := range sn.Spec.Memory {
+		if err := check(m.Map, m.Bytes); err != nil {
+			return fmt.Errorf("RAM at %#x: %w", m.GPA, err)
+		}
+	}
+	for _, d := range sn.Spec.Disks {
+		if d.Map == "" {
+			continue
+		}
+		if err := check(d.Map, uint64(d.Bytes)); err != nil {
+			return fmt.Errorf("disk %d: %w", d.Index, err)
+		}
+	}
+	return nil
+}
+
+// Adopt publishes a foreign snapshot under its own id; sn comes from Adoptee
+// and manifest are the bytes it was read from. failure.Conflict when the id is
+// here already.
+func (in *Ingest) Adopt(ctx context.Context, sn *Snapshot, manifest []byte, meta Meta) (*Snapshot, error) {
+	in.id = sn.ID
+	in.mu.Lock()
+	in.layers = sn.Manifest.Layers
+	in.mu.Unlock()
+	dir, err := in.stageBytes(manifest, meta)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.lease.Hold(ctx, imageDigests(&sn.Spec)...); err != nil {
+		return nil, err
+	}
+	return in.publishStaged(ctx, dir, sn.Manifest.Config, &sn.Spec, meta)
+}
+
+func checkDescriptor(d Descriptor) error {
+	if d.Digest.Validate() != nil || d.Digest.Algorithm() != digest.SHA256 || d.Size < 0 || d.Size > 1<<40 {
+		return failure.New(failure.Damaged, "descriptor %q of %d bytes", d.Digest, d.Size)
+	}
+	return nil
+}
+
+// stageBytes writes the snapshot's folder, durable but not published.
+func (in *Ingest) stageBytes(manifest []byte, meta Meta) (string, error) {
+	metaBytes, err := meta.encode()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(in.dir, "snapshot")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", fmt.Errorf("stage snapshot: %w", err)
+	}
+	for name, b := range map[string][]byte{"manifest.json": manifest, "meta.json": metaBytes} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			return "", fmt.Errorf("stage snapshot: %w", err)
+		}
+	}
+	durable.Step("store.commit.staged")
+	return dir, durable.SyncTree(dir)
+}
