@@ -3,7 +3,6 @@ package restore
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -18,14 +17,14 @@ import (
 
 // sourceRecord decodes the VM record that the snapshot carries.
 func sourceRecord(sn *store.Snapshot) (*vm.Record, error) {
-	var rec vm.Record
-	if err := json.Unmarshal(sn.Spec.Record, &rec); err != nil {
-		return nil, failure.New(failure.Damaged, "VM record in snapshot %s: %w", sn.ID, err)
+	rec, err := vm.DecodeForeign(sn.Spec.Record)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", sn.ID, err)
 	}
 	if len(rec.Disks) != len(sn.Spec.Disks) {
 		return nil, failure.New(failure.Damaged, "snapshot %s: %d disks in the VM record, %d saved", sn.ID, len(rec.Disks), len(sn.Spec.Disks))
 	}
-	return &rec, nil
+	return rec, nil
 }
 
 // fillRecord makes rec a complete record: what the guest saw at capture, so

@@ -138,7 +138,7 @@ func (m *Importer) describe(ctx context.Context, lease *store.Lease, folder find
 		}
 		disks = append(disks, disk)
 	}
-	return rec, disks, nil
+	return rec, disks, rec.CheckForeign()
 }
 
 func (m *Importer) disk(ctx context.Context, lease *store.Lease, folder finder, i int, d chsnap.DiskConfig, rec *vm.Record) (sourceDisk, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -133,9 +134,15 @@ func (m *Mover) judge(ctx context.Context, sn *store.Snapshot, o PullOptions) er
 	if _, err := chsnap.ParseState(s); err != nil {
 		return err
 	}
-	var rec vm.Record
-	if err := json.Unmarshal(sn.Spec.Record, &rec); err != nil {
-		return failure.New(failure.Damaged, "VM record of snapshot %s: %w", sn.ID, err)
+	rec, err := vm.DecodeForeign(sn.Spec.Record)
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", sn.ID, err)
+	}
+	held := store.Edges(sn)
+	for _, d := range rec.Blobs() {
+		if !slices.Contains(held, d) {
+			return failure.New(failure.Damaged, "snapshot %s: its VM record stands on image blob %s, which the snapshot does not name", sn.ID, d)
+		}
 	}
 	if len(rec.ExtraArgs) > 0 && !o.TrustArgs {
 		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: its VM has arguments of its own for the VMM: %q", sn.ID, rec.ExtraArgs),

@@ -268,8 +268,11 @@ func TestWhatCannotBeTrustedIsRefused(t *testing.T) {
 		"arguments for the VMM":          {change: func(_ *store.Spec, r *vm.Record) { r.ExtraArgs = []string{"--fs", "tag=x"} }, want: failure.Incompatible},
 		"config of the VMM that is none": {change: func(sp *store.Spec, _ *vm.Record) { sp.CHConfig = sp.Memory[0].Map }, want: failure.Damaged},
 		"map that is none":               {change: func(sp *store.Spec, _ *vm.Record) { sp.Memory[0].Map = sp.CHConfig }, want: failure.Damaged},
-		"config that no layer brings": {change: func(sp *store.Spec, _ *vm.Record) {
-			sp.CHConfig = digest.FromString("elsewhere")
+		"serial that adds an option": {change: func(_ *store.Spec, r *vm.Record) {
+			r.Disks = []vm.Disk{{Serial: "x,path=/etc/shadow"}}
+		}, want: failure.Damaged},
+		"record on an image that the snapshot does not name": {change: func(_ *store.Spec, r *vm.Record) {
+			r.Images = []digest.Digest{digest.FromString("another VM's secret")}
 		}, want: failure.Damaged},
 	} {
 		t.Run(name, func(t *testing.T) {
