@@ -67,6 +67,8 @@ type NetConfig struct {
 	ID        string `json:"id"`
 	Tap       string `json:"tap"`
 	MAC       string `json:"mac"`
+	MTU       int    `json:"mtu"`        // bytes, 0 when the VMM was told none
+	Queues    int    `json:"num_queues"` // two for a pair
 	VhostUser bool   `json:"vhost_user"`
 }
 

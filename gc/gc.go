@@ -27,6 +27,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -39,6 +40,17 @@ type Options struct {
 	// UndoJournal finishes the undoing of a restore that died; nil keeps its
 	// journal.
 	UndoJournal func(ctx context.Context, path string) error
+	Network     Network // nil: not looked at
+}
+
+// Network is what gc asks of the room that attaches VMs to networks.
+type Network interface {
+	// Attached lists the ids of all VMs for which something stands.
+	Attached() ([]string, error)
+	// Leftovers lists what stands for VMs that are not in live.
+	Leftovers(live []string) ([]network.Leftover, error)
+	// RemoveVM undoes all that stands for a VM, whose VMM has ended.
+	RemoveVM(ctx context.Context, id string) error
 }
 
 // Removed is one object that went, or would go.

@@ -37,6 +37,7 @@ var modules = []module{
 	{"cache/memory", (*collector).cache},
 	{"vms", (*collector).vms},
 	{"trash", (*collector).trash},
+	{"network", (*collector).networks},
 	{"", (*collector).runDirs},
 	{"", (*collector).staging},
 }
@@ -196,7 +197,7 @@ func (c *collector) endRunDirs(ctx context.Context, p *plan) error {
 			errs = append(errs, os.RemoveAll(v.path))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.removeNetworks(ctx, p))...)
 }
 
 // journals finishes the undoing of restores whose process died: a journal

@@ -12,8 +12,9 @@ import (
 
 // The networks that need no conflist.
 const (
-	None = "none" // no interface
-	Tap  = "tap"  // a TAP of the operator, in the netns of the host
+	None      = "none"      // no interface
+	Tap       = "tap"       // a TAP of the operator, in the netns of the host
+	Unplugged = "unplugged" // a TAP in the VM's netns that leads nowhere
 )
 
 // Identity says whose MAC and addresses the guest uses.
@@ -43,7 +44,7 @@ type Guest struct {
 type Request struct {
 	VM         string       `json:"vm"`            // id, at least 12 lower-case hex digits
 	Index      int          `json:"index"`         // of the interface in the VM, from 0
-	Network    string       `json:"network"`       // name of a conflist, None (also "") or Tap
+	Network    string       `json:"network"`       // name of a conflist, None (also ""), Tap or Unplugged
 	Tap        string       `json:"tap,omitempty"` // with Network Tap: its name
 	MAC        string       `json:"mac,omitempty"` // wanted outside, "" = any
 	IPs        []netip.Addr `json:"ips,omitempty"` // wanted outside, empty = any
@@ -97,6 +98,19 @@ func (a Attachment) Request() Request {
 	return r
 }
 
+// Wanted is the attachment that r asks for, before it is made: Attach of its
+// Request makes it.
+func Wanted(r Request) Attachment {
+	a := Attachment{
+		VM: r.VM, Index: r.Index, Network: r.Network, Tap: r.Tap, MAC: r.MAC, MTU: r.MTU,
+		QueuePairs: r.QueuePairs, Identity: r.Identity, Guest: r.Guest,
+	}
+	for _, ip := range r.IPs {
+		a.IPs = append(a.IPs, netip.PrefixFrom(ip, ip.BitLen()))
+	}
+	return a
+}
+
 func (r Request) check() error {
 	bad := func(format string, args ...any) error {
 		return failure.New(failure.Usage, "network %s: %s", r.Network, fmt.Sprintf(format, args...))
@@ -137,7 +151,7 @@ func (r Request) checkIdentity(bad func(string, ...any) error) error {
 	}
 	g := r.Guest
 	switch {
-	case r.Network == Tap:
+	case r.Network == Tap || r.Network == Unplugged:
 		return bad("identity %s needs a CNI network", Fresh)
 	case g == nil || len(g.IPs) == 0:
 		return failure.Hint(bad("identity %s needs the address that the guest remembers", Fresh), "use keep, or none and configure the guest")

@@ -3,6 +3,8 @@ package network
 import (
 	"sync"
 	"testing"
+
+	"github.com/cocoonv2/cocoon/network/networktest"
 )
 
 // Each benchmark counts one attach or detach as one operation, with Debian's
@@ -15,7 +17,7 @@ func BenchmarkAttachFresh(b *testing.B) { benchAttach(b, Request{Identity: Fresh
 var benchGuest = &Guest{MAC: "02:00:00:00:16:01", IPs: prefixes("10.99.0.5/16"), Gateways: addrs("10.99.0.1"), GatewayMAC: "02:aa:00:00:00:01"}
 
 func benchAttach(b *testing.B, r Request) {
-	h := newHost(b, netConf{name: "bench", subnet: "10.160.0.0/16"})
+	h := newHost(b, networktest.Bridge{Name: "bench", Subnet: "10.160.0.0/16"})
 	r.VM, r.Network = vmID(b, 0), "bench"
 	for b.Loop() {
 		a, err := h.Attach(b.Context(), r)
@@ -27,7 +29,7 @@ func benchAttach(b *testing.B, r Request) {
 }
 
 func BenchmarkDetach(b *testing.B) {
-	h := newHost(b, netConf{name: "bench", subnet: "10.160.0.0/16"})
+	h := newHost(b, networktest.Bridge{Name: "bench", Subnet: "10.160.0.0/16"})
 	for b.Loop() {
 		b.StopTimer()
 		a, err := h.Attach(b.Context(), Request{VM: vmID(b, 0), Network: "bench"})
@@ -39,7 +41,7 @@ func BenchmarkDetach(b *testing.B) {
 
 // BenchmarkTenAtOnce is ten fresh clones attached in parallel.
 func BenchmarkTenAtOnce(b *testing.B) {
-	h := newHost(b, netConf{name: "bench", subnet: "10.160.0.0/16"})
+	h := newHost(b, networktest.Bridge{Name: "bench", Subnet: "10.160.0.0/16"})
 	for b.Loop() {
 		atts := make([]*Attachment, 10)
 		var wg sync.WaitGroup

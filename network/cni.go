@@ -60,7 +60,7 @@ func (h Host) add(ctx context.Context, rec *record, list *libcni.NetworkConfigLi
 	}
 	answer, err := h.cni().AddNetworkList(ctx, asking, runtimeConf(rec.Request, rec.Attachment))
 	if err != nil {
-		return classify(ctx, rec.Request, err)
+		return classify(ctx, rec.Request, list.Bytes, err)
 	}
 	result, err := types100.GetResult(answer)
 	if err != nil {
@@ -116,6 +116,9 @@ func take(rec *record, result *types100.Result) error {
 
 // del undoes what the plugins did, or may have done, for an interface.
 func (h Host) del(ctx context.Context, rec *record, list *libcni.NetworkConfigList) error {
+	if list == nil { // Unplugged
+		return nil
+	}
 	rt, lost, err := delConf(rec)
 	if err != nil {
 		return err
@@ -172,12 +175,17 @@ func delConf(rec *record) (rt *libcni.RuntimeConf, lost bool, err error) {
 
 // classify gives a failed ADD its class and remedy. The words are those of the
 // host-local plugin, 1.1 to 1.9.
-func classify(ctx context.Context, r Request, err error) error {
+func classify(ctx context.Context, r Request, config []byte, err error) error {
 	text := err.Error()
 	switch {
 	case ctx.Err() != nil:
 		return errors.Join(ctx.Err(), err)
 	case len(r.IPs) > 0 && strings.Contains(text, "not available in range set"):
+		for _, ip := range r.IPs {
+			if id := leaseHolder(config, r.Network, ip); id != "" {
+				err = fmt.Errorf("address %s is leased by %s: %w", ip, id, err)
+			}
+		}
 		return failure.Hint(failure.Wrap(failure.Conflict, err), "another container or VM leases the address: remove it, or choose a fresh identity")
 	case len(r.IPs) > 0 && strings.Contains(text, "failed to allocate all requested IPs"):
 		return failure.Hint(failure.Wrap(failure.Incompatible, err), "the address lies outside the ranges of the conflist: choose a fresh identity or another network")

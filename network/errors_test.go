@@ -9,9 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/network/networktest"
 )
 
 func addrs(list ...string) (out []netip.Addr) {
@@ -89,7 +91,7 @@ func TestRequestsThatCannotBe(t *testing.T) {
 }
 
 func TestConflistsAndPluginsThatAreMissingOrBroken(t *testing.T) {
-	h := newHost(t, netConf{name: "whole", subnet: "10.140.0.0/16"}, netConf{name: "lacks", subnet: "10.141.0.0/16", more: []map[string]any{{"type": "no-such-plugin"}}})
+	h := newHost(t, networktest.Bridge{Name: "whole", Subnet: "10.140.0.0/16"}, networktest.Bridge{Name: "lacks", Subnet: "10.141.0.0/16", More: []map[string]any{{"type": "no-such-plugin"}}})
 	before := traces(t, h)
 	_, err := h.Attach(t.Context(), Request{VM: vmID(t, 0), Network: "nowhere"})
 	fails(t, err, 3, "nowhere", h.ConfDirs[0])
@@ -107,7 +109,7 @@ func TestConflistsAndPluginsThatAreMissingOrBroken(t *testing.T) {
 }
 
 func TestAddressesThatTheNetworkCannotGive(t *testing.T) {
-	h := newHost(t, netConf{name: "range", subnet: "10.142.0.0/30"}, netConf{name: "deaf", subnet: "10.143.0.0/16"})
+	h := newHost(t, networktest.Bridge{Name: "range", Subnet: "10.142.0.0/30"}, networktest.Bridge{Name: "deaf", Subnet: "10.143.0.0/16"})
 	deaf := filepath.Join(h.ConfDirs[0], "deaf.conflist")
 	must0(t, os.WriteFile(deaf, []byte(`{"cniVersion":"1.0.0","name":"deaf","plugins":[{"type":"bridge","bridge":"br-deaf",
 		"ipam":{"type":"static","addresses":[{"address":"10.143.0.9/16"}]}}]}`), 0o600))
@@ -130,7 +132,7 @@ func TestAddressesThatTheNetworkCannotGive(t *testing.T) {
 }
 
 func TestPluginsThatIgnoreTheWantedAddressAreFoundOut(t *testing.T) {
-	h := newHost(t, netConf{name: "deaf2", subnet: "10.144.0.0/16"})
+	h := newHost(t, networktest.Bridge{Name: "deaf2", Subnet: "10.144.0.0/16"})
 	script(t, h, "deaf-ipam", `[ "$CNI_COMMAND" = DEL ] || echo '{"cniVersion":"1.0.0","ips":[{"address":"10.144.0.9/16"}]}'`)
 	must0(t, os.WriteFile(filepath.Join(h.ConfDirs[0], "deaf2.conflist"),
 		[]byte(`{"cniVersion":"1.0.0","name":"deaf2","plugins":[{"type":"bridge","bridge":"br-deaf2","ipam":{"type":"deaf-ipam"}}]}`), 0o600))
@@ -147,31 +149,31 @@ func TestPluginsThatFailHalfWayAreRolledBack(t *testing.T) {
 		"hangs":        `[ "$CNI_COMMAND" = DEL ] || { echo out of luck >&2; sleep 60; }`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			conf := netConf{name: "half" + name[:5], subnet: "10.145.0.0/16", more: []map[string]any{{"type": name}}}
+			conf := networktest.Bridge{Name: "half" + name[:5], Subnet: "10.145.0.0/16", More: []map[string]any{{"type": name}}}
 			h := newHost(t, conf)
 			script(t, h, name, body)
 			before := traces(t, h)
 			ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
 			defer cancel()
-			_, err := h.Attach(ctx, Request{VM: vmID(t, 0), Network: conf.name, IPs: addrs("10.145.0.7")})
+			_, err := h.Attach(ctx, Request{VM: vmID(t, 0), Network: conf.Name, IPs: addrs("10.145.0.7")})
 			if err == nil || !strings.Contains(err.Error(), "out of luck") {
 				t.Errorf("error %v, want the plugin's words", err)
 			}
 			sameTraces(t, h, before)
 
 			// The bridge that the failed ADD left without a MAC does no harm.
-			conf.more = nil
-			writeConf(t, filepath.Join(h.ConfDirs[0], conf.name+".conflist"), conf)
-			a := attach(t, h, Request{VM: vmID(t, 0), Network: conf.name, IPs: addrs("10.145.0.7")})
+			conf.More = nil
+			networktest.WriteConflist(t, filepath.Join(h.ConfDirs[0], conf.Name+".conflist"), conf)
+			a := attach(t, h, Request{VM: vmID(t, 0), Network: conf.Name, IPs: addrs("10.145.0.7")})
 			must0(t, h.Detach(t.Context(), *a))
 			sameTraces(t, h, before)
-			must0(t, dropLink("br-"+conf.name))
+			must0(t, dropLink("br-"+conf.Name))
 		})
 	}
 }
 
 func TestNetnsOfOthersIsLeftAlone(t *testing.T) {
-	h := newHost(t, netConf{name: "foreign", subnet: "10.146.0.0/16"})
+	h := newHost(t, networktest.Bridge{Name: "foreign", Subnet: "10.146.0.0/16"})
 	vm := vmID(t, 0)
 	before := traces(t, h)
 	path := h.netnsPath(vm)
@@ -212,4 +214,47 @@ func TestTapOfTheOperator(t *testing.T) {
 	if failure.Code(err) != 2 || failure.HintOf(err) == "" {
 		t.Errorf("loopback as TAP: %v", err)
 	}
+}
+
+func TestUnpluggedLeadsNowhere(t *testing.T) {
+	h := newHost(t)
+	before := traces(t, h)
+	r := Request{VM: vmID(t, 0), Network: Unplugged, MAC: "02:00:00:00:17:01", QueuePairs: 2}
+	a := attach(t, h, r)
+	b := attach(t, h, Request{VM: vmID(t, 1), Network: Unplugged, MAC: r.MAC}) // a clone has the same
+	openTap(t, a.Netns, a.Tap, 2)[0].Close()
+	must0(t, h.Detach(t.Context(), *b))
+	must0(t, dropNetns(a.Netns)) // the host was rebooted
+	again := attach(t, h, a.Request())
+	if diff := cmp.Diff(a, again, cmpNet); diff != "" {
+		t.Errorf("attached again (-first +second):\n%s", diff)
+	}
+	must0(t, h.RemoveVM(t.Context(), a.VM))
+	must0(t, h.RemoveVM(t.Context(), a.VM))
+	sameTraces(t, h, before)
+}
+
+func TestHolderNamesWhoHasTheAddress(t *testing.T) {
+	h := newHost(t, networktest.Bridge{Name: "held", Subnet: "10.147.0.0/16"})
+	other := h
+	other.CacheDir = t.TempDir() // a container engine, or another store
+	attach(t, h, Request{VM: vmID(t, 0), Network: "held", MAC: "02:00:00:00:18:01", IPs: addrs("10.147.0.5")})
+	theirs := attach(t, other, Request{VM: vmID(t, 1), Network: "held", IPs: addrs("10.147.0.6")})
+	for want, r := range map[string]Request{
+		"address 10.147.0.5 belongs to VM " + vmID(t, 0):    {IPs: addrs("10.147.0.5")},
+		"MAC 02:00:00:00:18:01 belongs to VM " + vmID(t, 0): {MAC: "02:00:00:00:18:01"},
+		"address 10.147.0.6 is leased by " + theirs.VM:      {IPs: addrs("10.147.0.6")},
+		"": {MAC: "02:00:00:00:18:02", IPs: addrs("10.147.0.7")},
+	} {
+		r.VM, r.Network = vmID(t, 2), "held"
+		got, err := h.Holder(r)
+		must0(t, err)
+		if got != want {
+			t.Errorf("holder %q, want %q", got, want)
+		}
+	}
+	before := traces(t, h)
+	_, err := h.Attach(t.Context(), Request{VM: vmID(t, 2), Network: "held", IPs: addrs("10.147.0.6")})
+	fails(t, err, 4, "leased by "+theirs.VM)
+	sameTraces(t, h, before)
 }

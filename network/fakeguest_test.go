@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/network/networktest"
 )
 
 // guest is the kernel of this machine playing a guest: a netns with a TAP of its
@@ -157,45 +159,11 @@ func pump(to, from *os.File) {
 }
 
 // patience bounds a network exchange in a test.
-const patience = 3 * time.Second
+const patience = networktest.Patience
 
 // ping sends echo requests from a netns until one is answered.
 func ping(netns, dst string) error {
-	network, any4, request, reply := "ip4:icmp", "0.0.0.0", byte(8), byte(0)
-	if netip.MustParseAddr(dst).Is6() {
-		network, any4, request, reply = "ip6:ipv6-icmp", "::", 128, 129
-	}
-	var c net.PacketConn
-	err := InNetns(netns, func() (err error) {
-		c, err = net.ListenPacket(network, any4)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	end := time.Now().Add(patience)
-	id := byte(time.Now().UnixNano())
-	msg := []byte{request, 0, 0, 0, 'c', id, 0, 1}
-	sum := ^(uint16(request)<<8 + 'c'<<8 + uint16(id) + 1)
-	msg[2], msg[3] = byte(sum>>8), byte(sum)
-	buf := make([]byte, 256)
-	for time.Now().Before(end) {
-		if _, err := c.WriteTo(msg, &net.IPAddr{IP: net.ParseIP(dst)}); err != nil && !errors.Is(err, unix.EHOSTUNREACH) {
-			return fmt.Errorf("ping %s: %w", dst, err)
-		}
-		c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-		for {
-			n, from, err := c.ReadFrom(buf)
-			if err != nil {
-				break
-			}
-			if n >= 8 && buf[0] == reply && buf[4] == 'c' && buf[5] == id && from.String() == dst {
-				return nil
-			}
-		}
-	}
-	return fmt.Errorf("ping %s: no answer in %v", dst, patience)
+	return networktest.Ping(func(do func() error) error { return InNetns(netns, do) }, dst)
 }
 
 // serve answers TCP and UDP at port 7777 of a netns: name, space, address of the

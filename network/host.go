@@ -10,6 +10,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -77,9 +78,12 @@ func (h Host) Attach(ctx context.Context, r Request) (*Attachment, error) {
 	if h.CacheDir == "" {
 		return nil, failure.New(failure.Usage, "network %s: no folder for the records", r.Network)
 	}
-	conf, err := h.find(r.Network)
-	if err != nil {
-		return nil, err
+	conf := &conflist{}
+	if r.Network != Unplugged {
+		var err error
+		if conf, err = h.find(r.Network); err != nil {
+			return nil, err
+		}
 	}
 	if err := h.undoEarlier(ctx, r); err != nil {
 		return nil, err
@@ -88,6 +92,7 @@ func (h Host) Attach(ctx context.Context, r Request) (*Attachment, error) {
 	if err := h.claim(ctx, rec); err != nil {
 		return nil, err
 	}
+	durable.Step("network.claimed")
 	if err := h.build(ctx, rec, conf.list); err != nil {
 		return nil, fmt.Errorf("attach VM %s to network %s: %w", r.VM, r.Network, errors.Join(err, h.rollback(ctx, rec, conf.list)))
 	}
@@ -95,15 +100,23 @@ func (h Host) Attach(ctx context.Context, r Request) (*Attachment, error) {
 	return &a, nil
 }
 
-// build fills rec.Attachment.
+// build fills rec.Attachment. A nil list is Unplugged.
 func (h Host) build(ctx context.Context, rec *record, list *libcni.NetworkConfigList) error {
 	a := &rec.Attachment
 	if _, err := h.ensureNetns(a.VM); err != nil {
 		return err
 	}
+	durable.Step("network.netns")
+	if list == nil {
+		if err := InNetns(a.Netns, func() error { return unplugged(a) }); err != nil {
+			return err
+		}
+		return h.write(rec)
+	}
 	if err := h.add(ctx, rec, list); err != nil {
 		return err
 	}
+	durable.Step("network.added")
 	err := InNetns(a.Netns, func() error {
 		if err := wire(rec.Request, a); err != nil {
 			return err
@@ -157,9 +170,14 @@ func (h Host) Detach(ctx context.Context, a Attachment) error {
 	if err != nil {
 		return fmt.Errorf("detach VM %s from network %s: %w", a.VM, a.Network, err)
 	}
-	if err := errors.Join(h.del(ctx, rec, list), h.removeWires(a)); err != nil {
+	if err := h.del(ctx, rec, list); err != nil {
+		return fmt.Errorf("detach VM %s from network %s: %w", a.VM, a.Network, errors.Join(err, h.removeWires(a)))
+	}
+	durable.Step("network.deleted")
+	if err := h.removeWires(a); err != nil {
 		return fmt.Errorf("detach VM %s from network %s: %w", a.VM, a.Network, err)
 	}
+	durable.Step("network.unwired")
 	return h.forget(a)
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,41 +14,33 @@ import (
 
 // Leftover is what stands for a VM that does not live any more.
 type Leftover struct {
-	VM      string   `json:"vm"`              // id; only its first 12 digits when no more is known
+	VM      string   `json:"vm"`              // id
 	Netns   string   `json:"netns,omitempty"` // path, "" when there is none
 	Ifnames []string `json:"ifnames"`         // with a record
 }
 
-// Leftovers lists, in the order of their ids, the netns and records of VMs that
-// are not in live. The caller knows live while no Attach of another VM can run.
+// Leftovers lists, in the order of their ids, the VMs with a record that are not
+// in live. A netns without a record is never one: it is of another store, since
+// the record comes before the netns and goes after it. The caller knows live
+// while no Attach of another VM can run.
 func (h Host) Leftovers(live []string) ([]Leftover, error) {
-	left := map[string]*Leftover{}
-	of := func(vm string) *Leftover {
-		if left[vm] == nil {
-			left[vm] = &Leftover{VM: vm}
-		}
-		return left[vm]
-	}
 	names, err := h.names()
 	if err != nil {
 		return nil, err
 	}
+	left := map[string]*Leftover{}
 	for _, n := range names {
-		if !slices.Contains(live, n[0]) {
-			l := of(n[0])
-			l.Ifnames = append(l.Ifnames, n[1])
+		vm := n[0]
+		if slices.Contains(live, vm) {
+			continue
 		}
-	}
-	owners, err := h.owners()
-	if err != nil {
-		return nil, err
-	}
-	for path, vm := range owners {
-		switch {
-		case !isID(vm) || slices.ContainsFunc(live, func(l string) bool { return l == vm || len(vm) == idDigits && strings.HasPrefix(l, vm) }):
-		default:
-			of(vm).Netns = path
+		if left[vm] == nil {
+			left[vm] = &Leftover{VM: vm}
+			if left[vm].Netns, err = h.netnsOf(vm); err != nil {
+				return nil, err
+			}
 		}
+		left[vm].Ifnames = append(left[vm].Ifnames, n[1])
 	}
 	out := make([]Leftover, 0, len(left))
 	for _, l := range left {
@@ -59,32 +50,52 @@ func (h Host) Leftovers(live []string) ([]Leftover, error) {
 	return out, nil
 }
 
-// owners maps each netns with our prefix to the VM that it was made for; one
-// with no namespace behind it to the digits of its name.
-func (h Host) owners() (map[string]string, error) {
-	entries, err := os.ReadDir(h.netnsDir())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+// Attached lists the ids of all VMs with a record.
+func (h Host) Attached() ([]string, error) {
+	names, err := h.names()
+	var out []string
+	for _, n := range names {
+		out = append(out, n[0])
 	}
-	out := map[string]string{}
-	for _, e := range entries {
-		digits, ours := strings.CutPrefix(e.Name(), netnsPrefix)
-		if !ours || len(digits) != idDigits || !isID(digits) {
-			continue
-		}
-		path := filepath.Join(h.netnsDir(), e.Name())
-		vm, err := ownerOf(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case errors.Is(err, errStale):
-			out[path] = digits
-		case err != nil:
-			return nil, err
-		default:
-			out[path] = vm
-		}
+	slices.Sort(out)
+	return slices.Compact(out), err
+}
+
+// netnsOf returns the path of a VM's netns, also of one with no namespace
+// behind the name, "" when there is none or it is another's.
+func (h Host) netnsOf(vm string) (string, error) {
+	path := h.netnsPath(vm)
+	owner, err := ownerOf(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err != nil && !errors.Is(err, errStale):
+		return "", err
+	case err == nil && owner != vm:
+		return "", nil
 	}
-	return out, nil
+	return path, nil
+}
+
+// RemoveVM undoes all that stands for a VM, whatever its records say. That
+// nothing does is success.
+func (h Host) RemoveVM(ctx context.Context, vm string) error {
+	if h.CacheDir == "" {
+		return nil
+	}
+	if !isID(vm) {
+		return failure.New(failure.Usage, "network of VM %q: no id", vm)
+	}
+	found, err := filepath.Glob(h.recordPath(vm, "*"))
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	l := Leftover{VM: vm}
+	for _, path := range found {
+		_, name, _ := strings.Cut(strings.TrimSuffix(filepath.Base(path), ".json"), ".")
+		l.Ifnames = append(l.Ifnames, name)
+	}
+	return h.Remove(ctx, l)
 }
 
 // Remove undoes a leftover: the plugins of every record, and the netns. It is
@@ -93,10 +104,8 @@ func (h Host) Remove(ctx context.Context, l Leftover) error {
 	if !isID(l.VM) || l.Netns != "" && l.Netns != h.netnsPath(l.VM) {
 		return failure.New(failure.Usage, "leftover of VM %q in netns %q", l.VM, l.Netns)
 	}
-	for i := range MaxInterfaces {
-		if err := h.refuseInUse(h.netnsPath(l.VM), l.VM, tapName(i)); err != nil {
-			return err
-		}
+	if err := h.refuseInUse(h.netnsPath(l.VM), l.VM); err != nil {
+		return err
 	}
 	var errs []error
 	for _, name := range l.Ifnames {
@@ -114,7 +123,7 @@ func (h Host) Remove(ctx context.Context, l Leftover) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove the network of VM %s: %w", l.VM, err)
 	}
-	return h.removeNetns(l.VM)
+	return nil
 }
 
 // removeDamaged undoes what libcni cached for an interface with a torn record.

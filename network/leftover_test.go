@@ -4,45 +4,49 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/network/networktest"
 )
 
 func TestLeftoversAreThoseOfNoLivingVM(t *testing.T) {
-	h := newHost(t, netConf{name: "left", subnet: "10.150.0.0/16", masq: true})
+	h := newHost(t, networktest.Bridge{Name: "left", Subnet: "10.150.0.0/16", Masq: true})
 	live := attach(t, h, Request{VM: vmID(t, 0), Network: "left"})
 	before := traces(t, h)
 	dead := attach(t, h, Request{VM: vmID(t, 1), Network: "left"})
 	rebooted := attach(t, h, Request{VM: vmID(t, 2), Network: "left"})
 	must0(t, dropNetns(rebooted.Netns))
-	torn := vmID(t, 3)
-	must0(t, os.WriteFile(h.netnsPath(torn), nil, 0o444))
-	foreign := filepath.Join(h.netnsDir(), "cocoon-notours")
-	must0(t, os.WriteFile(foreign, nil, 0o444))
-	defer os.Remove(foreign)
+	torn := attach(t, h, Request{VM: vmID(t, 3), Network: Unplugged})
+	must0(t, dropNetns(torn.Netns))
+	must0(t, os.WriteFile(torn.Netns, nil, 0o444))
+	foreign := h.netnsPath(vmID(t, 4)) // of a store with other records
+	must0(t, makeNetns(foreign, vmID(t, 4)))
 
 	left, err := h.Leftovers([]string{live.VM})
 	must0(t, err)
 	want := []Leftover{
 		{VM: dead.VM, Netns: dead.Netns, Ifnames: []string{"eth0"}},
 		{VM: rebooted.VM, Ifnames: []string{"eth0"}},
-		{VM: torn[:idDigits], Netns: h.netnsPath(torn)},
+		{VM: torn.VM, Netns: torn.Netns, Ifnames: []string{"eth0"}},
 	}
+	slices.SortFunc(want, func(a, b Leftover) int { return strings.Compare(a.VM, b.VM) })
 	if diff := cmp.Diff(want, left); diff != "" {
 		t.Fatalf("leftovers (-want +got):\n%s", diff)
 	}
 	g := boot(t, dead)
-	fails(t, h.Remove(t.Context(), left[0]), 4, dead.Netns)
+	fails(t, h.RemoveVM(t.Context(), dead.VM), 4, dead.Netns)
 	g.halt()
 	for _, l := range left {
 		must0(t, h.Remove(t.Context(), l))
 		must0(t, h.Remove(t.Context(), l))
 	}
-	must0(t, os.Remove(foreign))
+	must0(t, dropNetns(foreign))
 	sameTraces(t, h, before)
 	must0(t, ping(boot(t, live).netns, "10.150.0.1"))
 	if err := h.Remove(t.Context(), Leftover{VM: live.VM, Netns: "/etc/passwd"}); !errors.Is(err, failure.Usage) {
@@ -51,7 +55,7 @@ func TestLeftoversAreThoseOfNoLivingVM(t *testing.T) {
 }
 
 func TestTornFilesDoNotKeepAnAttachmentAlive(t *testing.T) {
-	h := newHost(t, netConf{name: "torn", subnet: "10.151.0.0/16", masq: true})
+	h := newHost(t, networktest.Bridge{Name: "torn", Subnet: "10.151.0.0/16", Masq: true})
 	before := traces(t, h)
 	for name, tear := range map[string]func(a *Attachment){
 		"libcni's result": func(a *Attachment) { truncate(t, filepath.Join(h.CacheDir, "cni", "results", "torn-"+a.VM+"-eth0")) },
@@ -80,7 +84,7 @@ func TestTornFilesDoNotKeepAnAttachmentAlive(t *testing.T) {
 }
 
 func TestRemoveOfATornRecordUsesTheCachedResult(t *testing.T) {
-	h := newHost(t, netConf{name: "torn2", subnet: "10.152.0.0/16"})
+	h := newHost(t, networktest.Bridge{Name: "torn2", Subnet: "10.152.0.0/16"})
 	before := traces(t, h)
 	a := attach(t, h, Request{VM: vmID(t, 0), Network: "torn2"})
 	truncate(t, h.recordPath(a.VM, a.Ifname))
@@ -93,7 +97,7 @@ func TestRemoveOfATornRecordUsesTheCachedResult(t *testing.T) {
 }
 
 func TestAttachRepairsWhatACrashLeft(t *testing.T) {
-	h := newHost(t, netConf{name: "crash", subnet: "10.153.0.0/16", masq: true})
+	h := newHost(t, networktest.Bridge{Name: "crash", Subnet: "10.153.0.0/16", Masq: true})
 	before := traces(t, h)
 	r := Request{VM: vmID(t, 0), Network: "crash", IPs: addrs("10.153.0.7")}
 	for name, spoil := range map[string]func(a *Attachment){

@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
+
+	"github.com/cocoonv2/cocoon/network/networktest"
 )
 
 func contextOf(t testing.TB) context.Context { return context.WithoutCancel(t.Context()) }
@@ -23,7 +25,7 @@ var cmpNet = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 func TestKeepGivesTheGuestTheOutsideIdentity(t *testing.T) {
 	for _, queues := range []int{1, 4} {
 		t.Run(fmt.Sprintf("%d queue pairs", queues), func(t *testing.T) {
-			h := newHost(t, netConf{name: fmt.Sprintf("keep%d", queues), subnet: fmt.Sprintf("10.%d.0.0/16", 100+queues), mtu: 1450})
+			h := newHost(t, networktest.Bridge{Name: fmt.Sprintf("keep%d", queues), Subnet: fmt.Sprintf("10.%d.0.0/16", 100+queues), MTU: 1450})
 			net := fmt.Sprintf("keep%d", queues)
 			gw := fmt.Sprintf("10.%d.0.1", 100+queues)
 			before := traces(t, h)
@@ -66,7 +68,7 @@ func TestKeepGivesTheGuestTheOutsideIdentity(t *testing.T) {
 }
 
 func TestKeepRefusesAnAddressThatAnotherVMHas(t *testing.T) {
-	h := newHost(t, netConf{name: "taken", subnet: "10.110.0.0/16"})
+	h := newHost(t, networktest.Bridge{Name: "taken", Subnet: "10.110.0.0/16"})
 	a := attach(t, h, Request{VM: vmID(t, 0), Network: "taken", MAC: "02:00:00:00:11:05", IPs: addrs("10.110.0.50")})
 	before := traces(t, h)
 	for name, r := range map[string]Request{
@@ -80,7 +82,7 @@ func TestKeepRefusesAnAddressThatAnotherVMHas(t *testing.T) {
 }
 
 func TestFreshClonesOfOneIdentitySideBySide(t *testing.T) {
-	h := newHost(t, netConf{name: "clones", subnet: "10.120.0.0/16"}, netConf{name: "other", subnet: "10.121.0.0/16"})
+	h := newHost(t, networktest.Bridge{Name: "clones", Subnet: "10.120.0.0/16"}, networktest.Bridge{Name: "other", Subnet: "10.121.0.0/16"})
 	before := traces(t, h)
 	src := attach(t, h, Request{VM: vmID(t, 0), Network: "clones", MAC: "02:00:00:00:12:05", IPs: addrs("10.120.0.5")})
 	must0(t, ping(boot(t, src).netns, "10.120.0.1"))
@@ -141,7 +143,7 @@ func TestFreshClonesOfOneIdentitySideBySide(t *testing.T) {
 }
 
 func TestFreshWithoutARememberedGatewayMACTellsTheGuest(t *testing.T) {
-	h := newHost(t, netConf{name: "nomac", subnet: "10.122.0.0/16"})
+	h := newHost(t, networktest.Bridge{Name: "nomac", Subnet: "10.122.0.0/16"})
 	in := Guest{MAC: "02:00:00:00:12:09", IPs: prefixes("192.168.7.9/24"), Gateways: addrs("192.168.7.1")}
 	a := attach(t, h, Request{VM: vmID(t, 0), Network: "nomac", Identity: Fresh, Guest: &in})
 	g := boot(t, a)
@@ -163,7 +165,7 @@ func TestFreshWithoutARememberedGatewayMACTellsTheGuest(t *testing.T) {
 }
 
 func TestFreshThatIsGivenTheOldAddressAgain(t *testing.T) {
-	h := newHost(t, netConf{name: "same", subnet: "10.123.0.0/16"})
+	h := newHost(t, networktest.Bridge{Name: "same", Subnet: "10.123.0.0/16"})
 	in := Guest{MAC: "02:00:00:00:12:0a", IPs: prefixes("10.123.0.5/16"), Gateways: addrs("10.123.0.1"), GatewayMAC: "02:aa:00:00:00:01"}
 	a := attach(t, h, Request{VM: vmID(t, 0), Network: "same", Identity: Fresh, Guest: &in, IPs: addrs("10.123.0.5")})
 	g := boot(t, a)
@@ -176,7 +178,7 @@ func TestFreshThatIsGivenTheOldAddressAgain(t *testing.T) {
 }
 
 func TestFreshMapsIPv6Too(t *testing.T) {
-	h := newHost(t, netConf{name: "six", subnet: "10.124.0.0/16", subnet6: "fd00:124::/64"})
+	h := newHost(t, networktest.Bridge{Name: "six", Subnet: "10.124.0.0/16", Subnet6: "fd00:124::/64"})
 	in := Guest{
 		MAC: "02:00:00:00:12:0b", IPs: prefixes("10.9.9.5/24", "fd00:9::5/64"),
 		Gateways: addrs("10.9.9.1", "fd00:9::1"), GatewayMAC: "02:aa:00:00:00:09",
@@ -205,7 +207,7 @@ func TestFreshMapsIPv6Too(t *testing.T) {
 }
 
 func TestAttachCorrectsWhatTheHostRemembersOfAnEarlierHolder(t *testing.T) {
-	h := newHost(t, netConf{name: "stale", subnet: "10.129.0.0/16"})
+	h := newHost(t, networktest.Bridge{Name: "stale", Subnet: "10.129.0.0/16"})
 	r := Request{VM: vmID(t, 0), Network: "stale", IPs: addrs("10.129.0.5")}
 	boot(t, attach(t, h, Request{VM: vmID(t, 1), Network: "stale"})) // a bridge without ports forgets all
 	attach(t, h, r)
@@ -230,7 +232,7 @@ func TestAttachCorrectsWhatTheHostRemembersOfAnEarlierHolder(t *testing.T) {
 }
 
 func TestTenClonesAttachAtOnce(t *testing.T) {
-	h := newHost(t, netConf{name: "ten", subnet: "10.125.0.0/16"})
+	h := newHost(t, networktest.Bridge{Name: "ten", Subnet: "10.125.0.0/16"})
 	before := traces(t, h)
 	in := Guest{MAC: "02:00:00:00:12:0c", IPs: prefixes("10.125.0.200/16"), Gateways: addrs("10.125.0.1"), GatewayMAC: "02:aa:00:00:00:01"}
 	atts := make([]*Attachment, 10)
@@ -267,7 +269,7 @@ func TestTenClonesAttachAtOnce(t *testing.T) {
 }
 
 func TestInterfacesOfOneVMShareItsNetns(t *testing.T) {
-	h := newHost(t, netConf{name: "nica", subnet: "10.126.0.0/16"}, netConf{name: "nicb", subnet: "10.127.0.0/16"})
+	h := newHost(t, networktest.Bridge{Name: "nica", Subnet: "10.126.0.0/16"}, networktest.Bridge{Name: "nicb", Subnet: "10.127.0.0/16"})
 	before := traces(t, h)
 	a := attach(t, h, Request{VM: vmID(t, 0), Index: 0, Network: "nica"})
 	b := attach(t, h, Request{VM: vmID(t, 0), Index: 1, Network: "nicb"})
@@ -296,7 +298,7 @@ func TestAttachmentSurvivesJSON(t *testing.T) {
 }
 
 func TestStartRunsACommandInTheNetns(t *testing.T) {
-	h := newHost(t, netConf{name: "start", subnet: "10.128.0.0/16"})
+	h := newHost(t, networktest.Bridge{Name: "start", Subnet: "10.128.0.0/16"})
 	a := attach(t, h, Request{VM: vmID(t, 0), Network: "start"})
 	var out strings.Builder
 	cmd := exec.CommandContext(t.Context(), "cat", "/proc/self/net/dev")

@@ -28,19 +28,17 @@ type record struct {
 	Version    int             `json:"version"`
 	Request    Request         `json:"request"`
 	Attachment Attachment      `json:"attachment"`
-	Config     json.RawMessage `json:"config"` // the conflist as it was used
+	Config     json.RawMessage `json:"config,omitempty"` // the conflist as it was used; Unplugged has none
 }
 
 func newRecord(h Host, r Request, conf *conflist) *record {
-	a := Attachment{
-		VM: r.VM, Index: r.Index, Network: r.Network, Conflist: conf.path, Netns: h.netnsPath(r.VM),
-		Ifname: ifname(r.Index), Tap: tapName(r.Index), MAC: r.MAC, MTU: r.MTU, QueuePairs: r.QueuePairs,
-		Identity: r.Identity, Guest: r.Guest,
+	a := Wanted(r)
+	a.Conflist, a.Netns, a.Ifname, a.Tap = conf.path, h.netnsPath(r.VM), ifname(r.Index), tapName(r.Index)
+	rec := &record{Version: recordVersion, Request: r, Attachment: a}
+	if conf.list != nil {
+		rec.Config = conf.list.Bytes
 	}
-	for _, ip := range r.IPs {
-		a.IPs = append(a.IPs, netip.PrefixFrom(ip, ip.BitLen()))
-	}
-	return &record{Version: recordVersion, Request: r, Attachment: a, Config: conf.list.Bytes}
+	return rec
 }
 
 func (h Host) recordsDir() string { return filepath.Join(h.CacheDir, "attachments") }
@@ -78,10 +76,19 @@ func (h Host) claim(ctx context.Context, rec *record) error {
 }
 
 func collide(r Request, o Attachment) error {
-	if o.Network != r.Network || o.VM == r.VM && o.Index == r.Index {
+	what := claims(r, o)
+	if what == "" {
 		return nil
 	}
-	what := ""
+	return failure.Hint(failure.New(failure.Conflict, "network %s: %s belongs to VM %s", r.Network, what, o.VM),
+		"remove that VM, or give this one a fresh identity")
+}
+
+// claims names the wanted MAC or address that another attachment has.
+func claims(r Request, o Attachment) (what string) {
+	if o.Network != r.Network || o.Network == Unplugged || o.VM == r.VM && o.Index == r.Index {
+		return ""
+	}
 	if r.MAC != "" && strings.EqualFold(r.MAC, o.MAC) {
 		what = "MAC " + r.MAC
 	}
@@ -90,11 +97,7 @@ func collide(r Request, o Attachment) error {
 			what = "address " + ip.String()
 		}
 	}
-	if what == "" {
-		return nil
-	}
-	return failure.Hint(failure.New(failure.Conflict, "network %s: %s belongs to VM %s", r.Network, what, o.VM),
-		"remove that VM, or give this one a fresh identity")
+	return what
 }
 
 func (h Host) write(rec *record) error {
@@ -180,6 +183,9 @@ func (h Host) forget(a Attachment) error {
 // cached, else the conflist of that name today.
 func (h Host) lastKnown(a Attachment) (*record, *libcni.NetworkConfigList, error) {
 	rec, err := h.read(a.VM, a.Ifname)
+	if err == nil && rec.Attachment.Network == Unplugged {
+		return rec, nil, nil
+	}
 	if err == nil {
 		list, err := libcni.NetworkConfFromBytes(rec.Config)
 		if err == nil {
@@ -189,6 +195,9 @@ func (h Host) lastKnown(a Attachment) (*record, *libcni.NetworkConfigList, error
 		return nil, nil, err
 	}
 	rec = &record{Version: recordVersion, Request: a.Request(), Attachment: a}
+	if a.Network == Unplugged {
+		return rec, nil, nil
+	}
 	cached, err := h.cni().GetCachedAttachments(a.VM)
 	if err != nil {
 		return nil, nil, err

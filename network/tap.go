@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -113,19 +115,40 @@ func tooSmall(r Request, mtu int) error {
 		"raise the MTU in the conflist or of the TAP, or choose another network")
 }
 
-// refuseInUse is failure.Conflict while a process has the TAP open. A netns
-// that is not there, or not of this VM, holds no TAP of it.
-func (h Host) refuseInUse(path, vm, tap string) error {
+// releaseWait is how long a TAP may stay open after its VMM ended: the threads
+// of a killed process end after its main thread.
+const releaseWait = time.Second
+
+// refuseInUse is failure.Conflict while a process has a TAP of the VM open; no
+// names means any. A netns that is not there, or not of this VM, holds no TAP
+// of it.
+func (h Host) refuseInUse(path, vm string, taps ...string) error {
 	if owner, err := ownerOf(path); err != nil || owner != vm {
 		return nil
 	}
-	return InNetns(path, func() error {
-		link, err := netlink.LinkByName(tap)
-		if err != nil || !opened(link) {
-			return nil
+	for end := time.Now().Add(releaseWait); ; time.Sleep(2 * time.Millisecond) {
+		tap, err := openTapOf(path, taps)
+		if err != nil || tap == "" {
+			return err
 		}
-		return failure.Hint(failure.New(failure.Conflict, "TAP %s in netns %s is in use by a process", tap, path), "stop the VM "+vm)
+		if time.Now().After(end) {
+			return failure.Hint(failure.New(failure.Conflict, "TAP %s in netns %s is in use by a process", tap, path), "stop the VM "+vm)
+		}
+	}
+}
+
+func openTapOf(path string, taps []string) (name string, err error) {
+	err = InNetns(path, func() error {
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			_, tap := l.(*netlink.Tuntap)
+			if tap && opened(l) && (len(taps) == 0 || slices.Contains(taps, l.Attrs().Name)) {
+				name = l.Attrs().Name
+			}
+		}
+		return err
 	})
+	return name, err
 }
 
 // removeWires removes the TAP of an attachment, and the netns with the last.

@@ -11,7 +11,7 @@
 //	names.lock             makes "is the name free" and the rename one step
 //	snapshots/<id>/        manifest.json, meta.json
 //	blobs/sha256/<hex>     packs, page maps, CH config and state, specs
-//	images/ vms/ pins/ cache/ journals/   of the rooms above
+//	images/ vms/ pins/ cache/ journals/ network/   of other rooms
 //	ingest/<lease>/ leases/<id> trash/<run>/
 //
 // Invariants:
@@ -49,7 +49,7 @@ const Version = 1
 func Folders() []string {
 	return []string{
 		"snapshots", "blobs/sha256", "images/blobs/sha256", "vms", "ingest",
-		"leases", "pins", "trash", "cache/memory", "journals",
+		"leases", "pins", "trash", "cache/memory", "journals", "network",
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
@@ -156,7 +157,9 @@ func (a *app) open(ctx context.Context) (*rooms, error) {
 	if err != nil {
 		return nil, err
 	}
-	vms := vm.New(st, images, vm.Options{RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), VMMTimeout: patience})
+	vms := vm.New(st, images, vm.Options{
+		RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), VMMTimeout: patience, Network: a.network(st),
+	})
 	a.rescue(ctx, vms)
 	self, err := os.Executable()
 	if err != nil {
@@ -170,6 +173,15 @@ func (a *app) open(ctx context.Context) (*rooms, error) {
 			VMMVersion: func(ctx context.Context) (string, error) { return vmmVersion(ctx, binary) },
 		},
 	}, nil
+}
+
+// network is the host's: where conflists and plugins are, and where the records
+// of what was attached are kept.
+func (a *app) network(st *store.Store) network.Host {
+	return network.Host{
+		CacheDir: st.Path("network"),
+		ConfDirs: filepath.SplitList(a.set("cniConfDir")), PluginDirs: filepath.SplitList(a.set("cniBinDir")),
+	}
 }
 
 // rescue resumes guests whose capture died together with its guard. That it

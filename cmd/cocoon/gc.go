@@ -63,6 +63,7 @@ func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 	}
 	o.RunDir = a.set("runDir")
 	o.UndoJournal = r.restore.Recover
+	o.Network = a.network(r.store)
 	return gc.Collect(ctx, r.store, o)
 }
 

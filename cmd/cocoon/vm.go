@@ -113,14 +113,6 @@ type vmDisk struct {
 	Image    string `json:"image,omitempty"`
 }
 
-type vmNetwork struct {
-	Name  string `json:"name"`
-	MAC   string `json:"mac"`
-	IP    string `json:"ip"`
-	Tap   string `json:"tap"`
-	Netns string `json:"netns"`
-}
-
 func (r *rooms) vmRow(rec *vm.Record) vmRow {
 	row := vmRow{
 		ID: rec.ID, Name: rec.Name, State: rec.State, Created: rec.Created.UTC(), Labels: rec.Labels, Snapshot: rec.Snapshot,
@@ -138,7 +130,7 @@ func (r *rooms) vmRow(rec *vm.Record) vmRow {
 		row.Disks = append(row.Disks, vmDisk{d.Serial, path, d.Bytes, d.Readonly, string(d.Image)})
 	}
 	for _, n := range rec.Networks {
-		row.Networks = append(row.Networks, vmNetwork{n.Name, n.MAC, n.IP, n.Tap, n.Netns})
+		row.Networks = append(row.Networks, newVMNetwork(n))
 	}
 	return row
 }
@@ -174,6 +166,7 @@ func vmColumns(o *listing.Options) []listing.Column[vmRow] {
 		{Name: "STATE", Cell: func(v vmRow) string { return v.State }},
 		{Name: "CPUS", Cell: func(v vmRow) string { return strconv.Itoa(v.CPUs) }, Less: func(x, y vmRow) bool { return x.CPUs < y.CPUs }},
 		{Name: "MEMORY", Cell: func(v vmRow) string { return size(v.Memory.Bytes) }, Less: func(x, y vmRow) bool { return x.Memory.Bytes < y.Memory.Bytes }},
+		{Name: "IP", Cell: func(v vmRow) string { return strings.Join(v.ips(), ",") }, Values: vmRow.ips},
 		{Name: "SNAPSHOT", Cell: func(v vmRow) string { return short(v.Snapshot, o.NoTrunc) }, Values: func(v vmRow) []string { return []string{v.Snapshot} }},
 		{Name: "CREATED", Cell: func(v vmRow) string { return ago(v.Created) }, Less: func(x, y vmRow) bool { return x.Created.Before(y.Created) }},
 		{Name: "LABEL", Hidden: true, Cell: func(vmRow) string { return "" }, Values: func(v vmRow) []string { return labelValues(v.Labels) }},

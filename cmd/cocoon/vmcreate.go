@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -18,7 +17,6 @@ type createFlags struct {
 	spec                        vm.CreateSpec
 	memory                      string
 	disks, networks, labels     []string
-	start                       bool
 	from, mode                  string
 	count                       int
 	cold, paused, allow, dryRun bool
@@ -49,10 +47,10 @@ func newVMCreate(a *app) *cobra.Command {
 	fl.IntVar(&f.spec.CPUs, "cpus", 1, "virtual CPUs")
 	fl.StringVar(&f.memory, "memory", "512M", "RAM `size`")
 	fl.StringArrayVar(&f.disks, "disk", nil, "`PATH[,readonly][,size=S]`, repeatable")
-	fl.StringArrayVar(&f.networks, "network", nil, "none or tap=NAME, repeatable; with --from-snapshot: keep or none")
+	fl.StringArrayVar(&f.networks, "network", nil, "`none`, tap=NAME or CNI-NAME[,ip=A][,mac=M][,queues=N], repeatable; with --from-snapshot: keep or none")
 	fl.StringArrayVar(&f.labels, "label", nil, "`key=value`, repeatable")
 	fl.StringArrayVar(&f.spec.ExtraArgs, "ch-arg", nil, "further argument for the VMM, repeatable")
-	fl.BoolVar(&f.start, "start", false, "boot it at once")
+	fl.BoolVar(&f.spec.Start, "start", false, "boot it at once")
 	fl.StringVar(&f.from, "from-snapshot", "", "rebuild from snapshot `ref`, which may be REGISTRY/NAME:TAG; runs at once")
 	fl.IntVar(&f.count, "count", 0, "make NAME-1 … NAME-`N`, all or none")
 	fl.StringVar(&f.mode, "restore-mode", "auto", "auto, map or copy")
@@ -91,13 +89,6 @@ func (a *app) createFresh(ctx context.Context, r *rooms, name string, f *createF
 		return err
 	}
 	a.recordVM(ctx, rec)
-	if f.start {
-		if _, err := r.vms.Start(ctx, rec.ID); err != nil {
-			err = errors.Join(err, r.vms.Remove(context.WithoutCancel(ctx), rec.ID, true))
-			a.forgetVM(context.WithoutCancel(ctx), rec.ID)
-			return err
-		}
-	}
 	fmt.Fprintln(a.out, rec.ID)
 	return nil
 }
@@ -125,22 +116,6 @@ func parseDisk(s string) (vm.DiskSpec, error) {
 		}
 	}
 	return d, nil
-}
-
-func parseNetworks(list []string) ([]vm.Network, error) {
-	var out []vm.Network
-	for _, n := range list {
-		tap, isTap := strings.CutPrefix(n, "tap=")
-		switch {
-		case n == "none":
-		case isTap && tap != "":
-			out = append(out, vm.Network{Kind: "tap", Tap: tap})
-		default:
-			return nil, failure.Hint(failure.New(failure.Incompatible, "network %q: CNI networks are not available in this build", n),
-				"use --network none or --network tap=NAME")
-		}
-	}
-	return out, nil
 }
 
 func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *createFlags) error {

@@ -14,6 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -127,8 +128,9 @@ func (m *Importer) describe(ctx context.Context, lease *store.Lease, folder find
 		*f.ref = &ref
 		rec.Images = append(rec.Images, ref.Digest)
 	}
-	for _, n := range cfg.Nets() {
-		rec.Networks = append(rec.Networks, vm.Network{ID: n.ID, Kind: "tap", Tap: n.Tap, MAC: n.MAC})
+	for i, n := range cfg.Nets() {
+		tap := network.Attachment{Index: i, Network: network.Tap, Tap: n.Tap, MAC: n.MAC, MTU: n.MTU, QueuePairs: n.Queues / 2}
+		rec.Networks = append(rec.Networks, vm.Network{ID: n.ID, Attachment: tap})
 	}
 	var disks []sourceDisk
 	for i, d := range cfg.Disks() {

@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/clone"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -23,8 +24,9 @@ type CreateSpec struct {
 	Image                       string // reference of an imported disk or kernel
 	Cmdline                     string
 	Disks                       []DiskSpec
-	Networks                    []Network
+	Networks                    []network.Request // VM and Index are filled in
 	ExtraArgs                   []string
+	Start                       bool // boot it too
 }
 
 // DiskSpec is a disk to be copied (writable) or taken in as a blob (read-only).
@@ -37,7 +39,8 @@ type DiskSpec struct {
 // minMemory is what any guest needs, bytes.
 const minMemory = 32 << 20
 
-// Create makes a VM; on error nothing of it is left.
+// Create makes a VM with its interfaces attached; on error nothing of it is
+// left.
 func (m *Manager) Create(ctx context.Context, spec CreateSpec) (*Record, error) {
 	if spec.CPUs < 1 || spec.CPUs > 254 {
 		return nil, failure.New(failure.Usage, "%d CPUs: 1 to 254", spec.CPUs)
@@ -55,7 +58,13 @@ func (m *Manager) Create(ctx context.Context, spec CreateSpec) (*Record, error) 
 		return nil, err
 	}
 	defer unlock()
-	if err := m.build(ctx, lease, rec, &spec); err != nil {
+	if rec.Networks, err = wanted(rec.ID, spec.Networks); err == nil {
+		err = m.build(ctx, lease, rec, &spec)
+	}
+	if err == nil && spec.Start {
+		err = m.boot(ctx, rec)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("create VM %s: %w", spec.Name, err), m.Discard(context.WithoutCancel(ctx), rec.ID))
 	}
 	return rec, nil
@@ -64,13 +73,6 @@ func (m *Manager) Create(ctx context.Context, spec CreateSpec) (*Record, error) 
 func (m *Manager) build(ctx context.Context, l *store.Lease, rec *Record, spec *CreateSpec) error {
 	rec.Labels, rec.CPUs, rec.MemoryBytes = spec.Labels, spec.CPUs, spec.MemoryBytes
 	rec.Cmdline, rec.ExtraArgs = spec.Cmdline, spec.ExtraArgs
-	for i, n := range spec.Networks {
-		n.ID = fmt.Sprintf("_net%d", i)
-		if n.MAC == "" {
-			n.MAC = fmt.Sprintf("02:%s:%s:%s:%s:%02x", rec.ID[0:2], rec.ID[2:4], rec.ID[4:6], rec.ID[6:8], i)
-		}
-		rec.Networks = append(rec.Networks, n)
-	}
 	if err := m.bootFiles(ctx, l, rec, spec); err != nil {
 		return err
 	}
@@ -83,6 +85,10 @@ func (m *Manager) build(ctx context.Context, l *store.Lease, rec *Record, spec *
 		return err
 	}
 	durable.Step("vm.create.disks")
+	if err := m.Attach(ctx, rec); err != nil {
+		return err
+	}
+	durable.Step("vm.create.attached")
 	if err := m.Publish(ctx, rec); err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func (m *Manager) ColdBootArgs(rec *Record) []string {
 		if i == 0 {
 			args = append(args, "--net")
 		}
-		args = append(args, fmt.Sprintf("tap=%s,mac=%s", n.Tap, n.MAC))
+		args = append(args, netArg(n))
 	}
 	return append(args, rec.ExtraArgs...)
 }
@@ -74,16 +74,27 @@ func (m *Manager) Start(ctx context.Context, ref string) (*Record, error) {
 	if rec.Process != nil {
 		return nil, failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State)
 	}
-	p, err := m.Launch(ctx, rec, m.ColdBootArgs(rec))
-	if err == nil {
-		err = m.booted(ctx, rec, p)
+	if err = m.Attach(ctx, rec); err == nil {
+		err = m.boot(ctx, rec)
 	}
 	if err != nil {
 		rec.State, rec.LastError = "error", err.Error()
 		return nil, errors.Join(fmt.Errorf("start VM %s: %w", rec.Name, err), m.save(rec))
 	}
+	return rec, nil
+}
+
+// boot starts a VM whose interfaces are attached, and saves its record.
+func (m *Manager) boot(ctx context.Context, rec *Record) error {
+	p, err := m.Launch(ctx, rec, m.ColdBootArgs(rec))
+	if err == nil {
+		err = m.booted(ctx, rec, p)
+	}
+	if err != nil {
+		return err
+	}
 	rec.Process, rec.State, rec.LastError, rec.Restore = p, "running", "", nil
-	return rec, m.save(rec)
+	return errors.Join(m.save(rec), m.Announce(rec))
 }
 
 // booted: the VMM answers pings before its guest has booted, and some errors
@@ -160,7 +171,9 @@ func (m *Manager) Pause(ctx context.Context, ref string) error {
 // Resume lets a VM go on. One that runs although its record says paused, or is
 // paused although its record says running (its capturer died), is put right.
 func (m *Manager) Resume(ctx context.Context, ref string) error {
-	return m.change(ctx, ref, "vm resume", "paused", "running", func(rec *Record) error { return m.Client(rec).Resume(ctx) })
+	return m.change(ctx, ref, "vm resume", "paused", "running", func(rec *Record) error {
+		return errors.Join(m.Client(rec).Resume(ctx), m.Announce(rec))
+	})
 }
 
 func (m *Manager) change(ctx context.Context, ref, verb, from, to string, do func(*Record) error) error {

@@ -17,6 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -27,6 +28,9 @@ type Options struct {
 	CPUArgs string // appended to --cpus boot=N
 	// VMMTimeout bounds each call to a VMM; 0 is chsnap.DefaultPatience.
 	VMMTimeout time.Duration
+	// Network makes the interfaces; without a CacheDir there are no others than
+	// TAPs of the operator.
+	Network network.Host
 }
 
 // Manager does everything with VMs.
@@ -212,12 +216,16 @@ func (m *Manager) Publish(ctx context.Context, rec *Record) error {
 	return m.save(rec)
 }
 
-// Discard ends the VMM, if any, and removes every folder of a VM.
+// Discard ends the VMM, if any, undoes the network and removes every folder of
+// a VM.
 func (m *Manager) Discard(ctx context.Context, id string) error {
 	if err := m.Kill(ctx, id); err != nil {
 		return err
 	}
 	durable.Step("vm.discard.killed")
+	if err := m.Detach(ctx, id); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(m.RunDir(id)); err != nil {
 		return err
 	}

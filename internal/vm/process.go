@@ -19,6 +19,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/network"
 )
 
 // Identity is runDir/<id>/vmm.json: enough for gc to end the VMM of a creation
@@ -53,8 +54,8 @@ func alive(p *Process) bool {
 // launchTimeout is how long a VMM may take to answer its first ping.
 const launchTimeout = 20 * time.Second
 
-// Launch starts the VMM of a VM in a session of its own and waits until it
-// answers. extra descriptors are inherited from number 3 on.
+// Launch starts the VMM of a VM in a session of its own, in the VM's netns, and
+// waits until it answers. extra descriptors are inherited from number 3 on.
 func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra ...*os.File) (*Process, error) {
 	dir := m.RunDir(rec.ID)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -77,7 +78,7 @@ func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra 
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, extra
 	cmd.Env = cleanEnv(os.Environ())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := network.Start(netnsOf(rec), cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", m.o.Binary, err)
 	}
 	gone := make(chan error, 1)

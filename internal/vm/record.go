@@ -24,6 +24,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -63,15 +64,11 @@ type Disk struct {
 	Bytes    int64         `json:"bytes"`
 }
 
-// Network is one interface.
+// Network is one interface: what is wanted of it until it is attached, then
+// what it is, so that it can be attached again the same.
 type Network struct {
-	ID    string `json:"id,omitempty"`
-	Kind  string `json:"kind"` // tap
-	Name  string `json:"name,omitempty"`
-	MAC   string `json:"mac,omitempty"`
-	IP    string `json:"ip,omitempty"`
-	Tap   string `json:"tap,omitempty"`
-	Netns string `json:"netns,omitempty"`
+	ID string `json:"id"` // the VMM's, e.g. _net0
+	network.Attachment
 }
 
 // RestoreInfo says how a VM was rebuilt.

@@ -1,0 +1,92 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/network"
+)
+
+// wanted makes the interfaces of a new VM from what was asked for, each with a
+// MAC. The VMM runs in one netns, so a TAP of the host's goes with no other kind.
+func wanted(id string, requests []network.Request) ([]Network, error) {
+	if len(requests) > network.MaxInterfaces {
+		return nil, failure.New(failure.Usage, "%d interfaces: a VM has at most %d", len(requests), network.MaxInterfaces)
+	}
+	out := make([]Network, 0, len(requests))
+	taps := 0
+	for i, r := range requests {
+		if r.MAC == "" {
+			r.MAC = fmt.Sprintf("02:%s:%s:%s:%s:%02x", id[0:2], id[2:4], id[4:6], id[6:8], i)
+		}
+		if r.Network == network.Tap {
+			taps++
+		}
+		r.VM, r.Index = id, i
+		out = append(out, Network{fmt.Sprintf("_net%d", i), network.Wanted(r)})
+	}
+	return out, oneNetns(taps, len(requests))
+}
+
+func oneNetns(taps, all int) error {
+	if taps > 0 && taps < all {
+		return failure.Hint(failure.New(failure.Usage, "a TAP of the host and a network of another kind: the VMM can be in one netns only"),
+			"give all interfaces as tap=NAME or none of them")
+	}
+	return nil
+}
+
+// Attach makes the interfaces of a VM that is not running, in order, and fills
+// its record. They keep the MAC and addresses that the record has; what an
+// earlier Attach left of them, whole or broken, is undone first. On error the
+// caller decides what becomes of those made already.
+func (m *Manager) Attach(ctx context.Context, rec *Record) error {
+	for i := range rec.Networks {
+		n := &rec.Networks[i]
+		a, err := m.o.Network.Attach(ctx, n.Request())
+		if err != nil {
+			return fmt.Errorf("interface %d: %w", i, err)
+		}
+		n.Attachment = *a
+	}
+	return nil
+}
+
+// Announce tells the networks, and guests with a fresh identity, who is where;
+// after each boot and resume.
+func (m *Manager) Announce(rec *Record) error {
+	for _, n := range rec.Networks {
+		if err := network.Announce(n.Attachment); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Detach undoes the interfaces of a VM whose VMM has ended. That there are none
+// is success.
+func (m *Manager) Detach(ctx context.Context, id string) error { return m.o.Network.RemoveVM(ctx, id) }
+
+// netnsOf is where the VMM has to run, "" in that of the host.
+func netnsOf(rec *Record) string {
+	for _, n := range rec.Networks {
+		if n.Netns != "" {
+			return n.Netns
+		}
+	}
+	return ""
+}
+
+// netArg is the argument of --net: the MAC is the guest's own, which differs
+// from the one outside with a fresh identity.
+func netArg(n Network) string {
+	arg := fmt.Sprintf("id=%s,tap=%s,mac=%s", n.ID, n.Tap, n.Inside().MAC)
+	if n.MTU > 0 {
+		arg += fmt.Sprintf(",mtu=%d", n.MTU)
+	}
+	if n.QueuePairs > 1 {
+		arg += fmt.Sprintf(",num_queues=%d", 2*n.QueuePairs)
+	}
+	return arg
+}
