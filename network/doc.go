@@ -12,8 +12,9 @@
 //
 // Invariants:
 //
-//  1. Nothing is made outside the netns before the record that can undo it is
-//     on disk: whatever dies when, Leftovers sees it and Remove undoes it.
+//  1. Nothing is made, not even the netns, before the record that can undo it is
+//     on disk: whatever dies when, Leftovers sees it and Remove undoes it. A
+//     netns without a record in CacheDir is another store's.
 //  2. A failed Attach leaves nothing: no netns, TAP, CNI result or record.
 //  3. A DEL goes before each ADD. Plugins undo before the netns goes, because
 //     some read their addresses from it.

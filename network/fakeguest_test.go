@@ -163,7 +163,7 @@ const patience = networktest.Patience
 
 // ping sends echo requests from a netns until one is answered.
 func ping(netns, dst string) error {
-	return networktest.Ping(func(do func() error) error { return InNetns(netns, do) }, dst)
+	return networktest.Ping(func(do func() error) error { return InNetns(netns, do) }, dst, patience)
 }
 
 // serve answers TCP and UDP at port 7777 of a netns: name, space, address of the

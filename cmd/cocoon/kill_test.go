@@ -176,13 +176,15 @@ var (
 	removeSteps    = []string{"store.remove.checked", "store.remove.unpublished"}
 	vmCreateSteps  = []string{"image.copied", "vm.create.disks", "vm.create.published"}
 	vmRemoveSteps  = []string{"vm.discard.killed", "vm.discard.trashed"}
+	attachSteps    = []string{"network.claimed", "network.netns", "network.added", "vm.create.attached"}
+	detachSteps    = []string{"network.deleted", "network.unwired"}
 	collectSteps   = []string{"gc.reaped", "gc.planned", "store.discard", "gc.swept", "store.trash.unlinked"}
 	elsewhereSteps = []string{"refs.rebuilt"} // in refs' own tests
 )
 
 func TestEveryStepIsKilled(t *testing.T) {
 	var all []string
-	for _, l := range [][]string{captureSteps, restoreSteps, removeSteps, vmCreateSteps, vmRemoveSteps, collectSteps, elsewhereSteps} {
+	for _, l := range [][]string{captureSteps, restoreSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, elsewhereSteps} {
 		all = append(all, l...)
 	}
 	call := regexp.MustCompile(`durable\.Step\("([^"]+)"`)

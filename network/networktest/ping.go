@@ -11,8 +11,8 @@ import (
 )
 
 // Ping sends echo requests from the netns that in runs its function in, until
-// one is answered.
-func Ping(in func(func() error) error, dst string) error {
+// one is answered or patience ends.
+func Ping(in func(func() error) error, dst string, patience time.Duration) error {
 	network, any4, request, reply := "ip4:icmp", "0.0.0.0", byte(8), byte(0)
 	if netip.MustParseAddr(dst).Is6() {
 		network, any4, request, reply = "ip6:ipv6-icmp", "::", 128, 129
@@ -26,7 +26,7 @@ func Ping(in func(func() error) error, dst string) error {
 		return err
 	}
 	defer c.Close()
-	end := time.Now().Add(Patience)
+	end := time.Now().Add(patience)
 	id := byte(time.Now().UnixNano())
 	msg := []byte{request, 0, 0, 0, 'c', id, 0, 1}
 	sum := ^(uint16(request)<<8 + 'c'<<8 + uint16(id) + 1)
@@ -47,8 +47,12 @@ func Ping(in func(func() error) error, dst string) error {
 			}
 		}
 	}
-	return fmt.Errorf("ping %s: no answer in %v", dst, Patience)
+	return fmt.Errorf("ping %s: no answer in %v", dst, patience)
 }
+
+// GuestPatience bounds an exchange with the test guest, which answers once a
+// tick; on a busy machine ticks are slow.
+const GuestPatience = 30 * time.Second
 
 // Here is Ping's netns of the calling thread.
 func Here(do func() error) error { return do() }

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/network/networktest"
+)
+
+// TestKillAtEachNetworkStep kills the verbs that attach and detach at each of
+// their steps: gc takes away what belongs to no VM, the verb repeated completes
+// what belongs to one.
+func TestKillAtEachNetworkStep(t *testing.T) {
+	if !networktest.OnItsOwn(t) {
+		return
+	}
+	vmm, _ := chsnaptest.VMM(t)
+	h := newNetHost(t, vmm, networktest.Bridge{Name: "kill", Subnet: "10.70.0.0/16", Masq: true})
+	before := h.traces()
+	h.killCreates(before)
+	h.killStarts()
+	h.killStops(before)
+}
+
+func (h *netHost) exists(name string) bool {
+	h.t.Helper()
+	return slices.Contains(strings.Fields(h.must("vm", "list", "--format", "{{.Name}}")), name)
+}
+
+func (h *netHost) killCreates(before []string) {
+	h.t.Helper()
+	args := guestAt("web", "kill", "10.70.0.5", "10.70.0.1")
+	for _, step := range attachSteps {
+		h.killed(step, args...)
+		if h.exists("web") {
+			h.t.Fatalf("killed at %s: the VM exists", step)
+		}
+		left := h.must("gc", "--dry-run")
+		if !strings.Contains(left, "network") || !strings.Contains(left, "its VM does not exist: eth0") {
+			h.t.Errorf("killed at %s: gc --dry-run does not name what is left:\n%s", step, left)
+		}
+		h.clean()
+		h.sameTraces(before)
+	}
+	h.must(args...) // the address is free again
+	h.must("vm", "rm", "web")
+	h.sameTraces(before)
+}
+
+// killStarts kills an attach that first undoes the one before.
+func (h *netHost) killStarts() {
+	h.t.Helper()
+	h.must(guestAt("web", "kill", "10.70.0.5", "10.70.0.1")...)
+	was := h.onlyNetwork("web")
+	for _, step := range slices.Concat(detachSteps, attachSteps[:3]) {
+		h.killed(step, "vm", "start", "web")
+		h.clean()
+		h.must("vm", "start", "web")
+		if now := h.onlyNetwork("web"); now.IP != was.IP || now.MAC != was.MAC {
+			h.t.Errorf("killed at %s, then started: %+v, was %+v", step, now, was)
+		}
+		h.ping(was.IP)
+		h.must("vm", "stop", "web", "--timeout", "1s")
+	}
+}
+
+func (h *netHost) killStops(before []string) {
+	h.t.Helper()
+	for i, step := range slices.Concat([]string{"vm.discard.killed"}, detachSteps, []string{"vm.discard.trashed"}) {
+		if i > 0 {
+			h.must(guestAt("web", "kill", "10.70.0.5", "10.70.0.1")...)
+		}
+		h.must("vm", "start", "web")
+		h.killed(step, "vm", "rm", "-f", "web")
+		h.clean()
+		if h.exists("web") {
+			h.must("vm", "rm", "-f", "web")
+		}
+		h.sameTraces(before)
+	}
+}

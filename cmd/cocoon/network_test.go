@@ -1,0 +1,246 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/guest"
+	"github.com/cocoonv2/cocoon/network/networktest"
+)
+
+// netHost is a host whose VMs go on a bridge network of Debian's plugins. It
+// lives in namespaces of the test's own.
+type netHost struct {
+	*host
+	conf, bin string
+	beats     net.PacketConn // where guests send their heartbeats
+}
+
+const beatPort = "9999"
+
+func newNetHost(t *testing.T, vmm string, nets ...networktest.Bridge) *netHost {
+	t.Helper()
+	dir := t.TempDir()
+	h := &netHost{conf: filepath.Join(dir, "conf"), bin: filepath.Join(dir, "bin")}
+	h.host = newHost(t, vmm, "COCOON_CNI_CONF_DIR="+h.conf, "COCOON_CNI_BIN_DIR="+h.bin+":"+networktest.NeedPlugins(t))
+	for _, d := range []string{h.conf, h.bin} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range nets {
+		networktest.WriteConflist(t, filepath.Join(h.conf, n.Name+".conflist"), n)
+	}
+	return h
+}
+
+// eachVMM runs a test with the simulator, and with the real VMM where it works
+// and nothing else is asked for.
+func eachVMM(t *testing.T, test func(t *testing.T, vmm string)) {
+	vmm, real := chsnaptest.VMM(t)
+	name := "simulator"
+	if real {
+		name = "real VMM"
+	}
+	t.Run(name, func(t *testing.T) { test(t, vmm) })
+	if real && os.Getenv("COCOON_TEST_VMM") == "" {
+		t.Run("simulator", func(t *testing.T) { test(t, chsnaptest.Build(t)) })
+	}
+}
+
+func (h *netHost) traces() []string {
+	h.t.Helper()
+	return networktest.Traces(h.t, filepath.Join(h.root, "network"))
+}
+
+func (h *netHost) sameTraces(before []string) {
+	h.t.Helper()
+	networktest.SameTraces(h.t, filepath.Join(h.root, "network"), before)
+}
+
+func (h *netHost) ping(ip string) {
+	h.t.Helper()
+	if err := networktest.Ping(networktest.Here, ip, networktest.GuestPatience); err != nil {
+		h.t.Error(err)
+	}
+}
+
+// guestAt are the arguments of a VM whose guest has an address.
+func guestAt(name, network, ip, gateway string) []string {
+	return []string{
+		"vm", "create", name, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--network", network + ",ip=" + ip,
+		"--cmdline", "fill=4,net=" + ip + "/16,gw=" + gateway + ",hb=" + beatPort,
+	}
+}
+
+// listen opens the port of the heartbeats; one test at a time has it.
+func (h *netHost) listen() {
+	h.t.Helper()
+	var err error
+	if h.beats, err = net.ListenPacket("udp4", ":"+beatPort); err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { h.beats.Close() })
+}
+
+// beat waits for a heartbeat that is sent after the call and comes from an
+// outside address: what counter and address the guest has.
+func (h *netHost) beat(from string) (counter uint32, inside string) {
+	h.t.Helper()
+	deadline := time.Now().Add(networktest.GuestPatience)
+	h.beats.SetReadDeadline(time.Now())
+	buf := make([]byte, 256)
+	for { // what waited is older
+		if _, _, err := h.beats.ReadFrom(buf); err != nil {
+			break
+		}
+	}
+	h.beats.SetReadDeadline(deadline)
+	for {
+		n, addr, err := h.beats.ReadFrom(buf)
+		if err != nil {
+			h.t.Fatalf("no heartbeat of %s: %v", from, err)
+		}
+		if host, _, _ := net.SplitHostPort(addr.String()); host != from {
+			continue
+		}
+		counter, ip, ok := guest.ParseBeat(buf[:n])
+		if !ok {
+			h.t.Fatalf("heartbeat of %s: %q", from, buf[:n])
+		}
+		return counter, ip.String()
+	}
+}
+
+// onlyNetwork is the one interface of a VM.
+func (h *netHost) onlyNetwork(name string) vmNetwork {
+	h.t.Helper()
+	v := h.vm(name)
+	if len(v.Networks) != 1 {
+		h.t.Fatalf("VM %s has the networks %+v", name, v.Networks)
+	}
+	return v.Networks[0]
+}
+
+// fails runs a command that has to fail with a code, one line of these words and
+// a remedy.
+func (h *netHost) fails(code int, words string, args ...string) {
+	h.t.Helper()
+	c, out, stderr := h.command(args)
+	err := c.Run()
+	if got := c.ProcessState.ExitCode(); got != code {
+		h.t.Errorf("cocoon %s: exit code %d, want %d (%v): %s", strings.Join(args, " "), got, code, err, stderr)
+	}
+	text := stderr.String()
+	if !strings.Contains(text, words) || !strings.HasPrefix(text, "cocoon: ") || out.Len() > 0 {
+		h.t.Errorf("cocoon %s: stderr %q, stdout %q; want %q", strings.Join(args, " "), text, out, words)
+	}
+}
+
+// reboot is what a power cut leaves: no process, no run folder, no netns, no
+// device but those of the hardware.
+func (h *netHost) reboot(bridges ...string) {
+	h.t.Helper()
+	killLeftovers(h.run)
+	os.RemoveAll(h.run)
+	found, _ := filepath.Glob("/run/netns/cocoon-*")
+	for _, path := range found {
+		if out, err := exec.Command("ip", "netns", "del", filepath.Base(path)).CombinedOutput(); err != nil {
+			h.t.Fatalf("%v: %s", err, out)
+		}
+	}
+	for _, b := range bridges {
+		if out, err := exec.Command("ip", "link", "del", b).CombinedOutput(); err != nil {
+			h.t.Fatalf("%v: %s", err, out)
+		}
+	}
+}
+
+func TestVMOnANetwork(t *testing.T) {
+	if !networktest.OnItsOwn(t) {
+		return
+	}
+	n := 0
+	eachVMM(t, func(t *testing.T, vmm string) {
+		n++
+		name, gw, ip := fmt.Sprintf("lan%d", n), fmt.Sprintf("10.%d.0.1", 60+n), fmt.Sprintf("10.%d.0.5", 60+n)
+		h := newNetHost(t, vmm, networktest.Bridge{Name: name, Subnet: fmt.Sprintf("10.%d.0.0/16", 60+n), MTU: 1400})
+		before := h.traces()
+		h.listen()
+		h.must(append(guestAt("web", name, ip, gw), "--start")...)
+		first := h.onlyNetwork("web")
+		if first.IP != ip || first.Name != name || first.Tap != "tap0" || first.Netns == "" || first.MAC == "" || first.Identity != "keep" {
+			t.Errorf("network %+v", first)
+		}
+		if table := h.must("vm", "list"); !strings.Contains(table, ip) {
+			t.Errorf("vm list does not show %s:\n%s", ip, table)
+		}
+		if got := h.must("vm", "list", "-q", "--filter", "ip="+ip); got == "" {
+			t.Error("vm list --filter ip finds nothing")
+		}
+		h.ping(ip)
+		if _, inside := h.beat(ip); inside != ip {
+			t.Errorf("the guest believes to be %s", inside)
+		}
+
+		// A stopped VM keeps its address.
+		h.must("vm", "stop", "web", "--timeout", "1s")
+		h.fails(4, ip+" belongs to VM", guestAt("thief", name, ip, gw)...)
+		h.must("vm", "start", "web")
+		h.ping(ip)
+
+		h.reboot("br-" + name)
+		h.must("vm", "start", "web")
+		if diff := cmp.Diff(first, h.onlyNetwork("web")); diff != "" {
+			t.Errorf("after the reboot (-before +after):\n%s", diff)
+		}
+		h.ping(ip)
+		h.beat(ip)
+
+		var kept struct{ Removed, Kept []struct{ Kind, ID string } }
+		if err := json.Unmarshal([]byte(h.must("gc", "--explain", "--format", "json")), &kept); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(fmt.Sprint(kept.Kept), "{network "+h.vm("web").ID+"}") || strings.Contains(fmt.Sprint(kept.Removed), "network") {
+			t.Errorf("gc --explain: %+v", kept)
+		}
+		h.must("vm", "rm", "-f", "web")
+		h.sameTraces(before)
+		h.clean()
+	})
+}
+
+// multicast MACs, addresses of no family and the like are refused by the parser.
+func TestNetworkFlag(t *testing.T) {
+	for text, want := range map[string]string{
+		"lan": "", "lan,ip=10.0.0.1,mac=02:00:00:00:00:01,queues=2": "", "lan,ip=10.0.0.1,ip=fd00::1": "", "tap=t0": "",
+		"lan,ip=10.0.0": "no address", "lan,queues=0": "queue pairs", "lan,mtu=9": "unknown option", "tap=": "tap=NAME",
+		"": "tap=NAME", "tap": "tap=NAME", "unplugged": "tap=NAME", "keep": "--from-snapshot", "fresh": "--from-snapshot", "lan=x": "tap=NAME",
+	} {
+		_, err := parseNetworks([]string{text})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("--network %q: %v, want %q", text, err, want)
+		}
+	}
+	if _, err := parseNetworks([]string{"none", "lan"}); err == nil {
+		t.Error("none with another network is accepted")
+	}
+	if got, err := parseNetworks([]string{"none"}); err != nil || got != nil {
+		t.Errorf("none: %v, %v", got, err)
+	}
+	r, err := parseNetwork("lan,ip=10.0.0.1,mac=02:AA:00:00:00:01")
+	if err != nil || r.MAC != "02:aa:00:00:00:01" || r.IPs[0] != netip.MustParseAddr("10.0.0.1") {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
