@@ -50,9 +50,11 @@ func (r *Record) CheckForeign() error {
 		words = append(words, d.DeviceID, d.Serial)
 	}
 	for _, n := range r.Networks {
-		words = append(words, n.ID, n.Kind, n.Name, n.Tap, n.IP)
-		if _, err := net.ParseMAC(n.MAC); n.MAC != "" && err != nil {
-			return failure.New(failure.Damaged, "VM record: MAC %.40q", n.MAC)
+		words = append(words, n.ID, n.Network, n.Tap)
+		for _, mac := range []string{n.MAC, n.Inside().MAC} {
+			if _, err := net.ParseMAC(mac); mac != "" && err != nil {
+				return failure.New(failure.Damaged, "VM record: MAC %.40q", mac)
+			}
 		}
 	}
 	for _, w := range words {

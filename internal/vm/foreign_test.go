@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -17,7 +18,7 @@ func TestARecordFromElsewhereAddsNoArguments(t *testing.T) {
 		return &Record{
 			CPUs: 2, MemoryBytes: 1 << 30, Kernel: &store.ImageRef{Digest: digest.FromString("k")},
 			Disks:    []Disk{{DeviceID: "_disk0", Serial: "cow0"}},
-			Networks: []Network{{ID: "_net1", Kind: "tap", Tap: "tap0", MAC: "02:00:00:00:00:01", IP: "10.0.0.2/24"}},
+			Networks: []Network{{"_net1", network.Attachment{Network: "lan", Tap: "tap0", MAC: "02:00:00:00:00:01"}}},
 		}
 	}
 	for name, spoil := range map[string]func(*Record){
@@ -25,6 +26,7 @@ func TestARecordFromElsewhereAddsNoArguments(t *testing.T) {
 		"device id with an equal": func(r *Record) { r.Disks[0].DeviceID = "a=b" },
 		"TAP with an option":      func(r *Record) { r.Networks[0].Tap = "tap0,fd=3" },
 		"MAC that is none":        func(r *Record) { r.Networks[0].MAC = "02:00:00:00:00:01,tap=x" },
+		"MAC inside that is none": func(r *Record) { r.Networks[0].Guest = &network.Guest{MAC: "x,tap=y"} },
 		"network id with newline": func(r *Record) { r.Networks[0].ID = "a\nb" },
 		"a long word":             func(r *Record) { r.Disks[0].Serial = strings.Repeat("x", 65) },
 		"a digest that is a path": func(r *Record) { r.Kernel.Digest = "sha256:../../../etc/shadow" },
