@@ -5,9 +5,9 @@ BIN := bin/cocoon
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
-CRASH_ROUNDS ?= 200
+CRASH_ROUNDS ?= 1000
 
-.PHONY: help build test race demo lint bench fuzz crash clean
+.PHONY: help build test race demo lint bench fuzz crash pairs clean
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,8 +40,11 @@ fuzz: ## each fuzz target for FUZZTIME (30s, or a number of inputs: 300x)
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$d/*_test.go | sed 's/func //'); do \
 	    echo "== $$d $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./$$d; done; done
 
-crash: build ## SIGKILLs at every named step and at random, then verify (CRASH_ROUNDS=200)
-	COCOON_CRASH_ROUNDS=$(CRASH_ROUNDS) go test -count=1 -timeout 30m -run 'Kill|Crash' ./store/... ./gc/... ./restore/... ./internal/... ./cmd/cocoon
+crash: build ## SIGKILLs at every named step and at random, then verify (CRASH_ROUNDS=1000)
+	COCOON_CRASH_ROUNDS=$(CRASH_ROUNDS) go test -count=1 -timeout 60m -v -run 'Kill|Crash' ./store/... ./gc/... ./restore/... ./internal/... ./cmd/cocoon
+
+pairs: build ## each command held at each of its steps beside each other command
+	COCOON_PAIRS=1 go test -count=1 -timeout 60m -v -run TestPairs ./cmd/cocoon
 
 clean: ## remove what build made
 	rm -rf bin

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -59,6 +60,7 @@ func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyR
 		if err := v.snapshot(ctx, id); err != nil {
 			return nil, err
 		}
+		durable.Step("store.verify.snapshot")
 	}
 	v.rep.DurationMs = float64(time.Since(start).Microseconds()) / 1000
 	return v.rep, nil

@@ -148,6 +148,17 @@ func TestStepKillsAtTheNamedVisitOnly(t *testing.T) {
 	}
 }
 
+func TestStepsAreLogged(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "steps")
+	t.Setenv(StepLog, log)
+	for _, s := range []string{"a", "b", "a"} {
+		Step("test." + s)
+	}
+	if got, err := os.ReadFile(log); err != nil || string(got) != "test.a\ntest.b\ntest.a\n" {
+		t.Errorf("logged %q, %v", got, err)
+	}
+}
+
 func names(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

@@ -2,6 +2,7 @@ package durable
 
 import (
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -9,11 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Environment variables that name a step: to die there, or to stand still
-// there until SIGCONT, so that a test can let another process run meanwhile.
+// Environment variables. The first two name a step: to die there, or to stand
+// still there until SIGCONT, so that a test can let another process run
+// meanwhile. The third names a file that every step is written to, a line each.
 const (
-	KillAt = "COCOON_KILL_AT"
-	StopAt = "COCOON_STOP_AT"
+	KillAt  = "COCOON_KILL_AT"
+	StopAt  = "COCOON_STOP_AT"
+	StepLog = "COCOON_STEP_LOG"
 )
 
 // visits counts how often the named step was reached. It is the one variable of
@@ -28,13 +31,30 @@ var visits atomic.Int64
 //
 // Names are room.verb.place ("store.commit.published").
 func Step(name string) {
+	if path := os.Getenv(StepLog); path != "" {
+		logStep(path, name)
+	}
 	if due(os.Getenv(KillAt), name) {
 		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {} // the signal is on its way
 	}
 	if due(os.Getenv(StopAt), name) {
-		_ = unix.Kill(os.Getpid(), unix.SIGSTOP)
+		// To this very thread: a signal to the process may be taken by another
+		// thread, and this one would run on until that one is scheduled.
+		runtime.LockOSThread()
+		_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP)
+		runtime.UnlockOSThread()
 	}
+}
+
+// logStep is for tests: what cannot be written is missed there.
+func logStep(path, name string) {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return
+	}
+	_, _ = f.WriteString(name + "\n")
+	_ = f.Close()
 }
 
 func due(want, name string) bool {

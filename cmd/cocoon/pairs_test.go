@@ -1,0 +1,315 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/durable"
+)
+
+// verb is a command that works on what the other one of a pair works on: the
+// snapshot "target" or the VM "web".
+type verb struct {
+	name string
+	args func(role string) []string
+	vms  func(role string) []string // names that success makes
+	snap func(role string) string
+}
+
+func fixed(args ...string) func(string) []string { return func(string) []string { return args } }
+
+// verbs of the pairs. A verb that is added here is held at each of its steps
+// beside every other, and beside itself.
+var verbs = []verb{
+	{
+		name: "create",
+		args: func(r string) []string {
+			return []string{"snapshot", "create", "web", "new-" + r, "--parent", "target"}
+		},
+		snap: func(r string) string { return "new-" + r },
+	},
+	{
+		name: "import",
+		args: func(r string) []string { return []string{"snapshot", "import", "folder", "--name", "imp-" + r} },
+		snap: func(r string) string { return "imp-" + r },
+	},
+	{name: "rm", args: fixed("snapshot", "rm", "target")},
+	{
+		name: "restore",
+		args: func(r string) []string { return []string{"vm", "create", "r-" + r, "--from-snapshot", "target"} },
+		vms:  func(r string) []string { return []string{"r-" + r} },
+	},
+	{
+		name: "clone",
+		args: func(r string) []string {
+			return []string{"vm", "create", "c-" + r, "--from-snapshot", "target", "--count", "2"}
+		},
+		vms: func(r string) []string { return []string{"c-" + r + "-1", "c-" + r + "-2"} },
+	},
+	{name: "prune", args: fixed("snapshot", "prune", "--keep-last", "100")},
+	{name: "gc", args: fixed("gc")},
+	{name: "verify", args: fixed("snapshot", "verify", "--all", "--read-data")},
+}
+
+// pairsSlice is the share of the pairs that a plain `go test` holds; `make
+// pairs` holds all (COCOON_PAIRS=1).
+const pairsSlice = 40
+
+// TestPairs holds one command at each of its named steps while another runs, for
+// all pairs of verbs: no published snapshot is damaged, nothing that is needed
+// is collected, nobody hangs, guests run.
+func TestPairs(t *testing.T) {
+	every := pairsSlice
+	if v := os.Getenv("COCOON_PAIRS"); v != "" {
+		var err error
+		if every, err = strconv.Atoi(v); err != nil || every < 1 {
+			t.Fatalf("COCOON_PAIRS=%q: want a number: every how manieth pair is held", v)
+		}
+	}
+	vmm, _ := chsnaptest.VMM(t)
+	var held, steps, waited atomic.Int64
+	t.Run("held", func(t *testing.T) {
+		for i, a := range verbs {
+			t.Run(a.name, func(t *testing.T) {
+				t.Parallel()
+				p := newPairs(t, vmm)
+				at := p.steps(a)
+				steps.Add(int64(len(at)))
+				for j, step := range at {
+					for k, b := range verbs {
+						if (i+7*j+3*k)%every != 0 {
+							continue
+						}
+						held.Add(1)
+						if p.hold(a, step, b) {
+							waited.Add(1)
+						}
+					}
+				}
+			})
+		}
+	})
+	t.Logf("%d pairs held at %d steps of %d verbs; in %d of them the second had to wait for the first", held.Load(), steps.Load(), len(verbs), waited.Load())
+}
+
+// pairs is a host on which pair after pair is played.
+type pairs struct {
+	*host
+	web     vmRow
+	orphans int
+}
+
+func newPairs(t *testing.T, vmm string) *pairs {
+	p := &pairs{host: newHost(t, vmm)}
+	p.web = p.boot("web")
+	p.must("snapshot", "create", "web", "target", "--expires", "1ms")
+	p.must("snapshot", "export", "target", "-o", "folder")
+	p.must("snapshot", "create", "web", "keep")
+	p.must("snapshot", "protect", "keep")
+	return p
+}
+
+// ready makes what a pair works on: the target, and something to collect.
+func (p *pairs) ready() {
+	p.t.Helper()
+	if !slices.Contains(p.snapshots(), "target") {
+		p.must("snapshot", "create", "web", "target", "--parent", "none", "--expires", "1ms")
+	}
+	p.orphans++
+	orphan := digest.FromString(fmt.Sprint("orphan ", p.orphans)).Encoded()
+	if err := os.WriteFile(filepath.Join(p.root, "blobs", "sha256", orphan), []byte("x"), 0o400); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *pairs) snapshots() []string {
+	return strings.Fields(p.must("snapshot", "list", "--format", "{{.Name}}"))
+}
+
+// steps runs a verb once and answers the steps that it goes through, the first
+// and the last visit of each.
+func (p *pairs) steps(v verb) []string {
+	p.t.Helper()
+	p.ready()
+	log := filepath.Join(p.t.TempDir(), "steps")
+	c, _, stderr := p.command(v.args("a"), durable.StepLog+"="+log)
+	if err := c.Run(); err != nil {
+		p.t.Fatalf("%s: %v: %s", v.name, err, stderr)
+	}
+	b, err := os.ReadFile(log)
+	if err != nil {
+		p.t.Fatalf("%s goes through no step: %v", v.name, err)
+	}
+	p.settle(nil)
+	visits := map[string]int{}
+	var order []string
+	for _, s := range strings.Fields(string(b)) {
+		if visits[s]++; visits[s] == 1 {
+			order = append(order, s)
+		}
+	}
+	var at []string
+	for _, s := range order {
+		at = append(at, s+"#1")
+		if n := visits[s]; n > 1 {
+			at = append(at, fmt.Sprintf("%s#%d", s, n))
+		}
+	}
+	return at
+}
+
+// started is a command of a pair.
+type started struct {
+	verb   verb
+	role   string
+	cmd    *exec.Cmd
+	stderr *bytes.Buffer
+	ended  chan struct{}
+}
+
+func (p *pairs) start(v verb, role string, env ...string) *started {
+	p.t.Helper()
+	c, _, stderr := p.command(v.args(role), env...)
+	if err := c.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	s := &started{v, role, c, stderr, make(chan struct{})}
+	go func() {
+		_ = c.Wait() // the exit code is looked at
+		close(s.ended)
+	}()
+	return s
+}
+
+// hold plays one pair; it answers whether b could not end before a went on.
+func (p *pairs) hold(a verb, step string, b verb) (waited bool) {
+	p.t.Helper()
+	p.ready()
+	what := fmt.Sprintf("%s held at %s, %s beside it", a.name, step, b.name)
+	first := p.start(a, "a", durable.StopAt+"="+step)
+	stands := first.stands()
+	second := p.start(b, "b")
+	if stands {
+		waited = !second.endsAlone()
+	}
+	if err := first.cmd.Process.Signal(syscall.SIGCONT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Fatal(err)
+	}
+	for _, s := range []*started{first, second} {
+		select {
+		case <-s.ended:
+		case <-time.After(2 * time.Minute):
+			_ = s.cmd.Process.Kill()
+			p.t.Fatalf("%s: %s hangs", what, s.verb.name)
+		}
+		// Gone, in use, taken or busy are answers; damage and failure are none.
+		if code := s.cmd.ProcessState.ExitCode(); !slices.Contains([]int{0, 3, 4, 7}, code) {
+			p.t.Errorf("%s: %s ends with %d: %s", what, s.verb.name, code, s.stderr)
+		}
+	}
+	if !stands {
+		p.t.Errorf("%s: the step was not reached (exit code %d: %s)", what, first.cmd.ProcessState.ExitCode(), first.stderr)
+	}
+	p.settle([]*started{first, second})
+	if p.t.Failed() {
+		p.t.Fatalf("%s: see above", what)
+	}
+	return waited
+}
+
+// stands waits until the process stands still (true) or has ended.
+func (s *started) stands() bool {
+	for {
+		select {
+		case <-s.ended:
+			return false
+		case <-time.After(time.Millisecond):
+		}
+		if state, _ := s.stat(); state == "T" {
+			return true
+		}
+	}
+}
+
+// endsAlone waits until the process ends; false when it has not used the CPU for
+// a while, because it waits for the one that stands still.
+func (s *started) endsAlone() bool {
+	idle, last := 0, -1
+	for idle < 40 {
+		select {
+		case <-s.ended:
+			return true
+		case <-time.After(25 * time.Millisecond):
+		}
+		if _, ticks := s.stat(); ticks > last {
+			idle, last = 0, ticks
+		} else {
+			idle++
+		}
+	}
+	return false
+}
+
+// stat reads the state of the process and the CPU time that it used, in ticks.
+func (s *started) stat() (state string, ticks int) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	_, rest, ok := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	if err != nil || !ok || len(f) < 13 {
+		return "", 0
+	}
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return f[0], user + system
+}
+
+// settle looks at what must never be after a pair, and removes what it made.
+func (p *pairs) settle(ran []*started) {
+	p.t.Helper()
+	p.clean("keep")
+	p.runsWithin(p.web, 10*time.Second)
+	have := p.snapshots()
+	for _, s := range ran {
+		ok := s.cmd.ProcessState.ExitCode() == 0
+		if s.verb.snap != nil {
+			if there := slices.Contains(have, s.verb.snap(s.role)); there != ok {
+				p.t.Errorf("%s ended with %d, its snapshot is there: %v", s.verb.name, s.cmd.ProcessState.ExitCode(), there)
+			}
+		}
+		if s.verb.vms != nil && ok {
+			for _, name := range s.verb.vms(s.role) {
+				p.counts(name)
+			}
+		}
+	}
+	for _, name := range have {
+		if name != "keep" && name != "target" {
+			p.must("snapshot", "rm", name)
+		}
+	}
+	var vms []vmRow
+	if err := json.Unmarshal([]byte(p.must("vm", "list", "--format", "json")), &vms); err != nil {
+		p.t.Fatal(err)
+	}
+	for _, v := range vms {
+		if v.Name != "web" {
+			p.must("vm", "rm", "-f", v.Name)
+			p.must("gc") // its materialised RAM, so that the next pair makes it anew
+		}
+	}
+}
