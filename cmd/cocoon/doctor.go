@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/doctor"
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+func newSystemDoctor(a *app) *cobra.Command {
+	var format string
+	var fix bool
+	c := &cobra.Command{
+		Use: "doctor", Short: "Is this host fit to run, save and rebuild VMs? Exit 1 when something is not", Args: needArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if format != "table" && format != "json" {
+				return failure.New(failure.Usage, "--format %q: table or json", format)
+			}
+			r, err := a.open(c.Context())
+			if err != nil {
+				return err
+			}
+			host := a.host(r)
+			if fix {
+				if err := a.mend(c.Context(), r, host); err != nil {
+					return err
+				}
+			}
+			found := host.Examine(c.Context())
+			if format == "json" {
+				err = printJSON(a.out, found)
+			} else {
+				err = a.printFindings(found)
+			}
+			if err != nil {
+				return err
+			}
+			return unfit(found)
+		},
+	}
+	c.Flags().StringVar(&format, "format", "table", "table or json")
+	c.Flags().BoolVar(&fix, "fix", false, "first repair what needs no decision: the index")
+	return c
+}
+
+func (a *app) host(r *rooms) doctor.Host {
+	return doctor.Host{
+		RootDir:    r.store.Root(),
+		CNIConfDir: filepath.SplitList(a.set("cniConfDir")), CNIBinDir: filepath.SplitList(a.set("cniBinDir")),
+		VMMVersion: func(ctx context.Context) (string, error) { return vmmVersion(ctx, a.set("hypervisor")) },
+		IndexOK:    a.indexOK,
+	}
+}
+
+// indexOK: an index that was never written is none that is damaged.
+func (a *app) indexOK(ctx context.Context) error {
+	_, err := a.db.Generation(ctx)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// mend repairs what can be repaired without a decision of the operator: the
+// index, which is derived.
+func (a *app) mend(ctx context.Context, r *rooms, h doctor.Host) error {
+	if h.IndexOK(ctx) == nil {
+		return nil
+	}
+	fmt.Fprintln(a.errOut, "refs.db is rebuilt from manifests and records")
+	return a.reindex(ctx, r)
+}
+
+func (a *app) printFindings(found []doctor.Finding) error {
+	tw := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+	for _, f := range found {
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", f.Status, f.Name, f.Seen)
+		if f.Remedy != "" {
+			fmt.Fprintf(tw, "\t\t→ %s\n", f.Remedy)
+		}
+	}
+	return tw.Flush()
+}
+
+// unfit is the error of a host on which something will not work.
+func unfit(found []doctor.Finding) error {
+	n := 0
+	for _, f := range found {
+		if f.Status == doctor.Fail {
+			n++
+		}
+	}
+	if n > 0 {
+		return fmt.Errorf("%d of %d checks failed", n, len(found))
+	}
+	return nil
+}

@@ -1,0 +1,182 @@
+// Package doctor says whether a host is fit to run, save and rebuild VMs, and
+// what to do where it is not.
+//
+// A check looks at one thing and changes nothing. Its finding is ok, warn (it
+// works, but slower or with less than it could) or fail (something that users
+// ask for will not work), always with what was seen, and with a remedy unless
+// it is ok. Checks do not depend on each other: all are made, whatever fails.
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/clone"
+)
+
+// Status of a finding.
+const (
+	OK   = "ok"
+	Warn = "warn"
+	Fail = "fail"
+)
+
+// Finding is what one check saw.
+type Finding struct {
+	Name   string `json:"name"`
+	Status string `json:"status"` // ok, warn, fail
+	Seen   string `json:"seen"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// Host is what is looked at.
+type Host struct {
+	RootDir    string
+	CNIConfDir []string
+	CNIBinDir  []string
+	VMMVersion func(ctx context.Context) (string, error)
+	IndexOK    func(ctx context.Context) error // nil when refs.db can be read whole
+}
+
+// Examine makes every check, in the order in which a VM would meet them.
+func (h Host) Examine(ctx context.Context) []Finding {
+	checks := []struct {
+		name string
+		look func(context.Context) Finding
+	}{
+		{"kvm", h.device("/dev/kvm", "load the kvm module, or enable nested virtualisation in the host of this machine")},
+		{"tun", h.device("/dev/net/tun", "load the tun module: VMs with a network need it")},
+		{"hypervisor", h.hypervisor},
+		{"space", h.space},
+		{"reflink", h.reflink},
+		{"staging", h.staging},
+		{"index", h.index},
+		{"cni plugins", h.plugins},
+		{"cni networks", h.networks},
+		{"forwarding", h.forwarding},
+	}
+	var all []Finding
+	for _, c := range checks {
+		f := c.look(ctx)
+		f.Name = c.name
+		all = append(all, f)
+	}
+	return all
+}
+
+func ok(format string, args ...any) Finding {
+	return Finding{Status: OK, Seen: fmt.Sprintf(format, args...)}
+}
+
+func warn(remedy, format string, args ...any) Finding {
+	return Finding{Status: Warn, Seen: fmt.Sprintf(format, args...), Remedy: remedy}
+}
+
+func fail(remedy, format string, args ...any) Finding {
+	return Finding{Status: Fail, Seen: fmt.Sprintf(format, args...), Remedy: remedy}
+}
+
+func (h Host) device(path, remedy string) func(context.Context) Finding {
+	return func(context.Context) Finding {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return fail(remedy, "%v", err)
+		}
+		f.Close()
+		return ok("%s can be opened", path)
+	}
+}
+
+// oldestSound and oldestLive are major versions of Cloud Hypervisor: the first
+// whose snapshots are sound, and the first that can be saved while it runs.
+const (
+	oldestSound = 51
+	oldestLive  = 53
+)
+
+func (h Host) hypervisor(ctx context.Context) Finding {
+	v, err := h.VMMVersion(ctx)
+	if err != nil {
+		return fail("install cloud-hypervisor v53.0 or later", "%v", err)
+	}
+	switch major := chsnap.Major(v); {
+	case major < oldestSound:
+		return fail("install cloud-hypervisor v53.0 or later", "Cloud Hypervisor %s: its snapshots are not sound", v)
+	case major < oldestLive:
+		return warn("install cloud-hypervisor v53.0 or later", "Cloud Hypervisor %s: guests stand still while they are saved", v)
+	}
+	return ok("Cloud Hypervisor %s", v)
+}
+
+// scarce is when free space is worth a warning: a tenth of the file system.
+const scarce = 10
+
+func (h Host) space(context.Context) Finding {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(h.RootDir, &fs); err != nil {
+		return fail("make the folder, or set rootDir", "%s: %v", h.RootDir, err)
+	}
+	free, total := fs.Bavail*uint64(fs.Bsize), fs.Blocks*uint64(fs.Bsize)
+	share := free * 100 / max(total, 1)
+	if share < scarce {
+		return warn("cocoon gc; cocoon snapshot prune", "%d %% of %s is free (%d bytes)", share, h.RootDir, free)
+	}
+	return ok("%d %% of %s is free", share, h.RootDir)
+}
+
+func (h Host) reflink(context.Context) Finding {
+	if clone.CanReflink(h.RootDir) {
+		return ok("%s clones files", h.RootDir)
+	}
+	return warn("put rootDir on XFS (reflink=1) or btrfs", "%s cannot clone files: disks are copied while guests run and again in part while they stand still", h.RootDir)
+}
+
+func (h Host) staging(context.Context) Finding {
+	const shm = "/dev/shm"
+	if chsnap.PickStaging(0, "") == shm {
+		return ok("RAM is staged in %s where it fits", shm)
+	}
+	return warn("mount a tmpfs there", "%s has no room: captures in file mode and copy restores stage RAM on disk", shm)
+}
+
+func (h Host) index(ctx context.Context) Finding {
+	if err := h.IndexOK(ctx); err != nil {
+		return warn("cocoon system doctor --fix", "%v", err)
+	}
+	return ok("refs.db is readable")
+}
+
+func (h Host) plugins(context.Context) Finding {
+	for _, dir := range h.CNIBinDir {
+		if _, err := os.Stat(filepath.Join(dir, "host-local")); err == nil {
+			return ok("plugins are in %s", dir)
+		}
+	}
+	return warn("install containernetworking-plugins, or set cniBinDir", "no plugins in %s", strings.Join(h.CNIBinDir, ", "))
+}
+
+func (h Host) networks(context.Context) Finding {
+	for _, dir := range h.CNIConfDir {
+		if found, _ := filepath.Glob(filepath.Join(dir, "*.conflist")); len(found) > 0 {
+			return ok("%d networks in %s", len(found), dir)
+		}
+	}
+	return warn("put a conflist there, or set cniConfDir; see docs/network.md", "no conflist in %s", strings.Join(h.CNIConfDir, ", "))
+}
+
+func (h Host) forwarding(context.Context) Finding {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	if err != nil {
+		return warn("sysctl net.ipv4.ip_forward=1", "%v", err)
+	}
+	if strings.TrimSpace(string(b)) == "0" {
+		return warn("sysctl net.ipv4.ip_forward=1 (most CNI plugins set it themselves)", "IPv4 is not forwarded: guests reach this host only")
+	}
+	return ok("IPv4 is forwarded")
+}
