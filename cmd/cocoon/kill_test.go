@@ -170,7 +170,7 @@ var (
 		"store.commit.staged", "store.commit.checked", "store.commit.published",
 	}
 	restoreSteps = []string{
-		"vm.reserved", "restore.reserve", "restore.disks", "restore.materialised", "restore.memory", "restore.launch",
+		"vm.reserved", "restore.reserve", "restore.disks", "restore.materialised", "restore.memory", "vm.launched", "restore.launch",
 		"restore.load", "restore.resume", "restore.published", "restore.record",
 	}
 	removeSteps    = []string{"store.remove.checked", "store.remove.unpublished"}
@@ -311,8 +311,10 @@ func killVMs(h *host) {
 		if step != "vm.create.published" {
 			h.must(args...)
 		}
+		h.killed("vm.launched", "vm", "start", name)
 		h.must("vm", "start", name)
 		h.counts(name)
+		h.clean()
 	}
 	for i, step := range vmRemoveSteps {
 		name := fmt.Sprintf("v%d", i)

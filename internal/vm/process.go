@@ -58,7 +58,7 @@ const launchTimeout = 20 * time.Second
 // waits until it answers. extra descriptors are inherited from number 3 on.
 func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra ...*os.File) (*Process, error) {
 	dir := m.RunDir(rec.ID)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := m.freshRunDir(ctx, dir); err != nil {
 		return nil, err
 	}
 	if _, err := exec.LookPath(m.o.Binary); err != nil {
@@ -91,6 +91,18 @@ func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra 
 	return p, nil
 }
 
+// freshRunDir makes the run folder of a VM. One that is there already may have
+// the VMM of a start that was killed before it could record it.
+func (m *Manager) freshRunDir(ctx context.Context, dir string) error {
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return os.MkdirAll(dir, 0o700)
+	}
+	if err := KillVMM(ctx, dir); err != nil && !errors.Is(err, failure.Damaged) {
+		return fmt.Errorf("end the VMM of an earlier start: %w", err)
+	}
+	return nil
+}
+
 // cleanEnv drops what changes the VMM's answers.
 func cleanEnv(env []string) []string {
 	var out []string
@@ -108,6 +120,7 @@ func (m *Manager) await(ctx context.Context, id string, pid int, socket string, 
 	if err != nil {
 		return nil, m.died(id, <-gone)
 	}
+	durable.Step("vm.launched")
 	p := &Process{PID: pid, StartTime: start, APISocket: socket}
 	b, err := json.Marshal(Identity{pid, start, socket})
 	if err != nil {
@@ -159,26 +172,66 @@ func removeSockets(dir string) error {
 func (m *Manager) Kill(ctx context.Context, id string) error { return KillVMM(ctx, m.RunDir(id)) }
 
 // KillVMM ends the process that vmm.json in a VM's run folder names, if its
-// start time and its command line agree. failure.Damaged when the file is torn:
-// it names nobody.
+// start time and its command line agree, and every VMM whose API socket is in
+// the folder: one that vmm.json does not name was started by a process that died
+// before it wrote the file. failure.Damaged when vmm.json is torn.
 func KillVMM(ctx context.Context, runDir string) error {
-	path := filepath.Join(runDir, "vmm.json")
-	b, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	who, err := readIdentity(filepath.Join(runDir, "vmm.json"))
+	if err == nil && who.Socket != "" && onSocket(who.PID, who.Socket) {
+		return signal(ctx, &Process{PID: who.PID, StartTime: who.StartTime}, unix.SIGKILL, killTimeout)
 	}
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, killUnnamed(ctx, filepath.Join(runDir, "api-")))
+}
+
+func readIdentity(path string) (Identity, error) {
+	var who Identity
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return who, err
+	}
+	if err := json.Unmarshal(b, &who); err != nil {
+		return who, failure.New(failure.Damaged, "%s: %w", path, err)
+	}
+	return who, nil
+}
+
+// onSocket: the process was started with an API socket whose path begins so. A
+// process that is gone or a zombie has no command line.
+func onSocket(pid int, socket string) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return false
+	}
+	for arg := range bytes.SplitSeq(b, []byte{0}) {
+		if bytes.HasPrefix(arg, []byte("path="+socket)) {
+			return true
+		}
+	}
+	return false
+}
+
+// killUnnamed ends the processes that were started with such a socket.
+func killUnnamed(ctx context.Context, socket string) error {
+	all, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return err
 	}
-	var who Identity
-	if err := json.Unmarshal(b, &who); err != nil {
-		return failure.New(failure.Damaged, "%s: %w", path, err)
+	var errs []error
+	for _, dir := range all {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || !onSocket(pid, socket) {
+			continue
+		}
+		start, err := startTime(pid)
+		if err != nil {
+			continue // ended meanwhile
+		}
+		errs = append(errs, signal(ctx, &Process{PID: pid, StartTime: start}, unix.SIGKILL, killTimeout))
 	}
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", who.PID))
-	if err != nil || who.Socket == "" || !bytes.Contains(cmdline, []byte(who.Socket)) {
-		return nil // gone, a zombie, or a process that was not started on this socket
-	}
-	return signal(ctx, &Process{PID: who.PID, StartTime: who.StartTime}, unix.SIGKILL, killTimeout)
+	return errors.Join(errs...)
 }
 
 const killTimeout = 10 * time.Second
