@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/ramgen"
 )
@@ -56,16 +59,48 @@ func report(b *testing.B, size int64, st Stats, m *Map) {
 	b.ReportMetric(float64(st.PagesNew), "new-pages")
 }
 
+// stopwatch adds to a benchmark's clock the processor time of the iteration
+// that took least: on a machine that others use too it says more.
+type stopwatch struct {
+	b     *testing.B
+	since time.Duration
+	least time.Duration
+}
+
+func startWatch(b *testing.B) *stopwatch { return &stopwatch{b: b, since: processorTime(b)} }
+
+func processorTime(b *testing.B) time.Duration {
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// aside does what is not measured.
+func (s *stopwatch) aside(do func()) {
+	s.b.StopTimer()
+	took := processorTime(s.b) - s.since
+	if s.least == 0 || took < s.least {
+		s.least = took
+	}
+	do()
+	s.b.ReportMetric(float64(s.least.Milliseconds()), "least-cpu-ms")
+	s.since = processorTime(s.b)
+	s.b.StartTimer()
+}
+
 func BenchmarkFirstCapture(b *testing.B) {
 	size := benchBytes(b)
 	f := benchFile(b, ramgen.New(size, 1))
 	s := folder{benchDir(b)}
+	watch := startWatch(b)
 	for b.Loop() {
 		m, st := save(b, s, f, size, nil)
-		b.StopTimer()
-		report(b, size, st, m)
-		s.empty(b, nil)
-		b.StartTimer()
+		watch.aside(func() {
+			report(b, size, st, m)
+			s.empty(b, nil)
+		})
 	}
 }
 
@@ -76,17 +111,18 @@ func BenchmarkSecondCapture(b *testing.B) {
 	s := folder{benchDir(b)}
 	first, _ := save(b, s, ram, size, nil)
 	f := benchFile(b, ram.Mutate(0.07, 2))
+	watch := startWatch(b)
 	for b.Loop() {
 		parent, err := OpenImage(b.Context(), first, s)
 		if err != nil {
 			b.Fatal(err)
 		}
 		m, st := save(b, s, f, size, parent)
-		b.StopTimer()
-		parent.Close()
-		report(b, size, st, m)
-		s.empty(b, first)
-		b.StartTimer()
+		watch.aside(func() {
+			parent.Close()
+			report(b, size, st, m)
+			s.empty(b, first)
+		})
 	}
 }
 
@@ -97,6 +133,7 @@ func BenchmarkRestore(b *testing.B) {
 	m, _ := save(b, s, ramgen.New(size, 1), size, nil)
 	path := filepath.Join(benchDir(b), "out")
 	b.SetBytes(size)
+	watch := startWatch(b)
 	for b.Loop() {
 		f, err := os.Create(path)
 		if err != nil {
@@ -109,9 +146,9 @@ func BenchmarkRestore(b *testing.B) {
 		if err := im.WriteTo(b.Context(), f, 0, nil); err != nil {
 			b.Fatal(err)
 		}
-		b.StopTimer()
-		f.Close()
-		os.Remove(path)
-		b.StartTimer()
+		watch.aside(func() {
+			f.Close()
+			os.Remove(path)
+		})
 	}
 }

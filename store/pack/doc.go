@@ -42,9 +42,10 @@ package pack
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+
+	"github.com/cocoonv2/cocoon/internal/pagehash"
 )
 
 const (
@@ -65,15 +66,18 @@ const (
 )
 
 // Hash identifies a page: SHA-256 of its 4096 bytes cut to 16 bytes.
-type Hash [16]byte
+type Hash pagehash.Sum
 
 // String is the hash in hexadecimal.
 func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 
 // Sum hashes one page of PageSize bytes.
-func Sum(page []byte) Hash {
-	full := sha256.Sum256(page)
-	return Hash(full[:16])
+func Sum(page []byte) Hash { return Hash(pagehash.Of(page)) }
+
+// sumPair hashes two pages in little more time than one takes.
+func sumPair(a, b []byte) (Hash, Hash) {
+	x, y := pagehash.Pair(a, b)
+	return Hash(x), Hash(y)
 }
 
 // isZero reports whether a page holds only zero bytes. After the first eight

@@ -151,25 +151,24 @@ func (e *expander) frame(pack uint32, number int, pieces []piece) ([]Part, error
 	if err != nil {
 		return nil, err
 	}
+	var want pageSet
+	for _, pc := range pieces {
+		want.add(pc.packPage-f.info.First, pc.pages)
+	}
+	if err := f.check(want); err != nil {
+		return nil, err
+	}
 	e.parts = e.parts[:0]
 	for _, pc := range pieces {
-		data, err := e.checked(&f, pc)
-		if err != nil {
-			return nil, err
-		}
-		e.parts = append(e.parts, Part{int64(pc.first) * PageSize, data})
+		e.parts = append(e.parts, Part{int64(pc.first) * PageSize, e.bytes(&f, pc)})
 	}
 	return e.parts, nil
 }
 
-// checked gives a piece's bytes, verified, without what lies behind the image.
-func (e *expander) checked(f *openFrame, p piece) ([]byte, error) {
-	first := p.packPage - f.info.First
-	if err := f.check(first, p.pages); err != nil {
-		return nil, err
-	}
+// bytes gives a piece's bytes without what lies behind the image.
+func (e *expander) bytes(f *openFrame, p piece) []byte {
 	n := min(uint64(p.pages)*PageSize, e.im.m.Bytes-p.first*PageSize)
-	return f.raw[uint64(first)*PageSize:][:n], nil
+	return f.raw[uint64(p.packPage-f.info.First)*PageSize:][:n]
 }
 
 // scatterer writes parts for one goroutine.

@@ -2,6 +2,7 @@ package pack
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 	"sync"
 )
@@ -40,8 +41,9 @@ func (im *Image) readFrame(p []byte, pack uint32, number int, packPage uint32, w
 	first := packPage - c.frame.info.First
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	last := first + uint32((within+uint64(len(p))-1)/PageSize)
-	if err := c.frame.check(first, last-first+1); err != nil {
+	var want pageSet
+	want.add(first, uint32(pagesOf(within+uint64(len(p)))))
+	if err := c.frame.check(want); err != nil {
 		return err
 	}
 	copy(p, c.frame.raw[uint64(first)*PageSize+within:])
@@ -90,7 +92,7 @@ type openFrame struct {
 	pack    *imagePack
 	info    Frame
 	raw     []byte
-	checked [FramePages / 64]uint64
+	checked pageSet
 }
 
 // read decodes one frame; its pages are not yet checked. The result is valid
@@ -108,18 +110,39 @@ func (fr *frameReader) read(p *imagePack, number int) (openFrame, error) {
 	return openFrame{pack: p, info: f, raw: fr.raw}, nil
 }
 
-// check compares pages first..first+pages-1 of the frame with their hashes,
-// each page once.
-func (f *openFrame) check(first, pages uint32) error {
+// pageSet is a set of pages of one frame.
+type pageSet [FramePages / 64]uint64
+
+func (s *pageSet) add(first, pages uint32) {
 	for i := first; i < first+pages; i++ {
-		if f.checked[i/64]&(1<<(i%64)) != 0 {
-			continue
+		s[i/64] |= 1 << (i % 64)
+	}
+}
+
+// check compares the pages of want with their hashes, each page once.
+func (f *openFrame) check(want pageSet) error {
+	var numbers [FramePages]int
+	n := 0
+	for word := range want {
+		for left := want[word] &^ f.checked[word]; left != 0; left &= left - 1 {
+			numbers[n] = 64*word + bits.TrailingZeros64(left)
+			n++
 		}
-		packPage := f.info.First + i
-		if Sum(f.raw[i*PageSize:(i+1)*PageSize]) != f.pack.index.Hashes[packPage] {
-			return damaged("page %d of pack %s differs from its hash", packPage, f.pack.digest)
+	}
+	hashes := f.pack.index.Hashes[f.info.First:]
+	differs := -1
+	sumEach(numbers[:n], f.page, func(i int, h Hash) {
+		if h != hashes[i] && differs < 0 {
+			differs = i
 		}
-		f.checked[i/64] |= 1 << (i % 64)
+	})
+	if differs >= 0 {
+		return damaged("page %d of pack %s differs from its hash", f.info.First+uint32(differs), f.pack.digest)
+	}
+	for word := range want {
+		f.checked[word] |= want[word]
 	}
 	return nil
 }
+
+func (f *openFrame) page(i int) []byte { return f.raw[i*PageSize : (i+1)*PageSize] }

@@ -86,21 +86,37 @@ func (j *job) examine(f *found) error {
 		}
 	}
 	var at cursor
-	for i, page := range b.pages {
-		data := b.page(i)
-		f.zero[i] = isZero(data)
+	var used [FramePages]int // pages that are not zero
+	n := 0
+	for i := range b.pages {
 		f.parent[i] = parentPage{}
-		if f.zero[i] {
-			continue
+		if f.zero[i] = isZero(b.page(i)); !f.zero[i] {
+			used[n] = i
+			n++
 		}
-		f.hash[i] = Sum(data)
-		if p := j.iw.parent; p != nil {
-			if h, pack, packPage := p.hashAt(page, &at); h != nil && *h == f.hash[i] {
-				f.parent[i] = parentPage{true, pack, packPage}
-			}
+	}
+	sumEach(used[:n], b.page, func(i int, h Hash) { f.hash[i] = h })
+	if j.iw.parent == nil {
+		return nil
+	}
+	for _, i := range used[:n] {
+		if h, pack, packPage := j.iw.parent.hashAt(b.pages[i], &at); h != nil && *h == f.hash[i] {
+			f.parent[i] = parentPage{true, pack, packPage}
 		}
 	}
 	return nil
+}
+
+// sumEach hashes the pages with these numbers, two at a time.
+func sumEach(numbers []int, page func(i int) []byte, do func(i int, h Hash)) {
+	for ; len(numbers) > 1; numbers = numbers[2:] {
+		a, b := sumPair(page(numbers[0]), page(numbers[1]))
+		do(numbers[0], a)
+		do(numbers[1], b)
+	}
+	if len(numbers) > 0 {
+		do(numbers[0], Sum(page(numbers[0])))
+	}
 }
 
 // fill reads the job's part of the source; the last page is padded with zeros.

@@ -1,0 +1,30 @@
+// Package pagehash identifies pages: the SHA-256 of their bytes cut to 16.
+//
+// SHA-256 is bound by latency: each round waits for the one before, and a
+// processor that could do twice the work idles. [Pair] therefore hashes two
+// pages of equal length side by side, where the processor has the SHA
+// instructions; elsewhere it is two calls of crypto/sha256. The results are the
+// same by test and by fuzzing; docs/adr/0005 has the figures.
+package pagehash
+
+import "crypto/sha256"
+
+// Bytes is the length of a Sum.
+const Bytes = 16
+
+// Sum is the first 16 bytes of a SHA-256.
+type Sum [Bytes]byte
+
+// Of hashes one page.
+func Of(page []byte) Sum {
+	full := sha256.Sum256(page)
+	return Sum(full[:Bytes])
+}
+
+// Pair hashes two pages of equal length.
+func Pair(a, b []byte) (Sum, Sum) {
+	if pairs && len(a) == len(b) {
+		return pair(a, b)
+	}
+	return Of(a), Of(b)
+}
