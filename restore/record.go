@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // sourceRecord decodes the VM record that the snapshot carries.
@@ -80,7 +80,7 @@ func (e *Engine) fillMemory(ctx context.Context, lease *store.Lease, sn *store.S
 		if err != nil {
 			return err
 		}
-		err = im.WriteTo(ctx, io.NewOffsetWriter(f, offset), runtime.NumCPU(), func(n int64) {
+		err = im.WriteTo(ctx, pack.At(f, offset), runtime.NumCPU(), func(n int64) {
 			if e.OnBytes != nil {
 				e.OnBytes(done.Add(n), total)
 			}

@@ -130,10 +130,13 @@ func (b *bench) captures() error {
 	}
 	sec := func(s series) float64 { return s.wall().Seconds() }
 	row("first capture, time", ms(one.wall()), "`zstd -1 -T2` "+ms(zstd.wall()), ratio(sec(one), sec(zstd)), "≤ 1")
+	row("first capture, processor time", ms(one.busy()), "`zstd -1 -T2` "+ms(zstd.busy()), ratio(one.busy().Seconds(), zstd.busy().Seconds()), "")
 	row("first capture, stored", mib(firstStats.Size.Stored), "`zstd -1` "+mib(zst.Size()), ratio(float64(firstStats.Size.Stored), float64(zst.Size())), "≤ 1")
 	row("second capture (7 % changed), time", ms(two.wall()), "first "+ms(one.wall()), ratio(sec(one), sec(two))+" faster", "≥ 3")
+	row("second capture, processor time", ms(two.busy()), "first "+ms(one.busy()), ratio(one.busy().Seconds(), two.busy().Seconds())+" less", "")
 	row("second capture, stored anew", mib(secondStats.Size.Unique), "changed pages `zstd -1` "+mib(delta.Size()), ratio(float64(secondStats.Size.Unique), float64(delta.Size())), "≤ 1.1")
 	row("export of RAM, verified", speed(export), "`zstd -d`, unverified, "+speed(unzstd), ratio(sec(unzstd), sec(export))+" faster", "≥ 2.5 GB/s")
+	row("export of RAM, processor time", ms(export.busy()), "`zstd -d` "+ms(unzstd.busy()), ratio(unzstd.busy().Seconds(), export.busy().Seconds())+" less", "")
 	row("peak memory of capture, second, export", mib(one.peak())+", "+mib(two.peak())+", "+mib(export.peak()), "RAM "+mib(b.bytes), "", "≤ 256 MiB")
 	return nil
 }

@@ -14,7 +14,8 @@ import (
 // took is one run of a command.
 type took struct {
 	wall time.Duration
-	peak int64 // largest resident set, bytes
+	busy time.Duration // processor time, user and system
+	peak int64         // largest resident set, bytes
 	out  string
 }
 
@@ -32,6 +33,7 @@ func timed(env []string, argv ...string) (took, error) {
 	if err != nil {
 		return t, fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, stderr.String())
 	}
+	t.busy = c.ProcessState.UserTime() + c.ProcessState.SystemTime()
 	t.peak = c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
 	return t, nil
 }
@@ -39,10 +41,14 @@ func timed(env []string, argv ...string) (took, error) {
 // series collects the runs of one figure.
 type series []took
 
-func (s series) wall() time.Duration {
+func (s series) wall() time.Duration { return s.median(func(t took) time.Duration { return t.wall }) }
+
+func (s series) busy() time.Duration { return s.median(func(t took) time.Duration { return t.busy }) }
+
+func (s series) median(of func(took) time.Duration) time.Duration {
 	all := make([]time.Duration, len(s))
 	for i, t := range s {
-		all[i] = t.wall
+		all[i] = of(t)
 	}
 	slices.Sort(all)
 	return all[len(all)/2]

@@ -83,7 +83,12 @@ func (im *Image) WriteTo(ctx context.Context, w io.WriterAt, workers int, onByte
 	writers := make([]scatterer, workers)
 	for i := range writers {
 		writers[i].w = w
-		writers[i].file, _ = w.(*os.File)
+		switch w := w.(type) {
+		case *os.File:
+			writers[i].file = w
+		case fileAt:
+			writers[i].file, writers[i].base = w.file, w.base
+		}
 	}
 	return im.EachFrame(ctx, workers, func(worker int, parts []Part) error {
 		n, err := writers[worker].scatter(parts)
@@ -91,6 +96,17 @@ func (im *Image) WriteTo(ctx context.Context, w io.WriterAt, workers int, onByte
 		return err
 	})
 }
+
+// At is the part of a file from byte off on, as a target of WriteTo. Unlike an
+// [io.OffsetWriter] it lets neighbouring pages be written by one call.
+func At(f *os.File, off int64) io.WriterAt { return fileAt{f, off} }
+
+type fileAt struct {
+	file *os.File
+	base int64
+}
+
+func (a fileAt) WriteAt(p []byte, off int64) (int, error) { return a.file.WriteAt(p, a.base+off) }
 
 // plan sorts the map's runs by frame in two passes, without comparing.
 func (im *Image) plan() plan {
@@ -174,7 +190,8 @@ func (e *expander) bytes(f *openFrame, p piece) []byte {
 // scatterer writes parts for one goroutine.
 type scatterer struct {
 	w       io.WriterAt
-	file    *os.File // w when it is one
+	file    *os.File // under w, if there is one
+	base    int64    // where w begins in it
 	vectors [][]byte
 }
 
@@ -206,7 +223,7 @@ const maxVectors = 1024
 func (s *scatterer) write(off int64) (int64, error) {
 	start, vectors := off, s.vectors
 	if s.file != nil && len(vectors) > 1 && len(vectors) <= maxVectors {
-		n, err := pwritev(s.file, vectors, off)
+		n, err := pwritev(s.file, vectors, s.base+off)
 		if err != nil {
 			return 0, err
 		}
