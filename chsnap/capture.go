@@ -60,7 +60,7 @@ func Capture(ctx context.Context, o CaptureOptions) (*Captured, error) {
 		return nil, err
 	}
 	pauseMs, err := save(ctx, o, info.Config.MemoryBytes(), wasRunning)
-	if gerr := guard.release(); err == nil {
+	if gerr := guard.Release(); err == nil {
 		err = gerr
 	}
 	if err != nil {

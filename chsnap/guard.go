@@ -8,30 +8,47 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
-// guard is the process that resumes the VM when this one dies: it reads a pipe
+// Guard is the process that resumes a VM when this one dies: it reads a pipe
 // whose other end dies with us. One byte says that all is well.
-type guard struct {
+type Guard struct {
 	pipe *os.File
 	cmd  *exec.Cmd
 }
 
-// startGuard runs `guard SOCKET STAGING` with the pipe as descriptor 3. A VM
-// that was paused before needs none.
-func startGuard(o CaptureOptions, wasRunning bool) (*guard, error) {
-	if len(o.Guard) == 0 || !wasRunning {
-		return &guard{}, nil
+// GuardOptions of StartGuard.
+type GuardOptions struct {
+	Command []string // argv prefix of the guard command; nil: no guard
+	Client  *Client
+	Staging string // folder that goes with the pause; "" for none
+	Unless  string // file; when it is there by then, the VM is not resumed; "" for none
+}
+
+// startGuard guards a capture. A VM that was paused before needs none.
+func startGuard(o CaptureOptions, wasRunning bool) (*Guard, error) {
+	if !wasRunning {
+		return &Guard{}, nil
+	}
+	return StartGuard(GuardOptions{Command: o.Guard, Client: o.Client, Staging: o.StagingDir})
+}
+
+// StartGuard runs `guard SOCKET STAGING UNLESS` with the pipe as descriptor 3.
+// Without a command the answer guards nothing.
+func StartGuard(o GuardOptions) (*Guard, error) {
+	if len(o.Command) == 0 {
+		return &Guard{}, nil
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	cmd := exec.Command(o.Guard[0], append(o.Guard[1:], o.Client.Socket(), o.StagingDir)...)
+	cmd := exec.Command(o.Command[0], slices.Concat(o.Command[1:], []string{o.Client.Socket(), o.Staging, o.Unless})...)
 	cmd.ExtraFiles = []*os.File{r}
 	cmd.Env = []string{}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a signal to our group is not for it
@@ -39,10 +56,11 @@ func startGuard(o CaptureOptions, wasRunning bool) (*guard, error) {
 		w.Close()
 		return nil, fmt.Errorf("start the guard process: %w", err)
 	}
-	return &guard{w, cmd}, nil
+	return &Guard{w, cmd}, nil
 }
 
-func (g *guard) release() error {
+// Release ends the guard: the VM is in hand.
+func (g *Guard) Release() error {
 	if g.cmd == nil {
 		return nil
 	}
@@ -50,12 +68,12 @@ func (g *guard) release() error {
 	return errors.Join(err, g.pipe.Close(), g.cmd.Wait())
 }
 
-// RunGuard is the body of the guard process; args are the socket and the
-// staging folder. When the pipe closes without a byte, the VM is resumed and
-// the staged RAM removed.
+// RunGuard is the body of the guard process; args are the socket, the staging
+// folder and the file of GuardOptions.Unless. When the pipe closes without a
+// byte, the VM is resumed, unless that file is there, and the staged RAM removed.
 func RunGuard(args []string, pipe *os.File) error {
-	if len(args) != 2 {
-		return failure.New(failure.Usage, "the guard takes a socket and a folder")
+	if len(args) != 3 {
+		return failure.New(failure.Usage, "the guard takes a socket, a folder and a file")
 	}
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	var b [1]byte
@@ -64,5 +82,9 @@ func RunGuard(args []string, pipe *os.File) error {
 	} else if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("guard: %w", err)
 	}
-	return errors.Join(NewClient(args[0], 0).EnsureRunning(context.Background()), os.RemoveAll(args[1]))
+	var err error
+	if _, there := os.Lstat(args[2]); args[2] == "" || there != nil {
+		err = NewClient(args[0], 0).EnsureRunning(context.Background())
+	}
+	return errors.Join(err, os.RemoveAll(args[1]))
 }

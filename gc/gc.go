@@ -6,7 +6,8 @@
 // trash under the store lock and unlinks them outside it.
 //
 // Order of a run: gc.lock (another gc: failure.Busy, naming it) → what dead
-// restores left is undone → store lock, exclusive, for instants: reap leases of
+// restores left is undone, snapshots that VMs do not sleep on any more are
+// removed → store lock, exclusive, for instants: reap leases of
 // dead holders → roots → mark → plan → rename victims to trash → unlock →
 // unlink. A dry run is the same plan, not executed.
 //
@@ -132,10 +133,14 @@ type collector struct {
 	rep *Report
 
 	present map[digest.Digest]bool // blobs that were seen to exist
+	asleep  []Kept                 // snapshots of suspended VMs
 }
 
 func (c *collector) run(ctx context.Context) error {
 	if err := c.journals(ctx); err != nil {
+		return err
+	}
+	if err := c.sleepers(ctx); err != nil {
 		return err
 	}
 	var plan *plan
@@ -204,6 +209,6 @@ func (c *collector) report(p *plan) {
 		c.rep.ReclaimedBytes += v.bytes
 	}
 	if c.o.Explain {
-		c.rep.Kept = p.kept
+		c.rep.Kept = append(c.asleep, p.kept...)
 	}
 }

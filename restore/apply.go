@@ -34,6 +34,8 @@ type run struct {
 	journal string
 	staging string // RAM folder of copy mode; "" otherwise
 	started time.Time
+
+	mayHaveRun bool // the guest of a wake, though its resume failed
 }
 
 // Apply makes the VM of the plan. On error nothing of it is left.
@@ -48,7 +50,7 @@ func (e *Engine) Apply(ctx context.Context, p *Plan) (*vm.Record, error) {
 	}
 	r := &run{Engine: e, plan: p, lease: lease, started: time.Now(), unlock: func() {}}
 	defer func() { r.unlock() }()
-	if err := r.steps(ctx); err != nil {
+	if err := runSteps(ctx, "restore.", r.list()); err != nil {
 		return nil, fmt.Errorf("restore snapshot %s as VM %s: %w", p.SnapshotID, p.Name, err)
 	}
 	return r.rec, nil
@@ -87,15 +89,16 @@ func (r *run) list() []step {
 	return append(all, step{"record", r.record, none})
 }
 
-func (r *run) steps(ctx context.Context) error {
-	steps := r.list()
+// runSteps does every step, or takes back those that it did, last first. Each is
+// a place for a crash, under its prefixed name.
+func runSteps(ctx context.Context, prefix string, steps []step) error {
 	for i, s := range steps {
 		err := ctx.Err()
 		if err == nil {
 			err = s.do(ctx)
 		}
 		if err == nil {
-			durable.Step("restore." + s.name)
+			durable.Step(prefix + s.name)
 			continue
 		}
 		err = fmt.Errorf("%s: %w", s.name, err)
@@ -202,13 +205,17 @@ func (r *run) record(ctx context.Context) error {
 		r.rec.State = "running"
 	}
 	if r.plan.Mode != Cold {
-		r.rec.Restore = &vm.RestoreInfo{Mode: string(r.plan.Mode), Ms: float64(time.Since(r.started).Microseconds()) / 1000}
+		r.rec.Restore = r.restoreInfo()
 	}
 	if err := r.VMs.Publish(ctx, r.rec); err != nil {
 		return err
 	}
 	durable.Step("restore.published")
 	return removeJournal(r.journal)
+}
+
+func (r *run) restoreInfo() *vm.RestoreInfo {
+	return &vm.RestoreInfo{Mode: string(r.plan.Mode), Ms: float64(time.Since(r.started).Microseconds()) / 1000}
 }
 
 // Recover undoes what a dead Apply left. A journal whose VM has a record only

@@ -55,6 +55,8 @@ type Request struct {
 	Paused            bool   // do not resume
 	AllowIncompatible bool
 	Network           string // "", "keep" or "none"
+
+	ownDisks bool // the VM has its disks already
 }
 
 // Plan is what Apply will do. It is plain data: print it as JSON.
@@ -110,6 +112,9 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 		return nil, err
 	}
 	p.count()
+	if r.ownDisks {
+		p.DiskBytes = 0
+	}
 	if err := e.chooseMode(ctx, p, r); err != nil {
 		return nil, err
 	}

@@ -53,6 +53,9 @@ func (s *Store) unpublish(ctx context.Context, id ID, o RemoveOptions) error {
 			return failure.New(failure.Conflict, "snapshot %s is in use by: %s", id, h.Purpose)
 		}
 	}
+	if err := s.refuseSleeper(ctx, id); err != nil { // after the leases: who suspends holds one until his file is there
+		return err
+	}
 	durable.Step("store.remove.checked")
 	if err := durable.Publish(dir, s.Path("trash", "snapshot-"+string(id))); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)

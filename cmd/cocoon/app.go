@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/capture"
 	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/hypervisor"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
@@ -144,6 +145,8 @@ type rooms struct {
 	vms     *vm.Manager
 	saver   *capture.Saver
 	restore *restore.Engine
+
+	hypervisor *hypervisor.Hypervisor // the last two, for what takes both
 }
 
 func (a *app) open(ctx context.Context) (*rooms, error) {
@@ -165,14 +168,16 @@ func (a *app) open(ctx context.Context) (*rooms, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &rooms{
+	r := &rooms{
 		store: st, images: images, vms: vms,
 		saver: &capture.Saver{Store: st, VMs: vms, Guard: []string{self, guardVerb}},
 		restore: &restore.Engine{
 			Store: st, VMs: vms, Images: images,
 			VMMVersion: func(ctx context.Context) (string, error) { return vmmVersion(ctx, binary) },
 		},
-	}, nil
+	}
+	r.hypervisor = &hypervisor.Hypervisor{Store: st, VMs: vms, Saver: r.saver, Restorer: r.restore}
+	return r, nil
 }
 
 // network is the host's: where conflists and plugins are, and where the records

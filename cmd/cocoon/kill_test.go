@@ -179,12 +179,14 @@ var (
 	attachSteps    = []string{"network.claimed", "network.netns", "network.added", "vm.create.attached"}
 	detachSteps    = []string{"network.deleted", "network.unwired"}
 	collectSteps   = []string{"gc.reaped", "gc.planned", "store.discard", "gc.swept", "store.trash.unlinked"}
+	suspendSteps   = []string{"vm.suspend.paused", "capture.saved", "store.commit.published", "vm.suspend.asleep", "vm.suspend.ended"}
+	wakeSteps      = []string{"wake.memory", "wake.launch", "wake.load", "vm.wake.saved", "wake.awake", "wake.resume"}
 	elsewhereSteps = []string{"refs.rebuilt", "store.verify.snapshot"} // in refs' own tests; nothing to leave half-done
 )
 
 func TestEveryStepIsKilled(t *testing.T) {
 	var all []string
-	for _, l := range [][]string{captureSteps, restoreSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, elsewhereSteps} {
+	for _, l := range [][]string{captureSteps, restoreSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, suspendSteps, wakeSteps, elsewhereSteps} {
 		all = append(all, l...)
 	}
 	call := regexp.MustCompile(`durable\.Step\("([^"]+)"`)
@@ -212,6 +214,7 @@ func TestKillAtEachStep(t *testing.T) {
 	t.Run("snapshot create", func(t *testing.T) { t.Parallel(); killCaptures(newHost(t, vmm)) })
 	t.Run("vm create --from-snapshot", func(t *testing.T) { t.Parallel(); killRestores(newHost(t, vmm)) })
 	t.Run("snapshot rm and gc", func(t *testing.T) { t.Parallel(); killRemovals(newHost(t, vmm)) })
+	t.Run("vm suspend and start", func(t *testing.T) { t.Parallel(); killSuspends(newHost(t, vmm)) })
 	t.Run("vm create and rm", func(t *testing.T) { t.Parallel(); killVMs(newHost(t, vmm)) })
 }
 

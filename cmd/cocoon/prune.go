@@ -124,6 +124,10 @@ func candidates(ctx context.Context, st *store.Store, want func(store.Summary) b
 	if err != nil {
 		return nil, err
 	}
+	sleepers, err := st.Sleepers(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var out []policy.Snapshot
 	for _, row := range rows {
 		if !want(row) {
@@ -132,6 +136,9 @@ func candidates(ctx context.Context, st *store.Store, want func(store.Summary) b
 		c := policy.Snapshot{
 			ID: string(row.ID), Name: row.Name, VM: vmKey(row.VM), VMName: row.VM.Name, Created: row.Created,
 			Expires: row.Expires, Labels: row.Labels, Protected: row.Protected, Damaged: row.State != "ready",
+		}
+		if who, ok := sleepers[row.ID]; ok {
+			c.Needed = who.String()
 		}
 		if !c.Damaged {
 			sn, err := st.Get(ctx, row.ID)

@@ -42,6 +42,7 @@ func TestScripts(t *testing.T) {
 			"truncate":   truncate,
 			"samefile":   sameFile,
 			"residue":    residue,
+			"keepas":     keepAs,
 			"sameplan":   samePlan,
 			"prometheus": prometheus,
 			"registry":   startRegistry,
@@ -155,6 +156,14 @@ func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	s := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	ts.Defer(s.Close)
 	ts.Setenv("REGISTRY", strings.TrimPrefix(s.URL, "http://"))
+}
+
+// keepas NAME: what the last command printed becomes the variable NAME.
+func keepAs(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: keepas NAME")
+	}
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 }
 
 // residue fails if a failed command left something that is not empty in the

@@ -12,19 +12,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/hypervisor"
 	"github.com/cocoonv2/cocoon/internal/listing"
 	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/restore"
 )
 
 func newVM(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "vm", Short: "Virtual machines", Args: cobra.ArbitraryArgs, RunE: groupHelp}
-	c.AddCommand(newVMCreate(a), newVMList(a), newVMInspect(a), newVMLogs(a), newVMStop(a), newVMRemove(a),
-		vmVerb(a, "start", "Boot from the disks, with the complete arguments of the record", func(ctx context.Context, m *vm.Manager, ref string) error {
-			_, err := m.Start(ctx, ref)
-			return err
-		}),
-		vmVerb(a, "pause", "Stop the virtual CPUs", func(ctx context.Context, m *vm.Manager, ref string) error { return m.Pause(ctx, ref) }),
-		vmVerb(a, "resume", "Let a paused VM go on", func(ctx context.Context, m *vm.Manager, ref string) error { return m.Resume(ctx, ref) }),
+	c.AddCommand(newVMCreate(a), newVMList(a), newVMInspect(a), newVMLogs(a), newVMStart(a), newVMStop(a), newVMSuspend(a), newVMRemove(a),
+		vmVerb(a, "pause", "Stop the virtual CPUs", func(ctx context.Context, r *rooms, ref string) error { return r.vms.Pause(ctx, ref) }),
+		vmVerb(a, "resume", "Let a paused VM go on", func(ctx context.Context, r *rooms, ref string) error { return r.vms.Resume(ctx, ref) }),
 	)
 	return c
 }
@@ -37,7 +35,7 @@ func groupHelp(c *cobra.Command, args []string) error {
 	return c.Help()
 }
 
-func vmVerb(a *app, verb, help string, do func(context.Context, *vm.Manager, string) error) *cobra.Command {
+func vmVerb(a *app, verb, help string, do func(context.Context, *rooms, string) error) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " VM…", Short: help, Args: needArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -45,36 +43,56 @@ func vmVerb(a *app, verb, help string, do func(context.Context, *vm.Manager, str
 			if err != nil {
 				return err
 			}
-			return each(args, func(ref string) error { return do(c.Context(), r.vms, ref) })
+			return each(args, func(ref string) error { return do(c.Context(), r, ref) })
 		},
 	}
 }
 
 func newVMStop(a *app) *cobra.Command {
 	timeout := "10s"
-	c := vmVerb(a, "stop", "ACPI button, then shutdown, then SIGTERM, then SIGKILL", func(ctx context.Context, m *vm.Manager, ref string) error {
+	c := vmVerb(a, "stop", "ACPI button, then shutdown, then SIGTERM, then SIGKILL", func(ctx context.Context, r *rooms, ref string) error {
 		d, err := parseDuration("--timeout", timeout)
 		if err != nil {
 			return err
 		}
-		return m.Stop(ctx, ref, vm.StopOptions{Timeout: d})
+		return r.vms.Stop(ctx, ref, vm.StopOptions{Timeout: d})
 	})
 	c.Flags().StringVarP(&timeout, "timeout", "t", timeout, "how long the guest may take to power itself off")
 	return c
 }
 
+func newVMStart(a *app) *cobra.Command {
+	var o hypervisor.StartOptions
+	mode := "auto"
+	c := vmVerb(a, "start", "Let a suspended VM go on; boot any other from its disks", func(ctx context.Context, r *rooms, ref string) error {
+		m := a.meter("restoring")
+		defer m.end()
+		r.restore.OnBytes = m.update
+		o.Mode = restore.Mode(mode)
+		return r.hypervisor.Start(ctx, ref, o)
+	})
+	c.Flags().BoolVar(&o.Cold, "cold", false, "boot a suspended VM from its disks and give up its RAM")
+	c.Flags().StringVar(&mode, "restore-mode", mode, "how the RAM of a suspended VM comes back, as in vm create")
+	c.Flags().BoolVar(&o.AllowIncompatible, "allow-incompatible", false, "try to wake it on another VMM version or CPU all the same")
+	return c
+}
+
+func newVMSuspend(a *app) *cobra.Command {
+	return vmVerb(a, "suspend", "Save RAM and end the VMM; start goes on from there", func(ctx context.Context, r *rooms, ref string) error {
+		m := a.meter("packing")
+		defer m.end()
+		return r.hypervisor.Suspend(ctx, ref, m.update)
+	})
+}
+
 func newVMRemove(a *app) *cobra.Command {
 	var force bool
-	c := vmVerb(a, "rm", "Remove VMs with their disks; snapshots stay", func(ctx context.Context, m *vm.Manager, ref string) error {
-		rec, err := m.Get(ctx, ref)
-		if err != nil {
-			return err
+	c := vmVerb(a, "rm", "Remove VMs with their disks; snapshots stay", func(ctx context.Context, r *rooms, ref string) error {
+		rec, err := r.hypervisor.Remove(ctx, ref, force)
+		if rec != nil {
+			a.forgetVM(ctx, rec.ID)
 		}
-		if err := m.Remove(ctx, rec.ID, force); err != nil {
-			return err
-		}
-		a.forgetVM(ctx, rec.ID)
-		return nil
+		return err
 	})
 	c.Aliases = []string{"remove"}
 	c.Flags().BoolVarP(&force, "force", "f", false, "stop a running VM first")
@@ -97,8 +115,15 @@ type vmRow struct {
 	Networks   []vmNetwork       `json:"networks"`
 	APISocket  string            `json:"apiSocket"`
 	Restore    *vm.RestoreInfo   `json:"restore,omitempty"`
+	Suspend    *vmSuspend        `json:"suspend,omitempty"`
 	LastError  string            `json:"lastError,omitempty"`
 	Hypervisor string            `json:"hypervisorVersion,omitempty"`
+}
+
+// vmSuspend is what a suspended VM sleeps on.
+type vmSuspend struct {
+	Snapshot string    `json:"snapshot"`
+	Since    time.Time `json:"since"`
 }
 
 type vmMemory struct {
@@ -121,6 +146,9 @@ func (r *rooms) vmRow(rec *vm.Record) vmRow {
 	}
 	if p := rec.Process; p != nil {
 		row.PID, row.APISocket, row.Hypervisor = p.PID, p.APISocket, p.Version
+	}
+	if s := rec.Sleep; s != nil {
+		row.Suspend = &vmSuspend{string(s.Snapshot), s.Since}
 	}
 	for _, d := range rec.Disks {
 		path := r.vms.Dir(rec.ID) + "/" + d.File

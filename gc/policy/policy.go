@@ -7,7 +7,8 @@
 //
 // Order of a decision, the first that applies:
 //
-//  1. protected: stays, and neither counts for a rule nor for a cap per VM;
+//  1. protected, or needed by something that cannot do without it: stays, and
+//     neither counts for a rule nor for a cap per VM;
 //  2. damaged: stays, since what it is cannot be read; it displaces no sound one;
 //  3. expired: goes, whatever keep rules say;
 //  4. from the future: stays and counts for nothing, since some clock is wrong,
@@ -45,6 +46,7 @@ type Snapshot struct {
 	Expires   *time.Time
 	Labels    map[string]string
 	Protected bool
+	Needed    string // by what, "" when by nothing
 	Damaged   bool
 	Blobs     []Blob // all that it names, shared ones too; needed by MaxBytes only
 }
@@ -160,6 +162,8 @@ func decideFixed(group []*Decision, now time.Time) []*Decision {
 		switch {
 		case s.Protected:
 			d.fix("protected")
+		case s.Needed != "":
+			d.fix("needed by " + s.Needed)
 		case s.Damaged:
 			d.fix("damaged: only an explicit rm removes it")
 		case s.Expires != nil && !s.Expires.After(now):

@@ -97,7 +97,7 @@ func parseRules(t *testing.T, text string) (Rules, time.Time) {
 	return r, now
 }
 
-// parseSnapshots reads "id vm created [protected] [damaged] [expires=T]
+// parseSnapshots reads "id vm created [protected] [needed=BY] [damaged] [expires=T]
 // [label=k=v] [blob=digest:bytes]…".
 func parseSnapshots(t *testing.T, text string) []Snapshot {
 	t.Helper()
@@ -113,6 +113,8 @@ func parseSnapshots(t *testing.T, text string) []Snapshot {
 				s.Protected = true
 			case "damaged":
 				s.Damaged = true
+			case "needed":
+				s.Needed = value
 			case "expires":
 				e := instant(t, value)
 				s.Expires = &e

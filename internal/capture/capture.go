@@ -50,6 +50,8 @@ type Request struct {
 	Mode        string // "auto" (or empty) or "file"
 	DryRun      bool
 	OnBytes     func(done, total int64) // progress of the packing; may be nil
+
+	sleep bool // the VM is to sleep on the snapshot
 }
 
 // Preview is what a capture would do, found without touching the VM.
@@ -88,6 +90,12 @@ func (s *Saver) Save(ctx context.Context, req Request) (*store.Snapshot, error) 
 		return nil, err
 	}
 	defer lease.Release()
+	return s.save(ctx, rec, lease, req)
+}
+
+// save is a whole capture of a VM whose lock and lease the caller holds.
+func (s *Saver) save(ctx context.Context, rec *vm.Record, lease *store.Lease, req Request) (*store.Snapshot, error) {
+	var err error
 	c := &session{Saver: s, req: req, rec: rec, lease: lease, started: time.Now()}
 	if err := c.preflight(ctx); err != nil {
 		return nil, err
@@ -95,6 +103,12 @@ func (s *Saver) Save(ctx context.Context, req Request) (*store.Snapshot, error) 
 	defer os.RemoveAll(c.staging)
 	if c.ingest, err = s.Store.Ingest(ctx, lease); err != nil {
 		return nil, err
+	}
+	if req.sleep {
+		// From its publication until the VM says that it sleeps on it.
+		if err := lease.HoldSnapshot(ctx, c.ingest.ID()); err != nil {
+			return nil, err
+		}
 	}
 	sn, err := c.run(ctx)
 	if err != nil {

@@ -64,15 +64,18 @@ func (m *Manager) diskArg(rec *Record, d Disk) string {
 	return arg
 }
 
-// Start boots a VM from its disks.
+// Start boots a VM from its disks; a suspended one it refuses.
 func (m *Manager) Start(ctx context.Context, ref string) (*Record, error) {
 	rec, unlock, err := m.Lock(ctx, ref, "vm start")
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if rec.Process != nil {
+	if rec.Process != nil || rec.Sleep != nil {
 		return nil, failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State)
+	}
+	if err := m.ReleaseMemory(rec.ID); err != nil {
+		return nil, err
 	}
 	if err = m.Attach(ctx, rec); err == nil {
 		err = m.boot(ctx, rec)
@@ -128,6 +131,9 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) error {
 		return err
 	}
 	defer unlock()
+	if rec.Sleep != nil {
+		return failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), "cocoon vm start --cold "+rec.Name+" gives up its RAM")
+	}
 	if rec.Process == nil {
 		return failure.New(failure.Conflict, "VM %s is not running", rec.Name)
 	}
@@ -138,7 +144,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) error {
 		return fmt.Errorf("stop VM %s: %w", rec.Name, err)
 	}
 	rec.Process, rec.State = nil, "stopped"
-	return errors.Join(m.save(rec), removeSockets(m.RunDir(rec.ID)))
+	return errors.Join(m.save(rec), removeSockets(m.RunDir(rec.ID)), m.ReleaseMemory(rec.ID))
 }
 
 // politeTimeout is how long the VMM itself may take to end.

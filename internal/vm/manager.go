@@ -138,6 +138,10 @@ func (m *Manager) Lock(ctx context.Context, ref, verb string) (*Record, func(), 
 		return nil, nil, err
 	}
 	m.live(rec)
+	if err := m.settle(ctx, rec); err != nil {
+		unlock()
+		return nil, nil, err
+	}
 	return rec, unlock, nil
 }
 

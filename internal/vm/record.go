@@ -8,7 +8,8 @@
 //
 // Invariants: every verb that changes a VM holds vms/<id>/lock; a process is
 // the one we started only if its start time agrees, and is signalled by pidfd;
-// the record always has all that a cold boot needs.
+// the record always has all that a cold boot needs; a suspended VM (sleep.go)
+// never boots from its disks unless its RAM is given up in so many words.
 package vm
 
 import (
@@ -48,9 +49,10 @@ type Record struct {
 	Images      []digest.Digest   `json:"images"`          // every image blob that it stands on
 	Snapshot    string            `json:"snapshot,omitempty"`
 	Restore     *RestoreInfo      `json:"restore,omitempty"`
-	State       string            `json:"state"` // created running paused stopped error
+	State       string            `json:"state"` // created running paused suspended stopped error
 	Process     *Process          `json:"process,omitempty"`
 	LastError   string            `json:"lastError,omitempty"`
+	Sleep       *Sleep            `json:"-"` // of a suspended VM; sleep.go
 }
 
 // Disk of a VM: File (in the VM's folder) is writable, Image is a shared blob.
@@ -98,8 +100,23 @@ var (
 
 func (m *Manager) recordPath(id string) string { return filepath.Join(m.Dir(id), "record.json") }
 
-// read loads one record; failure.NotFound when there is none.
+// read loads one record, of a suspended VM the one it sleeps with;
+// failure.NotFound when there is none.
 func (m *Manager) read(id string) (*Record, error) {
+	rec, err := m.readRecord(id)
+	if err != nil {
+		return nil, err
+	}
+	sleep, err := m.readSleep(id)
+	if err != nil || sleep == nil {
+		return rec, err
+	}
+	rec = sleep.Record
+	rec.Sleep = sleep
+	return rec, nil
+}
+
+func (m *Manager) readRecord(id string) (*Record, error) {
 	path := m.recordPath(id)
 	fi, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {

@@ -14,17 +14,20 @@ import (
 // the guest and owes it a resume.
 const owedFile = "resume-owed"
 
-// OweResume notes, before a guest is paused, that it must run again. The answer
-// takes the note back if the guest runs or its VMM is gone, else it leaves the
-// debt to the next command.
+// OweResume notes, before a guest is paused or loaded, that it must run. The
+// answer takes the note back if the guest runs or its VMM is gone, else it
+// leaves the debt to the next command.
 func (m *Manager) OweResume(rec *Record) (func(context.Context) error, error) {
 	path := filepath.Join(m.RunDir(rec.ID), owedFile)
+	if err := os.MkdirAll(m.RunDir(rec.ID), 0o700); err != nil {
+		return nil, err
+	}
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		return nil, fmt.Errorf("note the pause of VM %s: %w", rec.Name, err)
 	}
 	settle := func(ctx context.Context) error {
 		info, err := m.Client(rec).Info(context.WithoutCancel(ctx))
-		if alive(rec.Process) && (err != nil || info.State != "Running") {
+		if rec.Process != nil && alive(rec.Process) && (err != nil || info.State != "Running") {
 			return nil
 		}
 		return os.Remove(path)
@@ -68,6 +71,9 @@ func (m *Manager) rescue(ctx context.Context, id, note string) (string, error) {
 		return "", err
 	}
 	m.live(rec)
+	if err := m.settle(ctx, rec); err != nil {
+		return "", err
+	}
 	if rec.Process == nil {
 		return "", os.Remove(note)
 	}

@@ -1,0 +1,96 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Suspend saves a VM and ends its VMM, so that nothing of what the guest did is
+// lost in between: it stands still from before the RAM is read until the VM
+// sleeps on the published snapshot. Until that moment every failure, also the
+// death of this process, lets the guest go on; from then on none does.
+func (s *Saver) Suspend(ctx context.Context, ref string, req Request) (*store.Snapshot, error) {
+	rec, unlock, err := s.VMs.Lock(ctx, ref, "vm suspend")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return s.SuspendLocked(ctx, rec, req)
+}
+
+// SuspendLocked is Suspend for a caller that holds the VM's lock; rec then says
+// suspended.
+func (s *Saver) SuspendLocked(ctx context.Context, rec *vm.Record, req Request) (*store.Snapshot, error) {
+	req.VM, req.sleep = rec.ID, true
+	lease, err := s.Store.Lease(ctx, "vm suspend "+rec.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer lease.Release()
+	refusal := &session{Saver: s, req: req, rec: rec, lease: lease}
+	if err := refusal.check(ctx); err != nil {
+		return nil, err
+	}
+	sn, err := s.fallAsleep(ctx, rec, lease, req)
+	if err != nil {
+		return nil, fmt.Errorf("suspend VM %s: %w", rec.Name, err)
+	}
+	return sn, nil
+}
+
+// fallAsleep pauses, saves, makes the VM suspended and ends its VMM, or lets the
+// guest go on.
+func (s *Saver) fallAsleep(ctx context.Context, rec *vm.Record, lease *store.Lease, req Request) (sn *store.Snapshot, err error) {
+	goOn := func() error { return nil }
+	if rec.State == "running" {
+		if goOn, err = s.halt(ctx, rec); err != nil {
+			return nil, err
+		}
+	}
+	sn, err = s.save(ctx, rec, lease, req)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = s.VMs.Suspend(rec, sn.ID)
+	}
+	if err != nil {
+		return nil, errors.Join(err, goOn())
+	}
+	return sn, errors.Join(s.VMs.EndSuspended(context.WithoutCancel(ctx), rec), goOn())
+}
+
+// halt pauses a running guest. The answer, to be called once, lets it go on if
+// it has not fallen asleep by then; a guard does so if this process dies.
+func (s *Saver) halt(ctx context.Context, rec *vm.Record) (goOn func() error, err error) {
+	client := s.VMs.Client(rec)
+	settle, err := s.VMs.OweResume(rec)
+	if err != nil {
+		return nil, err
+	}
+	guard, err := chsnap.StartGuard(chsnap.GuardOptions{Command: s.Guard, Client: client, Unless: s.VMs.SleepPath(rec.ID)})
+	if err != nil {
+		return nil, errors.Join(err, settle(ctx))
+	}
+	rec.State = "paused"
+	goOn = func() error {
+		ctx := context.WithoutCancel(ctx)
+		var err error
+		if rec.State == "paused" {
+			rec.State = "running"
+			err = client.EnsureRunning(ctx)
+		}
+		return errors.Join(err, guard.Release(), settle(ctx))
+	}
+	if err := client.Pause(ctx); err != nil {
+		return nil, errors.Join(err, goOn()) // the VMM may still carry it out
+	}
+	durable.Step("vm.suspend.paused")
+	return goOn, nil
+}

@@ -1,0 +1,111 @@
+// Package hypervisor joins the two halves of the house, capture and restore,
+// for what takes both: it is what a caller talks to that thinks of VMs and
+// snapshots and of nothing below them.
+//
+// [Hypervisor] implements [vm.Hypervisor], the two calls that any caller needs.
+// Beside them it has the verbs in which a VM keeps its identity: to suspend it
+// and to let it go on, to start it whatever it is, to exchange its state for
+// that of a snapshot, to remove it with all that is only there for it.
+//
+// Invariant: a VM that is to become another one is given up only when what
+// takes its place is complete, or when its own state is on disk.
+package hypervisor
+
+import (
+	"context"
+	"errors"
+
+	"github.com/cocoonv2/cocoon/internal/capture"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/restore"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Hypervisor does with whole VMs what takes capture and restore.
+type Hypervisor struct {
+	Store    *store.Store
+	VMs      *vm.Manager
+	Saver    *capture.Saver
+	Restorer *restore.Engine
+}
+
+var _ vm.Hypervisor = (*Hypervisor)(nil)
+
+// Snapshot saves the VM that ref names, which goes on, under a name that may be
+// empty.
+func (h *Hypervisor) Snapshot(ctx context.Context, ref, name string) error {
+	_, err := h.Saver.Save(ctx, capture.Request{VM: ref, Name: name})
+	return err
+}
+
+// Restore makes a VM called name of the snapshot that ref names. It runs.
+func (h *Hypervisor) Restore(ctx context.Context, ref, name string) (*vm.Record, error) {
+	p, err := h.Restorer.NewPlan(ctx, restore.Request{Snapshot: ref, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	return h.Restorer.Apply(ctx, p)
+}
+
+// Suspend saves a VM and ends its VMM; Start lets it go on.
+func (h *Hypervisor) Suspend(ctx context.Context, ref string, onBytes func(done, total int64)) error {
+	rec, err := h.VMs.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	_, err = h.Saver.Suspend(ctx, rec.ID, capture.Request{
+		Description: "RAM of the suspended VM " + rec.Name,
+		Labels:      map[string]string{store.SuspendLabel: rec.ID},
+		OnBytes:     onBytes,
+	})
+	return err
+}
+
+// StartOptions of Start.
+type StartOptions struct {
+	Cold              bool // boot a suspended VM from its disks and give up its RAM
+	Mode              restore.Mode
+	AllowIncompatible bool
+}
+
+// Start wakes a suspended VM, and boots any other from its disks.
+func (h *Hypervisor) Start(ctx context.Context, ref string, o StartOptions) error {
+	rec, err := h.VMs.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if rec.Sleep == nil {
+		_, err := h.VMs.Start(ctx, rec.ID)
+		return err
+	}
+	if !o.Cold {
+		_, err := h.Restorer.Wake(ctx, rec.ID, restore.Request{Mode: o.Mode, AllowIncompatible: o.AllowIncompatible})
+		return err
+	}
+	given, err := h.VMs.WakeCold(ctx, rec.ID)
+	if err != nil {
+		return err
+	}
+	_, err = h.VMs.Start(ctx, rec.ID)
+	return errors.Join(err, h.drop(ctx, given))
+}
+
+// Remove ends and removes a VM, and the snapshot it sleeps on if that is there
+// for nothing else.
+func (h *Hypervisor) Remove(ctx context.Context, ref string, force bool) (*vm.Record, error) {
+	rec, err := h.VMs.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.VMs.Remove(ctx, rec.ID, force); err != nil {
+		return nil, err
+	}
+	return rec, h.drop(ctx, rec)
+}
+
+func (h *Hypervisor) drop(ctx context.Context, rec *vm.Record) error {
+	if rec.Sleep == nil {
+		return nil
+	}
+	return h.Store.DropSuspended(ctx, rec.Sleep.Snapshot)
+}

@@ -1,0 +1,205 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Sleep is vms/<id>/suspend.json. A VM is suspended exactly while this file is
+// there: it has no process, its RAM is in the snapshot, and its disks are as its
+// RAM believes them to be. To write the file is to suspend the VM, to remove it
+// is to wake it; each is one rename or unlink, so a crash finds the VM on one
+// side or the other.
+type Sleep struct {
+	Version  int       `json:"version"`
+	Snapshot store.ID  `json:"snapshot"`
+	Since    time.Time `json:"since"`
+	// Record is the VM as it fell asleep. While it sleeps this one counts, not
+	// record.json: the disks that it names are those of the RAM.
+	Record *Record `json:"record"`
+}
+
+const sleepVersion = 1
+
+// SleepPath is where the suspend.json of a VM lies.
+func (m *Manager) SleepPath(id string) string { return filepath.Join(m.Dir(id), store.SleepFile) }
+
+// readSleep is nil for a VM that does not sleep.
+func (m *Manager) readSleep(id string) (*Sleep, error) {
+	b, err := os.ReadFile(m.SleepPath(id))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var s Sleep
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, failure.New(failure.Damaged, "%s of VM %s: %w", store.SleepFile, id, err)
+	}
+	if s.Version != sleepVersion || s.Snapshot == "" || s.Record == nil || s.Record.ID != id {
+		return nil, failure.New(failure.Damaged, "%s of VM %s: version %d, snapshot %q", store.SleepFile, id, s.Version, s.Snapshot)
+	}
+	return &s, nil
+}
+
+// Suspend is the moment from which a paused VM sleeps on a snapshot. The caller
+// holds the VM's lock and the snapshot, and ends the VMM afterwards.
+func (m *Manager) Suspend(rec *Record, snapshot store.ID) error {
+	if err := m.syncDisks(rec); err != nil {
+		return err
+	}
+	asleep := *rec
+	asleep.State, asleep.Process, asleep.Restore = "suspended", nil, nil
+	s := &Sleep{Version: sleepVersion, Snapshot: snapshot, Since: time.Now().UTC(), Record: &asleep}
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(m.SleepPath(rec.ID), b, 0o600); err != nil {
+		return errors.Join(err, m.forgetSleep(rec.ID)) // its name may be there all the same
+	}
+	rec.State, rec.Sleep = "suspended", s
+	durable.Step("vm.suspend.asleep")
+	return nil
+}
+
+// EndSuspended ends the VMM of a VM that has just fallen asleep.
+func (m *Manager) EndSuspended(ctx context.Context, rec *Record) error {
+	if err := m.Kill(ctx, rec.ID); err != nil {
+		return err
+	}
+	rec.Process, rec.Restore = nil, nil
+	durable.Step("vm.suspend.ended")
+	return errors.Join(removeSockets(m.RunDir(rec.ID)), m.ReleaseMemory(rec.ID))
+}
+
+// syncDisks makes durable what the guest wrote: after a power cut its RAM would
+// meet disks that are older than it is.
+func (m *Manager) syncDisks(rec *Record) error {
+	for _, d := range rec.Disks {
+		if d.File == "" {
+			continue
+		}
+		f, err := os.Open(filepath.Join(m.Dir(rec.ID), d.File))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return fmt.Errorf("sync disk %d of VM %s: %w", d.Index, rec.Name, err)
+		}
+	}
+	return nil
+}
+
+// Wake is the moment from which a VM whose RAM is loaded, but does not run yet,
+// is no longer suspended. rec is its record from now on. A resume is owed from
+// before Wake until the guest runs.
+func (m *Manager) Wake(rec *Record) error {
+	rec.State, rec.LastError, rec.Sleep = "running", "", nil
+	if err := m.save(rec); err != nil {
+		return err
+	}
+	durable.Step("vm.wake.saved")
+	return m.forgetSleep(rec.ID)
+}
+
+// SleepAgain takes Wake back for a guest that has not run since.
+func (m *Manager) SleepAgain(rec *Record, s Sleep) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(m.SleepPath(rec.ID), b, 0o600); err != nil {
+		return err
+	}
+	*rec = *s.Record
+	rec.Sleep = &s
+	return nil
+}
+
+// Failed notes that a VM has no process any more, and why.
+func (m *Manager) Failed(rec *Record, why string) error {
+	rec.Process, rec.State, rec.LastError = nil, "error", why
+	return m.save(rec)
+}
+
+func (m *Manager) forgetSleep(id string) error {
+	if err := os.Remove(m.SleepPath(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return durable.SyncDir(m.Dir(id))
+}
+
+// WakeCold gives up the RAM of a suspended VM: it is stopped from here on.
+func (m *Manager) WakeCold(ctx context.Context, ref string) (*Record, error) {
+	rec, unlock, err := m.Lock(ctx, ref, "vm start --cold")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if rec.Sleep == nil {
+		return rec, nil
+	}
+	given := *rec
+	rec.State, rec.Sleep = "stopped", nil
+	if err := m.save(rec); err != nil {
+		return nil, err
+	}
+	return &given, m.forgetSleep(rec.ID)
+}
+
+// settle puts right what a verb that died left behind; the VM's lock is held.
+// Of a suspended VM that is a VMM, paused since the VM fell asleep or loaded by
+// a wake that did not come to its end. Of any, disks that no record names.
+func (m *Manager) settle(ctx context.Context, rec *Record) error {
+	if rec.Sleep != nil {
+		if err := m.Kill(ctx, rec.ID); err != nil {
+			return fmt.Errorf("end what is left of VM %s: %w", rec.Name, err)
+		}
+	}
+	return m.dropStrayDisks(rec)
+}
+
+// dropStrayDisks removes the disks that an exchange of them left over.
+func (m *Manager) dropStrayDisks(rec *Record) error {
+	found, err := filepath.Glob(filepath.Join(m.Dir(rec.ID), "disk-*"))
+	if err != nil {
+		return err
+	}
+	named := map[string]bool{}
+	for _, d := range rec.Disks {
+		named[d.File] = true
+	}
+	for _, path := range found {
+		if !named[filepath.Base(path)] {
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// memoryFiles are what a VM that runs maps and a VM that does not has no use
+// for: the hard link to its materialised RAM, and one that was not finished.
+var memoryFiles = []string{"memory.base", "memory.new"}
+
+// ReleaseMemory gives up the RAM files of a VM without a process.
+func (m *Manager) ReleaseMemory(id string) error {
+	for _, name := range memoryFiles {
+		if err := os.Remove(filepath.Join(m.Dir(id), name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

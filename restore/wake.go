@@ -1,0 +1,136 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
+)
+
+// Wake lets a suspended VM go on where it fell asleep, on its own disks:
+//
+//	1 network   its interfaces, with their old MACs and addresses
+//	2 memory    as in a restore
+//	3 launch, 4 load
+//	5 awake     suspend.json goes: from here on the VM is no longer suspended
+//	6 resume
+//
+// Until step 5 any failure, also the death of this process, leaves the VM
+// suspended. The disks are untouched until step 6. r says how; its Snapshot and
+// Name are filled in.
+func (e *Engine) Wake(ctx context.Context, ref string, r Request) (*vm.Record, error) {
+	rec, unlock, err := e.VMs.Lock(ctx, ref, "vm start")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if rec.Sleep == nil {
+		return nil, failure.New(failure.Conflict, "VM %s is %s, not suspended", rec.Name, rec.State)
+	}
+	return rec, e.WakeLocked(ctx, rec, r)
+}
+
+// WakeLocked is Wake for a caller that holds the VM's lock.
+func (e *Engine) WakeLocked(ctx context.Context, rec *vm.Record, r Request) error {
+	snapshot := rec.Sleep.Snapshot
+	r.Snapshot, r.Name, r.ownDisks = string(snapshot), "", true
+	if err := e.wake(ctx, rec, r); err != nil {
+		return failure.Hint(fmt.Errorf("wake VM %s: %w", rec.Name, err),
+			"it is still suspended; cocoon vm start --cold "+rec.Name+" gives up its RAM and boots it")
+	}
+	// That the snapshot is not needed any more is no reason to fail, should its
+	// removal do so: gc sees it too.
+	_ = e.Store.DropSuspended(context.WithoutCancel(ctx), snapshot)
+	if err := e.VMs.Announce(rec); err != nil {
+		return fmt.Errorf("VM %s runs, but its network was not told: %w", rec.Name, err)
+	}
+	return nil
+}
+
+func (e *Engine) wake(ctx context.Context, rec *vm.Record, r Request) error {
+	p, err := e.NewPlan(ctx, r)
+	if err != nil {
+		return err
+	}
+	lease, err := e.Store.Lease(ctx, "vm start "+rec.Name)
+	if err != nil {
+		return err
+	}
+	defer lease.Release()
+	if err := e.hold(ctx, lease, p.snapshot); err != nil {
+		return err
+	}
+	if err := e.VMs.ReleaseMemory(rec.ID); err != nil { // of a wake that died
+		return err
+	}
+	settle, err := e.VMs.OweResume(rec)
+	if err != nil {
+		return err
+	}
+	w := &run{Engine: e, plan: p, lease: lease, rec: rec, started: time.Now()}
+	err = runSteps(ctx, "wake.", w.wakeSteps())
+	return errors.Join(err, settle(ctx))
+}
+
+func (r *run) wakeSteps() []step {
+	none := func(context.Context) error { return nil }
+	return append(r.loadSteps(), step{"awake", r.awake, r.asleepAgain()}, step{"resume", r.goOn, none})
+}
+
+// loadSteps bring the RAM of the plan's snapshot into a new VMM of the record.
+func (r *run) loadSteps() []step {
+	none := func(context.Context) error { return nil }
+	memory := step{"memory", r.mapMemory, r.dropMemory}
+	if r.plan.Mode == Copy {
+		memory.do = r.copyMemory
+	}
+	return []step{{"network", r.attach, none}, memory, {"launch", r.launch, r.kill}, {"load", r.load, none}}
+}
+
+// attach gives the VM its interfaces back, with the MACs and addresses of its
+// record. On failure they stay as those of a stopped VM do.
+func (r *run) attach(ctx context.Context) error { return r.VMs.Attach(ctx, r.rec) }
+
+func (r *run) dropMemory(ctx context.Context) error {
+	return errors.Join(r.dropStaging(ctx), r.VMs.ReleaseMemory(r.rec.ID))
+}
+
+func (r *run) awake(context.Context) error {
+	r.rec.Restore = r.restoreInfo()
+	return r.VMs.Wake(r.rec)
+}
+
+// asleepAgain takes awake back, unless the guest may have written to its disks
+// meanwhile: then its RAM is of no use any more.
+func (r *run) asleepAgain() func(context.Context) error {
+	sleep, asleep := *r.rec.Sleep, *r.rec
+	sleep.Record = &asleep
+	return func(ctx context.Context) error {
+		if err := r.kill(ctx); err != nil {
+			return err
+		}
+		if r.mayHaveRun {
+			return r.VMs.Failed(r.rec, "its VMM failed when the guest was to go on")
+		}
+		return r.VMs.SleepAgain(r.rec, sleep)
+	}
+}
+
+// goOn resumes the guest. When that fails the VMM is asked whether it stands
+// still; one that does not answer may have let it run.
+func (r *run) goOn(ctx context.Context) error {
+	client := r.VMs.Client(r.rec)
+	err := client.Resume(ctx)
+	if err == nil {
+		return nil
+	}
+	info, ierr := client.Info(context.WithoutCancel(ctx))
+	if ierr == nil && info.State == "Running" {
+		return nil
+	}
+	r.mayHaveRun = ierr != nil || info.State != "Paused"
+	return err
+}

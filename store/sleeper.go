@@ -1,0 +1,108 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// SleepFile in the folder of a VM says that it is suspended, and on which
+// snapshot: nothing removes that one until the file is gone.
+const SleepFile = "suspend.json"
+
+// SuspendLabel marks a snapshot that was made only so that the VM with the id of
+// its value can sleep. Once that VM does not need it any more, whoever sees it
+// may remove it; without the label it is a snapshot like any other.
+const SuspendLabel = "cocoon.suspend"
+
+// Sleeper is a suspended VM.
+type Sleeper struct {
+	VM   VMRef
+	File string
+}
+
+func (s Sleeper) String() string { return fmt.Sprintf("suspended vm %s (%s)", s.VM.Name, s.VM.ID) }
+
+// Sleepers lists the suspended VMs by the snapshot that each needs.
+func (s *Store) Sleepers(context.Context) (map[ID]Sleeper, error) {
+	files, err := filepath.Glob(s.Path("vms", "*", SleepFile))
+	if err != nil {
+		return nil, err
+	}
+	all := map[ID]Sleeper{}
+	for _, path := range files {
+		b, err := readSmall(path, manifestLimit)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // woken meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		var f struct {
+			Snapshot ID    `json:"snapshot"`
+			Record   VMRef `json:"record"`
+		}
+		if err := json.Unmarshal(b, &f); err != nil || f.Snapshot == "" {
+			return nil, failure.New(failure.Damaged, "%s names no snapshot: %w", path, err)
+		}
+		all[f.Snapshot] = Sleeper{VM: f.Record, File: path}
+	}
+	return all, nil
+}
+
+// refuseSleeper: not even force takes the RAM of a suspended VM.
+func (s *Store) refuseSleeper(ctx context.Context, id ID) error {
+	all, err := s.Sleepers(ctx)
+	if err != nil {
+		return err
+	}
+	who, ok := all[id]
+	if !ok {
+		return nil
+	}
+	return failure.Hint(failure.New(failure.Conflict, "snapshot %s is the RAM of %s", id, who),
+		"start the VM, or give up its RAM with: cocoon vm start --cold "+who.VM.Name)
+}
+
+// forSleep says whether a snapshot is only there for a VM to sleep on: the
+// operator has not named or protected it, nor taken its label.
+func (m Meta) forSleep() bool { return m.Name == "" && m.Labels[SuspendLabel] != "" && !m.Protected }
+
+// ForSleep lists the snapshots that are only there for a VM to sleep on, awake
+// or not. It reads every meta.json.
+func (s *Store) ForSleep(ctx context.Context) ([]ID, error) {
+	ids, err := s.ids()
+	if err != nil {
+		return nil, err
+	}
+	var found []ID
+	for _, id := range ids {
+		m, err := readMeta(s.Path("snapshots", string(id)))
+		if err != nil {
+			return nil, err
+		}
+		if m.forSleep() {
+			found = append(found, id)
+		}
+	}
+	return found, ctx.Err()
+}
+
+// DropSuspended removes a snapshot if it is only there for a VM to sleep on. One
+// that is gone already is success.
+func (s *Store) DropSuspended(ctx context.Context, id ID) error {
+	m, err := readMeta(s.Path("snapshots", string(id)))
+	if err != nil || !m.forSleep() {
+		return err
+	}
+	err = s.Remove(ctx, id, RemoveOptions{})
+	if errors.Is(err, failure.NotFound) {
+		return nil
+	}
+	return err
+}
