@@ -27,6 +27,7 @@ type Ingest struct {
 	id     ID
 	dir    string
 	writer *pack.Writer
+	family []pack.Known // open until the ingest ends
 
 	mu     sync.Mutex
 	layers []Descriptor // in the order in which they came
@@ -48,12 +49,22 @@ func (in *Ingest) ID() ID { return in.id }
 // Dir is the private folder of this ingest; what is left in it goes away.
 func (in *Ingest) Dir() string { return in.dir }
 
-// Pages is the writer of this snapshot's packs.
-func (in *Ingest) Pages(ctx context.Context) *pack.Writer {
+// Pages is the writer of this snapshot's packs. Pages of recent snapshots that
+// stand on the same images are not stored again.
+func (in *Ingest) Pages(ctx context.Context, images ...ImageRef) *pack.Writer {
 	if in.writer == nil {
-		in.writer = pack.NewWriter(ctx, in, pack.WriterOptions{})
+		in.family = in.openFamily(ctx, images)
+		in.writer = pack.NewWriter(ctx, in, pack.WriterOptions{Family: in.family})
 	}
 	return in.writer
+}
+
+// closeFamily closes the packs whose pages could be reused.
+func (in *Ingest) closeFamily() {
+	for _, k := range in.family {
+		_ = k.File.Close()
+	}
+	in.family = nil
 }
 
 // Put stores a small blob.
@@ -162,6 +173,7 @@ func (f *blobFile) has(size int64) error {
 
 // Commit publishes: the snapshot exists from the rename on.
 func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, error) {
+	in.closeFamily()
 	sp.Version, sp.ID = specVersion, in.id
 	if err := errors.Join(sp.check(), in.stored(&sp)); err != nil {
 		return nil, err
@@ -194,6 +206,9 @@ func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descr
 	}
 	durable.Step("store.commit.published")
 	sn, err := in.st.Get(ctx, in.id)
+	if err == nil {
+		in.st.joinFamily(sn)
+	}
 	if err == nil && in.st.onCommit != nil {
 		in.st.onCommit(ctx, sn)
 	}
@@ -262,5 +277,6 @@ func (in *Ingest) Abort() error {
 	if in.writer != nil {
 		in.writer.Abort()
 	}
+	in.closeFamily()
 	return os.RemoveAll(in.dir)
 }

@@ -48,7 +48,7 @@ func run(b *bench) error {
 	fmt.Printf("machine: %s, %d processors (each command runs on two of them), %s\n\n", cpuModel(), runtime.NumCPU(), runtime.Version())
 	fmt.Println("| figure | cocoon | yardstick | ratio | goal |")
 	fmt.Println("|---|---|---|---|---|")
-	for _, figures := range []func() error{b.captures, b.startup, b.listing} {
+	for _, figures := range []func() error{b.captures, b.family, b.startup, b.listing} {
 		if err := figures(); err != nil {
 			return err
 		}

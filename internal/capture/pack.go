@@ -32,7 +32,7 @@ type sourceDisk struct {
 
 // pack writes RAM and disks into the ingest and fills in the facts of sp.
 func (src *source) pack(ctx context.Context, st *store.Store, lease *store.Lease, in *store.Ingest, sp *store.Spec) error {
-	w := in.Pages(ctx)
+	w := in.Pages(ctx, sp.Images...)
 	var finish []func() error
 	defer func() {
 		if finish != nil {

@@ -3,8 +3,9 @@
 // pointers, code, records and random bytes; some pages occur many times.
 //
 // An image is a function of its length and seed: every page can be made alone,
-// nothing of the image's size is kept but five bytes a page. [Image.Mutate]
-// gives the image as it stands some time later.
+// nothing of the image's size is kept but nine bytes a page. [Image.Mutate]
+// gives the image as it stands some time later, [Image.Sibling] that of another
+// guest of the same operating system image.
 package ramgen
 
 import (
@@ -13,6 +14,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 )
 
 // PageSize is the bytes of a page.
@@ -40,12 +42,14 @@ type Image struct {
 	seed    uint64
 	kinds   []kind
 	changed []uint32 // how often each page was changed
+	origin  []uint32 // page of the image it was copied from + 1; 0: its own
+	source  uint64   // seed of that image
 }
 
 // New makes the image of a length in bytes (a last short page is allowed).
 func New(bytes int64, seed uint64) *Image {
 	pages := (bytes + PageSize - 1) / PageSize
-	im := &Image{bytes: bytes, seed: seed, kinds: make([]kind, pages), changed: make([]uint32, pages)}
+	im := &Image{bytes: bytes, seed: seed, kinds: make([]kind, pages), changed: make([]uint32, pages), origin: make([]uint32, pages)}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	for at := 0; at < len(im.kinds); {
 		used := min(1+rng.IntN(128), len(im.kinds)-at)
@@ -79,7 +83,10 @@ func draw(rng *rand.Rand) kind {
 // Mutate gives a copy in which a fraction (0 to 1) of all pages differs, in
 // short runs, nine in ten of them pages that were not zero.
 func (im *Image) Mutate(fraction float64, seed uint64) *Image {
-	next := &Image{bytes: im.bytes, seed: im.seed, kinds: append([]kind(nil), im.kinds...), changed: append([]uint32(nil), im.changed...)}
+	next := &Image{
+		bytes: im.bytes, seed: im.seed, source: im.source,
+		kinds: slices.Clone(im.kinds), changed: slices.Clone(im.changed), origin: slices.Clone(im.origin),
+	}
 	rng := rand.New(rand.NewPCG(seed, 2))
 	left := int(fraction * float64(len(im.kinds)))
 	for tries := 0; left > 0 && tries < 100*len(im.kinds); tries++ {
@@ -89,11 +96,43 @@ func (im *Image) Mutate(fraction float64, seed uint64) *Image {
 				continue
 			}
 			next.changed[at]++
+			next.origin[at] = 0
 			if k := next.kinds[at]; k == zero || k == shared {
 				next.kinds[at] = pointers
 			}
 			left--
 		}
+	}
+	return next
+}
+
+// siblingShare is how many of a sibling's pages that are not zero are the first
+// image's: what two guests of one Linux image were seen to share at 4 KiB.
+const siblingShare = 0.6
+
+// Sibling gives the RAM of another guest of the same operating system image, of
+// the same length: a share of its pages stands in im too, in runs of up to 32
+// (files read into the page cache), at other addresses. im must be fresh: made
+// by New, not mutated.
+func (im *Image) Sibling(seed uint64) *Image {
+	next := New(im.bytes, seed)
+	next.source = im.seed
+	rng := rand.New(rand.NewPCG(seed, 3))
+	for at := 0; at < len(next.kinds); {
+		run := min(1+rng.IntN(32), len(next.kinds)-at)
+		from := rng.IntN(len(im.kinds) - run + 1)
+		share := rng.Float64() < siblingShare
+		for i := range run {
+			// Where the files' run meets a zero page the nearest one behind serves.
+			for share && next.kinds[at+i] != zero && im.kinds[from] == zero {
+				from = (from + 1) % len(im.kinds)
+			}
+			if share && next.kinds[at+i] != zero {
+				next.kinds[at+i], next.origin[at+i] = im.kinds[from], uint32(from)+1
+				from = (from + 1) % len(im.kinds)
+			}
+		}
+		at += run
 	}
 	return next
 }
@@ -119,6 +158,10 @@ func (im *Image) Page(p []byte, page int64) {
 		return
 	}
 	state := im.seed*0x9E3779B97F4A7C15 ^ uint64(page)<<24 ^ uint64(im.changed[page])
+	if from := im.origin[page]; from != 0 {
+		page = int64(from - 1)
+		state = im.source*0x9E3779B97F4A7C15 ^ uint64(page)<<24
+	}
 	if k == shared {
 		state = uint64(page) * 0x9E3779B97F4A7C15 >> 32 % sharedPages
 	}

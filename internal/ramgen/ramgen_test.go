@@ -41,6 +41,42 @@ func TestMutateChangesTheFraction(t *testing.T) {
 	}
 }
 
+func TestSiblingsShareTheirImage(t *testing.T) {
+	im := New(64<<20, 1)
+	next := im.Sibling(2)
+	page := make([]byte, PageSize)
+	first := map[string]bool{}
+	for i := range im.kinds {
+		im.Page(page, int64(i))
+		first[string(page)] = true
+	}
+	same, shared, used := 0, 0, 0
+	for i, k := range next.kinds {
+		if k == zero {
+			continue
+		}
+		used++
+		next.Page(page, int64(i))
+		if first[string(page)] {
+			shared++
+		}
+		was := make([]byte, PageSize)
+		im.Page(was, int64(i))
+		if bytes.Equal(was, page) {
+			same++
+		}
+	}
+	if share := float64(shared) / float64(used); share < 0.55 || share > 0.70 {
+		t.Errorf("%.3f of the sibling's pages stand in the first image, want about 0.6", share)
+	}
+	if same*20 > used {
+		t.Errorf("%d of %d pages stand at the same address: siblings have their pages elsewhere", same, used)
+	}
+	if got, want := next.ZeroPages(), New(64<<20, 2).ZeroPages(); got != want {
+		t.Errorf("%d zero pages, a guest of its own has %d", got, want)
+	}
+}
+
 func TestFilesEqualTheImage(t *testing.T) {
 	im := New(3<<20+100, 7)
 	want := make([]byte, im.Bytes())

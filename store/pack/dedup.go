@@ -2,54 +2,63 @@ package pack
 
 import (
 	"encoding/binary"
+	"math/bits"
+	"sort"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// location says where a page's bytes are, in 48 bits:
+// location says where a page's bytes are:
 //
-//	0                                   a zero page
-//	newPage | n                         page n of those this Writer stored
-//	(pack number+1)<<20 | page of pack  a pack that existed before
-type location uint64
+//	0            a zero page
+//	newPage | n  page n of those this Writer stored
+//	n + 1        page n of the packs that existed before, counted through all
+//	             of them in the order in which they were registered
+type location uint32
 
 const (
-	newPage      location = 1 << 47
-	locationMask          = 1<<48 - 1
-	packPageBits          = 20
+	newPage       location = 1 << 31
+	maxNewPages            = 1 << 31
+	maxKnownPages          = 1<<31 - 1
 )
-
-func storedAt(pack, page uint32) location {
-	return location(pack+1)<<packPageBits | location(page)
-}
 
 func (l location) isNew() bool { return l&newPage != 0 }
 
-// stored is the inverse of storedAt.
-func (l location) stored() (pack, page uint32) {
-	return uint32(l>>packPageBits) - 1, uint32(l & (maxPackPages - 1))
-}
-
-// pageTable finds a page by its hash among the packs of parents and the pages
-// written so far. It is an open-addressed table of 8 bytes a slot: 16 bits of
-// the hash and a location; the full hash is compared where it already is, in
-// the pack's index or in fresh. With the hash itself that is below 40 bytes a
-// page. Not for concurrent use.
+// pageTable finds a page by its hash among the packs that existed before and
+// the pages written so far. It is an open-addressed table of 5 bytes a slot:
+// one byte of the hash and the location; the full hash is compared where it
+// already is, in the pack's index or in fresh. With the hash itself that is at
+// most 24 bytes a page, once the table is large. Not for concurrent use.
 type pageTable struct {
-	slots []uint64
+	tags  []uint8 // 0: the slot is free
+	at    []location
 	used  int
 	known []knownPack
-	packs map[digest.Digest]uint32 // number in known
-	fresh []*[FramePages]Hash      // hashes of new pages, by frame
+	packs map[digest.Digest]int // number in known
+	last  int                   // number in known of the pack asked for last
+	fresh []*[FramePages]Hash   // hashes of new pages, by frame
 }
 
+// knownPack is a pack that existed before.
 type knownPack struct {
 	digest digest.Digest
 	index  *Index
+	first  uint32 // pages of the packs registered before it
+	file   ReaderAtCloser
 }
 
+// unknownPack is the number of a pack whose pages the table has no numbers for.
+const unknownPack = -1
+
+const (
+	firstSlots = 1 << 10
+	// Tables of up to slowSlots slots double, larger ones grow by a quarter: so
+	// they are never filled by less than five eighths.
+	slowSlots = 1 << 18
+)
+
 func newPageTable() *pageTable {
-	return &pageTable{slots: make([]uint64, 1<<10), packs: map[digest.Digest]uint32{}}
+	return &pageTable{tags: make([]uint8, firstSlots), at: make([]location, firstSlots), packs: map[digest.Digest]int{}}
 }
 
 func (t *pageTable) hashAt(l location) *Hash {
@@ -57,103 +66,128 @@ func (t *pageTable) hashAt(l location) *Hash {
 		n := l &^ newPage
 		return &t.fresh[n/FramePages][n%FramePages]
 	}
-	pack, page := l.stored()
+	pack, page := t.stored(l)
 	return &t.known[pack].index.Hashes[page]
 }
 
-// register adds an existing pack's pages and returns the pack's number.
-func (t *pageTable) register(d digest.Digest, ix *Index) uint32 {
-	if n, ok := t.packs[d]; ok {
+// storedAt is the location of a page of a registered pack.
+func (t *pageTable) storedAt(pack int, page uint32) location {
+	return location(t.known[pack].first + page + 1)
+}
+
+// stored is the inverse of storedAt.
+func (t *pageTable) stored(l location) (pack int, page uint32) {
+	n := uint32(l - 1)
+	k := &t.known[t.last]
+	if n < k.first || n-k.first >= uint32(len(k.index.Hashes)) {
+		t.last = sort.Search(len(t.known), func(i int) bool { return t.known[i].first > n }) - 1
+		k = &t.known[t.last]
+	}
+	return t.last, n - k.first
+}
+
+// registerAll adds existing packs and returns their numbers.
+func (t *pageTable) registerAll(packs []Known) []int {
+	pages := 0
+	for _, k := range packs {
+		if _, ok := t.packs[k.Digest]; !ok {
+			pages += len(k.Index.Hashes)
+		}
+	}
+	t.reserve(pages) // once for all: each growth moves every page
+	numbers := make([]int, len(packs))
+	for i, k := range packs {
+		numbers[i] = t.register(k)
+	}
+	return numbers
+}
+
+// register adds an existing pack's pages and returns the pack's number, or
+// unknownPack when there are no numbers left for its pages.
+func (t *pageTable) register(k Known) int {
+	if n, ok := t.packs[k.Digest]; ok {
 		return n
 	}
-	n := uint32(len(t.known))
-	t.packs[d] = n
-	t.known = append(t.known, knownPack{d, ix})
-	t.grow(len(ix.Hashes))
-	for i := range ix.Hashes {
-		if t.find(&ix.Hashes[i]) == 0 {
-			t.insert(&ix.Hashes[i], storedAt(n, uint32(i)))
+	var first uint32
+	if n := len(t.known); n > 0 {
+		first = t.known[n-1].first + uint32(len(t.known[n-1].index.Hashes))
+	}
+	if int64(first)+int64(len(k.Index.Hashes)) > maxKnownPages {
+		return unknownPack
+	}
+	n := len(t.known)
+	t.packs[k.Digest] = n
+	t.known = append(t.known, knownPack{digest: k.Digest, index: k.Index, first: first, file: k.File})
+	for i := range k.Index.Hashes {
+		if h := &k.Index.Hashes[i]; t.find(h) == 0 {
+			t.insert(h, t.storedAt(n, uint32(i)))
 		}
 	}
 	return n
 }
 
+// slot and tag of a hash: the slot follows from its first 8 bytes, spread over
+// any number of slots; the tag is its ninth.
+func (t *pageTable) slot(h *Hash) int {
+	n, _ := bits.Mul64(binary.BigEndian.Uint64(h[:]), uint64(len(t.tags)))
+	return int(n)
+}
+
+func tag(h *Hash) uint8 { return max(h[8], 1) }
+
 // find gives the location of a page with this hash, or 0.
 func (t *pageTable) find(h *Hash) location {
-	mask := uint64(len(t.slots) - 1)
-	tag := uint64(binary.LittleEndian.Uint16(h[8:])) << 48
-	for i := binary.LittleEndian.Uint64(h[:]) & mask; ; i = (i + 1) & mask {
-		s := t.slots[i]
-		if s == 0 {
+	for i, want := t.slot(h), tag(h); ; {
+		switch t.tags[i] {
+		case 0:
 			return 0
+		case want:
+			if *t.hashAt(t.at[i]) == *h {
+				return t.at[i]
+			}
 		}
-		if s&^locationMask == tag && *t.hashAt(location(s & locationMask)) == *h {
-			return location(s & locationMask)
+		if i++; i == len(t.tags) {
+			i = 0
 		}
 	}
 }
 
 // insert adds a page that find did not find.
 func (t *pageTable) insert(h *Hash, l location) {
-	t.grow(1)
-	t.place(uint64(binary.LittleEndian.Uint16(h[8:]))<<48|uint64(l), h)
+	if (t.used+1)*5 > len(t.tags)*4 {
+		size := 2 * len(t.tags)
+		if len(t.tags) >= slowSlots {
+			size = len(t.tags) / 4 * 5
+		}
+		t.resize(size)
+	}
+	t.place(h, l)
 	t.used++
 }
 
-func (t *pageTable) place(slot uint64, h *Hash) {
-	mask := uint64(len(t.slots) - 1)
-	i := binary.LittleEndian.Uint64(h[:]) & mask
-	for t.slots[i] != 0 {
-		i = (i + 1) & mask
-	}
-	t.slots[i] = slot
-}
-
-// grow makes room for n more pages at a load of at most three quarters.
-func (t *pageTable) grow(n int) {
-	size := len(t.slots)
-	for (t.used+n)*4 > size*3 {
-		size *= 2
-	}
-	if size == len(t.slots) {
-		return
-	}
-	old := t.slots
-	t.slots = make([]uint64, size)
-	for _, s := range old {
-		if s != 0 {
-			t.place(s, t.hashAt(location(s&locationMask)))
+func (t *pageTable) place(h *Hash, l location) {
+	i := t.slot(h)
+	for t.tags[i] != 0 {
+		if i++; i == len(t.tags) {
+			i = 0
 		}
 	}
+	t.tags[i], t.at[i] = tag(h), l
 }
 
-// placement is the location of every page of one image, 8 bytes a page in
-// leaves of 2 MiB of image, so that a large sparse disk costs nothing.
-type placement struct {
-	leaves map[uint64]*leaf
-	lastAt uint64
-	last   *leaf
-}
-
-const leafPages = 512
-
-type leaf [leafPages]location
-
-func (p *placement) set(page uint64, l location) {
-	at := page / leafPages
-	if p.last == nil || p.lastAt != at {
-		lf := p.leaves[at]
-		if lf == nil {
-			if l == 0 {
-				return
-			}
-			if p.leaves == nil {
-				p.leaves = map[uint64]*leaf{}
-			}
-			lf = new(leaf)
-			p.leaves[at] = lf
-		}
-		p.last, p.lastAt = lf, at
+// reserve makes room for n more pages with some to spare.
+func (t *pageTable) reserve(n int) {
+	if want := (t.used + n) / 3 * 4; want > len(t.tags) {
+		t.resize(want)
 	}
-	p.last[page%leafPages] = l
+}
+
+func (t *pageTable) resize(size int) {
+	tags, at := t.tags, t.at
+	t.tags, t.at = make([]uint8, size), make([]location, size)
+	for i := range tags {
+		if tags[i] != 0 {
+			t.place(t.hashAt(at[i]), at[i])
+		}
+	}
 }

@@ -14,8 +14,9 @@
 //
 // A [Writer] turns the pages of one or more images into packs. For each page
 // it asks, in this order: is it zero (recorded, not stored); does the parent
-// have the same page at the same address; is it anywhere in the parent's packs
-// or among the pages this Writer stored already; else it is appended to the
+// have the same page at the same address; is it anywhere in the parent's packs,
+// in those of its family (other guests of the same image) or among the pages
+// this Writer stored already; else it is appended to the
 // open frame, in the order the pages came. Full frames are compressed in
 // parallel and written in order. [Writer.Flush] ends the last pack, after
 // which every [ImageWriter.Finish] gives its map.
@@ -37,7 +38,7 @@
 //     valid zstd file (`zstd -t` accepts it).
 //  5. A pack never exceeds [MaxPackBytes]; memory used by a Writer or by
 //     WriteTo does not grow with the image except for tables of at most about
-//     40 bytes a stored page and 8 bytes a page of the image.
+//     24 bytes a stored page and 4 bytes a page of the image.
 package pack
 
 import (
@@ -61,7 +62,7 @@ const (
 	frameRawBytes = FramePages * PageSize
 	// maxFrameBytes bounds a stored frame: raw blocks cost 3 bytes each 128 KiB.
 	maxFrameBytes = frameRawBytes + 4096
-	// maxPackPages keeps a page number within 20 bits (see location).
+	// maxPackPages keeps a page number within 20 bits (docs/format.md).
 	maxPackPages = 1 << 20
 )
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +18,7 @@ type ImageWriter struct {
 	w           *Writer
 	bytes       uint64
 	parent      *Image
-	parentPacks []uint32 // number in the Writer's table of each parent pack
+	parentPacks []int // number in the Writer's table of each parent pack
 	places      placement
 	written     bool // guarded by w.dispatch: some page may be non-zero already
 }
@@ -265,17 +264,8 @@ func (w *Writer) resolve(l location) (digest.Digest, uint32) {
 		s := w.out.starts[n/FramePages]
 		return w.out.packs[s.pack], s.first + uint32(n%FramePages)
 	}
-	pack, page := l.stored()
+	pack, page := w.table.stored(l)
 	return w.table.known[pack].digest, page
-}
-
-func (p *placement) sorted() []uint64 {
-	keys := make([]uint64, 0, len(p.leaves))
-	for k := range p.leaves {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 func isNoMoreData(err error) bool { return errors.Is(err, unix.ENXIO) }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
 // batch is up to one frame's worth of pages of one image on their way in.
@@ -100,7 +102,7 @@ func (j *job) examine(f *found) error {
 		return nil
 	}
 	for _, i := range used[:n] {
-		if h, pack, packPage := j.iw.parent.hashAt(b.pages[i], &at); h != nil && *h == f.hash[i] {
+		if h, pack, packPage := j.iw.parent.hashAt(b.pages[i], &at); h != nil && *h == f.hash[i] && j.iw.parentPacks[pack] != unknownPack {
 			f.parent[i] = parentPage{true, pack, packPage}
 		}
 	}
@@ -147,7 +149,7 @@ func (w *Writer) place(j *job, f *found) (full *frame, err error) {
 		switch {
 		case f.zero[i]:
 		case f.parent[i].same:
-			l = storedAt(j.iw.parentPacks[f.parent[i].pack], f.parent[i].packPage)
+			l = w.table.storedAt(j.iw.parentPacks[f.parent[i].pack], f.parent[i].packPage)
 		default:
 			if l = w.table.find(&f.hash[i]); l != 0 {
 				break
@@ -166,6 +168,9 @@ func (w *Writer) place(j *job, f *found) (full *frame, err error) {
 
 // store appends a page to the open frame. w.append is held.
 func (w *Writer) store(data []byte, h *Hash) (location, error) {
+	if w.frames >= maxNewPages/FramePages && w.filled == nil {
+		return 0, failure.New(failure.Incompatible, "write image: more than %d new pages", maxNewPages)
+	}
 	if w.filled == nil {
 		f, err := w.out.freeFrame()
 		if err != nil {

@@ -36,10 +36,18 @@ type Stats struct {
 	StoredBytes int64
 }
 
-// Known is an existing pack whose pages may be reused.
+// Known is an existing pack whose pages may be reused. File may be read until
+// Flush returns.
 type Known struct {
 	Digest digest.Digest
 	Index  *Index
+	File   ReaderAtCloser
+}
+
+// OpenKnown opens a pack and reads its index.
+func OpenKnown(ctx context.Context, d digest.Digest, src Source) (Known, error) {
+	p, err := openPackIndex(ctx, d, src)
+	return Known{p.digest, p.index, p.file}, err
 }
 
 // WriterOptions: the zero value is the fastest level, one worker a CPU.
@@ -101,9 +109,7 @@ func NewWriter(ctx context.Context, sink Sink, o WriterOptions) *Writer {
 	if w.encoder, err = newFrameEncoder(o.Level, o.Workers); err != nil {
 		w.fail(fmt.Errorf("make zstd encoder: %w", err))
 	}
-	for _, k := range o.Family {
-		w.table.register(k.Digest, k.Index)
-	}
+	w.table.registerAll(o.Family)
 	return w
 }
 
@@ -121,10 +127,12 @@ func (w *Writer) Image(bytes uint64, parent *Image) *ImageWriter {
 		w.fail(failure.New(failure.Incompatible, "write image: %d bytes, at most %d are supported", bytes, uint64(MaxImageBytes)))
 	}
 	if parent != nil {
-		w.append.Lock()
+		var packs []Known
 		for _, p := range parent.packs {
-			iw.parentPacks = append(iw.parentPacks, w.table.register(p.digest, p.index))
+			packs = append(packs, Known{p.digest, p.index, p.file})
 		}
+		w.append.Lock()
+		iw.parentPacks = w.table.registerAll(packs)
 		w.append.Unlock()
 	}
 	w.dispatch.Lock()
@@ -232,8 +240,8 @@ func (w *Writer) Abort() {
 
 // release drops the large buffers; the table stays for Finish.
 func (w *Writer) release() {
-	w.batches, w.filled, w.table.slots, w.table.fresh = nil, nil, nil, nil
-	w.encoder = nil
+	w.batches, w.filled, w.encoder = nil, nil, nil
+	w.table.tags, w.table.at, w.table.fresh = nil, nil, nil
 }
 
 // stats reads the pages' final places: overwritten pages do not count.

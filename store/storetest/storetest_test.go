@@ -58,6 +58,7 @@ func TestDebris(t *testing.T) {
 			"images/blobs/sha256/" + hex64:        "torn",
 			"cache/memory/" + hex64:               "torn",
 			"cache/summaries":                     "torn",
+			"cache/families":                      "torn",
 			"snapshots/" + hex32 + "/meta.json":   "{}",
 			"trash/gc-1/" + hex64:                 "torn",
 			"trash/snapshot-" + hex32 + "/m.json": "{}",

@@ -1,0 +1,178 @@
+package store
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// The family of a snapshot are the snapshots of other VMs, and of the same one,
+// that stand on the same image: their pages repeat, at other addresses. The
+// derived file cache/families says which they are, a line for each publish:
+//
+//	IMAGE-DIGEST SNAPSHOT-ID
+//
+// The last lines are the most recent snapshots. Lost, it is made again from the
+// manifests; torn, wrong or stale lines cost reuse and nothing else: a page is
+// reused when its hash stands in the checksummed index of a pack that is there
+// and that the lease holds.
+
+const (
+	// familyPages bounds the pages of a family that one capture knows: 4 GiB of
+	// guest RAM that is not zero, 24 MiB of our own.
+	familyPages = 1 << 20
+	// familyMembers bounds the snapshots that are looked at for them.
+	familyMembers = 16
+	// familiesBytes is the size from which the file is made again, shorter.
+	familiesBytes = 4 << 20
+)
+
+func (s *Store) familiesPath() string { return s.Path("cache", "families") }
+
+// familyKeys are the images that make a family: the disks, or what is booted
+// where no disk is an image.
+func familyKeys(images []ImageRef) []digest.Digest {
+	var disks, others []digest.Digest
+	for _, ref := range images {
+		if ref.Role == "disk" {
+			disks = append(disks, ref.Digest)
+		} else {
+			others = append(others, ref.Digest)
+		}
+	}
+	if len(disks) > 0 {
+		return disks
+	}
+	return others
+}
+
+// joinFamily notes a published snapshot; best effort.
+func (s *Store) joinFamily(sn *Snapshot) {
+	var b bytes.Buffer
+	for _, key := range familyKeys(sn.Spec.Images) {
+		fmt.Fprintf(&b, "%s %s\n", key, sn.ID)
+	}
+	// No O_CREATE: a file that is missing is made by rebuildFamilies, whole.
+	f, err := os.OpenFile(s.familiesPath(), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return
+	}
+	_, _ = f.Write(b.Bytes())
+	_ = f.Close()
+}
+
+// family lists the most recent snapshots that stand on one of these images,
+// the last published first. Some may not exist any more.
+func (s *Store) family(ctx context.Context, images []ImageRef) []ID {
+	keys := familyKeys(images)
+	if len(keys) == 0 {
+		return nil
+	}
+	b, err := os.ReadFile(s.familiesPath())
+	if errors.Is(err, os.ErrNotExist) || len(b) > familiesBytes {
+		b = s.rebuildFamilies(ctx)
+	}
+	var members []ID
+	sc := bufio.NewScanner(bytes.NewReader(b))
+	for sc.Scan() {
+		key, id, _ := strings.Cut(sc.Text(), " ")
+		if validID(id) && slices.Contains(keys, digest.Digest(key)) {
+			members = append(members, ID(id))
+		}
+	}
+	slices.Reverse(members)
+	return members
+}
+
+// rebuildFamilies makes the file from the manifests, and gives its content.
+func (s *Store) rebuildFamilies(ctx context.Context) []byte {
+	ids, err := s.ids()
+	if err != nil {
+		return nil
+	}
+	all := make([]*Snapshot, len(ids))
+	_ = inParallel(len(ids), func(i int) error {
+		if sn, err := s.Get(ctx, ids[i]); err == nil {
+			all[i] = sn
+		}
+		return ctx.Err()
+	})
+	all = slices.DeleteFunc(all, func(sn *Snapshot) bool { return sn == nil })
+	slices.SortFunc(all, func(a, b *Snapshot) int { return a.Spec.Created.Compare(b.Spec.Created) })
+	b := familyLines(all)
+	_ = durable.WriteFile(s.familiesPath(), b, 0o600)
+	return b
+}
+
+// familyLines are the lines of the last members of each family, oldest first.
+func familyLines(all []*Snapshot) []byte {
+	var lines []string
+	members := map[digest.Digest]int{}
+	for _, sn := range slices.Backward(all) {
+		for _, key := range familyKeys(sn.Spec.Images) {
+			if members[key]++; members[key] <= familyMembers {
+				lines = append(lines, fmt.Sprintf("%s %s\n", key, sn.ID))
+			}
+		}
+	}
+	slices.Reverse(lines)
+	return []byte(strings.Join(lines, ""))
+}
+
+// openFamily opens the packs of the family, most recent first, up to
+// familyPages; the lease holds each before it is looked for. What cannot be
+// read only costs reuse.
+func (in *Ingest) openFamily(ctx context.Context, images []ImageRef) []pack.Known {
+	var known []pack.Known
+	seen := map[ID]bool{}
+	tried := map[digest.Digest]bool{}
+	for _, id := range in.st.family(ctx, images) {
+		if seen[id] {
+			continue
+		}
+		if seen[id] = true; len(seen) > familyMembers {
+			break
+		}
+		sn, err := in.st.Get(ctx, id)
+		if err != nil || sn.State != "ready" {
+			continue
+		}
+		var packs []digest.Digest
+		for _, l := range sn.Manifest.Layers {
+			if l.MediaType == MediaTypePack && !tried[l.Digest] {
+				tried[l.Digest] = true
+				packs = append(packs, l.Digest)
+			}
+		}
+		if in.lease.Hold(ctx, packs...) != nil {
+			break
+		}
+		for _, d := range packs {
+			k, err := pack.OpenKnown(ctx, d, in.st)
+			if err != nil {
+				continue
+			}
+			if known = append(known, k); pagesOf(known) >= familyPages {
+				return known
+			}
+		}
+	}
+	return known
+}
+
+func pagesOf(known []pack.Known) (n int) {
+	for _, k := range known {
+		n += len(k.Index.Hashes)
+	}
+	return n
+}

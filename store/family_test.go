@@ -1,0 +1,159 @@
+package store
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/ramgen"
+)
+
+const siblingBytes = 16 << 20
+
+// publishGuest publishes the RAM of a guest that stands on a disk image, and
+// gives the snapshot and the share of its pages that were reused.
+func publishGuest(t *testing.T, s *Store, name string, ram *ramgen.Image, image string) (*Snapshot, float64) {
+	t.Helper()
+	ctx := t.Context()
+	l, err := s.Lease(ctx, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Release()
+	in, err := s.Ingest(ctx, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := ImageRef{Digest: digest.FromString(image), Role: "disk", Bytes: int64(len(image))}
+	if err := os.WriteFile(s.ImageBlobPath(ref.Digest), []byte(image), 0o400); err != nil && !os.IsExist(err) {
+		t.Fatal(err)
+	}
+	w := in.Pages(ctx, ref, ImageRef{Digest: digest.FromString("kernel"), Role: "kernel"})
+	iw := w.Image(uint64(ram.Bytes()), nil)
+	if err := iw.ReadFrom(ctx, ram, nil); err != nil {
+		t.Fatal(err)
+	}
+	stats, err := w.Flush(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := iw.Finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	md, err := in.PutMap(ctx, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := in.Put(ctx, MediaTypeCHConfig, []byte("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sn, err := in.Commit(ctx, Spec{
+		Record: []byte("{}"), CHConfig: cfg.Digest, CHState: cfg.Digest, VM: VMRef{name, name}, Images: []ImageRef{ref},
+		Memory: []MemoryRange{{0, uint64(ram.Bytes()), md.Digest}},
+	}, Meta{Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sn, float64(stats.PagesReused) / float64(stats.PagesNew+stats.PagesReused)
+}
+
+// Two VMs of one image share at least 55 % of the pages that are not zero,
+// wherever they stand; VMs of different images share nothing of each other.
+func TestGuestsOfOneImageSharePages(t *testing.T) {
+	s := openTest(t)
+	first := ramgen.New(siblingBytes, 1)
+	_, alone := publishGuest(t, s, "first", first, "debian")
+	sn, share := publishGuest(t, s, "second", first.Sibling(2), "debian")
+	if share < 0.55 {
+		t.Errorf("the second guest reuses %.2f of its pages, want at least 0.55", share)
+	}
+	checkRAM(t, s, sn, first.Sibling(2))
+	if _, stranger := publishGuest(t, s, "third", ramgen.New(siblingBytes, 3), "alpine"); stranger > alone+0.02 {
+		t.Errorf("a guest of another image reuses %.2f of its pages, one alone in the store %.2f", stranger, alone)
+	}
+}
+
+func checkRAM(t *testing.T, s *Store, sn *Snapshot, want *ramgen.Image) {
+	t.Helper()
+	im, err := s.OpenMemory(t.Context(), nil, sn, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer im.Close()
+	got, err := io.ReadAll(io.NewSectionReader(im, 0, im.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ram, err := io.ReadAll(io.NewSectionReader(want, 0, want.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(ram) {
+		t.Error("RAM differs from what was captured")
+	}
+}
+
+// The file of families is derived: lost it is made again, and whatever it holds
+// a capture succeeds and is right.
+func TestFamiliesAreMadeAgainAndNeverTrusted(t *testing.T) {
+	s := openTest(t)
+	first := ramgen.New(siblingBytes, 1)
+	sn, _ := publishGuest(t, s, "first", first, "debian")
+	key := digest.FromString("debian")
+	for i, damage := range []struct {
+		what    string
+		content string // "" removes the file
+		reuses  bool
+	}{
+		{"lost", "", true},
+		{"torn line", fmt.Sprintf("%s %s\n%s %s", key, sn.ID, key, sn.ID[:7]), true},
+		{"snapshots that are gone", fmt.Sprintf("%s %032x\n%s %s\n", key, 5, key, sn.ID), true},
+		{"noise", strings.Repeat("\x00\xff\n", 1000), false},
+		{"hostile ids", fmt.Sprintf("%s ../../../etc\n", key), false},
+	} {
+		var err error
+		if damage.content == "" {
+			err = os.Remove(s.familiesPath())
+		} else {
+			err = os.WriteFile(s.familiesPath(), []byte(damage.content), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := first.Sibling(uint64(10 + i))
+		got, share := publishGuest(t, s, fmt.Sprint("guest", i), next, "debian")
+		if reuses := share >= 0.5; reuses != damage.reuses {
+			t.Errorf("%s: the guest reuses %.2f of its pages", damage.what, share)
+		}
+		checkRAM(t, s, got, next)
+	}
+}
+
+// A pack of the family that is missing or damaged costs reuse, not the capture.
+func TestDamagedFamilyCostsOnlyReuse(t *testing.T) {
+	for name, harm := range map[string]func(path string) error{
+		"missing":   os.Remove,
+		"truncated": func(path string) error { return os.Truncate(path, 1000) },
+	} {
+		s := openTest(t)
+		first := ramgen.New(siblingBytes, 1)
+		sn, _ := publishGuest(t, s, "first", first, "debian")
+		for _, l := range sn.Manifest.Layers {
+			if l.MediaType == MediaTypePack {
+				if err := harm(s.BlobPath(l.Digest)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		next := first.Sibling(2)
+		got, _ := publishGuest(t, s, "second", next, "debian")
+		t.Log(name)
+		checkRAM(t, s, got, next)
+	}
+}
