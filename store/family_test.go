@@ -128,7 +128,8 @@ func TestFamiliesAreMadeAgainAndNeverTrusted(t *testing.T) {
 		}
 		next := first.Sibling(uint64(10 + i))
 		got, share := publishGuest(t, s, fmt.Sprint("guest", i), next, "debian")
-		if reuses := share >= 0.5; reuses != damage.reuses {
+		// In so small an image the bound on reads costs some of the reuse.
+		if reuses := share >= 0.3; reuses != damage.reuses {
 			t.Errorf("%s: the guest reuses %.2f of its pages", damage.what, share)
 		}
 		checkRAM(t, s, got, next)

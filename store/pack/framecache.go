@@ -119,6 +119,8 @@ func (s *pageSet) add(first, pages uint32) {
 	}
 }
 
+func (s *pageSet) has(page int) bool { return s[page/64]&(1<<(page%64)) != 0 }
+
 // check compares the pages of want with their hashes, each page once.
 func (f *openFrame) check(want pageSet) error {
 	var numbers [FramePages]int

@@ -31,7 +31,7 @@ type PackFile interface {
 // bytes of the packs it wrote.
 type Stats struct {
 	PagesZero   uint64 // not stored
-	PagesNew    uint64 // stored by this Writer, each once
+	PagesNew    uint64 // stored by this Writer, each once; those moved out of poorly used frames too
 	PagesReused uint64 // found in a parent, or equal to another page
 	StoredBytes int64
 }
@@ -193,6 +193,11 @@ func (w *Writer) Flush(ctx context.Context) (Stats, error) {
 	defer stop()
 	if !w.end() {
 		return Stats{}, errEnded
+	}
+	if w.err() == nil {
+		if err := w.rewrite(); err != nil {
+			w.fail(err)
+		}
 	}
 	if f := w.filled; f != nil && w.err() == nil {
 		w.filled = nil
