@@ -46,11 +46,6 @@ func startTime(pid int) (uint64, error) {
 	return strconv.ParseUint(f[19], 10, 64)
 }
 
-func alive(p *Process) bool {
-	t, err := startTime(p.PID)
-	return err == nil && t == p.StartTime
-}
-
 // launchTimeout is how long a VMM may take to answer its first ping.
 const launchTimeout = 20 * time.Second
 
@@ -121,7 +116,7 @@ func (m *Manager) await(ctx context.Context, id string, pid int, socket string, 
 		return nil, m.died(id, <-gone)
 	}
 	durable.Step("vm.launched")
-	p := &Process{PID: pid, StartTime: start, APISocket: socket}
+	p := &Process{PID: pid, BootID: bootID(), StartTime: start, APISocket: socket}
 	b, err := json.Marshal(Identity{pid, start, socket})
 	if err != nil {
 		return nil, err
@@ -178,7 +173,7 @@ func (m *Manager) Kill(ctx context.Context, id string) error { return KillVMM(ct
 func KillVMM(ctx context.Context, runDir string) error {
 	who, err := readIdentity(filepath.Join(runDir, "vmm.json"))
 	if err == nil && who.Socket != "" && onSocket(who.PID, who.Socket) {
-		return signal(ctx, &Process{PID: who.PID, StartTime: who.StartTime}, unix.SIGKILL, killTimeout)
+		return signal(ctx, &Process{PID: who.PID, BootID: bootID(), StartTime: who.StartTime}, unix.SIGKILL, killTimeout)
 	}
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
@@ -229,7 +224,7 @@ func killUnnamed(ctx context.Context, socket string) error {
 		if err != nil {
 			continue // ended meanwhile
 		}
-		errs = append(errs, signal(ctx, &Process{PID: pid, StartTime: start}, unix.SIGKILL, killTimeout))
+		errs = append(errs, signal(ctx, &Process{PID: pid, BootID: bootID(), StartTime: start}, unix.SIGKILL, killTimeout))
 	}
 	return errors.Join(errs...)
 }

@@ -82,6 +82,7 @@ type RestoreInfo struct {
 // Process is the VMM of a VM.
 type Process struct {
 	PID       int    `json:"pid"`
+	BootID    string `json:"bootId"`    // run of the kernel that it belongs to
 	StartTime uint64 `json:"startTime"` // clock ticks since boot, /proc/PID/stat field 22
 	APISocket string `json:"apiSocket"`
 	Version   string `json:"version"`

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/network/networktest"
+)
+
+// argv is the command line of a VM's VMM, with what is this VM's own replaced.
+func (h *host) argv(name string) []string {
+	h.t.Helper()
+	v := h.vm(name)
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", v.PID))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var args []string
+	for _, a := range strings.Split(strings.TrimRight(string(b), "\x00"), "\x00") {
+		a = strings.ReplaceAll(a, v.APISocket, "SOCKET")
+		args = append(args, strings.ReplaceAll(a, v.ID, "ID"))
+	}
+	return args
+}
+
+// devices are what the VMM itself says of the devices that it has: the ids and
+// properties of each, without the paths and what it filled in.
+func (h *host) devices(name string) map[string]any {
+	h.t.Helper()
+	v := h.vm(name)
+	client := http.Client{Transport: &http.Transport{Dial: func(_, _ string) (net.Conn, error) { return net.Dial("unix", v.APISocket) }}}
+	resp, err := client.Get("http://vmm/api/v1/vm.info")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var info struct{ Config map[string]any }
+	if err := json.NewDecoder(resp.Body).Decode(&info); err != nil {
+		h.t.Fatal(err)
+	}
+	out := map[string]any{}
+	for _, key := range []string{"cpus", "payload", "disks", "net", "serial", "console", "rng"} {
+		text, _ := json.Marshal(info.Config[key])
+		out[key] = strings.ReplaceAll(string(text), v.ID, "ID")
+	}
+	return out
+}
+
+// TestARebuiltVMLivesAnOrdinaryLife: once stopped it boots from its record with
+// the very arguments, device ids and serials of the VM that was saved.
+func TestARebuiltVMLivesAnOrdinaryLife(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	h := newHost(t, vmm)
+	if err := os.WriteFile(h.work+"/base.raw", make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.must("vm", "create", "web", "--kernel", "guest.elf", "--cmdline", "fill=8 dirty=2", "--cpus", "2", "--memory", "64M",
+		"--disk", "disk.raw", "--disk", "base.raw,readonly", "--ch-arg=--watchdog", "--start")
+	h.counts("web")
+	argv, devices := h.argv("web"), h.devices("web")
+	h.must("snapshot", "create", "web", "one")
+	h.must("vm", "rm", "-f", "web")
+	h.must("vm", "create", "web", "--from-snapshot", "one")
+	h.counts("web")
+	if diff := cmp.Diff(devices, h.devices("web")); diff != "" {
+		t.Errorf("devices after the rebuild (-before +after):\n%s", diff)
+	}
+	for i := range 2 {
+		h.must("vm", "stop", "web", "--timeout", "1s")
+		h.must("vm", "start", "web")
+		h.counts("web")
+		if diff := cmp.Diff(argv, h.argv("web")); diff != "" {
+			t.Errorf("arguments of cold boot %d (-first boot +now):\n%s", i, diff)
+		}
+		if diff := cmp.Diff(devices, h.devices("web")); diff != "" {
+			t.Errorf("devices of cold boot %d (-first boot +now):\n%s", i, diff)
+		}
+	}
+	h.must("vm", "suspend", "web")
+	h.must("vm", "start", "web")
+	if diff := cmp.Diff(devices, h.devices("web")); diff != "" {
+		t.Errorf("devices after a suspend (-before +after):\n%s", diff)
+	}
+	h.clean("one")
+}
+
+// powerCut ends every process of the host's VMs and empties the run folder.
+func (h *host) powerCut() {
+	h.t.Helper()
+	killLeftovers(h.run)
+	if err := os.RemoveAll(h.run); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// TestAfterAReboot of the host `vm list` says what is, and `vm start` brings
+// each VM back: one that ran and one that was rebuilt boot from their disks, one
+// that was suspended goes on.
+func TestAfterAReboot(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	h := newHost(t, vmm)
+	h.boot("runs")
+	h.must("snapshot", "create", "runs", "one")
+	h.must("vm", "create", "rebuilt", "--from-snapshot", "one")
+	h.must("vm", "create", "sleeps", "--from-snapshot", "one")
+	h.counts("sleeps")
+	h.must("vm", "suspend", "sleeps")
+	last := h.tick("sleeps")
+	h.must("vm", "create", "never", "--kernel", "guest.elf", "--memory", "64M")
+	// As if the reboot came in the middle of a pause: nobody owes anything then.
+	h.must("vm", "pause", "rebuilt")
+
+	h.powerCut()
+	want := "never created\nrebuilt stopped\nruns stopped\nsleeps suspended"
+	if got := h.must("vm", "list", "--format", "{{.Name}} {{.State}}"); got != want {
+		t.Errorf("after the reboot:\n%s\nwant:\n%s", got, want)
+	}
+	h.clean("one")
+	h.must("vm", "start", "runs", "rebuilt", "sleeps", "never")
+	h.goesOn("sleeps", last)
+	for _, name := range []string{"runs", "rebuilt", "never"} {
+		h.counts(name)
+		if log := h.must("vm", "logs", name); !strings.HasPrefix(log, "BOOT") {
+			t.Errorf("%s did not boot: %.20q", name, log)
+		}
+	}
+	h.clean("one")
+}
+
+// TestASuspendedVMKeepsItsAddress, also over a reboot of the host.
+func TestASuspendedVMKeepsItsAddress(t *testing.T) {
+	if !networktest.OnItsOwn(t) {
+		return
+	}
+	n := 0
+	eachVMM(t, func(t *testing.T, vmm string) {
+		n++
+		name, gw, ip := fmt.Sprintf("zzz%d", n), fmt.Sprintf("10.%d.0.1", 80+n), fmt.Sprintf("10.%d.0.5", 80+n)
+		h := newNetHost(t, vmm, networktest.Bridge{Name: name, Subnet: fmt.Sprintf("10.%d.0.0/16", 80+n)})
+		before := h.traces()
+		h.listen()
+		h.must(append(guestAt("web", name, ip, gw), "--start")...)
+		h.ping(ip)
+		first := h.onlyNetwork("web")
+		for _, cut := range []bool{false, true} {
+			last, _ := h.beat(ip)
+			h.must("vm", "suspend", "web")
+			h.fails(4, ip+" belongs to VM", guestAt("thief", name, ip, gw)...)
+			if cut {
+				h.reboot("br-" + name)
+			}
+			h.must("vm", "start", "web")
+			if next, inside := h.beat(ip); next <= last || inside != ip {
+				t.Errorf("reboot %t: beat %d of %s after %d", cut, next, inside, last)
+			}
+			h.ping(ip)
+			if diff := cmp.Diff(first, h.onlyNetwork("web")); diff != "" {
+				t.Errorf("reboot %t (-before +after):\n%s", cut, diff)
+			}
+		}
+		h.must("vm", "suspend", "web")
+		h.must("vm", "rm", "web")
+		h.sameTraces(before)
+		h.clean()
+	})
+}

@@ -1,0 +1,27 @@
+package vm
+
+import (
+	"os"
+	"strings"
+	"sync"
+)
+
+// bootID names the run of this host's kernel. A record outlives it, pids and
+// start times, which count from the boot, do not mean anything afterwards.
+var bootID = sync.OnceValue(func() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+})
+
+// alive says whether a process is there: the one that was started, in this run
+// of the kernel.
+func alive(p *Process) bool {
+	if p.BootID != "" && p.BootID != bootID() {
+		return false
+	}
+	t, err := startTime(p.PID)
+	return err == nil && t == p.StartTime
+}
