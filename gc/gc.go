@@ -7,12 +7,14 @@
 //
 // Order of a run: gc.lock (another gc: failure.Busy, naming it) → what dead
 // restores left is undone, snapshots that VMs do not sleep on any more are
-// removed → store lock, exclusive, for instants: reap leases of
-// dead holders → roots → mark → plan → rename victims to trash → unlock →
+// removed → leases of dead holders are reaped → roots → mark → plan, all without
+// the store lock → windows: exclusive store lock, for instants; read what changed
+// of the roots, rename the victims that are still nobody's to the trash →
 // unlink. A dry run is the same plan, not executed.
 //
 // Invariants: a root that cannot be read means that nothing is swept; age is
-// never a reason; every removal carries its reason, every kept object its
+// never a reason; nothing is discarded outside a window in which the roots were
+// read to their end; every removal carries its reason, every kept object its
 // holders.
 package gc
 
@@ -20,10 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -86,7 +85,7 @@ type Report struct {
 	ReclaimedBytes int64     `json:"reclaimedBytes"`
 	Leases         Leases    `json:"leases"`
 	DurationMs     float64   `json:"durationMs"`
-	LockMs         float64   `json:"lockMs"`
+	LockMs         float64   `json:"lockMs"` // the longest that the store was locked at once
 }
 
 func ms(since time.Time) float64 { return float64(time.Since(since).Microseconds()) / 1000 }
@@ -100,7 +99,7 @@ func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	}
 	defer lock.Unlock()
 	rep := &Report{DryRun: o.DryRun, Removed: []Removed{}}
-	c := &collector{st: s, o: o, rep: rep, present: map[digest.Digest]bool{}}
+	c := &collector{st: s, o: o, rep: rep, sweep: s.Sweep(), dropped: map[string]bool{}}
 	if err := c.run(ctx); err != nil {
 		return nil, err
 	}
@@ -128,12 +127,14 @@ func onlyOne(ctx context.Context, s *store.Store, wait time.Duration) (*filelock
 
 // collector is one run.
 type collector struct {
-	st  *store.Store
-	o   Options
-	rep *Report
+	st    *store.Store
+	o     Options
+	rep   *Report
+	roots *roots
+	sweep *store.Sweep
 
-	present map[digest.Digest]bool // blobs that were seen to exist
-	asleep  []Kept                 // snapshots of suspended VMs
+	asleep  []Kept          // snapshots of suspended VMs
+	dropped map[string]bool // snapshots that this run removed
 }
 
 func (c *collector) run(ctx context.Context) error {
@@ -143,64 +144,42 @@ func (c *collector) run(ctx context.Context) error {
 	if err := c.sleepers(ctx); err != nil {
 		return err
 	}
-	var plan *plan
-	err := c.st.Exclusive(ctx, func(x *store.Exclusive) (err error) {
-		locked := time.Now()
-		defer func() { c.rep.LockMs = ms(locked) }()
-		if plan, err = c.decide(ctx, x); err != nil || c.o.DryRun {
-			return err
-		}
-		for _, v := range plan.victims {
-			if v.inStore {
-				if err := x.Discard(v.path); err != nil && !errors.Is(err, os.ErrNotExist) {
-					return err
-				}
-			}
-		}
-		return nil
-	})
+	p := &plan{}
+	dead, err := c.reap(ctx, p)
 	if err != nil {
 		return err
 	}
-	c.report(plan)
+	durable.Step("gc.reaped")
+	p.marks = newMarks(c.o.Explain)
+	c.roots = newRoots(c.st, p.marks, dead)
+	if err := c.roots.update(ctx); err != nil {
+		return unreadable(err)
+	}
+	durable.Step("gc.marked")
+	if err := c.plan(ctx, p); err != nil {
+		return err
+	}
+	if err := c.roots.check(); err != nil {
+		return unreadable(err)
+	}
+	durable.Step("gc.planned")
+	if err := c.execute(ctx, p); err != nil {
+		return err
+	}
+	c.report(p)
 	if c.o.DryRun {
 		return nil
 	}
 	durable.Step("gc.swept")
-	if err := c.endRunDirs(ctx, plan); err != nil {
+	if err := c.endRunDirs(ctx, p); err != nil {
 		return err
 	}
 	_, err = c.st.EmptyTrash(ctx)
 	return err
 }
 
-// decide reaps, marks and plans, under the exclusive lock. A dry run counts
-// dead leases without taking them.
-func (c *collector) decide(ctx context.Context, x *store.Exclusive) (*plan, error) {
-	live, err := c.st.LeaseHoldings(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("gc: roots: %w", err)
-	}
-	p := &plan{holders: map[string][]holder{}}
-	if err := c.deadLeases(p, live); err != nil {
-		return nil, err
-	}
-	if !c.o.DryRun {
-		if c.rep.Leases.Live, c.rep.Leases.Reaped, err = x.ReapLeases(ctx); err != nil {
-			return nil, err
-		}
-	} else {
-		c.rep.Leases.Live, c.rep.Leases.Reaped = len(live), p.deadLeases
-	}
-	durable.Step("gc.reaped")
-	if err := c.mark(ctx, p, live); err != nil {
-		return nil, fmt.Errorf("gc: nothing is swept, a root cannot be read: %w", err)
-	}
-	if err := c.plan(ctx, p); err != nil {
-		return nil, err
-	}
-	durable.Step("gc.planned")
-	return p, nil
+func unreadable(err error) error {
+	return fmt.Errorf("gc: nothing is swept, a root cannot be read: %w", err)
 }
 
 func (c *collector) report(p *plan) {

@@ -287,7 +287,7 @@ func TestKillAtEachStep(t *testing.T) {
 		collect(t, open(t, root), Options{})
 		return
 	}
-	for _, step := range []string{"gc.reaped", "gc.planned", "store.discard", "store.discard#2", "gc.swept", "store.trash.unlinked"} {
+	for _, step := range []string{"gc.reaped", "gc.marked", "gc.planned", "store.discard", "store.discard#2", "gc.settled", "gc.swept", "store.trash.unlinked"} {
 		t.Run(step, func(t *testing.T) {
 			s := open(t, filepath.Join(t.TempDir(), "root"))
 			kept, gone := mustPublish(t, s, "k"), mustPublish(t, s, "g")

@@ -19,13 +19,9 @@ func (c *collector) networks(p *plan) error {
 	}
 	var live []string
 	for _, id := range attached {
-		if by := p.holders["vm:"+id]; len(by) > 0 {
+		if o, ok := parseObject("vm:" + id); ok && p.held(o) {
 			live = append(live, id)
-			k := Kept{Kind: "network", ID: id, by: by}
-			for _, h := range by {
-				k.Holders = append(k.Holders, h.name)
-			}
-			p.kept = append(p.kept, k)
+			p.keep("network", id, o, 0)
 		}
 	}
 	left, err := c.o.Network.Leftovers(live)
@@ -37,7 +33,8 @@ func (c *collector) networks(p *plan) error {
 		if l.Netns != "" {
 			why += " in netns " + l.Netns
 		}
-		p.victims = append(p.victims, victim{kind: "network", id: l.VM, reason: why})
+		o, _ := parseObject("vm:" + l.VM)
+		p.victims = append(p.victims, victim{kind: "network", id: l.VM, reason: why, object: o})
 	}
 	return nil
 }

@@ -69,6 +69,7 @@ func (c *collector) dropSnapshot(ctx context.Context, id store.ID) error {
 		if err != nil {
 			return fmt.Errorf("gc: %w", err)
 		}
+		c.dropped[string(id)] = true
 	}
 	c.rep.Removed = append(c.rep.Removed, gone)
 	return nil

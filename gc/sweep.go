@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -14,11 +14,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
-)
-
-var (
-	hex64 = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	hex32 = regexp.MustCompile(`^[0-9a-f]{32}$`)
 )
 
 // module collects one kind of object. Folder is where it lies below rootDir;
@@ -61,44 +56,44 @@ func (c *collector) plan(ctx context.Context, p *plan) error {
 
 // each visits the entries of a folder of the store.
 func (c *collector) each(folder string, visit func(name, path string)) error {
-	entries, err := os.ReadDir(c.st.Path(folder))
+	f, err := os.Open(c.st.Path(folder))
 	if err != nil {
 		return fmt.Errorf("gc: %w", err)
 	}
-	for _, e := range entries {
-		visit(e.Name(), c.st.Path(folder, e.Name()))
+	defer f.Close()
+	for {
+		names, err := f.Readdirnames(namesAtOnce)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("gc: %w", err)
+		}
+		for _, name := range names {
+			visit(name, c.st.Path(folder, name))
+		}
 	}
-	return nil
 }
 
-// judge keeps what is held and discards the rest.
-func (p *plan) judge(kind, id, object, path, reason string) {
-	if by := p.holders[object]; len(by) > 0 {
-		k := Kept{Kind: kind, ID: id, Bytes: store.FileBytes(path), by: by}
-		for _, h := range by {
-			k.Holders = append(k.Holders, h.name)
-		}
-		p.kept = append(p.kept, k)
-		return
-	}
-	p.victims = append(p.victims, victim{kind: kind, id: id, path: path, reason: reason, bytes: store.FileBytes(path), inStore: true})
-}
+// namesAtOnce bounds what a folder of a million entries costs.
+const namesAtOnce = 1024
 
 // snapshots: a folder without a manifest was never published.
 func (c *collector) snapshots(p *plan) error {
 	return c.each("snapshots", func(name, path string) {
-		if _, err := os.Lstat(filepath.Join(path, "manifest.json")); !errors.Is(err, os.ErrNotExist) || !hex32.MatchString(name) {
-			return
+		empty := func() bool {
+			_, err := os.Lstat(filepath.Join(path, "manifest.json"))
+			return errors.Is(err, os.ErrNotExist)
 		}
-		p.judge("snapshot", name, "snapshot:"+name, path, "has no manifest")
+		if empty() {
+			p.judge("snapshot", "snapshot:"+name, path, "has no manifest", empty)
+		}
 	})
 }
 
 func (c *collector) blobs(p *plan, kind, folder string) error {
 	return c.each(folder, func(name, path string) {
-		if hex64.MatchString(name) {
-			p.judge(kind, "sha256:"+name, "sha256:"+name, path, "no snapshot, VM, image, pin or living process names it")
-		}
+		p.judge(kind, "sha256:"+name, path, "no snapshot, VM, image, pin or living process names it", nil)
 	})
 }
 
@@ -106,25 +101,31 @@ func (c *collector) blobs(p *plan, kind, folder string) error {
 // VM maps it; a VM that does has a hard link to it.
 func (c *collector) cache(p *plan) error {
 	return c.each("cache/memory", func(name, path string) {
-		var st unix.Stat_t
-		if unix.Lstat(path, &st) == nil && st.Nlink > 1 {
-			p.hold("sha256:"+name, "a VM that maps it")
+		mapped := func() bool {
+			var st unix.Stat_t
+			return unix.Lstat(path, &st) == nil && st.Nlink > 1
 		}
-		p.judge("cache", "sha256:"+name, "sha256:"+name, path, "no VM maps it; it can be made again")
+		if o, ok := parseObject("sha256:" + name); ok && mapped() {
+			p.hold(o, p.by(holder{name: "a VM that maps it"}), false)
+		}
+		p.judge("cache", "sha256:"+name, path, "no VM maps it; it can be made again", func() bool { return !mapped() })
 	})
 }
 
 // vms: a folder without a record is a creation that died.
 func (c *collector) vms(p *plan) error {
 	return c.each("vms", func(name, path string) {
-		if hex32.MatchString(name) && len(p.holders["vm:"+name]) == 0 {
-			p.judge("vm", name, "vm:"+name, path, "has no record and nobody is making it")
+		if o, ok := parseObject("vm:" + name); ok && !p.held(o) {
+			p.judge("vm", "vm:"+name, path, "has no record and nobody is making it", nil)
 		}
 	})
 }
 
 func (c *collector) trash(p *plan) error {
 	return c.each("trash", func(name, path string) {
+		if id, _, _ := strings.Cut(name, "."); name == c.sweep.Name() || c.dropped[id] { // it is accounted for already
+			return
+		}
 		p.victims = append(p.victims, victim{kind: "trash", id: name, path: path, reason: "discarded by an earlier run or removal", bytes: store.FileBytes(path)})
 	})
 }
@@ -139,9 +140,9 @@ func (c *collector) runDirs(p *plan) error {
 		return err
 	}
 	for _, e := range entries {
-		if hex32.MatchString(e.Name()) && len(p.holders["vm:"+e.Name()]) == 0 {
+		if o, ok := parseObject("vm:" + e.Name()); ok && !p.held(o) {
 			path := filepath.Join(c.o.RunDir, e.Name())
-			p.victims = append(p.victims, victim{kind: "run", id: e.Name(), path: path, reason: "its VM does not exist", bytes: store.FileBytes(path)})
+			p.victims = append(p.victims, victim{kind: "run", id: e.Name(), path: path, reason: "its VM does not exist", bytes: store.FileBytes(path), object: o})
 		}
 	}
 	return nil
@@ -164,7 +165,11 @@ func (c *collector) staging(p *plan) error {
 			if len(part) != 4 || !c.idle(part[2]) {
 				continue
 			}
-			p.victims = append(p.victims, victim{kind: "staging", id: filepath.Base(path), path: path, reason: "its process is dead", bytes: store.FileBytes(path)})
+			id := part[2]
+			p.victims = append(p.victims, victim{
+				kind: "staging", id: filepath.Base(path), path: path, reason: "its process is dead", bytes: store.FileBytes(path),
+				still: func() bool { return c.idle(id) },
+			})
 		}
 	}
 	return nil

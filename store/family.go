@@ -96,7 +96,7 @@ func (s *Store) family(ctx context.Context, images []ImageRef) []ID {
 
 // rebuildFamilies makes the file from the manifests, and gives its content.
 func (s *Store) rebuildFamilies(ctx context.Context) []byte {
-	ids, err := s.ids()
+	ids, err := s.IDs()
 	if err != nil {
 		return nil
 	}

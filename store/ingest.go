@@ -199,12 +199,19 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 // publishStaged makes a staged snapshot exist and tells who follows the store.
 func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descriptor, sp *Spec, meta Meta) (*Snapshot, error) {
 	err := in.st.names(ctx, func() error {
-		return in.st.shared(ctx, func() error { return in.publish(ctx, staged, config, sp, meta) })
+		if err := in.st.nameFree(ctx, meta.Name); err != nil {
+			return err
+		}
+		return in.st.shared(ctx, func() error { return in.publish(staged, config, sp) })
 	})
 	if err != nil {
 		return nil, err
 	}
 	durable.Step("store.commit.published")
+	// Behind the locks: others need not wait for the disk.
+	if err := durable.SyncParents(staged, in.st.Path("snapshots", string(in.id))); err != nil {
+		return nil, fmt.Errorf("publish snapshot %s: %w", in.id, err)
+	}
 	sn, err := in.st.Get(ctx, in.id)
 	if err == nil {
 		in.st.joinFamily(sn)
@@ -241,11 +248,8 @@ func (in *Ingest) stage(config Descriptor, meta Meta) (string, error) {
 	return in.stageBytes(manifest, meta)
 }
 
-// publish runs under names.lock and the shared store lock.
-func (in *Ingest) publish(ctx context.Context, staged string, config Descriptor, sp *Spec, meta Meta) error {
-	if err := in.st.nameFree(ctx, meta.Name); err != nil {
-		return err
-	}
+// publish runs under names.lock and the shared store lock; the caller fsyncs.
+func (in *Ingest) publish(staged string, config Descriptor, sp *Spec) error {
 	for _, d := range append([]Descriptor{config}, in.layers...) {
 		fi, err := os.Stat(in.st.BlobPath(d.Digest))
 		if err != nil || fi.Size() != d.Size {
@@ -258,7 +262,7 @@ func (in *Ingest) publish(ctx context.Context, staged string, config Descriptor,
 		}
 	}
 	durable.Step("store.commit.checked")
-	if err := durable.Publish(staged, in.st.Path("snapshots", string(in.id))); err != nil {
+	if err := durable.Rename(staged, in.st.Path("snapshots", string(in.id))); err != nil {
 		if errors.Is(err, os.ErrExist) {
 			return failure.New(failure.Conflict, "snapshot %s exists already", in.id)
 		}

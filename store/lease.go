@@ -1,17 +1,18 @@
 package store
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
@@ -39,7 +40,8 @@ func newID() string {
 func (s *Store) Lease(ctx context.Context, purpose string) (*Lease, error) {
 	l := &Lease{id: newID(), st: s}
 	err := s.shared(ctx, func() (err error) {
-		l.lock, err = filelock.TryExclusive(s.Path("leases", l.id))
+		// It waits: whoever asks whether the lease lives holds it for an instant.
+		l.lock, err = filelock.Exclusive(ctx, s.Path("leases", l.id))
 		return err
 	})
 	if err != nil {
@@ -121,86 +123,98 @@ type Holding struct {
 	VMs       []string
 }
 
-// parseLease reads lease lines; a torn last line (killed holder) is ignored,
-// anything else that is unknown is an error: gc then sweeps nothing.
-func parseLease(id string, b []byte) (Holding, error) {
-	h := Holding{Lease: id}
-	if i := bytes.LastIndexByte(b, '\n'); i >= 0 {
-		b = b[:i+1]
-	} else {
-		b = nil
-	}
-	sc := bufio.NewScanner(bytes.NewReader(b))
-	for sc.Scan() {
-		kind, rest, _ := strings.Cut(sc.Text(), ":")
-		switch {
-		case strings.HasPrefix(sc.Text(), "for "):
-			h.Purpose = sc.Text()[4:]
-		case kind == "snapshot":
-			h.Snapshots = append(h.Snapshots, ID(rest))
-		case kind == "vm":
-			h.VMs = append(h.VMs, rest)
-		default:
-			d, err := digest.Parse(sc.Text())
-			if err != nil {
-				return h, failure.New(failure.Damaged, "lease %s: line %q", id, sc.Text())
-			}
-			h.Digests = append(h.Digests, d)
+// parseLease reads lease lines into h; a torn last line (killed holder, or one
+// that is writing) is left for later: n is what was read. Anything else that is
+// unknown is an error: gc then sweeps nothing.
+func parseLease(h *Holding, b []byte) (n int, err error) {
+	for n < len(b) {
+		end := bytes.IndexByte(b[n:], '\n')
+		if end < 0 {
+			break
 		}
+		if err := h.take(string(b[n : n+end])); err != nil {
+			return n, err
+		}
+		n += end + 1
 	}
-	return h, sc.Err()
+	return n, nil
 }
 
-// Holdings reads every lease file, those of dead holders too; under the
-// exclusive lock after ReapLeases only living ones are left.
-func (s *Store) Holdings(ctx context.Context) ([]Holding, error) {
+func (h *Holding) take(line string) error {
+	kind, rest, _ := strings.Cut(line, ":")
+	switch {
+	case strings.HasPrefix(line, "for "):
+		h.Purpose = line[4:]
+	case kind == "snapshot":
+		h.Snapshots = append(h.Snapshots, ID(rest))
+	case kind == "vm":
+		h.VMs = append(h.VMs, rest)
+	default:
+		d, err := digest.Parse(line)
+		if err != nil {
+			return failure.New(failure.Damaged, "lease %s: line %.80q", h.Lease, line)
+		}
+		h.Digests = append(h.Digests, d)
+	}
+	return nil
+}
+
+// Leases lists the leases that there are, of living and of dead holders.
+func (s *Store) Leases() ([]string, error) {
 	entries, err := os.ReadDir(s.Path("leases"))
 	if err != nil {
 		return nil, fmt.Errorf("read leases: %w", err)
 	}
-	var all []Holding
+	var ids []string
 	for _, e := range entries {
-		b, err := readSmall(s.Path("leases", e.Name()), leaseLimit)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read lease: %w", err)
-		}
-		h, err := parseLease(e.Name(), b)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, h)
+		ids = append(ids, e.Name())
 	}
-	return all, nil
+	return ids, nil
+}
+
+// ReadLease reads what a lease says from byte from on; next is where to go on
+// when its holder has written more. A lease that is gone says nothing.
+func (s *Store) ReadLease(id string, from int64) (h Holding, next int64, err error) {
+	h = Holding{Lease: id}
+	f, err := os.OpenFile(s.Path("leases", id), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return h, from, nil
+	}
+	if err != nil {
+		return h, from, fmt.Errorf("read lease: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.NewSectionReader(f, from, leaseLimit+1))
+	if err != nil {
+		return h, from, fmt.Errorf("read lease %s: %w", id, err)
+	}
+	if len(b) > leaseLimit {
+		return h, from, failure.New(failure.Damaged, "lease %s is longer than %d bytes", id, leaseLimit)
+	}
+	n, err := parseLease(&h, b)
+	return h, from + int64(n), err
 }
 
 // LeaseHoldings reads the leases whose holder lives.
 func (s *Store) LeaseHoldings(ctx context.Context) ([]Holding, error) {
-	all, err := s.Holdings(ctx)
+	ids, err := s.Leases()
 	if err != nil {
 		return nil, err
 	}
 	var live []Holding
-	for _, h := range all {
-		if s.leaseLives(h.Lease) {
-			live = append(live, h)
+	for _, id := range ids {
+		lives, err := s.LeaseLives(id)
+		if err != nil {
+			return nil, err
 		}
+		if !lives {
+			continue
+		}
+		h, _, err := s.ReadLease(id, 0)
+		if err != nil {
+			return nil, err
+		}
+		live = append(live, h)
 	}
-	return live, nil
-}
-
-// leaseLives asks the kernel: a lock that can be had has no living holder.
-func (s *Store) leaseLives(id string) bool {
-	path := s.Path("leases", id)
-	if _, err := os.Stat(path); err != nil {
-		return false
-	}
-	lock, err := filelock.TryExclusive(path)
-	if err != nil {
-		return errors.Is(err, filelock.ErrLocked)
-	}
-	lock.Unlock()
-	return false
+	return live, ctx.Err()
 }

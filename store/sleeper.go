@@ -76,7 +76,7 @@ func (m Meta) forSleep() bool { return m.Name == "" && m.Labels[SuspendLabel] !=
 // ForSleep lists the snapshots that are only there for a VM to sleep on, awake
 // or not. It reads every meta.json.
 func (s *Store) ForSleep(ctx context.Context) ([]ID, error) {
-	ids, err := s.ids()
+	ids, err := s.IDs()
 	if err != nil {
 		return nil, err
 	}

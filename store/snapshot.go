@@ -122,8 +122,8 @@ func (sn *Snapshot) readManifest(b []byte) error {
 	return nil
 }
 
-// ids lists the snapshot folders; others' files are not ours to judge.
-func (s *Store) ids() ([]ID, error) {
+// IDs lists the snapshot folders; others' files are not ours to judge.
+func (s *Store) IDs() ([]ID, error) {
 	entries, err := os.ReadDir(s.Path("snapshots"))
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
@@ -141,7 +141,7 @@ func (s *Store) ids() ([]ID, error) {
 // listing goes on with the next.
 func (s *Store) List(ctx context.Context) iter.Seq2[*Snapshot, error] {
 	return func(yield func(*Snapshot, error) bool) {
-		ids, err := s.ids()
+		ids, err := s.IDs()
 		if err != nil {
 			yield(nil, err)
 			return
@@ -174,7 +174,7 @@ func (s *Store) Resolve(ctx context.Context, ref string) (ID, error) {
 			return id, err
 		}
 	}
-	ids, err := s.ids()
+	ids, err := s.IDs()
 	if err != nil {
 		return "", err
 	}

@@ -49,7 +49,7 @@ func (s *Store) summaryPath() string { return s.Path("cache", "summaries") }
 // lines gives every snapshot that there is, with what the file knows of it;
 // exact is false when the file says more or less than that.
 func (s *Store) lines() (all []line, exact bool, err error) {
-	ids, err := s.ids()
+	ids, err := s.IDs()
 	if err != nil {
 		return nil, false, err
 	}

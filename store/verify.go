@@ -51,7 +51,7 @@ func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyR
 	start := time.Now()
 	if ids == nil {
 		var err error
-		if ids, err = s.ids(); err != nil {
+		if ids, err = s.IDs(); err != nil {
 			return nil, err
 		}
 	}

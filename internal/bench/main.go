@@ -21,12 +21,13 @@ func main() {
 	bytes := flag.Int64("bytes", 2<<30, "size of the guest RAM images")
 	runs := flag.Int("runs", 3, "runs of each figure")
 	dir := flag.String("dir", "", "where the store and the images lie (default: the temporary folder)")
-	snapshots := flag.Int("snapshots", 10000, "snapshots of the listing figure")
+	snapshots := flag.Int("snapshots", 10000, "snapshots of the listing and the collecting figures")
+	blobs := flag.Int("blobs", 1000000, "blobs of the collecting figures")
 	flag.Parse()
 	work, err := os.MkdirTemp(*dir, "cocoon-bench-")
 	if err == nil {
 		defer os.RemoveAll(work)
-		err = run(&bench{cocoon: *cocoon, bytes: *bytes, runs: *runs, work: work, snapshots: *snapshots})
+		err = run(&bench{cocoon: *cocoon, bytes: *bytes, runs: *runs, work: work, snapshots: *snapshots, blobs: *blobs})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -42,13 +43,14 @@ type bench struct {
 	runs      int
 	work      string
 	snapshots int
+	blobs     int
 }
 
 func run(b *bench) error {
 	fmt.Printf("machine: %s, %d processors (each command runs on two of them), %s\n\n", cpuModel(), runtime.NumCPU(), runtime.Version())
 	fmt.Println("| figure | cocoon | yardstick | ratio | goal |")
 	fmt.Println("|---|---|---|---|---|")
-	for _, figures := range []func() error{b.captures, b.family, b.startup, b.listing} {
+	for _, figures := range []func() error{b.captures, b.family, b.startup, b.listing, b.collecting} {
 		if err := figures(); err != nil {
 			return err
 		}

@@ -11,7 +11,8 @@
 //  1. A name never shows a half-written file: contents are fsynced under another
 //     name in the same folder and renamed.
 //  2. A function that returns nil has fsynced every folder whose entries it
-//     changed.
+//     changed; [Rename] and [Trash] are the exceptions, for callers that
+//     hold a lock for an instant and fsync behind it.
 //  3. An fsync that failed is never repeated on the same file: the kernel may
 //     have dropped the dirty pages already. The caller gives the file up.
 //
@@ -67,29 +68,36 @@ func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
 // anything: os.ErrExist when newpath is taken. The caller has fsynced what is
 // at oldpath.
 func Publish(oldpath, newpath string) error {
+	if err := Rename(oldpath, newpath); err != nil {
+		return err
+	}
+	return SyncParents(oldpath, newpath)
+}
+
+// Rename is Publish without the fsyncs: SyncParents must follow.
+func Rename(oldpath, newpath string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, oldpath, unix.AT_FDCWD, newpath, unix.RENAME_NOREPLACE)
 	if err != nil {
 		return &os.LinkError{Op: "publish", Old: oldpath, New: newpath, Err: err}
 	}
-	return syncParents(oldpath, newpath)
+	return nil
 }
 
-// Trash renames path to a fresh name below trashDir, which it makes when
-// missing, and fsyncs both parents.
-func Trash(path, trashDir string) error {
-	if err := Mkdir(trashDir, 0o700); err != nil {
-		return err
-	}
+// Trash renames path to a fresh name below trashDir and answers that name. It
+// fsyncs nothing: a power cut may bring the entry back.
+func Trash(path, trashDir string) (string, error) {
 	var tail [8]byte
 	rand.Read(tail[:]) // never fails: crypto/rand aborts the process instead
 	to := filepath.Join(trashDir, filepath.Base(path)+"."+hex.EncodeToString(tail[:]))
 	if err := os.Rename(path, to); err != nil {
-		return fmt.Errorf("move to trash: %w", err)
+		return "", fmt.Errorf("move to trash: %w", err)
 	}
-	return syncParents(path, to)
+	return to, nil
 }
 
-func syncParents(a, b string) error {
+// SyncParents fsyncs the folders of two names, the second first: after a
+// rename from a to b nothing is lost by a crash between the two.
+func SyncParents(a, b string) error {
 	dirA, dirB := filepath.Dir(a), filepath.Dir(b)
 	if err := SyncDir(dirB); err != nil || dirA == dirB {
 		return err

@@ -67,12 +67,15 @@ func TestPublishNeverOverwrites(t *testing.T) {
 
 func TestTrashKeepsEverythingItIsGiven(t *testing.T) {
 	dir := t.TempDir()
+	if err := Mkdir(filepath.Join(dir, "trash", "run"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for range 3 {
 		path := filepath.Join(dir, "same-name")
 		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := Trash(path, filepath.Join(dir, "trash", "run")); err != nil {
+		if _, err := Trash(path, filepath.Join(dir, "trash", "run")); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -40,13 +40,13 @@ type Lock struct{ f *os.File }
 
 // Shared waits for a shared lock on path, which it creates 0600 when missing.
 func Shared(ctx context.Context, path string) (*Lock, error) {
-	return wait(ctx, path, unix.LOCK_SH)
+	return wait(ctx, path, unix.LOCK_SH, lastPause)
 }
 
 // Exclusive waits for an exclusive lock on path, which it creates 0600 when
 // missing.
 func Exclusive(ctx context.Context, path string) (*Lock, error) {
-	return wait(ctx, path, unix.LOCK_EX)
+	return wait(ctx, path, unix.LOCK_EX, lastPause)
 }
 
 // TryExclusive takes an exclusive lock or answers ErrLocked at once.
@@ -62,21 +62,43 @@ func TryExclusive(path string) (*Lock, error) {
 	return &Lock{f: f}, nil
 }
 
-// The pause between two tries doubles from the first to the last.
+// Held reports whether somebody holds path exclusively; false where there is no
+// such file. It asks by a shared lock of an instant, so that those who ask do
+// not take each other for the holder; whoever takes the lock must be ready to
+// wait for them.
+func Held(path string) (bool, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open lock: %w", err)
+	}
+	defer f.Close()
+	err = try(f, unix.LOCK_SH)
+	if errors.Is(err, ErrLocked) {
+		return true, nil
+	}
+	return false, err
+}
+
+// The pause between two tries doubles from the first to the last; it ends
+// earlier for locks that are held for instants only.
 const (
-	firstPause = 200 * time.Microsecond
-	lastPause  = 10 * time.Millisecond
+	firstPause   = 200 * time.Microsecond
+	lastPause    = 10 * time.Millisecond
+	instantPause = 500 * time.Microsecond
 )
 
 // wait polls, because a blocking flock cannot be called off.
-func wait(ctx context.Context, path string, how int) (*Lock, error) {
+func wait(ctx context.Context, path string, how int, longest time.Duration) (*Lock, error) {
 	f, err := open(path)
 	if err != nil {
 		return nil, err
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+	for pause := firstPause; ; pause = min(2*pause, longest) {
 		if err = ctx.Err(); err == nil {
 			err = try(f, how)
 		}

@@ -37,6 +37,35 @@ func TestSharedAdmitsReadersAndKeepsWritersOut(t *testing.T) {
 	}
 }
 
+func TestThoseWhoAskDoNotTakeEachOtherForTheHolder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	if held, err := Held(path); held || err != nil {
+		t.Fatalf("no file: held %v, %v", held, err)
+	}
+	w := must(t)(Exclusive(t.Context(), path))
+	if held, err := Held(path); !held || err != nil {
+		t.Fatalf("locked: held %v, %v", held, err)
+	}
+	if err := w.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 200 {
+				if held, err := Held(path); held || err != nil {
+					t.Errorf("free, but held is %v, %v", held, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWaitingObeysTheContextAndNamesTheHolder(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	w := must(t)(Exclusive(t.Context(), path))

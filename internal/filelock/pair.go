@@ -3,33 +3,60 @@ package filelock
 import (
 	"context"
 	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Pair is a readers-writer lock whose writers never starve: everybody takes the
 // gate first and drops it as soon as the store lock is had. A waiting writer
 // keeps the gate, so new readers queue behind it while old ones drain.
 //
+// A reader may be slow all the same (it makes a file while the disk is busy);
+// then those behind the gate would wait for it too. So a writer opens the gate
+// again after a moment, and keeps it longer each time.
+//
 // The gate alone protects nothing. Both files are never unlinked.
 type Pair struct{ Gate, Store string }
 
 // Shared waits for the store lock among readers. Hold it for instants only.
 func (p Pair) Shared(ctx context.Context) (*Lock, error) {
-	return p.take(ctx, Shared, Shared)
-}
-
-// Exclusive waits for the store lock alone.
-func (p Pair) Exclusive(ctx context.Context) (*Lock, error) {
-	return p.take(ctx, Exclusive, Exclusive)
-}
-
-type taker func(context.Context, string) (*Lock, error)
-
-func (p Pair) take(ctx context.Context, gate, store taker) (*Lock, error) {
-	g, err := gate(ctx, p.Gate)
+	g, err := wait(ctx, p.Gate, unix.LOCK_SH, instantPause)
 	if err != nil {
 		return nil, err
 	}
-	l, err := store(ctx, p.Store)
+	l, err := wait(ctx, p.Store, unix.LOCK_SH, instantPause)
+	if err := errors.Join(err, g.Unlock()); err != nil {
+		return nil, errors.Join(err, l.Unlock())
+	}
+	return l, nil
+}
+
+// firstPatience is how long a writer keeps the gate the first time.
+const firstPatience = time.Millisecond
+
+// Exclusive waits for the store lock alone.
+func (p Pair) Exclusive(ctx context.Context) (*Lock, error) {
+	for patience := firstPatience; ; patience *= 2 {
+		l, err := p.exclusive(ctx, patience)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(patience):
+		}
+	}
+}
+
+func (p Pair) exclusive(ctx context.Context, patience time.Duration) (*Lock, error) {
+	g, err := wait(ctx, p.Gate, unix.LOCK_EX, instantPause)
+	if err != nil {
+		return nil, err
+	}
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	l, err := wait(bounded, p.Store, unix.LOCK_EX, instantPause)
 	if err := errors.Join(err, g.Unlock()); err != nil {
 		return nil, errors.Join(err, l.Unlock())
 	}

@@ -133,9 +133,10 @@ func trashResume(t *testing.T, h Harness) {
 	gone := mustPublish(t, s, "gone", image(1, 9))
 	mustPublish(t, s, "kept", image(2, 9))
 	mustRemove(t, s, gone.ID)
-	err := s.Exclusive(t.Context(), func(x *store.Exclusive) error {
-		return x.Discard(s.BlobPath(packOf(t, gone)))
-	})
+	sweep := s.Sweep()
+	err := errors.Join(sweep.Prepare(), sweep.Window(t.Context(), func(w *store.Window) error {
+		return w.Discard(s.BlobPath(packOf(t, gone)))
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,121 @@
+package gc
+
+import (
+	"encoding/hex"
+	"strings"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// object is what can be needed, small enough to hold a million of: a digest, or
+// the id of a VM or a snapshot.
+type object struct {
+	kind byte // 'd', 'v', 's'
+	id   [32]byte
+}
+
+// parseObject reads "sha256:<64 hex>", "vm:<32 hex>" and "snapshot:<32 hex>".
+func parseObject(s string) (object, bool) {
+	var o object
+	kind, id, _ := strings.Cut(s, ":")
+	want := 16
+	switch kind {
+	case "sha256":
+		o.kind, want = 'd', 32
+	case "vm":
+		o.kind = 'v'
+	case "snapshot":
+		o.kind = 's'
+	default:
+		return o, false
+	}
+	n, err := hex.Decode(o.id[:], []byte(id[:min(len(id), 2*len(o.id))]))
+	return o, err == nil && n == want && len(id) == 2*want
+}
+
+// holder is who needs an object, in words, and its id where it is a snapshot.
+type holder struct{ name, snapshot string }
+
+// marks are the objects that somebody needs. They only ever grow: what a run
+// has once found to be needed stays for this run, whatever happens to the
+// holder meanwhile.
+type marks struct {
+	everyHolder bool // else only the first of each object is remembered
+	holders     []holder
+	objects     map[object]mark
+	more        []edge // further holders
+}
+
+type mark struct {
+	holder uint32 // number in holders
+	more   uint32 // number in marks.more, plus one
+	needed bool   // a snapshot names it: it must be there
+	seen   bool   // it is there
+}
+
+type edge struct{ holder, next uint32 }
+
+func newMarks(everyHolder bool) *marks {
+	return &marks{everyHolder: everyHolder, objects: map[object]mark{}}
+}
+
+// by numbers a holder, for hold.
+func (m *marks) by(h holder) uint32 {
+	m.holders = append(m.holders, h)
+	return uint32(len(m.holders) - 1)
+}
+
+func (m *marks) hold(o object, by uint32, needed bool) {
+	x, known := m.objects[o]
+	switch {
+	case !known:
+		x.holder = by
+	case m.everyHolder:
+		m.more = append(m.more, edge{by, x.more})
+		x.more = uint32(len(m.more))
+	}
+	x.needed = x.needed || needed
+	m.objects[o] = x
+}
+
+// holdName is hold for a name that was read from a file; an empty one holds
+// nothing.
+func (m *marks) holdName(name string, by uint32, needed bool) error {
+	if name == "" {
+		return nil
+	}
+	o, ok := parseObject(name)
+	if !ok {
+		return failure.New(failure.Damaged, "%s names %.80q, which is no object", m.holders[by].name, name)
+	}
+	m.hold(o, by, needed)
+	return nil
+}
+
+func (m *marks) held(o object) bool {
+	_, ok := m.objects[o]
+	return ok
+}
+
+// see notes that an object is there and reports whether somebody needs it.
+func (m *marks) see(o object) bool {
+	x, ok := m.objects[o]
+	if ok && !x.seen {
+		x.seen = true
+		m.objects[o] = x
+	}
+	return ok
+}
+
+// holdersOf an object, the first one first.
+func (m *marks) holdersOf(o object) []holder {
+	x, ok := m.objects[o]
+	if !ok {
+		return nil
+	}
+	out := []holder{m.holders[x.holder]}
+	for at := x.more; at != 0; at = m.more[at-1].next {
+		out = append(out, m.holders[m.more[at-1].holder])
+	}
+	return out
+}

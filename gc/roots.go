@@ -1,0 +1,342 @@
+package gc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// roots reads all that is kept for its own sake into marks. The first update
+// reads everything, without a lock; the next ones, inside each window, only
+// what changed since.
+//
+// Leases are read before everything else. Whoever lets go of a lease has
+// written the root that takes over before: either the lease is still there to be
+// read, or the root is.
+type roots struct {
+	st        *store.Store
+	marks     *marks
+	leases    map[string]*leaseRead
+	dead      map[string]bool // leases that nobody holds any more
+	snapshots stamp
+	known     map[store.ID]uint64 // snapshots that were read, with the inode of their folder
+	files     map[string]stamp    // records and pins
+	checked   bool                // what snapshots named so far was looked for
+}
+
+type leaseRead struct {
+	by    uint32
+	bytes int64
+}
+
+func newRoots(st *store.Store, m *marks, dead map[string]bool) *roots {
+	return &roots{st: st, marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}}
+}
+
+// update reads what is new. A root that cannot be read is an error: what is
+// needed is not known then.
+func (r *roots) update(ctx context.Context) error {
+	for _, read := range []func(context.Context) error{r.readLeases, r.readSnapshots, r.readRecords} {
+		if err := read(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *roots) readLeases(context.Context) error {
+	ids, err := r.st.Leases()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if r.dead[id] {
+			continue
+		}
+		l := r.leases[id]
+		if l == nil {
+			l = &leaseRead{}
+		}
+		h, next, err := r.st.ReadLease(id, l.bytes)
+		if err != nil {
+			return err
+		}
+		if r.leases[id] == nil {
+			l.by = r.marks.by(holder{name: "lease " + id + " (" + h.Purpose + ")"})
+			r.leases[id] = l
+		}
+		l.bytes = next
+		for _, d := range h.Digests {
+			if err := r.marks.holdName(string(d), l.by, false); err != nil {
+				return err
+			}
+		}
+		for _, vm := range h.VMs {
+			if err := r.marks.holdName("vm:"+vm, l.by, false); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// readSnapshots reads the manifests that came since the last time. A folder
+// that is there already changes only under gc.lock, which this run holds. The id
+// of a removed snapshot can come back by a pull, but in a folder with another
+// inode: as long as this run lasts the removed one is not unlinked.
+func (r *roots) readSnapshots(ctx context.Context) error {
+	at, err := stampOf(r.st.Path("snapshots"))
+	if err != nil {
+		return err
+	}
+	if at.holds(r.snapshots) {
+		return nil
+	}
+	all, err := r.st.Inodes()
+	if err != nil {
+		return err
+	}
+	var fresh []store.ID
+	for id, inode := range all {
+		if r.known[id] != inode {
+			fresh = append(fresh, id)
+		}
+	}
+	if err := r.markSnapshots(ctx, fresh); err != nil {
+		return err
+	}
+	r.snapshots, r.known = at, all
+	return nil
+}
+
+func (r *roots) markSnapshots(ctx context.Context, ids []store.ID) error {
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	workers := min(runtime.GOMAXPROCS(0), len(ids))
+	for w := range workers {
+		g.Go(func() error {
+			for i := w; i < len(ids) && ctx.Err() == nil; i += workers {
+				sn, err := r.st.Get(ctx, ids[i])
+				if errors.Is(err, failure.NotFound) {
+					continue // removed, or without a manifest: a module's
+				}
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				err = r.markSnapshot(sn)
+				mu.Unlock()
+				if err != nil {
+					return err
+				}
+			}
+			return ctx.Err()
+		})
+	}
+	return g.Wait()
+}
+
+func (r *roots) markSnapshot(sn *store.Snapshot) error {
+	name := "snapshot " + string(sn.ID)
+	if sn.Meta.Name != "" {
+		name = fmt.Sprintf("snapshot %s (%s)", sn.Meta.Name, sn.ID)
+	}
+	by := r.marks.by(holder{name, string(sn.ID)})
+	for _, d := range store.Edges(sn) {
+		if err := r.marks.holdName(string(d), by, true); err != nil {
+			return err
+		}
+		if r.checked {
+			if err := r.present(d, by); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// check looks for what the snapshots name and the listing of the blobs did not
+// show: it came since, or it is missing.
+func (r *roots) check() error {
+	for o, x := range r.marks.objects {
+		if x.needed && !x.seen {
+			if err := r.present(digest.NewDigestFromBytes(digest.SHA256, o.id[:]), x.holder); err != nil {
+				return err
+			}
+		}
+	}
+	r.checked = true
+	return nil
+}
+
+// present refuses a dangling root: where a snapshot names a blob that is gone,
+// something is wrong that a sweep would make worse.
+func (r *roots) present(d digest.Digest, by uint32) error {
+	if exists(r.st.BlobPath(d)) || exists(r.st.ImageBlobPath(d)) {
+		return nil
+	}
+	return failure.Hint(failure.New(failure.Damaged, "%s names blob %s, which is missing", r.marks.holders[by].name, d),
+		"cocoon snapshot verify; remove the snapshot or put the blob back")
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// heldBy is what gc needs of a VM record, an image record and a pin.
+type heldBy struct {
+	ID      string          `json:"id"`
+	Name    string          `json:"name"`
+	Images  []digest.Digest `json:"images"`
+	Digests []digest.Digest `json:"digests"`
+	Disks   []struct {
+		Image digest.Digest `json:"image"`
+	} `json:"disks"`
+	Restore *struct {
+		Memory digest.Digest `json:"memory"` // key below cache/memory
+	} `json:"restore"`
+}
+
+// readRecords reads the VM records, image records and pins that are new or were
+// rewritten.
+func (r *roots) readRecords(context.Context) error {
+	folders, err := os.ReadDir(r.st.Path("vms"))
+	if err != nil {
+		return err
+	}
+	for _, e := range folders {
+		if err := r.readRecord("vm", r.st.Path("vms", e.Name(), "record.json")); err != nil {
+			return err
+		}
+	}
+	for _, kind := range []string{"images", "pins"} {
+		entries, err := os.ReadDir(r.st.Path(kind))
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if filepath.Ext(e.Name()) != ".json" {
+				continue
+			}
+			if err := r.readRecord(strings.TrimSuffix(kind, "s"), r.st.Path(kind, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *roots) readRecord(kind, path string) error {
+	at, err := stampOf(path)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if at.holds(r.files[path]) {
+		return nil
+	}
+	rec, err := readHolder(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	objects := []string{}
+	name := kind + " " + strings.TrimSuffix(filepath.Base(path), ".json")
+	switch kind {
+	case "vm":
+		name = fmt.Sprintf("vm %s (%s)", rec.Name, rec.ID)
+		objects = append(objects, "vm:"+filepath.Base(filepath.Dir(path)))
+		if rec.Restore != nil {
+			objects = append(objects, string(rec.Restore.Memory))
+		}
+	case "image":
+		objects = append(objects, rec.ID)
+	}
+	for _, d := range append(rec.Images, rec.Digests...) {
+		objects = append(objects, string(d))
+	}
+	for _, d := range rec.Disks {
+		objects = append(objects, string(d.Image))
+	}
+	by := r.marks.by(holder{name: name})
+	for _, o := range objects {
+		if err := r.marks.holdName(o, by, false); err != nil {
+			return err
+		}
+	}
+	r.files[path] = at
+	return nil
+}
+
+const holderLimit = 8 << 20
+
+func readHolder(path string) (heldBy, error) {
+	var r heldBy
+	fi, err := os.Stat(path)
+	if err != nil {
+		return r, err
+	}
+	if fi.Size() > holderLimit {
+		return r, failure.New(failure.Damaged, "%s has %d bytes", path, fi.Size())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return r, failure.New(failure.Damaged, "%s: %w", path, err)
+	}
+	return r, nil
+}
+
+// stamp changes whenever a file is replaced or an entry of a folder comes or
+// goes, unless two changes fall into one tick of the file system's clock: one
+// that was young when it was taken proves nothing.
+type stamp struct {
+	inode, links, bytes uint64
+	mtime, ctime        int64 // ns
+	taken               time.Time
+}
+
+// settled is how old a change must be for its stamp to prove that nothing came
+// after it: longer than any tick of a kernel's clock.
+const settled = 20 * time.Millisecond
+
+func stampOf(path string) (stamp, error) {
+	var st syscall.Stat_t
+	now := time.Now()
+	if err := syscall.Lstat(path, &st); err != nil {
+		return stamp{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return stamp{st.Ino, uint64(st.Nlink), uint64(st.Size), st.Mtim.Nano(), st.Ctim.Nano(), now}, nil
+}
+
+// holds reports whether what was read under the earlier stamp is still all
+// there is.
+func (s stamp) holds(earlier stamp) bool {
+	if earlier.taken.IsZero() {
+		return false
+	}
+	age := earlier.taken.UnixNano() - max(earlier.mtime, earlier.ctime)
+	earlier.taken = s.taken
+	return s == earlier && time.Duration(age) > settled
+}

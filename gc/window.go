@@ -1,0 +1,196 @@
+package gc
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// The store is locked for windowWork at a time, beside what reading the changed
+// roots takes; between two windows others get their turn.
+const (
+	windowWork = time.Millisecond
+	breath     = 5 * time.Millisecond
+)
+
+// plan is what is marked and what goes.
+type plan struct {
+	*marks
+	victims []victim
+	kept    []Kept
+}
+
+type victim struct {
+	kind, id, path, reason string
+	bytes                  int64
+	object                 object      // that nobody may need
+	inStore                bool        // discarded in a window; else ended afterwards
+	still                  func() bool // asked again in the window; nil is yes
+}
+
+// windows calls each for 0 … n-1 in exclusive windows that begin with before.
+func (c *collector) windows(ctx context.Context, n int, before func() error, each func(w *store.Window, i int) error) error {
+	if n > 0 && !c.o.DryRun {
+		if err := c.sweep.Prepare(); err != nil {
+			return err
+		}
+	}
+	for next := 0; next < n; {
+		err := c.sweep.Window(ctx, func(w *store.Window) error {
+			locked := time.Now()
+			defer func() { c.rep.LockMs = max(c.rep.LockMs, ms(locked)) }()
+			if err := before(); err != nil {
+				return err
+			}
+			for end := time.Now().Add(windowWork); next < n && time.Now().Before(end); next++ {
+				if err := each(w, next); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if next < n {
+			durable.Step("gc.breath")
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(breath):
+			}
+		}
+	}
+	return nil
+}
+
+// reap removes the leases of dead holders with what they had staged, and
+// answers which ones those are; a dry run only answers. Staged folders without
+// any lease become victims.
+func (c *collector) reap(ctx context.Context, p *plan) (map[string]bool, error) {
+	dead := map[string]bool{}
+	ids, err := c.st.Leases()
+	if err != nil {
+		return nil, err
+	}
+	var suspects []string
+	for _, id := range ids {
+		lives, err := c.st.LeaseLives(id)
+		if err != nil {
+			return nil, err
+		}
+		if !lives {
+			suspects = append(suspects, id)
+		}
+	}
+	c.rep.Leases.Live = len(ids)
+	err = c.windows(ctx, len(suspects), func() error { return nil }, func(w *store.Window, i int) error {
+		id := suspects[i]
+		lives, err := c.st.LeaseLives(id) // now it is exact
+		if err != nil || lives {
+			return err
+		}
+		if c.addDead(p, "lease", id); exists(c.st.Path("ingest", id)) {
+			c.addDead(p, "ingest", id)
+		}
+		dead[id] = true
+		c.rep.Leases.Live--
+		c.rep.Leases.Reaped++
+		if c.o.DryRun {
+			return nil
+		}
+		_, err = w.Reap(id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return dead, c.each("ingest", func(name, path string) {
+		if lease := c.st.Path("leases", name); !exists(lease) {
+			v := c.addDead(p, "ingest", name)
+			v.inStore, v.still = true, func() bool { return !exists(lease) }
+		}
+	})
+}
+
+// addDead reports what is reaped with, or like, a dead lease.
+func (c *collector) addDead(p *plan, kind, id string) *victim {
+	path := c.st.Path(map[string]string{"lease": "leases", "ingest": "ingest"}[kind], id)
+	p.victims = append(p.victims, victim{kind: kind, id: id, path: path, bytes: store.FileBytes(path), reason: "its holder is dead"})
+	return &p.victims[len(p.victims)-1]
+}
+
+// execute discards the victims, each only if in its window nobody needs it
+// after all; those are taken off the plan. A dry run looks without discarding.
+func (c *collector) execute(ctx context.Context, p *plan) error {
+	if err := c.roots.update(ctx); err != nil { // so that less is left to the window
+		return unreadable(err)
+	}
+	spared := make([]bool, len(p.victims))
+	err := c.windows(ctx, len(p.victims), func() error { return c.roots.update(ctx) }, func(w *store.Window, i int) error {
+		v := &p.victims[i]
+		if spared[i] = p.held(v.object) || v.still != nil && !v.still(); spared[i] {
+			return nil
+		}
+		if !v.inStore || c.o.DryRun {
+			return nil
+		}
+		if err := w.Discard(v.path); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+	if err := errors.Join(err, c.sweep.Settle()); err != nil {
+		return err
+	}
+	durable.Step("gc.settled")
+	left := p.victims[:0]
+	for i, v := range p.victims {
+		if spared[i] {
+			p.keep(v.kind, v.id, v.object, v.bytes)
+			continue
+		}
+		left = append(left, v)
+	}
+	p.victims = left
+	return nil
+}
+
+// keep reports an object that stays; nobody but --explain asks for it.
+func (p *plan) keep(kind, id string, o object, bytes int64) {
+	if !p.everyHolder {
+		return
+	}
+	k := Kept{Kind: kind, ID: id, Bytes: bytes, Holders: []string{}, by: p.holdersOf(o)}
+	for _, h := range k.by {
+		k.Holders = append(k.Holders, h.name)
+	}
+	if len(k.Holders) == 0 {
+		k.Holders = append(k.Holders, "somebody took it while gc ran")
+	}
+	p.kept = append(p.kept, k)
+}
+
+// judge keeps what is held and plans the removal of the rest, if still (nil: it
+// does) holds in the window too.
+func (p *plan) judge(kind, name, path, reason string, still func() bool) {
+	o, ok := parseObject(name)
+	if !ok {
+		return
+	}
+	id := strings.TrimPrefix(strings.TrimPrefix(name, "vm:"), "snapshot:")
+	if p.see(o) {
+		if p.everyHolder {
+			p.keep(kind, id, o, store.FileBytes(path))
+		}
+		return
+	}
+	p.victims = append(p.victims, victim{
+		kind: kind, id: id, path: path, reason: reason, bytes: store.FileBytes(path), object: o, inStore: true, still: still,
+	})
+}
