@@ -51,13 +51,13 @@ func endpoints() map[string]endpoint {
 // stopVMM is the answer of vmm.shutdown: the process ends after it was sent.
 type stopVMM struct{}
 
-func ping(*machine, []byte) (any, error) {
+func ping(m *machine, _ []byte) (any, error) {
 	return struct {
 		Build    string   `json:"build_version"`
 		Version  string   `json:"version"`
 		PID      int      `json:"pid"`
 		Features []string `json:"features"`
-	}{buildVersion, Version, os.Getpid(), []string{"io_uring", "kvm"}}, nil
+	}{buildVersion, m.settings.version, os.Getpid(), []string{"io_uring", "kvm"}}, nil
 }
 
 func shutdownVMM(m *machine, _ []byte) (any, error) {
@@ -73,6 +73,9 @@ func create(m *machine, body []byte) (any, error) {
 }
 
 func info(m *machine, _ []byte) (any, error) {
+	if m.sending != nil {
+		return m.sending.before, nil
+	}
 	i, err := m.info()
 	if err != nil {
 		return nil, err
@@ -113,8 +116,6 @@ func restore(m *machine, body []byte) (any, error) {
 	return nil, errDeserialise(fmt.Sprintf("unknown variant `%s`, expected `Copy` or `OnDemand` %s", r.Mode, position(body)))
 }
 
-// sendMigration refuses: the simulator has no migration stream, so capture must
-// fall back to files, as it must with VMMs before v53.
 func sendMigration(m *machine, body []byte) (any, error) {
 	r := urlRequest{}
 	if err := decode(body, &r); err != nil {
@@ -123,11 +124,7 @@ func sendMigration(m *machine, body []byte) (any, error) {
 	if r.DestinationURL == nil {
 		return nil, missingField(body, "destination_url")
 	}
-	inner := errNotRunning()
-	if m.vm != nil {
-		inner = faultf("Live migration is not supported by the simulator")
-	}
-	return nil, within(inner, "Failed to send migratable component snapshot")
+	return nil, m.sendMigration(*r.DestinationURL)
 }
 
 // reply is a complete HTTP answer.
@@ -159,12 +156,23 @@ func (m *machine) call(method, name string, body []byte) reply {
 	if r, stop := m.before(rule, e); stop {
 		return r
 	}
-	answer, err := e.do(m, body)
+	var answer any
+	var err error
+	if m.sending != nil && needsVM(name) {
+		err = errMigrating()
+	} else {
+		answer, err = e.do(m, body)
+	}
 	m.noSpace = false
 	if r, stop := m.after(rule, e); stop {
 		return r
 	}
 	return finish(e, answer, err)
+}
+
+// needsVM tells which calls a migration under way keeps out.
+func needsVM(name string) bool {
+	return name != "vmm.ping" && name != "vm.info" && name != "vm.send-migration"
 }
 
 func finish(e endpoint, answer any, err error) reply {

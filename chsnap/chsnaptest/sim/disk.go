@@ -88,6 +88,15 @@ func lockDisks(disks []*disk) error {
 	return nil
 }
 
+// unlockDisks gives the locks up while the images stay open, as the real one
+// does before it sends its state. They come back with the next boot only.
+func unlockDisks(disks []*disk) {
+	for _, d := range disks {
+		l := syscall.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart}
+		_ = syscall.FcntlFlock(d.file.Fd(), unix.F_OFD_SETLK, &l) // nothing to be done about it
+	}
+}
+
 // counterDisk picks the disk whose sector 1 the guest uses: the first writable
 // raw image that has one. nil when there is none.
 func counterDisk(disks []*disk) *disk {

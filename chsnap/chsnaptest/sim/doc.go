@@ -19,6 +19,9 @@
 //     already written stay, memory-ranges keeps its full size.
 //  4. A snapshot taken, restored and resumed continues the counter where the
 //     pause left it.
+//  5. vm.send-migration streams the VM as the real one does (send.go): all of
+//     RAM, what became dirty, pause, the rest, disk locks given up, state. A
+//     peer that refuses or goes away leaves the guest running.
 //
 // It must never be more forgiving than the real VMM where that could hide a
 // mistake of ours: files are created O_EXCL, locked disks are refused, a device
@@ -35,5 +38,6 @@
 //	CHSIM_FAIL          failpoints, see failpoint.go
 //	CHSIM_FILL          bytes of RAM that get the pattern (default 64 MiB; 8M, 1G)
 //	CHSIM_TICK          time between ticks (default 10ms)
+//	CHSIM_VERSION       what vmm.ping reports (default 53.0.0)
 //	CHSIM_POWER_BUTTON  "ignore": the guest does not react to vm.power-button
 package sim

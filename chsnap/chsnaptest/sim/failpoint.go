@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -22,8 +23,18 @@ import (
 //	late-hang   does the call, then never answers
 //	late-die    does the call, then ends without an answer
 //	enospc      vm.snapshot only: the disk is full half-way through memory-ranges
+//
+// The phases of a migration that this process sends are named like calls:
+// migration.Start, .Config, .Memory, .State, .Complete, with fail (close the
+// connection), die, hang, slow and
+//
+//	stall       sends nothing more until the peer closes the connection
+//
+// Those of Memory strike half-way through its pages; Memory#1 is the full pass.
 type failpoints struct {
 	rules []failRule
+
+	mu    sync.Mutex // guards calls: a migration has a goroutine of its own
 	calls map[string]int
 }
 
@@ -43,7 +54,20 @@ const (
 	actLateHang = "late-hang"
 	actLateDie  = "late-die"
 	actNoSpace  = "enospc"
+	actStall    = "stall"
 )
+
+// phasePrefix begins the name of a migration's phase.
+const phasePrefix = "migration."
+
+func isPhase(name string) bool {
+	for _, c := range []wireCommand{wireStart, wireConfig, wireMemory, wireState, wireComplete} {
+		if name == phasePrefix+c.String() {
+			return true
+		}
+	}
+	return false
+}
 
 // parseFailpoints reads the CHSIM_FAIL syntax; a rule it does not understand is
 // an error, so that a misspelt test does not pass by accident.
@@ -64,7 +88,7 @@ func parseFailRule(part string) (failRule, error) {
 	if !ok {
 		return failRule{}, fmt.Errorf("no '='")
 	}
-	if _, known := endpoints()[call]; !known {
+	if _, known := endpoints()[call]; !known && !isPhase(call) {
 		return failRule{}, fmt.Errorf("unknown call %q", call)
 	}
 	rule := failRule{call: call}
@@ -86,7 +110,7 @@ func parseFailRule(part string) (failRule, error) {
 		}
 		rule.delay = d
 		return rule, nil
-	case actFail, actHang, actDie, actLateFail, actLateHang, actLateDie, actNoSpace:
+	case actFail, actHang, actDie, actLateFail, actLateHang, actLateDie, actNoSpace, actStall:
 		if timed {
 			return failRule{}, fmt.Errorf("action %s takes no duration", action)
 		}
@@ -98,6 +122,8 @@ func parseFailRule(part string) (failRule, error) {
 // next counts one visit of call and returns the rule that applies to it, or a
 // rule with an empty action.
 func (f *failpoints) next(call string) failRule {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.calls[call]++
 	for _, r := range f.rules {
 		if r.call == call && (r.nth == 0 || r.nth == f.calls[call]) {

@@ -3,6 +3,7 @@ package sim
 import (
 	"io"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -18,6 +19,7 @@ type settings struct {
 	fill        uint64
 	tick        time.Duration
 	ignorePower bool
+	version     string // what vmm.ping reports
 	fail        *failpoints
 }
 
@@ -28,6 +30,8 @@ type machine struct {
 	exit     func(code int) // ends the process, the socket file stays
 	config   *vmConfig      // nil: empty
 	vm       *vm            // nil: configured, not booted
+	control  sync.Locker    // the control loop, for workers beside it
+	sending  *sender        // a migration under way, else nil
 	noSpace  bool           // the next dump meets a full disk half-way
 }
 

@@ -47,12 +47,15 @@ func readSettings(env []string) (settings, error) {
 			values[k] = v
 		}
 	}
-	set := settings{fill: 64 << 20, tick: 10 * time.Millisecond, ignorePower: values["CHSIM_POWER_BUTTON"] == "ignore"}
+	set := settings{fill: 64 << 20, tick: 10 * time.Millisecond, version: Version, ignorePower: values["CHSIM_POWER_BUTTON"] == "ignore"}
 	var err error
 	if v := values["CHSIM_FILL"]; v != "" {
 		if set.fill, err = parseBytes(v); err != nil {
 			return set, fmt.Errorf("CHSIM_FILL: %w", err)
 		}
+	}
+	if v := values["CHSIM_VERSION"]; v != "" {
+		set.version = v
 	}
 	if v := values["CHSIM_TICK"]; v != "" {
 		if set.tick, err = time.ParseDuration(v); err != nil || set.tick <= 0 {
@@ -74,6 +77,7 @@ func run(o *options, set settings, stdout, stderr io.Writer) int {
 		os.Exit(code)
 	}
 	s := &server{machine: m, exit: clean}
+	m.control = &s.mu
 	if o.logFile != "" {
 		line := fmt.Sprintf("%s pid %d\n", VersionLine, os.Getpid())
 		if err := os.WriteFile(o.logFile, []byte(line), 0o666); err != nil {
