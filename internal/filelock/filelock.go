@@ -14,8 +14,10 @@
 //     who holds the lock; a cancelled context stays context.Canceled.
 //  3. The note in a lock file is courtesy for humans, never truth.
 //
-// fcntl(2) record locks are not used: they vanish when any descriptor of the
-// file is closed anywhere in the process.
+// fcntl(2) record locks are not taken: the traditional ones vanish when any
+// descriptor of the file is closed anywhere in the process, and those of open
+// file descriptions are what VMMs lock their disks with. The two kinds do not see
+// each other, so a disk can have both.
 package filelock
 
 import (
@@ -82,6 +84,49 @@ func Held(path string) (bool, error) {
 	return false, err
 }
 
+// ExclusiveExisting waits for an exclusive lock on a file that must exist.
+// Processes of several threads give their locks up an instant after they are
+// seen to have ended.
+func ExclusiveExisting(ctx context.Context, path string) (*Lock, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	return waitFor(ctx, f, path, unix.LOCK_EX, lastPause)
+}
+
+// Used tells whether somebody holds an exclusive lock on a file: by flock(2), as
+// this package does, or by fcntl(2), as VMMs do on the disks they write to.
+func Used(path string) (bool, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	err = try(f, unix.LOCK_SH)
+	if errors.Is(err, ErrLocked) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for locks on %s: %w", path, err)
+	}
+	l := unix.Flock_t{Type: unix.F_RDLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l); err != nil {
+		return false, fmt.Errorf("look for locks on %s: %w", path, err)
+	}
+	return l.Type == unix.F_WRLCK, nil
+}
+
+// Unused refuses a file that somebody may be writing to: a copy of it would be
+// of no moment. failure.Conflict.
+func Unused(path string) error {
+	used, err := Used(path)
+	if err != nil || !used {
+		return err
+	}
+	return failure.Hint(failure.New(failure.Conflict, "%s is in use by a running VM", path), "stop the VM, or take a snapshot of it")
+}
+
 // The pause between two tries doubles from the first to the last; it ends
 // earlier for locks that are held for instants only.
 const (
@@ -96,6 +141,10 @@ func wait(ctx context.Context, path string, how int, longest time.Duration) (*Lo
 	if err != nil {
 		return nil, err
 	}
+	return waitFor(ctx, f, path, how, longest)
+}
+
+func waitFor(ctx context.Context, f *os.File, path string, how int, longest time.Duration) (lock *Lock, err error) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for pause := firstPause; ; pause = min(2*pause, longest) {

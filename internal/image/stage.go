@@ -14,6 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/clone"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -35,6 +36,9 @@ func (i *Store) stage(ctx context.Context, l *store.Lease, path string) (*staged
 	}
 	if !fi.Mode().IsRegular() {
 		return nil, failure.New(failure.Usage, "%s is not a regular file", path)
+	}
+	if err := filelock.Unused(path); err != nil {
+		return nil, err
 	}
 	if err := i.st.Require(store.FileBytes(path)); err != nil {
 		return nil, err

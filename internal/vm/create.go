@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/clone"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -166,6 +167,9 @@ func (m *Manager) addDisk(ctx context.Context, l *store.Lease, rec *Record, spec
 		rec.Images = append(rec.Images, ref.Digest)
 		rec.Disks = append(rec.Disks, d)
 		return nil
+	}
+	if err := filelock.Unused(spec.Path); err != nil {
+		return err
 	}
 	if err := m.st.Require(store.FileBytes(spec.Path)); err != nil {
 		return err

@@ -52,6 +52,12 @@ func (m *Manager) RunDir(id string) string { return filepath.Join(m.o.RunDir, id
 // SerialPath is where the guest's serial output goes.
 func (m *Manager) SerialPath(id string) string { return filepath.Join(m.RunDir(id), "serial.log") }
 
+// MigrationSocket is where a VM sends itself for a live capture; it belongs to
+// the holder of the VM's lock.
+func (m *Manager) MigrationSocket(id string) string {
+	return filepath.Join(m.RunDir(id), "migration.sock")
+}
+
 // Client talks to a VM's VMM.
 func (m *Manager) Client(rec *Record) *chsnap.Client {
 	if rec.Process == nil {

@@ -50,7 +50,8 @@ func startTime(pid int) (uint64, error) {
 const launchTimeout = 20 * time.Second
 
 // Launch starts the VMM of a VM in a session of its own, in the VM's netns, and
-// waits until it answers. extra descriptors are inherited from number 3 on.
+// waits until it answers. extra descriptors are inherited from number 3 on, the
+// locks on the disks after them.
 func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra ...*os.File) (*Process, error) {
 	dir := m.RunDir(rec.ID)
 	if err := m.freshRunDir(ctx, dir); err != nil {
@@ -62,6 +63,11 @@ func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra 
 	if err := removeSockets(dir); err != nil {
 		return nil, err
 	}
+	disks, err := m.lockDisks(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	defer disks.detach()
 	socket := filepath.Join(dir, fmt.Sprintf("api-%d.sock", time.Now().UnixNano()%1e6)) // one path a process
 	log, err := os.OpenFile(filepath.Join(dir, "vmm.log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -70,7 +76,7 @@ func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra 
 	defer log.Close()
 	// umask is of the whole process in Go, so a shell sets it for the child.
 	cmd := exec.Command("/bin/sh", append([]string{"-c", `umask 077; exec "$0" "$@"`, m.o.Binary, "--api-socket", "path=" + socket}, args...)...)
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, extra
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, append(extra, disks.files()...)
 	cmd.Env = cleanEnv(os.Environ())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := network.Start(netnsOf(rec), cmd); err != nil {

@@ -77,7 +77,11 @@ func (m *Manager) rescue(ctx context.Context, id, note string) (string, error) {
 	if rec.Process == nil {
 		return "", os.Remove(note)
 	}
-	if err := m.Client(rec).EnsureRunning(ctx); err != nil {
+	client := m.Client(rec)
+	if info, err := client.Info(ctx); err == nil && info.State == "Running" {
+		return "", os.Remove(note) // its guard, or the VMM by itself, was first
+	}
+	if err := client.EnsureRunning(ctx); err != nil {
 		return "", fmt.Errorf("resume VM %s, whose capture died: %w", rec.Name, err)
 	}
 	return rec.Name, os.Remove(note)
