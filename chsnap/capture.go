@@ -26,9 +26,12 @@ type CaptureOptions struct {
 
 // Captured is a saved VM in a staging folder that the caller removes.
 type Captured struct {
-	Dir     *Dir
-	PauseMs float64 // from the call of vm.pause to the answer of vm.resume
-	Version string  // of the VMM
+	Dir *Dir
+	// PauseMs is how long the guest stood still at most. File mode: from the call
+	// of vm.pause to the answer of vm.resume. Live: from when the guest was last
+	// known to run until the VMM had given it back.
+	PauseMs float64
+	Version string // of the VMM
 }
 
 // minMajor is the oldest Cloud Hypervisor whose snapshots are sound.
@@ -104,27 +107,38 @@ func save(ctx context.Context, o CaptureOptions, ram uint64, wasRunning bool) (p
 	return 0, ctx.Err()
 }
 
-// EnsureRunning resumes the VM; one that runs already is fine. A VMM may be
-// busy for a while, e.g. with a vm.snapshot that nobody waits for any more.
+// EnsureRunning resumes the VM; one that runs already is fine.
 func (c *Client) EnsureRunning(ctx context.Context) error {
+	err := c.ensure(ctx, "vm.resume", "Running")
+	return failure.Hint(err, "cocoon vm resume tries again")
+}
+
+// ensure calls verb until the VM is in the state it leads to. A VMM may be busy
+// for a while, e.g. with a vm.snapshot that nobody waits for any more, or with
+// a migration that has just failed.
+func (c *Client) ensure(ctx context.Context, verb, state string) error {
 	ctx, cancel := context.WithTimeout(ctx, 4*c.patience)
 	defer cancel()
 	var last error
 	for ctx.Err() == nil {
-		err := c.put(ctx, "vm.resume", nil)
+		err := c.put(ctx, verb, nil)
 		if err == nil {
 			return nil
 		}
 		last = err
-		if info, ierr := c.Info(ctx); ierr == nil && info.State == "Running" {
+		if migrating(err) {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		if info, ierr := c.Info(ctx); ierr == nil && info.State == state {
 			return nil
 		}
 		if errors.Is(err, ErrUnreachable) && !c.listens() {
-			return fmt.Errorf("resume: %w", err)
+			return err
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return failure.Hint(fmt.Errorf("the VM could not be resumed: %w", last), "cocoon vm resume tries again")
+	return fmt.Errorf("the VM could not be brought back to %s: %w", state, last)
 }
 
 // listens tells whether anything still listens on the socket.

@@ -7,6 +7,7 @@
 // the two documents together. [ReadDir] reads a folder that anybody may have
 // made. [Capture] saves a VM: pause, vm.snapshot, the caller's disks, resume;
 // a guard process ([RunGuard]) resumes the VM when the capturing process dies.
+// [CaptureLive] saves it while it runs, from its migration stream.
 //
 // Invariants: whatever happens after vm.pause, vm.resume follows; a path of the
 // host that is not on the allow-list of [Config.Rewrite] never gets through; no

@@ -30,7 +30,7 @@ func (m *memory) RAM(_ context.Context, ram []Range) error {
 	return m.refuse
 }
 
-func (m *memory) Page(gpa uint64, p []byte) error {
+func (m *memory) Page(_ int, gpa uint64, p []byte) error {
 	for _, r := range m.ram {
 		if inside(Range{gpa, uint64(len(p))}, []Range{r}) {
 			copy(m.pages[r.GPA][gpa-r.GPA:], p)
@@ -131,6 +131,8 @@ func TestWhatThePeerGetsWrongIsRefused(t *testing.T) {
 	}{
 		"memory outside RAM": {func(c *net.UnixConn) { start(c); sendRange(c, 8192, make([]byte, 4096)) }, failure.Damaged},
 		"length wraps":       {func(c *net.UnixConn) { start(c); writeRequest(c, Memory, encodeTable([]Range{{4096, 1<<64 - 4096}})) }, failure.Damaged},
+		"unaligned":          {func(c *net.UnixConn) { start(c); sendRange(c, 512, make([]byte, 4096)) }, failure.Damaged},
+		"state first":        {func(c *net.UnixConn) { start(c); p.request(c, State, []byte("{}")) }, failure.Damaged},
 		"memory first":       {func(c *net.UnixConn) { p.request(c, Start, nil); sendRange(c, 0, make([]byte, 4096)) }, failure.Damaged},
 		"complete first":     {func(c *net.UnixConn) { start(c); p.request(c, Complete, nil) }, failure.Damaged},
 		"config is not JSON": {func(c *net.UnixConn) { p.request(c, Config, []byte("{")) }, failure.Damaged},

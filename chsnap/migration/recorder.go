@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -18,9 +19,9 @@ import (
 type Handler interface {
 	// RAM announces the guest's memory, by address, before any of it comes.
 	RAM(ctx context.Context, ram []Range) error
-	// Page takes bytes of RAM at gpa. Later bytes override earlier ones. p is
-	// reused after the call.
-	Page(gpa uint64, p []byte) error
+	// Page takes whole pages of RAM at gpa. Round 1 is the full pass; the pages
+	// of later rounds override earlier ones. p is reused after the call.
+	Page(round int, gpa uint64, p []byte) error
 	// Quiet is called once while the guest stands still and its RAM and state
 	// have arrived: the moment to clone its disks.
 	Quiet(ctx context.Context) error
@@ -31,10 +32,13 @@ type Recording struct {
 	Config []byte // VmMigrationConfig as JSON: vm_config, common_cpuid, memory_manager_data
 	State  []byte // the document that vm.snapshot writes as state.json
 	RAM    []Range
-	Rounds int           // Memory commands: the full pass and the dirty passes
-	Bytes  int64         // of RAM received, all rounds
-	Quiet  time.Duration // from the last RAM to our final answer: contains the guest's stall
-	Paused bool          // the VM was paused before (CompletePaused)
+	Rounds int   // Memory commands: the full pass and the dirty passes
+	Bytes  int64 // of RAM received, all rounds
+	Paused bool  // the VM was paused before (CompletePaused)
+	// LastRan is when the guest was last known to run: our answer to the round
+	// before the last, or to the full pass when nothing followed it. The VMM
+	// pauses the guest some time after it and before State.
+	LastRan time.Time
 }
 
 // Recorder listens on a unix socket for one VM.
@@ -77,6 +81,9 @@ func (r *Recorder) Record(ctx context.Context, h Handler) (*Recording, error) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	if err := os.Remove(r.listener.Addr().String()); err != nil { // one peer: no second one finds it
+		return nil, fmt.Errorf("unname the migration socket: %w", err)
+	}
 	s := &session{Recorder: r, conn: conn, handler: h, rec: &Recording{}, buf: make([]byte, chunkBytes)}
 	if err := s.run(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -104,7 +111,9 @@ type session struct {
 	handler Handler
 	rec     *Recording
 	buf     []byte
-	ramDone time.Time
+	// answered is when the last command was, and before when the one before the
+	// last Memory was.
+	answered, before time.Time
 }
 
 func (s *session) run(ctx context.Context) error {
@@ -114,7 +123,7 @@ func (s *session) run(ctx context.Context) error {
 		}
 		h, err := readHeader(s.conn)
 		if err != nil {
-			return fmt.Errorf("migration stream: %w", err)
+			return s.lost(err)
 		}
 		done, err := s.handle(ctx, h)
 		if err != nil {
@@ -123,10 +132,26 @@ func (s *session) run(ctx context.Context) error {
 		if done {
 			return s.drain()
 		}
-		if err := writeResponse(s.conn, statusOK); err != nil {
-			return fmt.Errorf("migration: answer %s: %w", h.command, err)
+		if err := s.extend(); err != nil { // what the command needed is not the peer's time
+			return err
 		}
+		if err := writeResponse(s.conn, statusOK); err != nil {
+			return s.lost(err)
+		}
+		s.answered = time.Now()
 	}
+}
+
+// lost explains a stream that ended or stood still; damage keeps its class.
+func (s *session) lost(err error) error {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, failure.Damaged), errors.Is(err, failure.Incompatible):
+		return err
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return failure.New(failure.Conflict, "migration stream: the VMM stood still for %s: %w", s.Timeout, err)
+	}
+	return failure.New(failure.Conflict, "migration stream: the VMM ended it: %w", err)
 }
 
 func (s *session) extend() error { return s.conn.SetDeadline(time.Now().Add(s.Timeout)) }
@@ -138,14 +163,14 @@ func (s *session) handle(ctx context.Context, h header) (done bool, err error) {
 		if h.version > 0 {
 			return false, failure.New(failure.Incompatible, "migration protocol version %d is unknown", h.version)
 		}
+		durable.Step("migration.start")
 		return false, nil
 	case Config:
 		return false, s.config(ctx, h.length)
 	case Memory:
 		return false, s.memory(h.length)
 	case State:
-		s.rec.State, err = s.document(h.length)
-		return false, err
+		return false, s.state(h.length)
 	case Complete, CompletePaused:
 		return true, s.complete(ctx, h.command)
 	default:
@@ -156,7 +181,7 @@ func (s *session) handle(ctx context.Context, h header) (done bool, err error) {
 func (s *session) document(n uint64) ([]byte, error) {
 	b := make([]byte, n)
 	if _, err := io.ReadFull(s.conn, b); err != nil {
-		return nil, fmt.Errorf("migration stream: %w", err)
+		return nil, s.lost(err)
 	}
 	if !json.Valid(b) {
 		return nil, failure.New(failure.Damaged, "migration: a document of %d bytes is not JSON", n)
@@ -197,7 +222,22 @@ func (s *session) config(ctx context.Context, n uint64) error {
 		return err
 	}
 	s.rec.Config = b
+	durable.Step("migration.config")
 	return s.handler.RAM(ctx, s.rec.RAM)
+}
+
+func (s *session) state(n uint64) error {
+	if s.rec.Rounds == 0 || s.rec.State != nil {
+		return failure.New(failure.Damaged, "migration: State out of turn")
+	}
+	s.rec.LastRan = s.answered
+	if s.rec.Rounds > 1 {
+		s.rec.LastRan = s.before
+	}
+	b, err := s.document(n)
+	s.rec.State = b
+	durable.Step("migration.state")
+	return err
 }
 
 func checkRAM(ram []Range) error {
@@ -218,9 +258,10 @@ func (s *session) memory(n uint64) error {
 	if s.rec.Config == nil || s.rec.State != nil {
 		return failure.New(failure.Damaged, "migration: Memory out of turn")
 	}
+	s.before = s.answered
 	table := make([]byte, n)
 	if _, err := io.ReadFull(s.conn, table); err != nil {
-		return fmt.Errorf("migration stream: %w", err)
+		return s.lost(err)
 	}
 	ranges, err := decodeTable(table, s.rec.RAM)
 	if err != nil {
@@ -232,7 +273,7 @@ func (s *session) memory(n uint64) error {
 		}
 	}
 	s.rec.Rounds++
-	s.ramDone = time.Now()
+	durable.Step("migration.memory")
 	return nil
 }
 
@@ -243,9 +284,9 @@ func (s *session) receive(r Range) error {
 			return err
 		}
 		if _, err := io.ReadFull(s.conn, p); err != nil {
-			return fmt.Errorf("migration stream: RAM at %#x: %w", r.GPA, err)
+			return s.lost(err)
 		}
-		if err := s.handler.Page(r.GPA, p); err != nil {
+		if err := s.handler.Page(s.rec.Rounds+1, r.GPA, p); err != nil {
 			return err
 		}
 		r.GPA, r.Length = r.GPA+uint64(len(p)), r.Length-uint64(len(p))
@@ -266,10 +307,11 @@ func (s *session) complete(ctx context.Context, c Command) error {
 	if err := s.extend(); err != nil {
 		return err
 	}
+	durable.Step("migration.complete")
 	if err := writeResponse(s.conn, statusError); err != nil {
-		return fmt.Errorf("migration: answer %s: %w", c, err)
+		return s.lost(err)
 	}
-	s.rec.Quiet = time.Since(s.ramDone)
+	durable.Step("migration.answered")
 	return nil
 }
 
@@ -283,7 +325,7 @@ func (s *session) drain() error {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			return fmt.Errorf("migration: wait for the VMM to close: %w", err)
+			return s.lost(err)
 		}
 	}
 }

@@ -153,8 +153,8 @@ func decodeTable(b []byte, ram []Range) ([]Range, error) {
 	out := make([]Range, 0, len(b)/16)
 	for ; len(b) > 0; b = b[16:] {
 		r := Range{binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])}
-		if !inside(r, ram) {
-			return nil, failure.New(failure.Damaged, "migration: memory %#x+%#x lies outside guest RAM", r.GPA, r.Length)
+		if (r.GPA|r.Length)%4096 != 0 || !inside(r, ram) {
+			return nil, failure.New(failure.Damaged, "migration: memory %#x+%#x is unaligned or lies outside guest RAM", r.GPA, r.Length)
 		}
 		out = append(out, r)
 	}

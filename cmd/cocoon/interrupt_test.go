@@ -41,34 +41,37 @@ func TestInterruptedCapture(t *testing.T) {
 	h := newHost(t, vmm)
 	v := h.boot("web")
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
-		for _, step := range []string{"capture.paused", "capture.saved", "capture.disks", "store.commit.staged"} {
-			c, stderr := h.stopped(step, "snapshot", "create", "web", "never")
-			if err := errors.Join(c.Process.Signal(sig), c.Process.Signal(syscall.SIGCONT)); err != nil {
-				t.Fatal(err)
-			}
-			err := c.Wait()
-			h.runsWithin(v, 100*time.Millisecond)
-			code := c.ProcessState.ExitCode()
-			published := slices.Contains(strings.Fields(h.must("snapshot", "list", "--format", "{{.Name}}")), "never")
-			if code == 0 && published && step == "store.commit.staged" {
-				h.must("snapshot", "rm", "never") // the publish came before the signal: all, not half
-				continue
-			}
-			if published {
-				t.Errorf("%s at %s: exit code %d, but the snapshot is there", sig, step, code)
-			}
-			if code != 130 {
-				t.Errorf("%s at %s: exit code %d (%v), want 130: %s", sig, step, code, err, stderr)
-			}
-			for _, folder := range []string{"ingest", "leases", "trash"} {
-				if left, _ := os.ReadDir(h.root + "/" + folder); len(left) > 0 {
-					t.Errorf("%s at %s left %s/%v", sig, step, folder, left)
-				}
-			}
-			h.clean()
+		for _, step := range append(slices.Clone(pauseSteps), "store.commit.staged") {
+			h.interrupted(v, sig, step, "snapshot", "create", "web", "never", "--capture", "file")
 		}
 	}
 	h.counts("web")
+}
+
+// interrupted sends a signal to a command that stands still at a step: it ends
+// with code 130, without the snapshot "never", and the guest runs.
+func (h *host) interrupted(v vmRow, sig syscall.Signal, step string, args ...string) {
+	h.t.Helper()
+	c, stderr := h.stopped(step, args...)
+	if err := errors.Join(c.Process.Signal(sig), c.Process.Signal(syscall.SIGCONT)); err != nil {
+		h.t.Fatal(err)
+	}
+	err := c.Wait()
+	h.runsWithin(v, 100*time.Millisecond)
+	code := c.ProcessState.ExitCode()
+	published := slices.Contains(strings.Fields(h.must("snapshot", "list", "--format", "{{.Name}}")), "never")
+	if code == 0 && published && step == "store.commit.staged" {
+		h.must("snapshot", "rm", "never") // the publish came before the signal: all, not half
+		return
+	}
+	if published {
+		h.t.Errorf("%s at %s: exit code %d, but the snapshot is there", sig, step, code)
+	}
+	if code != 130 {
+		h.t.Errorf("%s at %s: exit code %d (%v), want 130: %s", sig, step, code, err, stderr)
+	}
+	h.bare()
+	h.clean()
 }
 
 // TestNextCommandResumes kills a capture and its guard together: nothing is
@@ -77,7 +80,7 @@ func TestNextCommandResumes(t *testing.T) {
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	v := h.boot("web")
-	c, _ := h.stopped("capture.saved", "snapshot", "create", "web", "never")
+	c, _ := h.stopped("capture.saved", "snapshot", "create", "web", "never", "--capture", "file")
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", c.Process.Pid, c.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +134,7 @@ func TestVMMThatFails(t *testing.T) {
 			t.Parallel()
 			h := newHost(t, sim, "CHSIM_FAIL="+c.fail, "COCOON_VMM_TIMEOUT=300ms")
 			v := h.boot("web")
-			cmd, _, stderr := h.command([]string{"snapshot", "create", "web", "never"})
+			cmd, _, stderr := h.command([]string{"snapshot", "create", "web", "never", "--capture", "file"})
 			start := time.Now()
 			_ = cmd.Run()
 			if took := time.Since(start); took > 15*time.Second {

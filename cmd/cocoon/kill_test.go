@@ -65,6 +65,16 @@ func (h *host) command(args []string, env ...string) (*exec.Cmd, *bytes.Buffer, 
 	return c, &out, &stderr
 }
 
+// bare fails if a command that failed left something that only gc would remove.
+func (h *host) bare() {
+	h.t.Helper()
+	for _, folder := range []string{"ingest", "leases", "journals", "trash"} {
+		if left, _ := os.ReadDir(filepath.Join(h.root, folder)); len(left) > 0 {
+			h.t.Errorf("left behind: %s/%v", folder, left)
+		}
+	}
+}
+
 // must runs a command that has to succeed and answers its stdout.
 func (h *host) must(args ...string) string {
 	h.t.Helper()
@@ -154,6 +164,9 @@ func (h *host) noStrangers(vms []vmRow) {
 			h.t.Errorf("process %d is a VMM without a VM", pid)
 		}
 	}
+	if left, _ := filepath.Glob(filepath.Join(h.run, "*", "migration.sock")); len(left) > 0 {
+		h.t.Errorf("migration sockets are left: %v", left)
+	}
 	for _, v := range vms {
 		if left, _ := filepath.Glob("/dev/shm/cocoon-*-" + v.ID + "-*"); len(left) > 0 {
 			h.t.Errorf("staged RAM is left: %v", left)
@@ -164,8 +177,12 @@ func (h *host) noStrangers(vms []vmRow) {
 // steps that a kill is tried at, by verb. TestEveryStepIsKilled keeps the list
 // whole.
 var (
-	captureSteps = []string{
-		"capture.paused", "capture.saved", "capture.disks",
+	pauseSteps  = []string{"capture.paused", "capture.saved", "capture.disks"}
+	streamSteps = []string{
+		"migration.start", "migration.config", "migration.memory", "migration.memory#2",
+		"migration.state", "migration.complete", "migration.answered",
+	}
+	commitSteps = []string{
 		"store.ingest.blob-written", "store.ingest.blob-kept", "store.ingest.blob-kept#2",
 		"store.commit.staged", "store.commit.checked", "store.commit.published",
 	}
@@ -179,14 +196,14 @@ var (
 	attachSteps    = []string{"network.claimed", "network.netns", "network.added", "vm.create.attached"}
 	detachSteps    = []string{"network.deleted", "network.unwired"}
 	collectSteps   = []string{"gc.reaped", "gc.marked", "gc.planned", "store.discard", "gc.settled", "gc.swept", "store.trash.unlinked"}
-	suspendSteps   = []string{"vm.suspend.paused", "capture.saved", "store.commit.published", "vm.suspend.asleep", "vm.suspend.ended"}
+	suspendSteps   = []string{"vm.suspend.paused", "migration.memory", "store.commit.published", "vm.suspend.asleep", "vm.suspend.ended"}
 	wakeSteps      = []string{"wake.memory", "wake.launch", "wake.load", "vm.wake.saved", "wake.awake", "wake.resume"}
 	elsewhereSteps = []string{"refs.rebuilt", "store.verify.snapshot", "gc.breath"} // in the tests of refs and gc; nothing to leave half-done
 )
 
 func TestEveryStepIsKilled(t *testing.T) {
 	var all []string
-	for _, l := range [][]string{captureSteps, restoreSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, suspendSteps, wakeSteps, elsewhereSteps} {
+	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, suspendSteps, wakeSteps, elsewhereSteps} {
 		all = append(all, l...)
 	}
 	call := regexp.MustCompile(`durable\.Step\("([^"]+)"`)
@@ -211,7 +228,14 @@ func TestEveryStepIsKilled(t *testing.T) {
 // must never be, and repeats the verb.
 func TestKillAtEachStep(t *testing.T) {
 	vmm, _ := chsnaptest.VMM(t)
-	t.Run("snapshot create", func(t *testing.T) { t.Parallel(); killCaptures(newHost(t, vmm)) })
+	t.Run("snapshot create --capture file", func(t *testing.T) {
+		t.Parallel()
+		killCaptures(newHost(t, vmm), "file", slices.Concat(pauseSteps, commitSteps))
+	})
+	t.Run("snapshot create --capture live", func(t *testing.T) {
+		t.Parallel()
+		killCaptures(newHost(t, vmm), "live", slices.Concat(streamSteps, commitSteps))
+	})
 	t.Run("vm create --from-snapshot", func(t *testing.T) { t.Parallel(); killRestores(newHost(t, vmm)) })
 	t.Run("snapshot rm and gc", func(t *testing.T) { t.Parallel(); killRemovals(newHost(t, vmm)) })
 	t.Run("vm suspend and start", func(t *testing.T) { t.Parallel(); killSuspends(newHost(t, vmm)) })
@@ -245,19 +269,19 @@ func (h *host) counts(name string) {
 	h.t.Fatalf("guest %s does not count", name)
 }
 
-func killCaptures(h *host) {
+func killCaptures(h *host, mode string, steps []string) {
 	v := h.boot("web")
 	h.must("snapshot", "create", "web", "base")
-	for i, step := range captureSteps {
+	for i, step := range steps {
 		name := fmt.Sprintf("s%d", i)
-		h.killed(step, "snapshot", "create", "web", name)
+		h.killed(step, "snapshot", "create", "web", name, "--capture", mode)
 		h.runsWithin(v, 100*time.Millisecond)
 		h.clean("base")
 		names := strings.Fields(h.must("snapshot", "list", "--format", "{{.Name}}"))
 		if published := slices.Contains(names, name); published != (step == "store.commit.published") {
 			h.t.Errorf("killed at %s: published is %v", step, published)
 		} else if !published {
-			h.must("snapshot", "create", "web", name)
+			h.must("snapshot", "create", "web", name, "--capture", mode)
 		}
 	}
 	h.counts("web")

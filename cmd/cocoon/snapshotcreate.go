@@ -48,6 +48,7 @@ func newSnapshotCreate(a *app) *cobra.Command {
 			if keep < 0 {
 				return failure.New(failure.Usage, "--max %d is negative", keep)
 			}
+			req.OnNote = func(text string) { a.log.Warn(text, "vm", req.VM) }
 			if req.DryRun {
 				p, err := r.saver.Preview(ctx, req)
 				if err != nil {
@@ -77,7 +78,7 @@ func newSnapshotCreate(a *app) *cobra.Command {
 	f.StringVar(&expires, "expires", "", "let prune take it after this `duration`")
 	f.BoolVar(&req.Protect, "protect", false, "refuse rm without --force")
 	f.StringVar(&req.Parent, "parent", "auto", "snapshot whose pages may be reused: auto, none or a ref")
-	f.StringVar(&req.Mode, "capture", "auto", "auto or file")
+	f.StringVar(&req.Mode, "capture", "auto", "live: save while the guest runs, file: pause it meanwhile, auto: live where possible")
 	f.BoolVar(&stop, "stop", false, "stop the VM after the snapshot is published")
 	f.BoolVar(&req.Replace, "replace", false, "take the name from the snapshot that has it")
 	f.IntVar(&keep, "max", 0, "afterwards keep only the newest `N` of this VM (0: all)")

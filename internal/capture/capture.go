@@ -4,14 +4,17 @@
 // It is where chsnap (which knows the VMM and nothing of the store) meets
 // store (which knows nothing of the VMM). The order of one capture:
 //
-//	lease → lock the VM → preflight (name, space, devices: nothing touched)
-//	→ pause → vm.snapshot → clone disks → resume         the only pause
-//	→ pages of RAM and disks into packs, beside the parent's
-//	→ commit                                             the only publish
+//	lease → lock the VM → preflight (name, space, devices, mode: nothing touched)
+//	live:  RAM into packs while the guest runs → pause, its last pages and
+//	       devices, clone disks → the VMM resumes         the only pause
+//	file:  pause → vm.snapshot → clone disks → resume     the only pause
+//	→ what is not in packs yet, beside the parent's pages
+//	→ commit                                              the only publish
 //
 // Invariants: every refusal that can be foreseen happens before the pause; the
 // VM runs again whatever fails later; staged RAM never outlives the command
-// (the guard removes it when we are killed, gc when even that failed).
+// (the guard removes it when we are killed, gc when even that failed); live
+// captures stage no RAM but what the guest changed meanwhile.
 package capture
 
 import (
@@ -47,12 +50,22 @@ type Request struct {
 	Protect     bool
 	Replace     bool   // an older snapshot of this name gives it up once the new one is published
 	Parent      string // "auto" (or empty), "none" or a snapshot reference
-	Mode        string // "auto" (or empty) or "file"
+	Mode        string // Auto (or empty), Live or File
 	DryRun      bool
-	OnBytes     func(done, total int64) // progress of the packing; may be nil
+	// OnNote is told, before anything is paused, what the operator would want to
+	// know: why auto is not live. May be nil.
+	OnNote  func(text string)
+	OnBytes func(done, total int64) // progress of the packing; may be nil
 
 	sleep bool // the VM is to sleep on the snapshot
 }
+
+// The capture modes of a Request.
+const (
+	Auto = "auto" // Live where the VMM and the VM allow it, else File
+	Live = "live"
+	File = "file"
+)
 
 // Preview is what a capture would do, found without touching the VM.
 type Preview struct {
@@ -60,7 +73,7 @@ type Preview struct {
 	Mode        string `json:"mode"`
 	MemoryBytes int64  `json:"memoryBytes"`
 	DiskBytes   int64  `json:"diskBytes"`
-	Staging     string `json:"staging"`
+	Staging     string `json:"staging,omitempty"` // file mode: where RAM is put
 	Parent      string `json:"parent,omitempty"`
 }
 
@@ -73,7 +86,8 @@ type session struct {
 	ingest  *store.Ingest
 	parent  *store.Snapshot
 	config  *chsnap.Config
-	staging string
+	mode    string // Live or File
+	staging string // file mode only
 	started time.Time
 }
 
@@ -100,10 +114,10 @@ func (s *Saver) save(ctx context.Context, rec *vm.Record, lease *store.Lease, re
 	if err := c.preflight(ctx); err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(c.staging)
 	if c.ingest, err = s.Store.Ingest(ctx, lease); err != nil {
 		return nil, err
 	}
+	defer func() { os.RemoveAll(c.staging) }()
 	if req.sleep {
 		// From its publication until the VM says that it sleeps on it.
 		if err := lease.HoldSnapshot(ctx, c.ingest.ID()); err != nil {
@@ -127,9 +141,9 @@ func (s *Saver) Preview(ctx context.Context, req Request) (*Preview, error) {
 	if err := c.check(ctx); err != nil {
 		return nil, err
 	}
-	p := &Preview{
-		VM: rec.ID, Mode: "file", MemoryBytes: rec.MemoryBytes, DiskBytes: c.diskBytes(),
-		Staging: chsnap.PickStaging(c.config.MemoryBytes(), s.Store.Path("ingest")),
+	p := &Preview{VM: rec.ID, Mode: c.mode, MemoryBytes: rec.MemoryBytes, DiskBytes: c.diskBytes()}
+	if c.mode == File {
+		p.Staging = chsnap.PickStaging(c.config.MemoryBytes(), s.Store.Path("ingest"))
 	}
 	if c.parent != nil {
 		p.Parent = string(c.parent.ID)
@@ -138,8 +152,38 @@ func (s *Saver) Preview(ctx context.Context, req Request) (*Preview, error) {
 }
 
 func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
-	client := c.VMs.Client(c.rec)
-	disks := make([]string, len(c.rec.Disks))
+	src := &source{store: c.Store, lease: c.lease, parent: c.parent, onBytes: c.req.OnBytes}
+	for _, d := range c.rec.Disks {
+		src.disks = append(src.disks, sourceDisk{spec: store.Disk{
+			Index: d.Index, DeviceID: d.DeviceID, Serial: d.Serial, Format: "raw",
+			Bytes: d.Bytes, Readonly: d.Readonly, Image: d.Image,
+		}})
+	}
+	got, err := c.saveGuest(ctx, src)
+	if src.memory != nil {
+		defer src.memory.close()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("capture VM %s: %w", c.rec.Name, err)
+	}
+	src.dir = got.Dir
+	record, err := json.Marshal(c.rec)
+	if err != nil {
+		return nil, err
+	}
+	return c.publish(ctx, src, store.Spec{
+		VM:     store.VMRef{ID: c.rec.ID, Name: c.rec.Name},
+		Images: imageRefs(c.rec), Record: record,
+		Hypervisor: store.Hypervisor{Name: "cloud-hypervisor", Version: got.Version},
+		CPUs:       c.rec.CPUs,
+		Capture:    store.Capture{Mode: c.mode, PauseMs: got.PauseMs},
+	})
+}
+
+// saveGuest is the part of a capture that the guest notices. A resume is owed for as
+// long as it lasts, also in live mode: what the VMM does when we are killed is
+// its own affair, that the guest runs is ours.
+func (c *session) saveGuest(ctx context.Context, src *source) (*chsnap.Captured, error) {
 	settle := func(context.Context) error { return nil }
 	if c.rec.State == "running" {
 		var err error
@@ -147,50 +191,47 @@ func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
 			return nil, err
 		}
 	}
-	got, err := chsnap.Capture(ctx, chsnap.CaptureOptions{
-		Client:      client,
-		StagingDir:  c.staging,
-		WhilePaused: func(ctx context.Context) error { return c.cloneDisks(ctx, disks) },
-		Guard:       c.Guard,
-	})
-	if err = errors.Join(err, settle(ctx)); err != nil {
-		return nil, fmt.Errorf("capture VM %s: %w", c.rec.Name, err)
+	got, err := c.saveIn(ctx, c.mode, src)
+	var refused *chsnap.RefusedError
+	if errors.As(err, &refused) && c.mayFallBack() {
+		if err = c.fallBack(refused.Cause.Error()); err == nil {
+			got, err = c.saveIn(ctx, c.mode, src)
+		}
 	}
-	record, err := json.Marshal(c.rec)
-	if err != nil {
-		return nil, err
+	return got, errors.Join(err, settle(ctx))
+}
+
+func (c *session) saveIn(ctx context.Context, mode string, src *source) (*chsnap.Captured, error) {
+	client := c.VMs.Client(c.rec)
+	quiet := func(ctx context.Context) error { return c.cloneDisks(ctx, src.disks) }
+	if mode == Live {
+		m := &liveMemory{src: src, w: c.ingest.Pages(ctx, imageRefs(c.rec)...), dir: c.ingest.Dir()}
+		src.memory = m
+		return chsnap.CaptureLive(ctx, chsnap.LiveOptions{
+			Client: client, Socket: c.VMs.MigrationSocket(c.rec.ID), Memory: m, WhilePaused: quiet,
+		})
 	}
-	src := &source{dir: got.Dir, parent: c.parent, onBytes: c.req.OnBytes}
-	for i, d := range c.rec.Disks {
-		src.disks = append(src.disks, sourceDisk{path: disks[i], spec: store.Disk{
-			Index: d.Index, DeviceID: d.DeviceID, Serial: d.Serial, Format: "raw",
-			Bytes: d.Bytes, Readonly: d.Readonly, Image: d.Image,
-		}})
+	got, err := chsnap.Capture(ctx, chsnap.CaptureOptions{Client: client, StagingDir: c.staging, WhilePaused: quiet, Guard: c.Guard})
+	if err == nil {
+		src.memory = &fileMemory{dir: got.Dir}
 	}
-	sp := store.Spec{
-		VM:     store.VMRef{ID: c.rec.ID, Name: c.rec.Name},
-		Images: imageRefs(c.rec), Record: record,
-		Hypervisor: store.Hypervisor{Name: "cloud-hypervisor", Version: got.Version},
-		CPUs:       c.rec.CPUs,
-		Capture:    store.Capture{Mode: "file", PauseMs: got.PauseMs},
-	}
-	return c.publish(ctx, src, sp)
+	return got, err
 }
 
 // cloneDisks copies the writable disks while the guest stands still: a reflink
 // beside the manifest where the file system can, else a sparse copy that is
 // packed and dropped after the resume.
-func (c *session) cloneDisks(ctx context.Context, out []string) error {
+func (c *session) cloneDisks(ctx context.Context, out []sourceDisk) error {
 	for i, d := range c.rec.Disks {
 		if d.Readonly {
 			continue
 		}
 		dst := filepath.Join(c.ingest.Dir(), fmt.Sprintf("disk-%d.staged", d.Index))
 		src := filepath.Join(c.VMs.Dir(c.rec.ID), d.File)
-		if _, err := clone.File(ctx, dst, src, clone.Options{}); err != nil {
+		if _, err := clone.File(ctx, dst, src, clone.Options{Fleeting: true}); err != nil {
 			return fmt.Errorf("copy disk %d of VM %s: %w", d.Index, c.rec.Name, err)
 		}
-		out[i] = dst
+		out[i].path = dst
 	}
 	return nil
 }
@@ -218,7 +259,7 @@ func (c *session) publish(ctx context.Context, src *source, sp store.Spec) (*sto
 	if c.parent != nil {
 		sp.Parent = c.parent.ID
 	}
-	if err := src.pack(ctx, c.Store, c.lease, c.ingest, &sp); err != nil {
+	if err := src.pack(ctx, c.ingest, &sp); err != nil {
 		return nil, err
 	}
 	sp.Capture.TotalMs = float64(time.Since(c.started).Microseconds()) / 1000

@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/clone"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
@@ -74,7 +75,10 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 	if c.ingest, err = m.Store.Ingest(ctx, lease); err != nil {
 		return nil, err
 	}
-	sn, err := m.publish(ctx, c, &source{dir: dir, disks: disks, parent: c.parent, onBytes: req.OnBytes}, rec)
+	sn, err := m.publish(ctx, c, &source{
+		store: m.Store, lease: lease, dir: dir, memory: &fileMemory{dir: dir},
+		disks: disks, parent: c.parent, onBytes: req.OnBytes,
+	}, rec)
 	if err != nil {
 		return nil, errors.Join(err, c.ingest.Abort())
 	}
@@ -89,6 +93,9 @@ func (m *Importer) publish(ctx context.Context, c *session, src *source, rec *vm
 	for i, d := range src.disks {
 		if d.path == "" {
 			continue
+		}
+		if err := filelock.Unused(d.path); err != nil {
+			return nil, err
 		}
 		quiet := filepath.Join(c.ingest.Dir(), fmt.Sprintf("disk-%d.staged", i))
 		if _, err := clone.File(ctx, quiet, d.path, clone.Options{}); err != nil {

@@ -3,9 +3,7 @@ package capture
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/cocoonv2/cocoon/chsnap"
@@ -15,7 +13,10 @@ import (
 
 // source is everything of one snapshot that still has to become blobs.
 type source struct {
-	dir     *chsnap.Dir
+	store   *store.Store
+	lease   *store.Lease
+	dir     *chsnap.Dir // its documents; its RAM is memory's
+	memory  memory
 	disks   []sourceDisk
 	parent  *store.Snapshot
 	onBytes func(done, total int64)
@@ -31,35 +32,32 @@ type sourceDisk struct {
 }
 
 // pack writes RAM and disks into the ingest and fills in the facts of sp.
-func (src *source) pack(ctx context.Context, st *store.Store, lease *store.Lease, in *store.Ingest, sp *store.Spec) error {
+func (src *source) pack(ctx context.Context, in *store.Ingest, sp *store.Spec) (err error) {
 	w := in.Pages(ctx, sp.Images...)
-	var finish []func() error
+	disks := diskImages{}
 	defer func() {
-		if finish != nil {
+		disks.close()
+		if err != nil {
 			w.Abort()
 		}
 	}()
 	src.count()
-	finish = append(finish, func() error { return nil })
-	fin, err := src.packMemory(ctx, st, lease, in, w, sp)
-	if err != nil {
+	if err := src.memory.pack(ctx, src, w); err != nil {
 		return err
 	}
-	finish = append(finish, fin...)
-	if fin, err = src.packDisks(ctx, st, lease, in, w, sp); err != nil {
+	if err := disks.pack(ctx, src, w); err != nil {
 		return err
 	}
-	finish = append(finish, fin...)
 	stats, err := w.Flush(ctx)
 	if err != nil {
 		return fmt.Errorf("write packs: %w", err)
 	}
-	for _, f := range finish {
-		if err := f(); err != nil {
-			return err
-		}
+	if sp.Memory, err = src.memory.maps(ctx, in); err != nil {
+		return err
 	}
-	finish = nil
+	if sp.Disks, err = disks.maps(ctx, in); err != nil {
+		return err
+	}
 	sp.Capture.PagesNew, sp.Capture.PagesReused, sp.Capture.PagesZero = stats.PagesNew, stats.PagesReused, stats.PagesZero
 	sp.Created = time.Now().UTC()
 	sp.Host = hostFacts()
@@ -67,9 +65,7 @@ func (src *source) pack(ctx context.Context, st *store.Store, lease *store.Lease
 }
 
 func (src *source) count() {
-	for _, r := range src.dir.Ranges {
-		src.total += int64(r.Length)
-	}
+	src.total += src.memory.bytes()
 	for _, d := range src.disks {
 		if d.path != "" {
 			src.total += d.spec.Bytes
@@ -83,83 +79,67 @@ func (src *source) progress(n int64) {
 	}
 }
 
-func (src *source) packMemory(ctx context.Context, st *store.Store, lease *store.Lease, in *store.Ingest, w *pack.Writer, sp *store.Spec) ([]func() error, error) {
-	f, err := os.OpenFile(src.dir.MemoryPath, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open captured RAM: %w", err)
-	}
-	defer f.Close()
-	var finish []func() error
-	var offset int64
-	sp.Memory = make([]store.MemoryRange, len(src.dir.Ranges))
-	for i, r := range src.dir.Ranges {
-		parent := src.parentMemory(ctx, st, lease, r)
-		var part io.ReaderAt = io.NewSectionReader(f, offset, int64(r.Length))
-		if len(src.dir.Ranges) == 1 {
-			part = f // whole file: holes can be skipped
-		}
-		iw := w.Image(r.Length, parent)
-		if err := iw.ReadFrom(ctx, part, src.progress); err != nil {
-			return nil, fmt.Errorf("pack RAM at %#x: %w", r.GPA, err)
-		}
-		offset += int64(r.Length)
-		finish = append(finish, func() error {
-			if parent != nil {
-				defer parent.Close()
-			}
-			d, err := putMap(ctx, in, iw)
-			sp.Memory[i] = store.MemoryRange{GPA: r.GPA, Bytes: r.Length, Map: d}
-			return err
-		})
-	}
-	return finish, nil
+// diskImages are the images of a snapshot's disks; nil where the disk is a blob.
+type diskImages struct {
+	specs   []store.Disk
+	images  []*pack.ImageWriter
+	parents []*pack.Image
 }
 
-func (src *source) parentMemory(ctx context.Context, st *store.Store, lease *store.Lease, r chsnap.Range) *pack.Image {
-	if src.parent == nil {
-		return nil
-	}
-	for i, m := range src.parent.Spec.Memory {
-		if m.GPA == r.GPA {
-			// A parent that cannot be read only costs reuse, never the capture.
-			if im, err := st.OpenMemory(ctx, lease, src.parent, i); err == nil {
-				return im
-			}
+func (d *diskImages) pack(ctx context.Context, src *source, w *pack.Writer) error {
+	for i, disk := range src.disks {
+		d.specs = append(d.specs, disk.spec)
+		d.images, d.parents = append(d.images, nil), append(d.parents, nil)
+		if disk.path == "" {
+			continue
+		}
+		d.parents[i] = src.parentDisk(ctx, i)
+		d.images[i] = w.Image(uint64(disk.spec.Bytes), d.parents[i])
+		if err := packFile(ctx, d.images[i], disk.path, src.progress); err != nil {
+			return fmt.Errorf("pack disk %d: %w", disk.spec.Index, err)
 		}
 	}
 	return nil
 }
 
-func (src *source) packDisks(ctx context.Context, st *store.Store, lease *store.Lease, in *store.Ingest, w *pack.Writer, sp *store.Spec) ([]func() error, error) {
-	var finish []func() error
-	sp.Disks = make([]store.Disk, len(src.disks))
-	for i, d := range src.disks {
-		sp.Disks[i] = d.spec
-		if d.path == "" {
+func packFile(ctx context.Context, iw *pack.ImageWriter, path string, onBytes func(int64)) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return iw.ReadFrom(ctx, f, onBytes)
+}
+
+func (src *source) parentDisk(ctx context.Context, i int) *pack.Image {
+	if src.parent == nil || i >= len(src.parent.Spec.Disks) || src.parent.Spec.Disks[i].Map == "" {
+		return nil
+	}
+	// A parent that cannot be read only costs reuse, never the capture.
+	im, err := src.store.OpenDisk(ctx, src.lease, src.parent, i)
+	if err != nil {
+		return nil
+	}
+	return im
+}
+
+func (d *diskImages) maps(ctx context.Context, in *store.Ingest) ([]store.Disk, error) {
+	for i, iw := range d.images {
+		if iw == nil {
 			continue
 		}
-		f, err := os.Open(d.path)
-		if err != nil {
-			return nil, fmt.Errorf("open copy of disk %d: %w", d.spec.Index, err)
+		var err error
+		if d.specs[i].Map, err = putMap(ctx, in, iw); err != nil {
+			return nil, fmt.Errorf("disk %d: %w", d.specs[i].Index, err)
 		}
-		var parent *pack.Image
-		if src.parent != nil && i < len(src.parent.Spec.Disks) && src.parent.Spec.Disks[i].Map != "" {
-			parent, _ = st.OpenDisk(ctx, lease, src.parent, i)
-		}
-		iw := w.Image(uint64(d.spec.Bytes), parent)
-		err = iw.ReadFrom(ctx, f, src.progress)
-		f.Close()
-		if err != nil {
-			return nil, fmt.Errorf("pack disk %d: %w", d.spec.Index, err)
-		}
-		finish = append(finish, func() error {
-			if parent != nil {
-				defer parent.Close()
-			}
-			m, err := putMap(ctx, in, iw)
-			sp.Disks[i].Map = m
-			return err
-		})
 	}
-	return finish, nil
+	return d.specs, nil
+}
+
+func (d *diskImages) close() {
+	for _, p := range d.parents {
+		if p != nil {
+			p.Close()
+		}
+	}
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// preflight makes every refusal that can be made before the pause, then the
-// private staging folder.
+// preflight makes every refusal that can be made before the pause, then, for
+// file mode, the private staging folder.
 func (c *session) preflight(ctx context.Context) error {
 	if err := c.check(ctx); err != nil {
 		return err
@@ -24,6 +24,13 @@ func (c *session) preflight(ctx context.Context) error {
 			return err
 		}
 	}
+	if c.mode == Live {
+		return nil
+	}
+	return c.makeStaging()
+}
+
+func (c *session) makeStaging() error {
 	base := chsnap.PickStaging(c.config.MemoryBytes(), c.Store.Path("ingest"))
 	if base == c.Store.Path("ingest") {
 		base = filepath.Join(base, c.lease.ID())
@@ -45,10 +52,7 @@ const StagingPrefix = "cocoon-staging-"
 
 func (c *session) check(ctx context.Context) error {
 	switch c.req.Mode {
-	case "", "auto", "file":
-	case "live":
-		return failure.Hint(failure.New(failure.Incompatible, "live capture is not available in this build"),
-			"use --capture file or auto")
+	case "", Auto, Live, File:
 	default:
 		return failure.New(failure.Usage, "unknown capture mode %q: auto, live or file", c.req.Mode)
 	}
@@ -72,12 +76,55 @@ func (c *session) check(ctx context.Context) error {
 		return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot be saved: %s", c.rec.Name, strings.Join(all, "; ")),
 			problems[0].Remedy)
 	}
+	if err := c.chooseMode(ctx); err != nil {
+		return err
+	}
 	if c.parent, err = c.findParent(ctx); err != nil {
 		return err
 	}
 	// Worst case: nothing compresses, disks have no holes, RAM staged beside.
 	need := int64(info.Config.MemoryBytes()) + 2*c.diskBytes()
 	return c.Store.Require(need)
+}
+
+// chooseMode decides between live and file, before anything is paused.
+func (c *session) chooseMode(ctx context.Context) error {
+	if c.req.Mode == File {
+		c.mode = File
+		return nil
+	}
+	ping, err := c.VMs.Client(c.rec).Ping(ctx)
+	if err != nil {
+		return fmt.Errorf("ask VM %s: %w", c.rec.Name, err)
+	}
+	c.mode = Live
+	why := chsnap.LiveRefusal(ping.Version, c.config)
+	switch {
+	case why == "":
+		return nil
+	case c.req.Mode == Live:
+		return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot be saved live: %s", c.rec.Name, why),
+			"--capture file pauses the guest while its RAM is written")
+	}
+	c.noteFile(why)
+	return nil
+}
+
+// noteFile goes on in file mode and says why.
+func (c *session) noteFile(why string) {
+	c.mode = File
+	if c.req.OnNote != nil {
+		c.req.OnNote("file mode, the guest stands still while its RAM is written: " + why)
+	}
+}
+
+// mayFallBack: what was asked for by name is never replaced.
+func (c *session) mayFallBack() bool { return c.mode == Live && c.req.Mode != Live }
+
+// fallBack changes to file mode when the VMM refused to begin a live capture.
+func (c *session) fallBack(why string) error {
+	c.noteFile(why)
+	return c.makeStaging()
 }
 
 func (c *session) checkName(ctx context.Context) error {

@@ -8,8 +8,9 @@
 //
 //  1. The destination is a fresh file, mode 0600; what exists is never written
 //     over.
-//  2. A nil error means that the bytes were fsynced. The entry in the folder is
-//     the caller's to fsync, who often has more entries to make.
+//  2. A nil error means that the bytes were fsynced, unless Options.Fleeting.
+//     The entry in the folder is the caller's to fsync, who often has more
+//     entries to make.
 //  3. On error, and when the context is cancelled, no destination is left.
 //
 // The caller sees to it that nobody writes to the source meanwhile: only a
@@ -39,6 +40,9 @@ type Options struct {
 	// OnBytes is told how many of the file's bytes are settled, holes
 	// included, and how many there are. May be nil.
 	OnBytes func(done, total int64)
+	// Fleeting copies are read by this process and then removed: nothing is
+	// fsynced.
+	Fleeting bool
 }
 
 func (o Options) report(done, total int64) {
@@ -75,6 +79,9 @@ func File(ctx context.Context, dst, src string, o Options) (method string, err e
 	}()
 	if method, err = fill(ctx, out, in, size, o); err != nil {
 		return "", err
+	}
+	if o.Fleeting {
+		return method, nil
 	}
 	return method, out.Sync()
 }

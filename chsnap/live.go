@@ -1,0 +1,217 @@
+package chsnap
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/cocoonv2/cocoon/chsnap/migration"
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// MemorySink takes the RAM of a guest that is captured live.
+type MemorySink interface {
+	// Begin announces the RAM, by address, before any of it comes.
+	Begin(ctx context.Context, ranges []Range) error
+	// Page takes whole pages at gpa. Round 1 is all of RAM; later rounds bring
+	// what the guest wrote meanwhile. p is reused after the call.
+	Page(round int, gpa uint64, p []byte) error
+}
+
+// LiveOptions of CaptureLive.
+type LiveOptions struct {
+	Client *Client
+	Socket string // where to listen for the stream; what is there is removed
+	Memory MemorySink
+	// WhilePaused runs while the guest stands still, after its RAM and devices
+	// were saved: the disks are cloned.
+	WhilePaused func(ctx context.Context) error
+}
+
+// minLiveMajor is the first Cloud Hypervisor that sends a migration in the
+// background and resumes the guest by itself when it fails.
+const minLiveMajor = 53
+
+// LiveRefusal says why a VM cannot be captured live, "" when it can: what was
+// not seen to work is refused before anything is paused.
+func LiveRefusal(version string, c *Config) string {
+	m := c.view.Memory
+	switch {
+	case Major(version) < minLiveMajor:
+		return fmt.Sprintf("Cloud Hypervisor %s cannot stream a running guest, v%d can", version, minLiveMajor)
+	case m.Hugepages || len(m.Zones) > 0 && m.Zones[0].Hugepages:
+		return "memory is in huge pages"
+	case m.HotplugSize > 0 || m.Hotplugged > 0:
+		return "memory can be hot-plugged"
+	case len(m.Zones) > 1:
+		return "memory has several zones"
+	}
+	return ""
+}
+
+// RefusedError says that the VMM would not begin a live capture; nothing has
+// happened to the guest.
+type RefusedError struct{ Cause error }
+
+func (e *RefusedError) Error() string {
+	return "the VMM does not begin a live capture: " + e.Cause.Error()
+}
+func (e *RefusedError) Unwrap() error { return e.Cause }
+
+// CaptureLive saves a VM while it runs: the VMM believes that it migrates to
+// us, and takes the guest back when we refuse the very last message. RAM goes
+// to o.Memory, never to a file of its own size. The VM is in the state it was
+// found in when CaptureLive returns, unless its VMM died or hangs.
+func CaptureLive(ctx context.Context, o LiveOptions) (*Captured, error) {
+	ping, err := o.Client.Ping(ctx)
+	if err != nil {
+		return nil, err
+	}
+	info, err := o.Client.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if info.State != "Running" && info.State != "Paused" {
+		return nil, failure.New(failure.Conflict, "the VM is %s", info.State)
+	}
+	if why := LiveRefusal(ping.Version, info.Config); why != "" {
+		return nil, &RefusedError{failure.New(failure.Incompatible, "%s", why)}
+	}
+	rec, err := o.record(ctx, info.Config.MemoryBytes())
+	var refused *RefusedError
+	if errors.As(err, &refused) {
+		return nil, err
+	}
+	back := o.Client.givenBack(context.WithoutCancel(ctx), info.State)
+	returned := time.Now()
+	if err = errors.Join(err, back); err != nil {
+		return nil, err
+	}
+	c, err := recorded(rec)
+	if err != nil {
+		return nil, fmt.Errorf("what the VMM sent: %w", err)
+	}
+	c.Version = ping.Version
+	if info.State == "Running" {
+		c.PauseMs = float64(returned.Sub(rec.LastRan).Microseconds()) / 1000
+	}
+	return c, nil
+}
+
+// record lets the VMM send to us and receives until it has closed the stream.
+func (o LiveOptions) record(ctx context.Context, ram uint64) (*migration.Recording, error) {
+	if err := os.Remove(o.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove old migration socket: %w", err)
+	}
+	r, err := migration.Listen(o.Socket, o.Client.patience)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if err := o.Client.sendMigration(ctx, o.Socket, ram); err != nil {
+		return nil, err
+	}
+	return r.Record(ctx, &recordHandler{o})
+}
+
+// downtimeMs is the stall that the VMM aims at. It sends rounds of dirty pages
+// until the next one would take no longer.
+const downtimeMs = 5
+
+// slowestStream is what the pre-copy of RAM makes at least, bytes a second:
+// guests that dirty it faster are paused when that time is over.
+const slowestStream = 128 << 20
+
+// sendMigration asks the VMM to send itself to a socket. It answers at once; a
+// call that it does not carry out is a RefusedError.
+func (c *Client) sendMigration(ctx context.Context, socket string, ram uint64) error {
+	seconds := 10 + int(math.Ceil(float64(ram)/slowestStream))
+	_, err := c.call(ctx, c.patience, http.MethodPut, "vm.send-migration", struct {
+		URL      string `json:"destination_url"`
+		Local    bool   `json:"local"` // false: pages over the socket, no shared memory needed
+		Downtime int    `json:"downtime_ms"`
+		Seconds  int    `json:"timeout_s"`
+		// Ignore: when the rounds do not converge in time, the last one is
+		// longer. The other choice is that a busy guest can never be saved.
+		Strategy string `json:"timeout_strategy"`
+	}{"unix:" + socket, false, downtimeMs, seconds, "Ignore"})
+	var refused *APIError
+	if errors.As(err, &refused) {
+		return &RefusedError{err}
+	}
+	return err
+}
+
+// givenBack waits until the VMM has ended the migration and the guest is in
+// the state that it had before. While it is sending, vm.info shows the state of
+// the beginning, so only a call that would change the state tells the truth.
+func (c *Client) givenBack(ctx context.Context, state string) error {
+	if state == "Running" {
+		return c.EnsureRunning(ctx)
+	}
+	return c.ensure(ctx, "vm.pause", state)
+}
+
+// migrating tells whether the VMM refused a call because it is still sending.
+func migrating(err error) bool {
+	var e *APIError
+	return errors.As(err, &e) && strings.Contains(e.Error(), "currently migrating")
+}
+
+// recordHandler is the capture's side of the stream.
+type recordHandler struct{ o LiveOptions }
+
+func (h *recordHandler) RAM(ctx context.Context, ram []migration.Range) error {
+	return h.o.Memory.Begin(ctx, rangesOf(ram))
+}
+
+func (h *recordHandler) Page(round int, gpa uint64, p []byte) error {
+	return h.o.Memory.Page(round, gpa, p)
+}
+
+func (h *recordHandler) Quiet(ctx context.Context) error {
+	if h.o.WhilePaused == nil {
+		return nil
+	}
+	return h.o.WhilePaused(ctx)
+}
+
+func rangesOf(ram []migration.Range) []Range {
+	out := make([]Range, len(ram))
+	for i, r := range ram {
+		out[i] = Range(r)
+	}
+	return out
+}
+
+// recorded makes the documents of a snapshot folder of what came beside RAM.
+func recorded(rec *migration.Recording) (*Captured, error) {
+	cb, err := get(rec.Config, "vm_config")
+	if err != nil {
+		return nil, err
+	}
+	d := &Dir{Ranges: rangesOf(rec.RAM)}
+	if d.Config, err = ParseConfig(cb); err != nil {
+		return nil, err
+	}
+	if d.State, err = ParseState(rec.State); err != nil {
+		return nil, err
+	}
+	err = d.State.editMemoryManager(func(mm []byte) ([]byte, error) {
+		table, err := json.Marshal(map[string][]Range{"data": d.Ranges})
+		if err != nil {
+			return nil, err
+		}
+		return set(mm, "memory_ranges", json.RawMessage(table))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Captured{Dir: d}, Normalise(d.Config, d.State)
+}

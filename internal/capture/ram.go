@@ -1,0 +1,112 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// memory is where the RAM of a snapshot comes from.
+type memory interface {
+	// bytes of RAM that pack still has to read.
+	bytes() int64
+	// pack gives w whatever it has not been given yet.
+	pack(ctx context.Context, src *source, w *pack.Writer) error
+	// maps stores the page maps, once the writer was flushed.
+	maps(ctx context.Context, in *store.Ingest) ([]store.MemoryRange, error)
+	close()
+}
+
+// ramImages are the images of a guest's ranges of RAM, each beside the parent's
+// image of the same address.
+type ramImages struct {
+	ranges  []chsnap.Range
+	images  []*pack.ImageWriter
+	parents []*pack.Image
+}
+
+// openRAM begins the images of RAM.
+func (src *source) openRAM(ctx context.Context, w *pack.Writer, ranges []chsnap.Range) ramImages {
+	ram := ramImages{ranges: ranges}
+	for _, r := range ranges {
+		parent := src.parentMemory(ctx, r)
+		ram.parents = append(ram.parents, parent)
+		ram.images = append(ram.images, w.Image(r.Length, parent))
+	}
+	return ram
+}
+
+func (src *source) parentMemory(ctx context.Context, r chsnap.Range) *pack.Image {
+	if src.parent == nil {
+		return nil
+	}
+	for i, m := range src.parent.Spec.Memory {
+		if m.GPA == r.GPA {
+			// A parent that cannot be read only costs reuse, never the capture.
+			if im, err := src.store.OpenMemory(ctx, src.lease, src.parent, i); err == nil {
+				return im
+			}
+		}
+	}
+	return nil
+}
+
+func (m *ramImages) maps(ctx context.Context, in *store.Ingest) ([]store.MemoryRange, error) {
+	var out []store.MemoryRange
+	for i, r := range m.ranges {
+		d, err := putMap(ctx, in, m.images[i])
+		if err != nil {
+			return nil, fmt.Errorf("RAM at %#x: %w", r.GPA, err)
+		}
+		out = append(out, store.MemoryRange{GPA: r.GPA, Bytes: r.Length, Map: d})
+	}
+	return out, nil
+}
+
+func (m *ramImages) close() {
+	for _, p := range m.parents {
+		if p != nil {
+			p.Close()
+		}
+	}
+}
+
+// fileMemory is RAM in a folder's memory-ranges.
+type fileMemory struct {
+	ramImages
+	dir *chsnap.Dir
+}
+
+func (m *fileMemory) bytes() (sum int64) {
+	for _, r := range m.dir.Ranges {
+		sum += int64(r.Length)
+	}
+	return sum
+}
+
+func (m *fileMemory) pack(ctx context.Context, src *source, w *pack.Writer) error {
+	f, err := os.OpenFile(m.dir.MemoryPath, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("open captured RAM: %w", err)
+	}
+	defer f.Close()
+	m.ramImages = src.openRAM(ctx, w, m.dir.Ranges)
+	var offset int64
+	for i, r := range m.ranges {
+		var part io.ReaderAt = io.NewSectionReader(f, offset, int64(r.Length))
+		if len(m.ranges) == 1 {
+			part = f // whole file: holes can be skipped
+		}
+		if err := m.images[i].ReadFrom(ctx, part, src.progress); err != nil {
+			return fmt.Errorf("pack RAM at %#x: %w", r.GPA, err)
+		}
+		offset += int64(r.Length)
+	}
+	return nil
+}
