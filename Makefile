@@ -6,8 +6,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
 CRASH_ROUNDS ?= 1000
+POWERCUTS ?= 4
 
-.PHONY: help build test race demo lint bench fuzz crash pairs clean
+.PHONY: help build test race demo lint bench fuzz crash pairs faults powercuts clean
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,12 @@ crash: build ## SIGKILLs at every named step and at random, then verify (CRASH_R
 
 pairs: build ## each command held at each of its steps beside each other command
 	COCOON_PAIRS=1 go test -count=1 -timeout 60m -v -run TestPairs ./cmd/cocoon
+
+faults: build ## every call that changes the store fails once: EIO, ENOSPC, short write
+	COCOON_FAULTS=1 go test -count=1 -timeout 60m -v -run TestFaults ./cmd/cocoon
+
+powercuts: build ## the power is cut after every call that changes the store (POWERCUTS=4 random parts each)
+	COCOON_POWERCUTS=$(POWERCUTS) go test -count=1 -timeout 60m -v -run TestPowerCuts ./cmd/cocoon
 
 clean: ## remove what build made
 	rm -rf bin

@@ -25,10 +25,11 @@ import (
 // verb is a command that works on what the other one of a pair works on: the
 // snapshot "target" or the VM "web".
 type verb struct {
-	name string
-	args func(role string) []string
-	vms  func(role string) []string // names that success makes
-	snap func(role string) string
+	name   string
+	before func(p *pairs, role string) // makes what it needs besides; may be nil
+	args   func(role string) []string
+	vms    func(role string) []string // names that success makes
+	snap   func(role string) string
 }
 
 func fixed(args ...string) func(string) []string { return func(string) []string { return args } }
@@ -114,8 +115,11 @@ type pairs struct {
 	orphans int
 }
 
-func newPairs(t *testing.T, vmm string) *pairs {
+func newPairs(t *testing.T, vmm string, prepare ...func(*host)) *pairs {
 	p := &pairs{host: newHost(t, vmm)}
+	for _, do := range prepare {
+		do(p.host)
+	}
 	p.web = p.boot("web")
 	p.must("snapshot", "create", "web", "target", "--expires", "1ms")
 	p.must("snapshot", "export", "target", "-o", "folder")

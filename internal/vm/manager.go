@@ -186,6 +186,13 @@ func (m *Manager) CheckName(ctx context.Context, name string) error {
 	return nil
 }
 
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // Reserve makes the folders of a new VM, held by the lease, and locks it. The
 // VM does not exist before Publish; Discard takes the folders away again.
 func (m *Manager) Reserve(ctx context.Context, l *store.Lease, name, verb string) (*Record, func(), error) {
@@ -198,8 +205,8 @@ func (m *Manager) Reserve(ctx context.Context, l *store.Lease, name, verb string
 	if err := l.HoldVM(ctx, rec.ID); err != nil {
 		return nil, nil, err
 	}
-	if err := os.Mkdir(m.Dir(rec.ID), 0o700); err != nil {
-		return nil, nil, fmt.Errorf("make VM folder: %w", err)
+	if err := durable.Mkdir(m.Dir(rec.ID), 0o700); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("make VM folder: %w", err), ignoreMissing(os.Remove(m.Dir(rec.ID))))
 	}
 	durable.Step("vm.reserved")
 	if err := os.MkdirAll(m.RunDir(rec.ID), 0o700); err != nil {
