@@ -223,3 +223,12 @@ func (c *Client) Restore(ctx context.Context, r RestoreConfig, ram uint64) error
 	_, err := c.call(ctx, c.moveTimeout(ram), http.MethodPut, "vm.restore", r)
 	return err
 }
+
+// ReceiveMigration makes a VMM that has no VM yet wait on socket, which must not
+// exist, for a VM to be pushed (see package migration). It returns when the VM
+// is there. The VMM answers nothing else meanwhile, not even a signal, and
+// waits for ever: whoever gives up must kill it.
+func (c *Client) ReceiveMigration(ctx context.Context, socket string) error {
+	_, err := c.call(ctx, 0, http.MethodPut, "vm.receive-migration", map[string]string{"receiver_url": "unix:" + socket})
+	return err
+}

@@ -24,6 +24,7 @@ type configView struct {
 	Payload Payload      `json:"payload"`
 	Disks   []DiskConfig `json:"disks"`
 	Nets    []NetConfig  `json:"net"`
+	Balloon *struct{}    `json:"balloon"`
 }
 
 type memoryView struct {
@@ -70,6 +71,7 @@ type NetConfig struct {
 	MTU       int    `json:"mtu"`        // bytes, 0 when the VMM was told none
 	Queues    int    `json:"num_queues"` // two for a pair
 	VhostUser bool   `json:"vhost_user"`
+	FDs       []int  `json:"fds"`
 }
 
 // ParseConfig reads config.json, or the config of vm.info.
@@ -172,7 +174,8 @@ func isEmptyJSON(v []byte) bool {
 }
 
 // MapRefusal says why the RAM cannot be mapped from a file, "" when it can:
-// plain private memory, or what a mapped VM made of it.
+// plain private memory, or what a mapped VM made of it. With a balloon it could
+// (CH v53 only warns), but nothing that the guest gives back would be freed.
 func (c *Config) MapRefusal() string {
 	m := c.view.Memory
 	switch {
@@ -184,6 +187,8 @@ func (c *Config) MapRefusal() string {
 		return "memory can be hot-plugged"
 	case len(m.Zones) > 1 || len(m.Zones) == 1 && (m.Size != 0 || m.Zones[0].Shared || m.Zones[0].Hugepages):
 		return "memory has zones"
+	case c.view.Balloon != nil:
+		return "memory has a balloon, which can give back nothing of a mapped file"
 	}
 	return ""
 }

@@ -74,19 +74,30 @@ func (r *run) list() []step {
 		{"reserve", r.reserve, r.unreserve},
 		{"disks", r.disks, none}, // the VM's folder goes with unreserve
 	}
-	switch r.plan.Mode {
-	case Cold:
+	if r.plan.Mode == Cold {
 		return append(all, step{"record", r.record, none})
-	case Copy:
-		all = append(all, step{"memory", r.copyMemory, r.dropStaging})
-	case Map:
-		all = append(all, step{"memory", r.mapMemory, r.dropStaging})
 	}
-	all = append(all, step{"launch", r.launch, r.kill}, step{"load", r.load, none})
+	all = append(all, r.loadSteps()...)
 	if !r.plan.Paused {
 		all = append(all, step{"resume", r.resume, none})
 	}
 	return append(all, step{"record", r.record, none})
+}
+
+// loadSteps bring the RAM of the plan's snapshot into a new VMM of the record.
+func (r *run) loadSteps() []step {
+	var steps []step
+	load := r.load
+	switch r.plan.Mode {
+	case Copy:
+		steps = append(steps, step{"memory", r.copyMemory, r.dropMemory})
+	case Map:
+		steps = append(steps, step{"memory", r.mapMemory, r.dropMemory})
+	case Stream:
+		load = r.stream
+	}
+	none := func(context.Context) error { return nil }
+	return append(steps, step{"launch", r.launch, r.kill}, step{"load", load, none})
 }
 
 // runSteps does every step, or takes back those that it did, last first. Each is
@@ -184,6 +195,13 @@ func (r *run) load(ctx context.Context) error {
 
 func (r *run) resume(ctx context.Context) error {
 	return r.VMs.Client(r.rec).Resume(ctx)
+}
+
+func (r *run) dropMemory(ctx context.Context) error {
+	if r.rec == nil {
+		return nil
+	}
+	return errors.Join(r.dropStaging(ctx), r.VMs.ReleaseMemory(r.rec.ID))
 }
 
 func (r *run) dropStaging(context.Context) error {

@@ -127,6 +127,17 @@ func MemoryKey(sn *store.Snapshot) digest.Digest {
 	return h.Digest()
 }
 
+func (e *Engine) cachePath(key digest.Digest) string {
+	return e.Store.Path("cache", "memory", key.Encoded())
+}
+
+// cached tells whether a snapshot's RAM need not be made. A file with a name is
+// whole.
+func (e *Engine) cached(sn *store.Snapshot) bool {
+	_, err := os.Stat(e.cachePath(MemoryKey(sn)))
+	return err == nil
+}
+
 // materialise makes the raw, sparse RAM file in the cache, once: concurrent
 // clones wait for one maker. The file is fsynced before it gets its name, so a
 // file with a name is whole, also after a power cut.
@@ -135,7 +146,7 @@ func (r *run) materialise(ctx context.Context) (string, error) {
 	if err := r.lease.Hold(ctx, key); err != nil {
 		return "", err
 	}
-	path := r.Store.Path("cache", "memory", key.Encoded())
+	path := r.cachePath(key)
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}

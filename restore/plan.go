@@ -8,9 +8,10 @@
 //
 //	1 reserve   name, id, folders; a journal that names them
 //	2 disks     page maps → sparse files, verified page by page
-//	3 memory    copy: a CH snapshot folder; map: the materialised cache file
+//	3 memory    copy: a CH snapshot folder; map: the materialised cache file;
+//	            stream: nothing yet
 //	4 launch    a VMM process with its own API socket
-//	5 load      vm.restore
+//	5 load      vm.restore; stream: the pages are pushed into the VMM
 //	6 resume    unless the caller wants it paused
 //	7 record    the VM exists from here on
 //
@@ -36,21 +37,12 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Mode is how guest RAM gets into the new VMM.
-type Mode string
-
-const (
-	Auto Mode = "auto" // Map where it is right, else Copy
-	Copy Mode = "copy" // a CH snapshot folder that the VMM reads in full
-	Map  Mode = "map"  // the materialised file, mapped privately and shared by clones
-	Cold Mode = "cold" // disks only: boot from the record
-)
-
 // Request says which snapshot becomes which VM.
 type Request struct {
 	Snapshot          string // reference
 	Name              string // of the new VM
 	Mode              Mode   // "" is Auto
+	Clones            int    // how many VMs are made of the snapshot at once; 0 is one
 	Cold              bool   // boot from the disks, leave the RAM
 	Paused            bool   // do not resume
 	AllowIncompatible bool
@@ -70,8 +62,9 @@ type Plan struct {
 	DiskBytes   int64    `json:"diskBytes"`
 	Warnings    []string `json:"warnings,omitempty"`
 
-	snapshot *store.Snapshot
-	source   *vm.Record
+	snapshot   *store.Snapshot
+	source     *vm.Record
+	vmmVersion string
 }
 
 // Engine applies plans.
@@ -115,13 +108,13 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	if r.ownDisks {
 		p.DiskBytes = 0
 	}
-	if err := e.chooseMode(ctx, p, r); err != nil {
-		return nil, err
-	}
-	if p.Mode != Cold {
+	if !r.Cold {
 		if err := e.checkHost(ctx, p, r.AllowIncompatible); err != nil {
 			return nil, err
 		}
+	}
+	if err := e.chooseMode(ctx, p, r); err != nil {
+		return nil, err
 	}
 	return p, e.Store.Require(p.DiskBytes + p.MemoryBytes)
 }
@@ -155,64 +148,6 @@ func (e *Engine) checkObjects(ctx context.Context, sn *store.Snapshot) error {
 	return nil
 }
 
-func (e *Engine) chooseMode(ctx context.Context, p *Plan, r Request) error {
-	switch {
-	case r.Cold:
-		p.Mode, p.Why = Cold, "--cold: boot from the disks"
-		return nil
-	case r.Mode == Copy:
-		p.Mode, p.Why = Copy, "asked for"
-		return nil
-	case r.Mode != "" && r.Mode != Auto && r.Mode != Map:
-		if r.Mode == "stream" {
-			return failure.Hint(failure.New(failure.Incompatible, "restore mode stream is not available in this build"), "use auto, map or copy")
-		}
-		return failure.New(failure.Usage, "unknown restore mode %q: auto, map or copy", r.Mode)
-	}
-	why, err := e.mapRefusal(ctx, p.snapshot)
-	if err != nil {
-		return err
-	}
-	switch {
-	case why == "":
-		p.Mode, p.Why = Map, "RAM is plain private memory: mapped from the cache, shared by clones"
-	case r.Mode == Map:
-		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s cannot be mapped: %s", p.SnapshotID, why), "use --restore-mode copy")
-	default:
-		p.Mode, p.Why = Copy, why
-	}
-	return nil
-}
-
-// mapRefusal says why a snapshot's RAM cannot be mapped privately; "" when it can.
-func (e *Engine) mapRefusal(ctx context.Context, sn *store.Snapshot) (string, error) {
-	c, _, err := e.readConfig(ctx, sn)
-	if err != nil {
-		return "", err
-	}
-	return c.MapRefusal(), nil
-}
-
-func (e *Engine) readConfig(ctx context.Context, sn *store.Snapshot) (*chsnap.Config, *chsnap.State, error) {
-	cb, err := e.Store.ReadBlob(ctx, sn.Spec.CHConfig)
-	if err != nil {
-		return nil, nil, err
-	}
-	sb, err := e.Store.ReadBlob(ctx, sn.Spec.CHState)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := chsnap.ParseConfig(cb)
-	if err != nil {
-		return nil, nil, fmt.Errorf("config of snapshot %s: %w", sn.ID, err)
-	}
-	s, err := chsnap.ParseState(sb)
-	if err != nil {
-		return nil, nil, fmt.Errorf("state of snapshot %s: %w", sn.ID, err)
-	}
-	return c, s, nil
-}
-
 // checkHost compares the VMM's major version and the CPU's flags with those
 // at capture: Cloud Hypervisor supports neither difference.
 func (e *Engine) checkHost(ctx context.Context, p *Plan, allow bool) error {
@@ -220,8 +155,9 @@ func (e *Engine) checkHost(ctx context.Context, p *Plan, allow bool) error {
 	if err != nil {
 		return err
 	}
+	p.vmmVersion = have
 	var wrong []string
-	if want := p.snapshot.Spec.Hypervisor.Version; want != "" && major(want) != major(have) {
+	if want := p.snapshot.Spec.Hypervisor.Version; want != "" && chsnap.Major(want) != chsnap.Major(have) {
 		wrong = append(wrong, fmt.Sprintf("snapshot was made by Cloud Hypervisor %s, this host has %s", want, have))
 	}
 	if missing := missingFlags(p.snapshot.Spec.Host.CPUFlags, hostFlags()); len(missing) > 0 {
@@ -236,11 +172,6 @@ func (e *Engine) checkHost(ctx context.Context, p *Plan, allow bool) error {
 	}
 	return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s", p.SnapshotID, strings.Join(wrong, "; ")),
 		"--allow-incompatible tries all the same, --cold boots from the disks")
-}
-
-func major(version string) string {
-	m, _, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
-	return m
 }
 
 func missingFlags(want, have []string) []string {

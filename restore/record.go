@@ -74,17 +74,13 @@ func (e *Engine) WriteMemory(ctx context.Context, lease *store.Lease, sn *store.
 
 func (e *Engine) fillMemory(ctx context.Context, lease *store.Lease, sn *store.Snapshot, f *os.File, total int64) error {
 	var offset int64
-	var done atomic.Int64
+	told := &meter{total: total, onBytes: e.OnBytes}
 	for i, m := range sn.Spec.Memory {
 		im, err := e.Store.OpenMemory(ctx, lease, sn, i)
 		if err != nil {
 			return err
 		}
-		err = im.WriteTo(ctx, pack.At(f, offset), runtime.NumCPU(), func(n int64) {
-			if e.OnBytes != nil {
-				e.OnBytes(done.Add(n), total)
-			}
-		})
+		err = im.WriteTo(ctx, pack.At(f, offset), runtime.NumCPU(), told.add)
 		im.Close()
 		if err != nil {
 			return fmt.Errorf("RAM at %#x of snapshot %s: %w", m.GPA, sn.ID, err)
@@ -92,4 +88,17 @@ func (e *Engine) fillMemory(ctx context.Context, lease *store.Lease, sn *store.S
 		offset += int64(m.Bytes)
 	}
 	return nil
+}
+
+// meter sums up progress that several goroutines tell of.
+type meter struct {
+	done    atomic.Int64
+	total   int64
+	onBytes func(done, total int64) // may be nil
+}
+
+func (m *meter) add(n int64) {
+	if done := m.done.Add(n); m.onBytes != nil {
+		m.onBytes(done, m.total)
+	}
 }

@@ -77,26 +77,13 @@ func (e *Engine) wake(ctx context.Context, rec *vm.Record, r Request) error {
 
 func (r *run) wakeSteps() []step {
 	none := func(context.Context) error { return nil }
-	return append(r.loadSteps(), step{"awake", r.awake, r.asleepAgain()}, step{"resume", r.goOn, none})
-}
-
-// loadSteps bring the RAM of the plan's snapshot into a new VMM of the record.
-func (r *run) loadSteps() []step {
-	none := func(context.Context) error { return nil }
-	memory := step{"memory", r.mapMemory, r.dropMemory}
-	if r.plan.Mode == Copy {
-		memory.do = r.copyMemory
-	}
-	return []step{{"network", r.attach, none}, memory, {"launch", r.launch, r.kill}, {"load", r.load, none}}
+	steps := append([]step{{"network", r.attach, none}}, r.loadSteps()...)
+	return append(steps, step{"awake", r.awake, r.asleepAgain()}, step{"resume", r.goOn, none})
 }
 
 // attach gives the VM its interfaces back, with the MACs and addresses of its
 // record. On failure they stay as those of a stopped VM do.
 func (r *run) attach(ctx context.Context) error { return r.VMs.Attach(ctx, r.rec) }
-
-func (r *run) dropMemory(ctx context.Context) error {
-	return errors.Join(r.dropStaging(ctx), r.VMs.ReleaseMemory(r.rec.ID))
-}
 
 func (r *run) awake(context.Context) error {
 	r.rec.Restore = r.restoreInfo()

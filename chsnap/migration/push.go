@@ -8,7 +8,7 @@ import (
 	"net"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // Extent is guest RAM to be pushed: Data is written at GPA.
@@ -19,17 +19,17 @@ type Extent struct {
 
 // Pusher sends one VM to a VMM that waits in vm.receive-migration.
 type Pusher struct {
-	Socket      string
-	Connections int           // extra connections for RAM; 0 sends it on the first
-	Timeout     time.Duration // of every single answer
-	Paused      bool          // leave the guest paused
+	Socket  string
+	Lanes   int           // connections that carry RAM, at least 1
+	Timeout time.Duration // of every single answer
 }
 
-// Push sends config, then every extent that next returns until ok is false,
-// then state. next is called from several goroutines; its Data must stay
-// unchanged until release is called. After a nil error the guest runs (or is
-// paused, as asked).
-func (p *Pusher) Push(ctx context.Context, config, state []byte, next func() (e Extent, release func(), ok bool, err error)) error {
+// Push sends config, then the RAM that ram sends over the lanes, then state,
+// and leaves the guest loaded and paused. ram returns when it has sent
+// everything; RAM that it does not send is zero. On any error the VMM is in a
+// state of which nothing is known: it may wait for us for ever and must be
+// killed.
+func (p *Pusher) Push(ctx context.Context, config, state []byte, ram func(ctx context.Context, lanes []*Lane) error) error {
 	main, err := p.dial(ctx)
 	if err != nil {
 		return err
@@ -37,23 +37,18 @@ func (p *Pusher) Push(ctx context.Context, config, state []byte, next func() (e 
 	defer main.Close()
 	stop := context.AfterFunc(ctx, func() { main.Close() })
 	defer stop()
-	if err := p.request(main, Start, nil); err != nil {
-		return err
+	for _, step := range []func() error{
+		func() error { return p.request(main, Start, nil) },
+		func() error { return p.request(main, Config, config) },
+		func() error { return p.memory(ctx, ram) },
+		func() error { return p.request(main, State, state) },
+		func() error { return p.request(main, CompletePaused, nil) },
+	} {
+		if err := step(); err != nil {
+			return errors.Join(ctx.Err(), err)
+		}
 	}
-	if err := p.request(main, Config, config); err != nil {
-		return err
-	}
-	if err := p.memory(ctx, main, next); err != nil {
-		return errors.Join(ctx.Err(), err)
-	}
-	if err := p.request(main, State, state); err != nil {
-		return err
-	}
-	last := Complete
-	if p.Paused {
-		last = CompletePaused
-	}
-	return p.request(main, last, nil)
+	return nil
 }
 
 // dial waits for the socket: the VMM binds it some time after the call came in.
@@ -70,7 +65,7 @@ func (p *Pusher) dial(ctx context.Context) (*net.UnixConn, error) {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(time.Millisecond):
+		case <-time.After(500 * time.Microsecond):
 		}
 	}
 }
@@ -85,57 +80,111 @@ func (p *Pusher) request(c *net.UnixConn, cmd Command, payload []byte) error {
 	return readResponse(c, cmd)
 }
 
-func (p *Pusher) memory(ctx context.Context, main *net.UnixConn, next func() (Extent, func(), bool, error)) error {
-	if p.Connections == 0 {
-		return p.stream(ctx, main, next)
-	}
-	g, gctx := errgroup.WithContext(ctx)
-	for range p.Connections {
-		g.Go(func() error {
-			c, err := p.dial(gctx)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			stop := context.AfterFunc(gctx, func() { c.Close() })
-			defer stop()
-			var role [2]byte
-			binary.LittleEndian.PutUint16(role[:], roleMemory)
-			if _, err := c.Write(role[:]); err != nil {
-				return fmt.Errorf("migration: name the role of a connection: %w", err)
-			}
-			return p.stream(gctx, c, next)
-		})
-	}
-	return g.Wait()
-}
-
-// stream sends extents on one connection, each acknowledged: at State the VMM
-// drops whatever it has not acknowledged yet.
-func (p *Pusher) stream(ctx context.Context, c *net.UnixConn, next func() (Extent, func(), bool, error)) error {
-	for ctx.Err() == nil {
-		e, release, ok, err := next()
-		if err != nil || !ok {
-			return err
+// memory opens the lanes, has RAM sent, and waits until all of it was taken: at
+// State the VMM drops whatever it has not acknowledged yet.
+func (p *Pusher) memory(ctx context.Context, ram func(context.Context, []*Lane) error) error {
+	var lanes []*Lane
+	defer func() {
+		for _, l := range lanes {
+			l.conn.Close()
 		}
-		err = p.extent(c, e)
-		release()
+	}()
+	for range max(1, p.Lanes) {
+		l, err := p.lane(ctx)
 		if err != nil {
 			return err
 		}
+		lanes = append(lanes, l)
 	}
-	return ctx.Err()
+	stop := context.AfterFunc(ctx, func() {
+		for _, l := range lanes {
+			l.conn.Close()
+		}
+	})
+	defer stop()
+	if err := ram(ctx, lanes); err != nil {
+		return err
+	}
+	for _, l := range lanes {
+		if err := l.settle(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (p *Pusher) extent(c *net.UnixConn, e Extent) error {
-	if err := c.SetDeadline(time.Now().Add(p.Timeout)); err != nil {
+// Lane is one connection that carries RAM. It is for one goroutine at a time.
+type Lane struct {
+	conn    *net.UnixConn
+	timeout time.Duration
+	owed    bool // an answer to the last Send
+	ranges  []Range
+	buffers net.Buffers
+}
+
+func (p *Pusher) lane(ctx context.Context) (*Lane, error) {
+	c, err := p.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	growBuffer(c)
+	var role [2]byte
+	binary.LittleEndian.PutUint16(role[:], roleMemory)
+	if _, err := c.Write(role[:]); err != nil {
+		return nil, errors.Join(fmt.Errorf("migration: name the role of a connection: %w", err), c.Close())
+	}
+	return &Lane{conn: c, timeout: p.Timeout}, nil
+}
+
+// laneBuffer is what the kernel holds of a lane, bytes: a frame, so that the
+// next one is decoded while the VMM still takes this one.
+const laneBuffer = 2 << 20
+
+// growBuffer asks for a larger buffer than the host's default; one that the
+// kernel refuses only costs speed.
+func growBuffer(c *net.UnixConn) {
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, laneBuffer) })
+	}
+}
+
+// Send sends extents by one message; neighbours become one range. It returns
+// when the last byte was handed over; the answer is waited for by the next call.
+func (l *Lane) Send(extents []Extent) error {
+	if err := l.settle(); err != nil {
 		return err
 	}
-	if err := writeRequest(c, Memory, encodeTable([]Range{{e.GPA, uint64(len(e.Data))}})); err != nil {
+	l.ranges, l.buffers = l.ranges[:0], l.buffers[:0]
+	for _, e := range extents {
+		l.buffers = append(l.buffers, e.Data)
+		if n := len(l.ranges); n > 0 && l.ranges[n-1].GPA+l.ranges[n-1].Length == e.GPA {
+			l.ranges[n-1].Length += uint64(len(e.Data))
+			continue
+		}
+		l.ranges = append(l.ranges, Range{e.GPA, uint64(len(e.Data))})
+	}
+	if err := l.conn.SetDeadline(time.Now().Add(l.timeout)); err != nil {
 		return err
 	}
-	if _, err := c.Write(e.Data); err != nil {
-		return fmt.Errorf("migration: send RAM at %#x: %w", e.GPA, err)
+	if err := writeRequest(l.conn, Memory, encodeTable(l.ranges)); err != nil {
+		return err
 	}
-	return readResponse(c, Memory)
+	rest := l.buffers
+	if _, err := rest.WriteTo(l.conn); err != nil {
+		return fmt.Errorf("migration: send RAM at %#x: %w", extents[0].GPA, err)
+	}
+	l.owed = true
+	return nil
+}
+
+// settle waits for the answer to the last Send.
+func (l *Lane) settle() error {
+	if !l.owed {
+		return nil
+	}
+	if err := l.conn.SetDeadline(time.Now().Add(l.timeout)); err != nil {
+		return err
+	}
+	l.owed = false
+	return readResponse(l.conn, Memory)
 }

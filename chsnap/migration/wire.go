@@ -110,6 +110,9 @@ func writeRequest(w io.Writer, c Command, payload []byte) error {
 	if _, err := w.Write(b[:]); err != nil {
 		return fmt.Errorf("migration: send %s: %w", c, err)
 	}
+	if len(payload) == 0 { // the peer may have answered and gone: even an empty write would fail
+		return nil
+	}
 	if _, err := w.Write(payload); err != nil {
 		return fmt.Errorf("migration: send payload of %s: %w", c, err)
 	}

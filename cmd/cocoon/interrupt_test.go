@@ -152,29 +152,94 @@ func TestVMMThatFails(t *testing.T) {
 			h.clean()
 		})
 	}
-	for _, fail := range []string{"vm.restore=fail", "vm.restore=die", "vm.restore=late-die", "vm.restore=hang", "vm.resume=fail", "vm.resume=die", "vmm.ping=hang"} {
-		t.Run("restore "+fail, func(t *testing.T) {
+	for _, c := range []struct{ mode, fail string }{
+		{"map", "vm.restore=fail"},
+		{"map", "vm.restore=die"},
+		{"map", "vm.restore=late-die"},
+		{"map", "vm.restore=hang"},
+		{"map", "vm.resume=fail"},
+		{"map", "vm.resume=die"},
+		{"map", "vmm.ping=hang"},
+		{"stream", "vm.receive-migration=fail"},
+		{"stream", "vm.receive-migration=hang"},
+		{"stream", "vm.receive-migration=die"},
+		{"stream", "vm.receive-migration=late-fail"},
+		{"stream", "vm.receive-migration=late-die"},
+		{"stream", "receive.start=fail"},
+		{"stream", "receive.start=hang"},
+		{"stream", "receive.config=fail"},
+		{"stream", "receive.config=hang"},
+		{"stream", "receive.config=late-die"},
+		{"stream", "receive.lane=fail#3"},
+		{"stream", "receive.lane=hang#3"},
+		{"stream", "receive.lane=die#3"},
+		{"stream", "receive.lane=late-fail"},
+		{"stream", "receive.state=fail"},
+		{"stream", "receive.state=hang"},
+		{"stream", "receive.state=late-hang"},
+		{"stream", "receive.state=late-die"},
+		{"stream", "receive.complete=fail"},
+		{"stream", "receive.complete=late-hang"},
+		{"stream", "receive.complete=late-die"},
+		{"stream", "vm.resume=fail"},
+	} {
+		t.Run("restore by "+c.mode+" "+c.fail, func(t *testing.T) {
 			t.Parallel()
-			h := newHost(t, sim, "COCOON_VMM_TIMEOUT=300ms")
-			h.boot("web")
-			h.must("snapshot", "create", "web", "base")
-			h.env = append(h.env, "CHSIM_FAIL="+fail)
-			cmd, _, stderr := h.command([]string{"vm", "create", "c", "--from-snapshot", "base", "--count", "2"})
-			if err := cmd.Run(); err == nil {
-				t.Fatal("the restore succeeded")
-			}
-			if !strings.HasPrefix(stderr.String(), "cocoon: ") {
-				t.Errorf("stderr: %q", stderr)
-			}
-			if got := h.must("vm", "list", "--format", "{{.Name}}"); got != "web" {
-				t.Errorf("VMs after the failure: %q", got)
-			}
-			for _, folder := range []string{"ingest", "leases", "journals", "trash"} {
-				if left, _ := os.ReadDir(h.root + "/" + folder); len(left) > 0 {
-					t.Errorf("left %s/%v", folder, left)
-				}
-			}
-			h.clean("base")
+			failedRestore(newHost(t, sim), c.mode, c.fail)
 		})
+	}
+}
+
+// failedRestore holds a restore that fails to all or none.
+func failedRestore(h *host, mode, fail string) {
+	h.boot("web")
+	h.must("snapshot", "create", "web", "base")
+	h.env = append(h.env, "CHSIM_FAIL="+fail, "COCOON_VMM_TIMEOUT=300ms")
+	cmd, _, stderr := h.command([]string{"vm", "create", "c", "--from-snapshot", "base", "--count", "2", "--restore-mode", mode})
+	start := time.Now()
+	if err := cmd.Run(); err == nil {
+		h.t.Fatal("the restore succeeded")
+	}
+	if took := time.Since(start); took > 30*time.Second {
+		h.t.Errorf("it took %s", took)
+	}
+	if !strings.HasPrefix(stderr.String(), "cocoon: ") {
+		h.t.Errorf("stderr: %q", stderr)
+	}
+	if got := h.must("vm", "list", "--format", "{{.Name}}"); got != "web" {
+		h.t.Errorf("VMs after the failure: %q", got)
+	}
+	for _, folder := range []string{"ingest", "leases", "journals", "trash"} {
+		if left, _ := os.ReadDir(h.root + "/" + folder); len(left) > 0 {
+			h.t.Errorf("left %s/%v", folder, left)
+		}
+	}
+	h.clean("base")
+}
+
+// TestInterruptedStream sends SIGINT while pages are pushed into a VMM that
+// would wait for the rest for ever.
+func TestInterruptedStream(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	h := newHost(t, vmm)
+	h.boot("web")
+	h.must("snapshot", "create", "web", "base")
+	for _, step := range []string{"restore.streaming", "restore.streamed"} {
+		c, stderr := h.stopped(step, "vm", "create", "c", "--from-snapshot", "base", "--restore-mode", "stream")
+		if err := errors.Join(c.Process.Signal(syscall.SIGINT), c.Process.Signal(syscall.SIGCONT)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Wait(); c.ProcessState.ExitCode() != 130 {
+			t.Errorf("at %s: exit code %d (%v), want 130: %s", step, c.ProcessState.ExitCode(), err, stderr)
+		}
+		if got := h.must("vm", "list", "--format", "{{.Name}}"); got != "web" {
+			t.Errorf("VMs after the interrupt: %q", got)
+		}
+		for _, folder := range []string{"leases", "journals", "trash"} {
+			if left, _ := os.ReadDir(h.root + "/" + folder); len(left) > 0 {
+				t.Errorf("at %s: left %s/%v", step, folder, left)
+			}
+		}
+		h.clean("base")
 	}
 }

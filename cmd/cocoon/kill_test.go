@@ -190,6 +190,10 @@ var (
 		"vm.reserved", "restore.reserve", "restore.disks", "restore.materialised", "restore.memory", "vm.launched", "restore.launch",
 		"restore.load", "restore.resume", "restore.published", "restore.record",
 	}
+	pushSteps = []string{
+		"vm.reserved", "restore.reserve", "restore.disks", "restore.launch", "restore.streaming", "restore.streamed",
+		"restore.load", "restore.resume", "restore.published", "restore.record",
+	}
 	removeSteps    = []string{"store.remove.checked", "store.remove.unpublished"}
 	vmCreateSteps  = []string{"image.copied", "vm.create.disks", "vm.create.published"}
 	vmRemoveSteps  = []string{"vm.discard.killed", "vm.discard.trashed"}
@@ -203,7 +207,7 @@ var (
 
 func TestEveryStepIsKilled(t *testing.T) {
 	var all []string
-	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, suspendSteps, wakeSteps, elsewhereSteps} {
+	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, suspendSteps, wakeSteps, elsewhereSteps} {
 		all = append(all, l...)
 	}
 	call := regexp.MustCompile(`durable\.Step\("([^"]+)"`)
@@ -236,7 +240,8 @@ func TestKillAtEachStep(t *testing.T) {
 		t.Parallel()
 		killCaptures(newHost(t, vmm), "live", slices.Concat(streamSteps, commitSteps))
 	})
-	t.Run("vm create --from-snapshot", func(t *testing.T) { t.Parallel(); killRestores(newHost(t, vmm)) })
+	t.Run("vm create --from-snapshot", func(t *testing.T) { t.Parallel(); killRestores(newHost(t, vmm), "map", restoreSteps) })
+	t.Run("vm create by stream", func(t *testing.T) { t.Parallel(); killRestores(newHost(t, vmm), "stream", pushSteps) })
 	t.Run("snapshot rm and gc", func(t *testing.T) { t.Parallel(); killRemovals(newHost(t, vmm)) })
 	t.Run("vm suspend and start", func(t *testing.T) { t.Parallel(); killSuspends(newHost(t, vmm)) })
 	t.Run("vm create and rm", func(t *testing.T) { t.Parallel(); killVMs(newHost(t, vmm)) })
@@ -287,19 +292,19 @@ func killCaptures(h *host, mode string, steps []string) {
 	h.counts("web")
 }
 
-func killRestores(h *host) {
+func killRestores(h *host, mode string, steps []string) {
 	h.boot("web")
 	h.must("snapshot", "create", "web", "base")
 	h.must("vm", "rm", "-f", "web")
-	for i, step := range restoreSteps {
+	for i, step := range steps {
 		name := fmt.Sprintf("c%d", i)
-		h.killed(step, "vm", "create", name, "--from-snapshot", "base")
+		h.killed(step, "vm", "create", name, "--from-snapshot", "base", "--restore-mode", mode)
 		h.clean("base")
 		exists := slices.Contains(strings.Fields(h.must("vm", "list", "--format", "{{.Name}}")), name)
 		if want := step == "restore.published" || step == "restore.record"; exists != want {
 			h.t.Errorf("killed at %s: the VM exists is %v", step, exists)
 		} else if !exists {
-			h.must("vm", "create", name, "--from-snapshot", "base")
+			h.must("vm", "create", name, "--from-snapshot", "base", "--restore-mode", mode)
 		}
 		h.counts(name)
 		h.must("vm", "rm", "-f", name)

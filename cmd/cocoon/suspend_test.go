@@ -78,10 +78,14 @@ func killSuspends(h *host) {
 		h.goesOn("web", last)
 		h.noSnapshots()
 	}
-	for _, step := range wakeSteps {
+	for _, step := range append([]string{"restore.streaming"}, wakeSteps...) {
+		mode := "map"
+		if step == "restore.streaming" {
+			mode = "stream"
+		}
 		h.must("vm", "suspend", "web")
 		last := h.tick("web")
-		h.killed(step, "vm", "start", "web")
+		h.killed(step, "vm", "start", "web", "--restore-mode", mode)
 		if step != "wake.awake" && step != "wake.resume" {
 			h.state("web", "suspended")
 			h.clean()
@@ -132,10 +136,13 @@ func TestAFailedSuspendLetsTheGuestGoOn(t *testing.T) {
 func TestAFailedWakeLeavesTheVMSuspended(t *testing.T) {
 	h := newHost(t, chsnaptest.Build(t))
 	h.boot("web")
-	for _, fail := range []string{"vm.restore=fail", "vm.restore=die", "vm.resume=fail"} {
+	for fail, mode := range map[string]string{
+		"vm.restore=fail": "map", "vm.restore=die": "map", "vm.resume=fail": "map",
+		"receive.state=fail": "stream", "receive.lane=die": "stream",
+	} {
 		h.must("vm", "suspend", "web")
 		last := h.tick("web")
-		if said := h.fails([]string{"CHSIM_FAIL=" + fail}, "vm", "start", "web"); !strings.Contains(said, "still suspended") {
+		if said := h.fails([]string{"CHSIM_FAIL=" + fail}, "vm", "start", "web", "--restore-mode", mode); !strings.Contains(said, "still suspended") {
 			t.Errorf("%s: %s", fail, said)
 		}
 		h.state("web", "suspended")
@@ -161,7 +168,7 @@ func TestSuspendAndWakeTwice(t *testing.T) {
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
-	for _, mode := range []string{"map", "copy", "auto"} {
+	for _, mode := range []string{"map", "copy", "stream", "auto"} {
 		h.must("vm", "suspend", "web")
 		last := h.tick("web")
 		h.must("vm", "start", "web", "--restore-mode", mode)

@@ -53,7 +53,7 @@ func newVMCreate(a *app) *cobra.Command {
 	fl.BoolVar(&f.spec.Start, "start", false, "boot it at once")
 	fl.StringVar(&f.from, "from-snapshot", "", "rebuild from snapshot `ref`, which may be REGISTRY/NAME:TAG; runs at once")
 	fl.IntVar(&f.count, "count", 0, "make NAME-1 … NAME-`N`, all or none")
-	fl.StringVar(&f.mode, "restore-mode", "auto", "auto, map or copy")
+	fl.StringVar(&f.mode, "restore-mode", "auto", "auto, map, stream or copy")
 	fl.BoolVar(&f.cold, "cold", false, "boot from the snapshot's disks, leave its RAM")
 	fl.BoolVar(&f.paused, "paused", false, "load the RAM but do not run")
 	fl.BoolVar(&f.allow, "allow-incompatible", false, "try another VMM version or CPU all the same")
@@ -144,7 +144,7 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *cre
 	}
 	plans, err := a.planAll(c.Context(), r, names, restore.Request{
 		Snapshot: from, Mode: restore.Mode(f.mode), Cold: f.cold, Paused: f.paused,
-		AllowIncompatible: f.allow, Network: network,
+		AllowIncompatible: f.allow, Network: network, Clones: len(names),
 	})
 	if err != nil {
 		return err

@@ -58,6 +58,14 @@ func (m *Manager) MigrationSocket(id string) string {
 	return filepath.Join(m.RunDir(id), "migration.sock")
 }
 
+// Patience bounds each wait for a VMM.
+func (m *Manager) Patience() time.Duration {
+	if m.o.VMMTimeout <= 0 {
+		return chsnap.DefaultPatience
+	}
+	return m.o.VMMTimeout
+}
+
 // Client talks to a VM's VMM.
 func (m *Manager) Client(rec *Record) *chsnap.Client {
 	if rec.Process == nil {

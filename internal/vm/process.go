@@ -151,9 +151,15 @@ func (m *Manager) await(ctx context.Context, id string, pid int, socket string, 
 
 // died explains a VMM that ended, by the last line of its log.
 func (m *Manager) died(id string, err error) error {
+	return fmt.Errorf("the VMM ended (%v): %s", err, m.LastLog(id))
+}
+
+// LastLog is the last line that a VM's VMM printed: the cause of a failure that
+// it does not answer in full.
+func (m *Manager) LastLog(id string) string {
 	b, _ := os.ReadFile(filepath.Join(m.RunDir(id), "vmm.log"))
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return fmt.Errorf("the VMM ended (%v): %s", err, lines[len(lines)-1])
+	return lines[len(lines)-1]
 }
 
 func removeSockets(dir string) error {

@@ -29,22 +29,23 @@ func plain(outer string, do func(m *machine) error) endpoint {
 // endpoints lists the API by name.
 func endpoints() map[string]endpoint {
 	return map[string]endpoint{
-		"vmm.ping":          {method: "GET", outer: "Error pinging the VMM", do: ping},
-		"vmm.shutdown":      {method: "PUT", outer: "The VMM could not shutdown", do: shutdownVMM},
-		"vm.create":         {method: "PUT", body: true, outer: "The VM could not be created", do: create},
-		"vm.boot":           plain("The VM could not boot", (*machine).boot),
-		"vm.info":           {method: "GET", outer: "The VM info is not available", do: info},
-		"vm.counters":       {method: "GET", outer: "The VM info is not available", do: counters},
-		"vm.pause":          plain("The VM could not be paused", (*machine).pause),
-		"vm.resume":         plain("The VM could not resume", (*machine).resume),
-		"vm.shutdown":       plain("The VM could not shutdown", (*machine).shutdown),
-		"vm.delete":         plain("The VM could not be deleted", (*machine).delete),
-		"vm.reboot":         plain("The VM could not reboot", (*machine).reboot),
-		"vm.power-button":   plain("Error triggering power button", (*machine).pressPower),
-		"vm.nmi":            plain("Error triggering NMI", (*machine).nmi),
-		"vm.snapshot":       {method: "PUT", body: true, outer: "The VM could not be snapshotted", do: snapshot},
-		"vm.restore":        {method: "PUT", body: true, outer: "The VM could not be restored", do: restore},
-		"vm.send-migration": {method: "PUT", body: true, outer: "Error dispatching the migration worker", do: sendMigration},
+		"vmm.ping":             {method: "GET", outer: "Error pinging the VMM", do: ping},
+		"vmm.shutdown":         {method: "PUT", outer: "The VMM could not shutdown", do: shutdownVMM},
+		"vm.create":            {method: "PUT", body: true, outer: "The VM could not be created", do: create},
+		"vm.boot":              plain("The VM could not boot", (*machine).boot),
+		"vm.info":              {method: "GET", outer: "The VM info is not available", do: info},
+		"vm.counters":          {method: "GET", outer: "The VM info is not available", do: counters},
+		"vm.pause":             plain("The VM could not be paused", (*machine).pause),
+		"vm.resume":            plain("The VM could not resume", (*machine).resume),
+		"vm.shutdown":          plain("The VM could not shutdown", (*machine).shutdown),
+		"vm.delete":            plain("The VM could not be deleted", (*machine).delete),
+		"vm.reboot":            plain("The VM could not reboot", (*machine).reboot),
+		"vm.power-button":      plain("Error triggering power button", (*machine).pressPower),
+		"vm.nmi":               plain("Error triggering NMI", (*machine).nmi),
+		"vm.snapshot":          {method: "PUT", body: true, outer: "The VM could not be snapshotted", do: snapshot},
+		"vm.restore":           {method: "PUT", body: true, outer: "The VM could not be restored", do: restore},
+		"vm.send-migration":    {method: "PUT", body: true, outer: "Error dispatching the migration worker", do: sendMigration},
+		"vm.receive-migration": {method: "PUT", body: true, outer: "Error receiving migration", do: receiveMigration},
 	}
 }
 
@@ -125,6 +126,19 @@ func sendMigration(m *machine, body []byte) (any, error) {
 		return nil, missingField(body, "destination_url")
 	}
 	return nil, m.sendMigration(*r.DestinationURL)
+}
+
+func receiveMigration(m *machine, body []byte) (any, error) {
+	r := struct {
+		URL *string `json:"receiver_url"`
+	}{}
+	if err := decode(body, &r); err != nil {
+		return nil, err
+	}
+	if r.URL == nil {
+		return nil, missingField(body, "receiver_url")
+	}
+	return nil, m.receive(*r.URL)
 }
 
 // reply is a complete HTTP answer.

@@ -31,7 +31,7 @@
 // guest answers ARP and ICMP echo and sends its counter (network.go).
 //
 // What it does not do: execute a kernel (the file must exist), open vsock
-// sockets, hot-plug devices, receive a migration, check CPUIDs.
+// sockets, hot-plug devices, check CPUIDs.
 //
 // Environment:
 //

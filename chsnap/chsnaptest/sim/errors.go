@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,11 +19,13 @@ type apiError struct {
 func (e *apiError) Error() string { return strings.Join(e.chain, ": ") }
 
 func (e *apiError) body() []byte {
-	b, err := json.Marshal(e.chain)
-	if err != nil {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // as serde does
+	if err := enc.Encode(e.chain); err != nil {
 		panic(err) // a []string always marshals
 	}
-	return b
+	return bytes.TrimRight(b.Bytes(), "\n")
 }
 
 // fault is an inner part of a chain, without the two outer messages that the

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,8 +13,9 @@ import (
 //
 //	call=action[#N][,call=action…]      vm.snapshot=fail#2,vm.pause=slow:200ms
 //
-// call is an endpoint name (vm.snapshot, vmm.ping); #N limits it to the N-th
-// call of that name in this process, counted from 1. Actions:
+// call is an endpoint name (vm.snapshot, vmm.ping) or a message of a migration
+// that is received (see receivePhases); #N limits it to the N-th call of that name in
+// this process, counted from 1. Actions:
 //
 //	fail        500 with the chain "…","injected failure"; nothing is done
 //	hang        never answers and lets no other call through
@@ -57,6 +59,10 @@ const (
 	actStall    = "stall"
 )
 
+// receivePhases are the messages of vm.receive-migration that can go wrong; lane
+// is RAM on a further connection.
+var receivePhases = []string{"receive.start", "receive.config", "receive.memory", "receive.lane", "receive.state", "receive.complete"}
+
 // phasePrefix begins the name of a migration's phase.
 const phasePrefix = "migration."
 
@@ -66,7 +72,7 @@ func isPhase(name string) bool {
 			return true
 		}
 	}
-	return false
+	return slices.Contains(receivePhases, name)
 }
 
 // parseFailpoints reads the CHSIM_FAIL syntax; a rule it does not understand is

@@ -114,6 +114,7 @@ func mustOpen(path, message string) error {
 type assembly struct {
 	boot    bool
 	load    func(*ram) error // fills RAM from a snapshot; nil at boot
+	ram     *ram             // filled already; nil to map the spans
 	missing []string         // devices without saved state
 }
 
@@ -129,8 +130,10 @@ func (m *machine) assemble(c *vmConfig, spans []*span, a assembly) (err error) {
 	if v.serial, err = openSerial(c); err != nil {
 		return err
 	}
-	if v.ram, err = newRAM(spans, &c.Memory); err != nil {
-		return err
+	if v.ram = a.ram; v.ram == nil {
+		if v.ram, err = newRAM(spans, &c.Memory); err != nil {
+			return err
+		}
 	}
 	if a.load != nil {
 		if err = a.load(v.ram); err != nil {

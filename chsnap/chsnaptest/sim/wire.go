@@ -18,13 +18,14 @@ const (
 	wireState          wireCommand = 3
 	wireMemory         wireCommand = 4
 	wireComplete       wireCommand = 5
+	wireAbandon        wireCommand = 6
 	wireCompletePaused wireCommand = 8
 )
 
 func (c wireCommand) String() string {
 	return map[wireCommand]string{
 		wireStart: "Start", wireConfig: "Config", wireState: "State", wireMemory: "Memory",
-		wireComplete: "Complete", wireCompletePaused: "Complete",
+		wireComplete: "Complete", wireCompletePaused: "Complete", wireAbandon: "Abandon",
 	}[c]
 }
 

@@ -1,0 +1,112 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Mode is how guest RAM gets into the new VMM.
+type Mode string
+
+const (
+	Auto   Mode = "auto"   // the fastest that is right for this guest, see choose
+	Copy   Mode = "copy"   // a CH snapshot folder that the VMM reads in full; works for every guest
+	Map    Mode = "map"    // the materialised file, mapped privately and shared by clones
+	Stream Mode = "stream" // pages pushed from the packs into the VMM, no file
+	Cold   Mode = "cold"   // disks only: boot from the record
+)
+
+// facts decide which mode is right and which is fastest.
+type facts struct {
+	noMap    string // why the RAM cannot be mapped, "" when it can
+	noStream string // why it cannot be pushed
+	cached   bool   // the materialised file is there
+	clones   int    // how many VMs are made of the snapshot at once
+}
+
+// choose answers the mode and the reason for it. A mode that was asked for and
+// would be wrong is failure.Incompatible, never replaced by another.
+func choose(asked Mode, f facts) (Mode, string, error) {
+	switch asked {
+	case Copy:
+		return Copy, "asked for", nil
+	case Map, Stream:
+		if why := map[Mode]string{Map: f.noMap, Stream: f.noStream}[asked]; why != "" {
+			return "", "", failure.Hint(failure.New(failure.Incompatible, "restore mode %s is wrong here: %s", asked, why),
+				"use --restore-mode auto, which takes "+string(fastest(f)))
+		}
+		return asked, "asked for", nil
+	case Auto, "":
+	default:
+		return "", "", failure.New(failure.Usage, "unknown restore mode %q: auto, map, stream or copy", asked)
+	}
+	m := fastest(f)
+	switch {
+	case m == Map && f.cached:
+		return m, "RAM lies in the cache: mapped, and shared by clones", nil
+	case m == Map && f.noStream != "":
+		return m, "RAM is made into a file first (" + f.noStream + ")", nil
+	case m == Map:
+		return m, fmt.Sprintf("RAM is made into a file once, which %d clones share", f.clones), nil
+	case m == Stream && f.noMap != "":
+		return m, "RAM is pushed into the VMM, for " + f.noMap, nil
+	case m == Stream:
+		return m, "RAM is not in the cache: pushed into the VMM", nil
+	}
+	return m, f.noMap + "; " + f.noStream, nil
+}
+
+func fastest(f facts) Mode {
+	switch {
+	case f.noMap == "" && (f.cached || f.clones > 1 || f.noStream != ""):
+		return Map
+	case f.noStream == "":
+		return Stream
+	}
+	return Copy
+}
+
+// chooseMode gathers the facts and fills in the plan.
+func (e *Engine) chooseMode(ctx context.Context, p *Plan, r Request) error {
+	if r.Cold {
+		p.Mode, p.Why = Cold, "--cold: boot from the disks"
+		return nil
+	}
+	c, _, err := e.readConfig(ctx, p.snapshot)
+	if err != nil {
+		return err
+	}
+	f := facts{noMap: c.MapRefusal(), noStream: c.StreamRefusal(), clones: r.Clones}
+	if chsnap.Major(p.vmmVersion) < chsnap.StreamVersion {
+		f.noStream = fmt.Sprintf("Cloud Hypervisor %s takes no stream, v%d does", p.vmmVersion, chsnap.StreamVersion)
+	}
+	f.cached = e.cached(p.snapshot)
+	if p.Mode, p.Why, err = choose(r.Mode, f); err != nil {
+		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
+	}
+	return nil
+}
+
+func (e *Engine) readConfig(ctx context.Context, sn *store.Snapshot) (*chsnap.Config, *chsnap.State, error) {
+	cb, err := e.Store.ReadBlob(ctx, sn.Spec.CHConfig)
+	if err != nil {
+		return nil, nil, err
+	}
+	sb, err := e.Store.ReadBlob(ctx, sn.Spec.CHState)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := chsnap.ParseConfig(cb)
+	if err != nil {
+		return nil, nil, fmt.Errorf("config of snapshot %s: %w", sn.ID, err)
+	}
+	s, err := chsnap.ParseState(sb)
+	if err != nil {
+		return nil, nil, fmt.Errorf("state of snapshot %s: %w", sn.ID, err)
+	}
+	return c, s, nil
+}
