@@ -109,10 +109,8 @@ func (in *Ingest) whole(ctx context.Context, sn *Snapshot) error {
 	for _, l := range sn.Manifest.Layers {
 		named[l.Digest] = true
 	}
-	for _, d := range append(mapDigests(&sn.Spec), sn.Spec.CHConfig, sn.Spec.CHState) {
-		if !named[d] {
-			return failure.New(failure.Damaged, "the manifest does not name blob %s, which the snapshot needs", d)
-		}
+	if err := sn.Spec.standsOn(sn.Manifest.Layers); err != nil {
+		return err
 	}
 	check := func(d digest.Digest, bytes uint64) error {
 		im, err := in.st.openImage(ctx, d, bytes)

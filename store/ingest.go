@@ -175,7 +175,10 @@ func (f *blobFile) has(size int64) error {
 func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, error) {
 	in.closeFamily()
 	sp.Version, sp.ID = specVersion, in.id
-	if err := errors.Join(sp.check(), in.stored(&sp)); err != nil {
+	in.mu.Lock()
+	err := errors.Join(sp.check(), sp.standsOn(in.layers))
+	in.mu.Unlock()
+	if err != nil {
 		return nil, err
 	}
 	spec, err := json.Marshal(sp)
@@ -220,19 +223,6 @@ func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descr
 		in.st.onCommit(ctx, sn)
 	}
 	return sn, err
-}
-
-// stored refuses a spec that names what is no layer of this snapshot: neither
-// the collector nor an export would keep it.
-func (in *Ingest) stored(sp *Spec) error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for _, d := range append([]digest.Digest{sp.CHConfig, sp.CHState}, mapDigests(sp)...) {
-		if !slices.ContainsFunc(in.layers, func(l Descriptor) bool { return l.Digest == d }) {
-			return failure.New(failure.Damaged, "commit: blob %s was not stored by this ingest", d)
-		}
-	}
-	return nil
 }
 
 // stage writes the snapshot's folder, durable but not published.

@@ -80,6 +80,11 @@ func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
 	if sn.Spec.ID != id {
 		return nil, failure.New(failure.Damaged, "snapshot %s: its config says %s", id, sn.Spec.ID)
 	}
+	// The manifest has no digest that could be compared: a flipped bit in the key
+	// of its layers would leave the collector nothing to keep.
+	if err := sn.Spec.standsOn(sn.Manifest.Layers); err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", id, err)
+	}
 	sn.Meta, err = readMeta(sn.Dir)
 	return sn, err
 }

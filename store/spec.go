@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -145,6 +146,17 @@ func (sp *Spec) check() error {
 	for _, d := range digests {
 		if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
 			return failure.New(failure.Damaged, "snapshot config: digest %q", d)
+		}
+	}
+	return nil
+}
+
+// standsOn refuses layers that lack a blob which the spec names: neither the
+// collector nor an export would keep it.
+func (sp *Spec) standsOn(layers []Descriptor) error {
+	for _, d := range append(mapDigests(sp), sp.CHConfig, sp.CHState) {
+		if !slices.ContainsFunc(layers, func(l Descriptor) bool { return l.Digest == d }) {
+			return failure.New(failure.Damaged, "the manifest does not name blob %s, which the snapshot needs", d)
 		}
 	}
 	return nil

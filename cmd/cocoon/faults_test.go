@@ -204,14 +204,6 @@ func failures(c *durabletest.Call) []fault {
 	return all
 }
 
-// prepare makes what a verb needs besides the target.
-func (p *pairs) prepare(v verb, role string) {
-	p.t.Helper()
-	if v.before != nil {
-		v.before(p, role)
-	}
-}
-
 // inject plays a verb with one fault; it answers whether the verb failed.
 func (p *pairs) inject(v verb, f fault, n int) (failed bool) {
 	p.t.Helper()

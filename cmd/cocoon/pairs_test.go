@@ -65,6 +65,22 @@ var verbs = []verb{
 	{name: "prune", args: fixed("snapshot", "prune", "--keep-last", "100")},
 	{name: "gc", args: fixed("gc")},
 	{name: "verify", args: fixed("snapshot", "verify", "--all", "--read-data")},
+	{
+		name: "suspend",
+		before: func(p *pairs, r string) {
+			p.must("vm", "create", "s-"+r, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--start")
+		},
+		args: func(r string) []string { return []string{"vm", "suspend", "s-" + r} },
+	},
+	{
+		name: "wake",
+		before: func(p *pairs, r string) {
+			p.must("vm", "create", "w-"+r, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--start")
+			p.must("vm", "suspend", "w-"+r)
+		},
+		args: func(r string) []string { return []string{"vm", "start", "w-" + r} },
+		vms:  func(r string) []string { return []string{"w-" + r} },
+	},
 }
 
 // pairsSlice is the share of the pairs that a plain `go test` holds; `make
@@ -141,6 +157,14 @@ func (p *pairs) ready() {
 	}
 }
 
+// prepare makes what a verb needs besides.
+func (p *pairs) prepare(v verb, role string) {
+	p.t.Helper()
+	if v.before != nil {
+		v.before(p, role)
+	}
+}
+
 func (p *pairs) snapshots() []string {
 	return strings.Fields(p.must("snapshot", "list", "--format", "{{.Name}}"))
 }
@@ -150,6 +174,7 @@ func (p *pairs) snapshots() []string {
 func (p *pairs) steps(v verb) []string {
 	p.t.Helper()
 	p.ready()
+	p.prepare(v, "a")
 	log := filepath.Join(p.t.TempDir(), "steps")
 	c, _, stderr := p.command(v.args("a"), durable.StepLog+"="+log)
 	if err := c.Run(); err != nil {
@@ -205,6 +230,8 @@ func (p *pairs) hold(a verb, step string, b verb) (waited bool) {
 	p.t.Helper()
 	p.ready()
 	what := fmt.Sprintf("%s held at %s, %s beside it", a.name, step, b.name)
+	p.prepare(a, "a")
+	p.prepare(b, "b")
 	first := p.start(a, "a", durable.StopAt+"="+step)
 	stands := first.stands()
 	second := p.start(b, "b")
