@@ -104,7 +104,7 @@ func TestRewriteChangesOnlyWhatItNames(t *testing.T) {
 	c, _, before, _ := documents(t, "testdata/v53.0/devices")
 	err := c.Rewrite(Rewrite{
 		Disks: map[string]string{"_disk0": "/new/disk-0.raw"}, Kernel: "/new/kernel", SerialFile: "/new/serial",
-		Taps: map[string]string{"_net1": "tap9"}, Vsock: "/new/vsock", DropHostMAC: true,
+		Taps: map[string]string{"_net1": "tap9"}, Vsock: "/new/vsock",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -125,6 +125,7 @@ func TestRewriteRefusesForeignPaths(t *testing.T) {
 		`"rng":{"src":"/etc/shadow"}`, `"vsock":{"cid":3,"socket":"/x"}`,
 		`"memory":{"size":0,"zones":[{"id":"z","size":4096,"file":"/etc/shadow"}]}`,
 		`"disks":[{"id":"_disk7","path":"/etc/shadow"}]`,
+		`"net":[{"id":"_net7","tap":"eth0"}]`, `"net":[{"id":"_net7","vhost_socket":"/x"}]`,
 	} {
 		c, err := ParseConfig([]byte(`{"payload":{"kernel":"/k"},` + field + `}`))
 		if err != nil {
@@ -133,6 +134,19 @@ func TestRewriteRefusesForeignPaths(t *testing.T) {
 		if err := c.Rewrite(Rewrite{Kernel: "/k"}); !errors.Is(err, failure.Incompatible) {
 			t.Errorf("%s: %v, want a refusal", field, err)
 		}
+	}
+}
+
+func TestRewriteDropsWhatOnlyTheSourcesTAPHad(t *testing.T) {
+	c, err := ParseConfig([]byte(`{"net":[{"id":"a","ip":"10.0.0.1","mask":"255.0.0.0","fds":[-1],"mac":"02:00:00:00:00:01"},{"id":"b","tap":"x"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Rewrite(Rewrite{Taps: map[string]string{"a": "tap0", "b": ""}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := string(c.Bytes()), `{"net":[{"id":"a","mac":"02:00:00:00:00:01","tap":"tap0"},{"id":"b"}]}`; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

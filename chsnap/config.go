@@ -198,10 +198,13 @@ type Rewrite struct {
 	Disks                       map[string]string // device id → path; every disk must be named
 	Kernel, Firmware, Initramfs string            // "" drops the key
 	SerialFile                  string
-	Taps                        map[string]string // device id → TAP; others keep theirs
+	Taps                        map[string]string // device id → TAP, "" for one that the VMM makes; every interface must be named
 	Vsock                       string            // socket path; "" keeps it refused
-	DropHostMAC                 bool
 }
+
+// foreignNet are fields of an interface that only its own TAP had: the TAP's MAC
+// (which v53.0 persists), its address, and descriptors of the source process.
+var foreignNet = []string{"host_mac", "ip", "mask", "fds"}
 
 // foreignPaths are fields that would make the VMM open something of this host
 // and that no rewriting covers: they are refused wherever they are set.
@@ -266,16 +269,20 @@ func (w Rewrite) nets(b []byte) ([]byte, error) {
 			if v.VhostSocket != "" {
 				return nil, failure.New(failure.Incompatible, "network %q is vhost-user", v.ID)
 			}
-			var err error
-			if tap, ok := w.Taps[v.ID]; ok {
-				if n, err = set(n, "tap", tap); err != nil {
+			tap, ok := w.Taps[v.ID]
+			if !ok {
+				return nil, failure.New(failure.Incompatible, "no TAP for network %q", v.ID)
+			}
+			for _, key := range foreignNet {
+				var err error
+				if n, err = drop(n, key); err != nil {
 					return nil, err
 				}
 			}
-			if w.DropHostMAC {
-				return drop(n, "host_mac")
+			if tap == "" {
+				return drop(n, "tap")
 			}
-			return n, nil
+			return set(n, "tap", tap)
 		})
 	})
 }

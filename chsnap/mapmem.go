@@ -90,7 +90,9 @@ func Normalise(c *Config, s *State) error {
 			return err
 		}
 	}
-	raw, err := Rewrite{DropHostMAC: true}.nets(c.raw)
+	raw, err := edit(c.raw, "net", func(list []byte) ([]byte, error) {
+		return editEach(list, func(_ int, n []byte) ([]byte, error) { return drop(n, "host_mac") })
+	})
 	if err != nil {
 		return err
 	}

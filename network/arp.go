@@ -18,9 +18,9 @@ import (
 // With Fresh it also tells the guest the MAC of its gateway and answers for an
 // IPv6 gateway: call it after each resume and boot, since the guest hears it only
 // when it runs and the kernel forgets for whom it answers when a VMM closes the
-// TAP. For None and Tap it does nothing.
+// TAP. For None, Tap and Unplugged it does nothing.
 func Announce(a Attachment) error {
-	if a.Netns == "" {
+	if a.Netns == "" || a.Network == Unplugged {
 		return nil
 	}
 	err := InNetns(a.Netns, func() error {

@@ -223,6 +223,7 @@ func TestUnpluggedLeadsNowhere(t *testing.T) {
 	a := attach(t, h, r)
 	b := attach(t, h, Request{VM: vmID(t, 1), Network: Unplugged, MAC: r.MAC}) // a clone has the same
 	openTap(t, a.Netns, a.Tap, 2)[0].Close()
+	must0(t, Announce(*a))
 	must0(t, h.Detach(t.Context(), *b))
 	must0(t, dropNetns(a.Netns)) // the host was rebooted
 	again := attach(t, h, a.Request())
@@ -249,7 +250,7 @@ func TestHolderNamesWhoHasTheAddress(t *testing.T) {
 		r.VM, r.Network = vmID(t, 2), "held"
 		got, err := h.Holder(r)
 		must0(t, err)
-		if got != want {
+		if got.String() != want {
 			t.Errorf("holder %q, want %q", got, want)
 		}
 	}

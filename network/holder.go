@@ -9,29 +9,53 @@ import (
 	"strings"
 )
 
-// Holder names who has the MAC or an address that r wants: a VM with a record,
-// or whoever holds a lease of the host-local IPAM. "" when nobody is known to;
-// other IPAMs answer only when they are asked, which Attach does.
-func (h Host) Holder(r Request) (string, error) {
+// Holder is who has a MAC or address.
+type Holder struct {
+	What  string // "MAC …" or "address …"; "" when nobody has it
+	VM    string // id, for a VM with a record
+	Other string // whom the host-local IPAM names, otherwise
+}
+
+func (h Holder) String() string {
+	switch {
+	case h.What == "":
+		return ""
+	case h.VM != "":
+		return h.What + " belongs to VM " + h.VM
+	}
+	return h.What + " is leased by " + h.Other
+}
+
+// Holder finds who has the MAC or an address that r wants: a VM with a record,
+// or whoever holds a lease of the host-local IPAM. Other IPAMs answer only when
+// they are asked, which Attach does. It fails as Check does.
+func (h Host) Holder(r Request) (Holder, error) {
+	conf, err := h.find(r.Network)
+	if err != nil {
+		return Holder{}, err
+	}
 	others, err := h.records()
 	if err != nil {
-		return "", err
+		return Holder{}, err
 	}
 	for _, o := range others {
 		if what := claims(r, o.Attachment); what != "" {
-			return what + " belongs to VM " + o.Attachment.VM, nil
+			return Holder{What: what, VM: o.Attachment.VM}, nil
 		}
-	}
-	conf, err := h.find(r.Network)
-	if err != nil {
-		return "", err
 	}
 	for _, ip := range r.IPs {
 		if id := leaseHolder(conf.list.Bytes, r.Network, ip); id != "" && id != r.VM {
-			return "address " + ip.String() + " is leased by " + id, nil
+			return Holder{What: "address " + ip.String(), Other: id}, nil
 		}
 	}
-	return "", nil
+	return Holder{}, nil
+}
+
+// Check finds a network of that name with all its plugins; classes as those of
+// Attach.
+func (h Host) Check(name string) error {
+	_, err := h.find(name)
+	return err
 }
 
 // hostLocalDir is where the host-local plugin keeps its leases unless the

@@ -72,6 +72,7 @@ func (r *run) list() []step {
 	none := func(context.Context) error { return nil }
 	all := []step{
 		{"reserve", r.reserve, r.unreserve},
+		{"network", r.attach, r.detach},
 		{"disks", r.disks, none}, // the VM's folder goes with unreserve
 	}
 	if r.plan.Mode == Cold {
@@ -79,7 +80,7 @@ func (r *run) list() []step {
 	}
 	all = append(all, r.loadSteps()...)
 	if !r.plan.Paused {
-		all = append(all, step{"resume", r.resume, none})
+		all = append(all, step{"resume", r.resume, none}, step{"announce", r.announce, none})
 	}
 	return append(all, step{"record", r.record, none})
 }

@@ -25,7 +25,7 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
 	if _, err := os.Lstat(dir); err == nil {
 		return failure.New(failure.Conflict, "%s exists already", dir)
 	}
-	p, err := e.NewPlan(ctx, Request{Snapshot: ref, Mode: Copy, AllowIncompatible: true})
+	p, err := e.NewPlan(ctx, Request{Snapshot: ref, Mode: Copy, AllowIncompatible: true, Networks: []Wish{{How: None}}})
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,10 @@ func (e *Engine) exportInto(ctx context.Context, lease *store.Lease, p *Plan, tm
 	if err != nil {
 		return err
 	}
-	w := chsnap.Rewrite{Disks: map[string]string{}, SerialFile: filepath.Join(final, "serial.log"), DropHostMAC: true}
+	w := chsnap.Rewrite{Disks: map[string]string{}, Taps: map[string]string{}, SerialFile: filepath.Join(final, "serial.log")}
+	for _, n := range c.Nets() {
+		w.Taps[n.ID] = n.Tap
+	}
 	for i, d := range p.snapshot.Spec.Disks {
 		name := fmt.Sprintf("disk-%d.raw", d.Index)
 		w.Disks[d.DeviceID] = filepath.Join(final, name)

@@ -16,16 +16,19 @@ import (
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
-// rewrite patches config.json for the new VM: its own disks, serial file and
-// kernel blob; everything else stays as captured.
+// rewrite patches config.json for the new VM: its own disks, TAPs, serial file
+// and kernel blob; everything else stays as captured.
 func (r *run) rewrite(c *chsnap.Config) error {
-	w := chsnap.Rewrite{Disks: map[string]string{}, SerialFile: r.VMs.SerialPath(r.rec.ID), DropHostMAC: true}
+	w := chsnap.Rewrite{Disks: map[string]string{}, Taps: map[string]string{}, SerialFile: r.VMs.SerialPath(r.rec.ID)}
 	for _, d := range r.rec.Disks {
 		if d.Image != "" {
 			w.Disks[d.DeviceID] = r.Images.Path(d.Image)
 			continue
 		}
 		w.Disks[d.DeviceID] = filepath.Join(r.VMs.Dir(r.rec.ID), d.File)
+	}
+	for _, n := range r.rec.Networks {
+		w.Taps[n.ID] = n.Tap
 	}
 	set := func(dst *string, ref *store.ImageRef) {
 		if ref != nil {

@@ -2,18 +2,21 @@
 // the source VM is gone.
 //
 // A [Plan] is made first and changes nothing: every refusal that can be
-// foreseen (missing or damaged objects, VMM version, CPU flags, name, space)
+// foreseen (missing or damaged objects, VMM version, CPU flags, name, address,
+// space)
 // is made there, and it can be printed. [Engine.Apply] then runs numbered
 // steps, each with its undo:
 //
 //	1 reserve   name, id, folders; a journal that names them
-//	2 disks     page maps → sparse files, verified page by page
-//	3 memory    copy: a CH snapshot folder; map: the materialised cache file;
+//	2 network   netns, devices, addresses: kept, fresh or none; TAPs are up
+//	3 disks     page maps → sparse files, verified page by page
+//	4 memory    copy: a CH snapshot folder; map: the materialised cache file;
 //	            stream: nothing yet
-//	4 launch    a VMM process with its own API socket
-//	5 load      vm.restore; stream: the pages are pushed into the VMM
-//	6 resume    unless the caller wants it paused
-//	7 record    the VM exists from here on
+//	5 launch    a VMM process with its own API socket, in the VM's netns
+//	6 load      vm.restore; stream: the pages are pushed into the VMM
+//	7 resume    unless the caller wants it paused
+//	8 announce  who is where, to the network and to a guest that must know
+//	9 record    the VM exists from here on
 //
 // A failing step undoes those before it, last first. A crash leaves the
 // journal; [Engine.Recover], which gc runs, finishes the undoing.
@@ -46,9 +49,9 @@ type Request struct {
 	Cold              bool   // boot from the disks, leave the RAM
 	Paused            bool   // do not resume
 	AllowIncompatible bool
-	Network           string // "", "keep" or "none"
+	Networks          []Wish // none: by default; one: for every interface; else one each
 
-	ownDisks bool // the VM has its disks already
+	ownDisks bool // the VM has its disks and interfaces already
 }
 
 // Plan is what Apply will do. It is plain data: print it as JSON.
@@ -61,6 +64,8 @@ type Plan struct {
 	MemoryBytes int64    `json:"memoryBytes"`
 	DiskBytes   int64    `json:"diskBytes"`
 	Warnings    []string `json:"warnings,omitempty"`
+
+	Networks []NetworkPlan `json:"networks,omitempty"`
 
 	snapshot   *store.Snapshot
 	source     *vm.Record
@@ -107,6 +112,8 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	p.count()
 	if r.ownDisks {
 		p.DiskBytes = 0
+	} else if err := e.planNetworks(p, r); err != nil {
+		return nil, err
 	}
 	if !r.Cold {
 		if err := e.checkHost(ctx, p, r.AllowIncompatible); err != nil {

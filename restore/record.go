@@ -34,7 +34,8 @@ func fillRecord(rec *vm.Record, p *Plan) {
 	rec.Labels = src.Labels
 	rec.CPUs, rec.MemoryBytes = src.CPUs, src.MemoryBytes
 	rec.Kernel, rec.Firmware, rec.Initramfs, rec.Cmdline = src.Kernel, src.Firmware, src.Initramfs, src.Cmdline
-	rec.Networks, rec.ExtraArgs = src.Networks, src.ExtraArgs
+	rec.ExtraArgs = src.ExtraArgs
+	wantNetworks(rec, p)
 	rec.Image, rec.Images = src.Image, src.Images
 	rec.Snapshot = string(p.SnapshotID)
 	rec.Disks = nil

@@ -81,9 +81,9 @@ func (r *run) wakeSteps() []step {
 	return append(steps, step{"awake", r.awake, r.asleepAgain()}, step{"resume", r.goOn, none})
 }
 
-// attach gives the VM its interfaces back, with the MACs and addresses of its
-// record. On failure they stay as those of a stopped VM do.
-func (r *run) attach(ctx context.Context) error { return r.VMs.Attach(ctx, r.rec) }
+// attach gives the VM the interfaces of its record, with the MACs and addresses
+// in it. When a wake fails they stay as those of a stopped VM do.
+func (r *run) attach(ctx context.Context) error { return r.VMs.AttachSaved(ctx, r.rec) }
 
 func (r *run) awake(context.Context) error {
 	r.rec.Restore = r.restoreInfo()

@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/json"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -79,12 +80,15 @@ type Disk struct {
 	Image    digest.Digest `json:"image,omitempty"`
 }
 
-// Network is one interface as the guest knows it.
+// Network is one interface as the guest knew it at the moment of capture.
 type Network struct {
-	ID  string `json:"id"`
-	MAC string `json:"mac"`
-	IP  string `json:"ip,omitempty"`
-	Tap string `json:"tap,omitempty"`
+	ID         string         `json:"id"`             // Cloud Hypervisor's, e.g. _net0
+	Name       string         `json:"name,omitempty"` // of the network it was on
+	MAC        string         `json:"mac"`
+	IPs        []netip.Prefix `json:"ips,omitempty"` // none where cocoon did not give them
+	Gateways   []netip.Addr   `json:"gateways,omitempty"`
+	GatewayMAC string         `json:"gatewayMac,omitempty"` // of the first IPv4 gateway
+	MTU        int            `json:"mtu,omitempty"`        // bytes
 }
 
 // ImageRef is a blob under images/ that the VM stands on.

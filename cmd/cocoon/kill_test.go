@@ -187,8 +187,8 @@ var (
 		"store.commit.staged", "store.commit.checked", "store.commit.published",
 	}
 	restoreSteps = []string{
-		"vm.reserved", "restore.reserve", "restore.disks", "restore.materialised", "restore.memory", "vm.launched", "restore.launch",
-		"restore.load", "restore.resume", "restore.published", "restore.record",
+		"vm.reserved", "restore.reserve", "restore.network", "restore.disks", "restore.materialised", "restore.memory",
+		"vm.launched", "restore.launch", "restore.load", "restore.resume", "restore.announce", "restore.published", "restore.record",
 	}
 	pushSteps = []string{
 		"vm.reserved", "restore.reserve", "restore.disks", "restore.launch", "restore.streaming", "restore.streamed",

@@ -22,6 +22,7 @@ func TestKillAtEachNetworkStep(t *testing.T) {
 	h.killCreates(before)
 	h.killStarts()
 	h.killStops(before)
+	h.killNetRestores(before)
 }
 
 func (h *netHost) exists(name string) bool {
@@ -80,4 +81,32 @@ func (h *netHost) killStops(before []string) {
 		}
 		h.sameTraces(before)
 	}
+}
+
+// killNetRestores kills the rebuilding of a clone, which has a NAT too.
+func (h *netHost) killNetRestores(before []string) {
+	h.t.Helper()
+	h.must(append(guestAt("web", "kill", "10.70.0.5", "10.70.0.1"), "--start")...)
+	h.ping("10.70.0.5")
+	h.must("snapshot", "create", "web", "base")
+	h.must("vm", "rm", "-f", "web")
+	steps := slices.Concat(attachSteps[:3], []string{
+		"restore.network", "restore.launch", "restore.load", "restore.resume", "restore.announce", "restore.published", "restore.record",
+	})
+	for i, step := range steps {
+		how := []string{"keep", "fresh"}[i%2]
+		h.killed(step, "vm", "create", "web", "--from-snapshot", "base", "--network", how)
+		h.clean("base")
+		if h.exists("web") {
+			h.ping(h.onlyNetwork("web").IP)
+			h.must("vm", "rm", "-f", "web")
+		}
+		h.sameTraces(before)
+	}
+	h.killed("restore.network#3", "vm", "create", "c", "--from-snapshot", "base", "--count", "4")
+	h.clean("base")
+	if left := strings.Fields(h.must("vm", "list", "-q")); len(left) > 0 {
+		h.must(append([]string{"vm", "rm", "-f"}, left...)...)
+	}
+	h.sameTraces(before)
 }

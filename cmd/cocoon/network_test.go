@@ -133,18 +133,26 @@ func (h *netHost) onlyNetwork(name string) vmNetwork {
 	return v.Networks[0]
 }
 
-// fails runs a command that has to fail with a code, one line of these words and
-// a remedy.
+// fails runs a command that has to fail with a code and these words.
 func (h *netHost) fails(code int, words string, args ...string) {
+	h.t.Helper()
+	h.refused(code, words, "", args...)
+}
+
+// refused is fails with a remedy.
+func (h *netHost) refused(code int, words, hint string, args ...string) {
 	h.t.Helper()
 	c, out, stderr := h.command(args)
 	err := c.Run()
 	if got := c.ProcessState.ExitCode(); got != code {
 		h.t.Errorf("cocoon %s: exit code %d, want %d (%v): %s", strings.Join(args, " "), got, code, err, stderr)
 	}
-	text := stderr.String()
+	text, remedy, _ := strings.Cut(stderr.String(), "\nhint: ")
 	if !strings.Contains(text, words) || !strings.HasPrefix(text, "cocoon: ") || out.Len() > 0 {
 		h.t.Errorf("cocoon %s: stderr %q, stdout %q; want %q", strings.Join(args, " "), text, out, words)
+	}
+	if !strings.Contains(remedy, hint) {
+		h.t.Errorf("cocoon %s: remedy %q, want %q", strings.Join(args, " "), remedy, hint)
 	}
 }
 

@@ -47,7 +47,7 @@ func newVMCreate(a *app) *cobra.Command {
 	fl.IntVar(&f.spec.CPUs, "cpus", 1, "virtual CPUs")
 	fl.StringVar(&f.memory, "memory", "512M", "RAM `size`")
 	fl.StringArrayVar(&f.disks, "disk", nil, "`PATH[,readonly][,size=S]`, repeatable")
-	fl.StringArrayVar(&f.networks, "network", nil, "`none`, tap=NAME or CNI-NAME[,ip=A][,mac=M][,queues=N], repeatable; with --from-snapshot: keep or none")
+	fl.StringArrayVar(&f.networks, "network", nil, "`none`, tap=NAME or CNI-NAME[,ip=A][,mac=M][,queues=N], repeatable; with --from-snapshot: keep, fresh, keep=CNI-NAME, fresh=CNI-NAME, none or tap=NAME")
 	fl.StringArrayVar(&f.labels, "label", nil, "`key=value`, repeatable")
 	fl.StringArrayVar(&f.spec.ExtraArgs, "ch-arg", nil, "further argument for the VMM, repeatable")
 	fl.BoolVar(&f.spec.Start, "start", false, "boot it at once")
@@ -127,7 +127,7 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *cre
 	if f.count < 0 || f.count > 1000 {
 		return failure.New(failure.Usage, "--count %d: 1 to 1000", f.count)
 	}
-	network, err := restoreNetwork(f.networks)
+	wishes, err := parseWishes(f.networks)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *cre
 	}
 	plans, err := a.planAll(c.Context(), r, names, restore.Request{
 		Snapshot: from, Mode: restore.Mode(f.mode), Cold: f.cold, Paused: f.paused,
-		AllowIncompatible: f.allow, Network: network, Clones: len(names),
+		AllowIncompatible: f.allow, Networks: wishes, Clones: len(names),
 	})
 	if err != nil {
 		return err
@@ -153,18 +153,6 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *cre
 		return printJSON(a.out, plans)
 	}
 	return a.applyAll(c.Context(), r, plans)
-}
-
-func restoreNetwork(list []string) (string, error) {
-	switch {
-	case len(list) == 0:
-		return "", nil
-	case len(list) == 1 && (list[0] == "keep" || list[0] == "none"):
-		return list[0], nil
-	case len(list) == 1 && list[0] == "fresh":
-		return "", failure.Hint(failure.New(failure.Incompatible, "--network fresh is not available in this build"), "use keep or none")
-	}
-	return "", failure.New(failure.Usage, "--network with --from-snapshot is one of keep, none")
 }
 
 func (a *app) planAll(ctx context.Context, r *rooms, names []string, req restore.Request) ([]*restore.Plan, error) {
@@ -179,6 +167,9 @@ func (a *app) planAll(ctx context.Context, r *rooms, names []string, req restore
 	}
 	for _, w := range plans[0].Warnings {
 		fmt.Fprintln(a.errOut, "cocoon: warning:", w)
+	}
+	for _, n := range plans[0].Networks {
+		fmt.Fprintln(a.errOut, "cocoon:", n)
 	}
 	return plans, nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
+	"github.com/cocoonv2/cocoon/restore"
 )
 
 // vmNetwork is one interface in `vm list --format json`: how the network sees
@@ -121,4 +122,17 @@ func networkOption(r *network.Request, option string) error {
 		return failure.New(failure.Usage, "--network: unknown option %q: ip, mac or queues", option)
 	}
 	return nil
+}
+
+// parseWishes reads what --network says for a VM from a snapshot.
+func parseWishes(list []string) ([]restore.Wish, error) {
+	var out []restore.Wish
+	for _, s := range list {
+		w, err := restore.ParseWish(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, w)
+	}
+	return out, nil
 }

@@ -14,6 +14,8 @@ import (
 	"os"
 	"runtime"
 	"strings"
+
+	"github.com/cocoonv2/cocoon/network/networktest"
 )
 
 func main() {
@@ -47,10 +49,13 @@ type bench struct {
 }
 
 func run(b *bench) error {
+	if networktest.Isolated() { // the second life, which network starts
+		return b.attachments()
+	}
 	fmt.Printf("machine: %s, %d processors (each command runs on two of them), %s\n\n", cpuModel(), runtime.NumCPU(), runtime.Version())
 	fmt.Println("| figure | cocoon | yardstick | ratio | goal |")
 	fmt.Println("|---|---|---|---|---|")
-	for _, figures := range []func() error{b.captures, b.family, b.startup, b.listing, b.collecting} {
+	for _, figures := range []func() error{b.captures, b.family, b.startup, b.listing, b.collecting, b.network} {
 		if err := figures(); err != nil {
 			return err
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -50,8 +49,7 @@ func (s series) median(of func(took) time.Duration) time.Duration {
 	for i, t := range s {
 		all[i] = of(t)
 	}
-	slices.Sort(all)
-	return all[len(all)/2]
+	return median(all)
 }
 
 func (s series) peak() (most int64) {

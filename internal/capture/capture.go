@@ -89,6 +89,8 @@ type session struct {
 	mode    string // Live or File
 	staging string // file mode only
 	started time.Time
+
+	networks func() []store.Network // waits for what is being asked; may be nil
 }
 
 // Save captures a running or paused VM and publishes the snapshot. The VM is
@@ -114,6 +116,7 @@ func (s *Saver) save(ctx context.Context, rec *vm.Record, lease *store.Lease, re
 	if err := c.preflight(ctx); err != nil {
 		return nil, err
 	}
+	c.networks = observe(ctx, c.rec)
 	if c.ingest, err = s.Store.Ingest(ctx, lease); err != nil {
 		return nil, err
 	}
@@ -261,6 +264,9 @@ func (c *session) publish(ctx context.Context, src *source, sp store.Spec) (*sto
 	}
 	if err := src.pack(ctx, c.ingest, &sp); err != nil {
 		return nil, err
+	}
+	if c.networks != nil {
+		sp.Networks = c.networks()
 	}
 	sp.Capture.TotalMs = float64(time.Since(c.started).Microseconds()) / 1000
 	if c.req.Replace && c.req.Name != "" {

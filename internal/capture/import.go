@@ -105,7 +105,7 @@ func (m *Importer) publish(ctx context.Context, c *session, src *source, rec *vm
 		src.disks[i].path = quiet
 	}
 	return c.publish(ctx, src, store.Spec{
-		VM: store.VMRef{Name: rec.Name}, CPUs: rec.CPUs, Images: imageRefs(rec), Record: record,
+		Networks: known(rec), VM: store.VMRef{Name: rec.Name}, CPUs: rec.CPUs, Images: imageRefs(rec), Record: record,
 		Hypervisor: store.Hypervisor{Name: "cloud-hypervisor"},
 		Capture:    store.Capture{Mode: "import"},
 	})

@@ -41,10 +41,22 @@ func oneNetns(taps, all int) error {
 // its record. They keep the MAC and addresses that the record has; what an
 // earlier Attach left of them, whole or broken, is undone first. On error the
 // caller decides what becomes of those made already.
-func (m *Manager) Attach(ctx context.Context, rec *Record) error {
+func (m *Manager) Attach(ctx context.Context, rec *Record) error { return m.attach(ctx, rec, false) }
+
+// AttachSaved is Attach for a guest that goes on where it was saved and sends as
+// much as the MTU was then: a network with less is failure.Incompatible.
+func (m *Manager) AttachSaved(ctx context.Context, rec *Record) error {
+	return m.attach(ctx, rec, true)
+}
+
+func (m *Manager) attach(ctx context.Context, rec *Record, saved bool) error {
 	for i := range rec.Networks {
 		n := &rec.Networks[i]
-		a, err := m.o.Network.Attach(ctx, n.Request())
+		r := n.Request()
+		if saved {
+			r.MTU = n.MTU
+		}
+		a, err := m.o.Network.Attach(ctx, r)
 		if err != nil {
 			return fmt.Errorf("interface %d: %w", i, err)
 		}
@@ -52,6 +64,22 @@ func (m *Manager) Attach(ctx context.Context, rec *Record) error {
 	}
 	return nil
 }
+
+// AddressHolder says who has the MAC or an address that r wants, "" when nobody
+// is known to.
+func (m *Manager) AddressHolder(r network.Request) (string, error) {
+	h, err := m.o.Network.Holder(r)
+	if err != nil || h.What == "" {
+		return "", err
+	}
+	if rec, err := m.read(h.VM); h.VM != "" && err == nil {
+		return fmt.Sprintf("%s belongs to VM %s (%s)", h.What, rec.Name, rec.ID), nil
+	}
+	return h.String(), nil
+}
+
+// CheckNetwork refuses a network that this host does not have whole.
+func (m *Manager) CheckNetwork(name string) error { return m.o.Network.Check(name) }
 
 // Announce tells the networks, and guests with a fresh identity, who is where;
 // after each boot and resume.

@@ -25,9 +25,16 @@ type Bridge struct {
 	More                  []map[string]any // plugins after the bridge
 }
 
-// WriteConflist writes the conflist of a network; its bridge is br-NAME.
+// WriteConflist is Conflist in a test.
 func WriteConflist(t testing.TB, path string, b Bridge) {
 	t.Helper()
+	if err := Conflist(path, b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Conflist writes the conflist of a network; its bridge is br-NAME.
+func Conflist(path string, b Bridge) error {
 	ranges := []any{[]any{map[string]any{"subnet": b.Subnet}}}
 	routes := []any{map[string]any{"dst": "0.0.0.0/0"}}
 	if b.Subnet6 != "" {
@@ -39,12 +46,10 @@ func WriteConflist(t testing.TB, path string, b Bridge) {
 		"ipam": map[string]any{"type": "host-local", "ranges": ranges, "routes": routes},
 	}}
 	text, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": b.Name, "plugins": append(plugins, b.More...)})
-	if err == nil {
-		err = os.WriteFile(path, text, 0o600)
-	}
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
+	return os.WriteFile(path, text, 0o600)
 }
 
 // WritePlugin installs a plugin written in sh.

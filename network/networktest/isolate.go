@@ -96,11 +96,19 @@ func NeedPlugins(t testing.TB) string {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to make namespaces")
 	}
+	dir := Plugins()
+	if dir == "" {
+		t.Skipf("no CNI plugins in %v (Debian: containernetworking-plugins)", PluginDirs)
+	}
+	return dir
+}
+
+// Plugins is the folder with the plugins, "" when there is none.
+func Plugins() string {
 	for _, dir := range PluginDirs {
 		if _, err := os.Stat(filepath.Join(dir, "bridge")); err == nil {
 			return dir
 		}
 	}
-	t.Skipf("no CNI plugins in %v (Debian: containernetworking-plugins)", PluginDirs)
 	return ""
 }

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cocoonv2/cocoon/network/networktest"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// told runs a command that has to succeed and answers what it says on stderr.
+func (h *netHost) told(args ...string) string {
+	h.t.Helper()
+	c, _, stderr := h.command(args)
+	if err := c.Run(); err != nil {
+		h.t.Fatalf("cocoon %s: %v: %s", strings.Join(args, " "), err, stderr)
+	}
+	return stderr.String()
+}
+
+// reaches holds a VM against its one interface from both sides: echo and
+// heartbeat come from its outside address, and the guest believes to be inside.
+func (h *netHost) reaches(name, inside string) {
+	h.t.Helper()
+	n := h.onlyNetwork(name)
+	h.ping(n.IP)
+	if _, got := h.beat(n.IP); got != inside {
+		h.t.Errorf("the guest of %s believes to be %s, want %s", name, got, inside)
+	}
+}
+
+func (h *netHost) savedNetwork(snapshot string) store.Network {
+	h.t.Helper()
+	var rows []struct{ Networks []store.Network }
+	if err := json.Unmarshal([]byte(h.must("snapshot", "inspect", snapshot)), &rows); err != nil || len(rows) != 1 || len(rows[0].Networks) != 1 {
+		h.t.Fatalf("snapshot inspect %s: %v, %+v", snapshot, err, rows)
+	}
+	return rows[0].Networks[0]
+}
+
+func TestRebuiltVMsOnANetwork(t *testing.T) {
+	if !networktest.OnItsOwn(t) {
+		return
+	}
+	n := 0
+	eachVMM(t, func(t *testing.T, vmm string) {
+		n++
+		net, other := fmt.Sprintf("lan%d", n), fmt.Sprintf("far%d", n)
+		prefix := fmt.Sprintf("10.%d.0.", 80+n)
+		h := newNetHost(t, vmm, networktest.Bridge{Name: net, Subnet: prefix + "0/16"}, networktest.Bridge{Name: other, Subnet: fmt.Sprintf("10.%d.0.0/16", 85+n)})
+		before := h.traces()
+		h.listen()
+		h.must(append(guestAt("web", net, prefix+"5", prefix+"1"), "--start")...)
+		h.reaches("web", prefix+"5")
+		h.must("snapshot", "create", "web", "base")
+		if s := h.savedNetwork("base"); s.GatewayMAC == "" || s.Name != net || fmt.Sprint(s.IPs) != "["+prefix+"5/16]" || fmt.Sprint(s.Gateways) != "["+prefix+"1]" {
+			t.Errorf("the snapshot remembers %+v", s)
+		}
+		h.besideItsSource(prefix, net)
+		h.inItsPlace(prefix, net)
+		h.beforeAForeignLease(prefix, net)
+		h.tenAtOnce(prefix)
+		h.elsewhere(prefix, other)
+		h.ofAClone(prefix, net)
+		h.sameTraces(before)
+		h.clean("base")
+	})
+}
+
+// besideItsSource: what lives keeps its address, whatever is asked for.
+func (h *netHost) besideItsSource(prefix, net string) {
+	h.t.Helper()
+	alone := h.traces()
+	if told, want := h.told("vm", "create", "twin", "--from-snapshot", "base"), "fresh on "+net+" (address "+prefix+"5 belongs to VM web "; !strings.Contains(told, want) {
+		h.t.Errorf("told %q, want %q", told, want)
+	}
+	twin, web := h.onlyNetwork("twin"), h.onlyNetwork("web")
+	if twin.IP == web.IP || twin.MAC == web.MAC || twin.GuestMAC != web.MAC || twin.Identity != "fresh" {
+		h.t.Errorf("twin %+v, web %+v", twin, web)
+	}
+	h.reaches("twin", prefix+"5")
+	h.reaches("web", prefix+"5")
+	both := h.traces()
+	h.fails(4, "belongs to VM web ", "vm", "create", "thief", "--from-snapshot", "base", "--network", "keep")
+	h.sameTraces(both)
+
+	// A cold boot of the clone: the same mapping, and a guest that is told the
+	// same by its command line.
+	h.must("vm", "stop", "twin", "--timeout", "1s")
+	h.must("vm", "start", "twin")
+	if again := h.onlyNetwork("twin"); again.IP != twin.IP || again.MAC != twin.MAC || again.GuestMAC != twin.GuestMAC {
+		h.t.Errorf("started again: %+v, was %+v", again, twin)
+	}
+	h.reaches("twin", prefix+"5")
+	h.must("vm", "rm", "-f", "twin")
+	h.sameTraces(alone)
+}
+
+// inItsPlace: with the source gone the address is kept, and the counter goes on.
+func (h *netHost) inItsPlace(prefix, net string) {
+	h.t.Helper()
+	was := h.onlyNetwork("web")
+	last, _ := h.beat(prefix + "5")
+	h.must("snapshot", "create", "web", "late")
+	h.must("vm", "rm", "-f", "web")
+	told := h.told("vm", "create", "web", "--from-snapshot", "late")
+	if want := "keep on " + net + " (nobody has its address)"; !strings.Contains(told, want) {
+		h.t.Errorf("told %q, want %q", told, want)
+	}
+	if now := h.onlyNetwork("web"); now.IP != was.IP || now.MAC != was.MAC || now.Identity != "keep" {
+		h.t.Errorf("rebuilt %+v, was %+v", now, was)
+	}
+	h.reaches("web", prefix+"5")
+	if next, _ := h.beat(prefix + "5"); next <= last {
+		h.t.Errorf("heartbeat %d after the rebuild, %d before", next, last)
+	}
+	h.counts("web")
+	h.must("vm", "rm", "-f", "web")
+	h.must("snapshot", "rm", "late")
+}
+
+// beforeAForeignLease: a container that has the address is a holder too.
+func (h *netHost) beforeAForeignLease(prefix, net string) {
+	h.t.Helper()
+	lease := filepath.Join("/var/lib/cni/networks", net, prefix+"5")
+	if err := os.WriteFile(lease, []byte("engine-container\r\neth0"), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	before := h.traces()
+	h.fails(4, "leased by engine-container", "vm", "create", "web", "--from-snapshot", "base", "--network", "keep")
+	h.sameTraces(before)
+	if told := h.told("vm", "create", "web", "--from-snapshot", "base"); !strings.Contains(told, "fresh on "+net+" (address "+prefix+"5 is leased by engine-container)") {
+		h.t.Errorf("told %q", told)
+	}
+	h.reaches("web", prefix+"5")
+	h.must("vm", "rm", "-f", "web")
+	h.sameTraces(before)
+	if err := os.Remove(lease); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *netHost) tenAtOnce(prefix string) {
+	h.t.Helper()
+	before := h.traces()
+	h.fails(2, "cannot have one address", "vm", "create", "c", "--from-snapshot", "base", "--count", "2", "--network", "keep")
+	ids := strings.Fields(h.must("vm", "create", "c", "--from-snapshot", "base", "--count", "10"))
+	seen := map[string]bool{}
+	var list []vmRow
+	if err := json.Unmarshal([]byte(h.must("vm", "list", "--format", "json")), &list); err != nil {
+		h.t.Fatal(err)
+	}
+	for _, v := range list {
+		seen[v.Networks[0].IP] = true
+	}
+	if len(ids) != 10 || len(list) != 10 || len(seen) != 10 {
+		h.t.Errorf("%d ids, %d VMs, %d addresses", len(ids), len(list), len(seen))
+	}
+	for _, v := range list {
+		h.reaches(v.Name, prefix+"5")
+	}
+	h.must(append([]string{"vm", "rm", "-f"}, ids...)...)
+	h.sameTraces(before)
+}
+
+// elsewhere: another network, and none.
+func (h *netHost) elsewhere(prefix, other string) {
+	h.t.Helper()
+	before := h.traces()
+	h.must("vm", "create", "far", "--from-snapshot", "base", "--network", "fresh="+other)
+	if n := h.onlyNetwork("far"); n.Name != other || n.GuestIPs[0] != prefix+"5" {
+		h.t.Errorf("network %+v", n)
+	}
+	h.reaches("far", prefix+"5")
+	h.must("vm", "rm", "-f", "far")
+	h.must("vm", "create", "lone", "--from-snapshot", "base", "--network", "none")
+	if n := h.onlyNetwork("lone"); n.Name != "none" || n.IP != "" || n.Tap != "tap0" || n.Netns == "" {
+		h.t.Errorf("network %+v", n)
+	}
+	h.counts("lone")
+	h.must("vm", "stop", "lone", "--timeout", "1s")
+	h.must("vm", "start", "lone")
+	h.counts("lone")
+	h.must("vm", "rm", "-f", "lone")
+	h.sameTraces(before)
+	h.fails(3, `network "gone"`, "vm", "create", "x", "--from-snapshot", "base", "--network", "fresh=gone")
+	h.fails(2, "2 networks given", "vm", "create", "x", "--from-snapshot", "base", "--network", "none", "--network", "keep")
+	h.fails(2, "keep, fresh", "vm", "create", "x", "--from-snapshot", "base", "--network", other)
+	h.fails(3, "TAP gone", "vm", "create", "x", "--from-snapshot", "base", "--network", "tap=gone")
+	h.sameTraces(before)
+}
+
+// ofAClone: to keep what a clone had is to keep its outside address.
+func (h *netHost) ofAClone(prefix, net string) {
+	h.t.Helper()
+	h.must("vm", "create", "c", "--from-snapshot", "base", "--network", "fresh")
+	was := h.onlyNetwork("c")
+	h.must("snapshot", "create", "c", "of-clone")
+	h.must("vm", "rm", "-f", "c")
+	if told := h.told("vm", "create", "c", "--from-snapshot", "of-clone"); !strings.Contains(told, "keep on "+net) {
+		h.t.Errorf("told %q", told)
+	}
+	if now := h.onlyNetwork("c"); now.IP != was.IP || now.MAC != was.MAC || now.GuestMAC != was.GuestMAC {
+		h.t.Errorf("rebuilt %+v, was %+v", now, was)
+	}
+	h.reaches("c", prefix+"5")
+	h.must("vm", "rm", "-f", "c")
+	h.must("snapshot", "rm", "of-clone")
+}
