@@ -37,6 +37,16 @@ bench: build ## figures of docs/benchmarks.md: whole commands against their yard
 	go run ./internal/bench -cocoon $(BIN)
 	go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./store/... ./refs ./gc ./network
 
+# Peers come by exact version or from Debian, and stay outside the tree.
+PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cocoon-peers
+.PHONY: bench-peers
+bench-peers: build ## against restic, borg, casync and zstd: generated images, or IMAGES=a.raw,b.raw
+	@need=; for p in borg:borgbackup casync:casync zstd:zstd; do \
+	  command -v $${p%:*} >/dev/null || need="$$need $${p#*:}"; done; \
+	  if [[ -n $$need ]]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$need; fi
+	GOBIN=$(PEERS) go install github.com/restic/restic/cmd/restic@v0.18.1
+	go run ./internal/bench -cocoon $(BIN) -bytes 1073741824 -peers -restic $(PEERS)/restic -images '$(IMAGES)'
+
 fuzz: ## each fuzz target for FUZZTIME (30s, or a number of inputs: 300x)
 	@set -e; for d in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$d/*_test.go | sed 's/func //'); do \

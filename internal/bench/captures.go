@@ -21,6 +21,14 @@ const (
 
 // folder writes a Cloud Hypervisor snapshot folder with the RAM of im.
 func folder(dir string, im *ramgen.Image) error {
+	if err := documents(dir, im.Bytes()); err != nil {
+		return err
+	}
+	return im.WriteFile(filepath.Join(dir, "memory-ranges"), false)
+}
+
+// documents writes everything of such a folder but its RAM, of so many bytes.
+func documents(dir string, bytes int64) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -29,15 +37,12 @@ func folder(dir string, im *ramgen.Image) error {
 		if err != nil {
 			return err
 		}
-		sized := strings.ReplaceAll(string(b), strconv.Itoa(fixtureBytes), strconv.FormatInt(im.Bytes(), 10))
+		sized := strings.ReplaceAll(string(b), strconv.Itoa(fixtureBytes), strconv.FormatInt(bytes, 10))
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(sized), 0o600); err != nil {
 			return err
 		}
 	}
-	if err := guest.WriteFile(filepath.Join(dir, "guest.elf")); err != nil {
-		return err
-	}
-	return im.WriteFile(filepath.Join(dir, "memory-ranges"), false)
+	return guest.WriteFile(filepath.Join(dir, "guest.elf"))
 }
 
 // captured is what `snapshot inspect` says of a capture.

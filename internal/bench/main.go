@@ -2,6 +2,7 @@
 // person at a shell waits for, against what they would type without cocoon.
 //
 //	go run ./internal/bench -cocoon bin/cocoon [-bytes 2147483648] [-runs 3] [-dir DIR]
+//	go run ./internal/bench -cocoon bin/cocoon -peers [-restic PROGRAM] [-images A.raw,B.raw]
 //
 // Each figure is the median of runs that alternate with their yardstick; both
 // are started on the same two processors. Seconds mean nothing on another
@@ -25,11 +26,19 @@ func main() {
 	dir := flag.String("dir", "", "where the store and the images lie (default: the temporary folder)")
 	snapshots := flag.Int("snapshots", 10000, "snapshots of the listing and the collecting figures")
 	blobs := flag.Int("blobs", 1000000, "blobs of the collecting figures")
+	peers := flag.Bool("peers", false, "compare with restic, borg, casync and zstd instead")
+	restic := flag.String("restic", "restic", "the restic program (with -peers)")
+	images := flag.String("images", "", "two raw files, an earlier and a later state, instead of generated ones (with -peers)")
 	flag.Parse()
 	work, err := os.MkdirTemp(*dir, "cocoon-bench-")
 	if err == nil {
 		defer os.RemoveAll(work)
-		err = run(&bench{cocoon: *cocoon, bytes: *bytes, runs: *runs, work: work, snapshots: *snapshots, blobs: *blobs})
+		b := &bench{cocoon: *cocoon, bytes: *bytes, runs: *runs, work: work, snapshots: *snapshots, blobs: *blobs}
+		if *peers {
+			err = b.peers(*restic, *images)
+		} else {
+			err = run(b)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -19,11 +19,15 @@ type took struct {
 }
 
 // timed runs a command to its end on two processors.
-func timed(env []string, argv ...string) (took, error) {
+func timed(env []string, argv ...string) (took, error) { return timedIn("", env, argv...) }
+
+// timedIn does so in a folder.
+func timedIn(dir string, env []string, argv ...string) (took, error) {
 	if path, err := exec.LookPath("taskset"); err == nil {
 		argv = append([]string{path, "-c", "0,1"}, argv...)
 	}
 	c := exec.Command(argv[0], argv[1:]...)
+	c.Dir = dir
 	var out, stderr bytes.Buffer
 	c.Stdout, c.Stderr, c.Env = &out, &stderr, append(os.Environ(), env...)
 	start := time.Now()
