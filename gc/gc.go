@@ -41,6 +41,8 @@ type Options struct {
 	// journal.
 	UndoJournal func(ctx context.Context, path string) error
 	Network     Network // nil: not looked at
+	// CacheMaxBytes is what raw RAM files may occupy; negative is no limit.
+	CacheMaxBytes int64
 }
 
 // Network is what gc asks of the room that attaches VMs to networks.

@@ -36,6 +36,8 @@ type roots struct {
 	known     map[store.ID]uint64 // snapshots that were read, with the inode of their folder
 	files     map[string]stamp    // records and pins
 	checked   bool                // what snapshots named so far was looked for
+
+	memory map[digest.Digest]bool // keys of the RAM that snapshots have
 }
 
 type leaseRead struct {
@@ -44,7 +46,7 @@ type leaseRead struct {
 }
 
 func newRoots(st *store.Store, m *marks, dead map[string]bool) *roots {
-	return &roots{st: st, marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}}
+	return &roots{st: st, marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}, memory: map[digest.Digest]bool{}}
 }
 
 // update reads what is new. A root that cannot be read is an error: what is
@@ -156,6 +158,7 @@ func (r *roots) markSnapshot(sn *store.Snapshot) error {
 		name = fmt.Sprintf("snapshot %s (%s)", sn.Meta.Name, sn.ID)
 	}
 	by := r.marks.by(holder{name, string(sn.ID)})
+	r.memory[store.MemoryKey(sn)] = true
 	for _, d := range store.Edges(sn) {
 		if err := r.marks.holdName(string(d), by, true); err != nil {
 			return err

@@ -97,21 +97,6 @@ func (c *collector) blobs(p *plan, kind, folder string) error {
 	})
 }
 
-// cache: a materialised RAM file goes unless a process is about to use it or a
-// VM maps it; a VM that does has a hard link to it.
-func (c *collector) cache(p *plan) error {
-	return c.each("cache/memory", func(name, path string) {
-		mapped := func() bool {
-			var st unix.Stat_t
-			return unix.Lstat(path, &st) == nil && st.Nlink > 1
-		}
-		if o, ok := parseObject("sha256:" + name); ok && mapped() {
-			p.hold(o, p.by(holder{name: "a VM that maps it"}), false)
-		}
-		p.judge("cache", "sha256:"+name, path, "no VM maps it; it can be made again", func() bool { return !mapped() })
-	})
-}
-
 // vms: a folder without a record is a creation that died.
 func (c *collector) vms(p *plan) error {
 	return c.each("vms", func(name, path string) {

@@ -7,11 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -71,7 +67,7 @@ func (r *run) copyMemory(ctx context.Context) error {
 // mapMemory points the VMM at the materialised RAM file. The VM keeps a hard
 // link to it, so the cache may forget the file while the VM lives.
 func (r *run) mapMemory(ctx context.Context) error {
-	file, err := r.materialise(ctx)
+	file, err := r.materialise(ctx, r.lease, r.plan.snapshot)
 	if err != nil {
 		return err
 	}
@@ -118,68 +114,6 @@ func removeStaging(vmID string) error {
 		}
 	}
 	return nil
-}
-
-// MemoryKey names the materialised RAM of a snapshot: the digest of its page
-// maps in order, so snapshots with the same RAM share one file.
-func MemoryKey(sn *store.Snapshot) digest.Digest {
-	h := digest.SHA256.Digester()
-	for _, m := range sn.Spec.Memory {
-		fmt.Fprintf(h.Hash(), "%d %d %s\n", m.GPA, m.Bytes, m.Map)
-	}
-	return h.Digest()
-}
-
-func (e *Engine) cachePath(key digest.Digest) string {
-	return e.Store.Path("cache", "memory", key.Encoded())
-}
-
-// cached tells whether a snapshot's RAM need not be made. A file with a name is
-// whole.
-func (e *Engine) cached(sn *store.Snapshot) bool {
-	_, err := os.Stat(e.cachePath(MemoryKey(sn)))
-	return err == nil
-}
-
-// materialise makes the raw, sparse RAM file in the cache, once: concurrent
-// clones wait for one maker. The file is fsynced before it gets its name, so a
-// file with a name is whole, also after a power cut.
-func (r *run) materialise(ctx context.Context) (string, error) {
-	key := MemoryKey(r.plan.snapshot)
-	if err := r.lease.Hold(ctx, key); err != nil {
-		return "", err
-	}
-	path := r.cachePath(key)
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	lock, err := filelock.Exclusive(ctx, r.Store.Path("cache", "materialise.lock"))
-	if err != nil {
-		return "", err
-	}
-	defer lock.Unlock()
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	tmp := filepath.Join(r.VMs.Dir(r.rec.ID), "memory.new")
-	if err := r.WriteMemory(ctx, r.lease, r.plan.snapshot, tmp); err != nil {
-		os.Remove(tmp)
-		return "", err
-	}
-	if err := syncFile(tmp); err != nil {
-		return "", err
-	}
-	durable.Step("restore.materialised")
-	return path, durable.Publish(tmp, path)
-}
-
-func syncFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }
 
 // writeImage expands one image to a new sparse file of its full length.

@@ -88,6 +88,7 @@ func (e *Engine) chooseMode(ctx context.Context, p *Plan, r Request) error {
 	if p.Mode, p.Why, err = choose(r.Mode, f); err != nil {
 		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
 	}
+	p.Ahead = p.Mode == Stream && r.Mode != Stream && f.noMap == "" && !r.ownDisks
 	return nil
 }
 

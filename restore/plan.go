@@ -28,6 +28,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -56,10 +57,12 @@ type Request struct {
 
 // Plan is what Apply will do. It is plain data: print it as JSON.
 type Plan struct {
-	SnapshotID  store.ID `json:"snapshot"`
-	Name        string   `json:"name"`
-	Mode        Mode     `json:"mode"`
-	Why         string   `json:"why"` // why this mode
+	SnapshotID store.ID `json:"snapshot"`
+	Name       string   `json:"name"`
+	Mode       Mode     `json:"mode"`
+	Why        string   `json:"why"` // why this mode
+	// Ahead says that further clones could be mapped: worth making the file for.
+	Ahead       bool     `json:"ahead"`
 	Paused      bool     `json:"paused"`
 	MemoryBytes int64    `json:"memoryBytes"`
 	DiskBytes   int64    `json:"diskBytes"`
@@ -80,10 +83,14 @@ type Engine struct {
 	// VMMVersion asks the installed VMM for its version, e.g. "53.0.0".
 	VMMVersion func(ctx context.Context) (string, error)
 	OnBytes    func(done, total int64) // progress of materialising; may be nil
+	// CacheMaxBytes is what the raw RAM files of the cache may occupy; negative
+	// is no limit.
+	CacheMaxBytes int64
 }
 
 // NewPlan reads the snapshot and refuses whatever cannot work. It holds
-// nothing and changes nothing.
+// nothing and changes nothing, except that the cache gives up files that nobody
+// uses where space is short.
 func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	id, err := e.Store.Resolve(ctx, r.Snapshot)
 	if err != nil {
@@ -123,7 +130,54 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	if err := e.chooseMode(ctx, p, r); err != nil {
 		return nil, err
 	}
-	return p, e.Store.Require(p.DiskBytes + p.MemoryBytes)
+	return p, e.requireSpace(ctx, p)
+}
+
+// requireSpace: a stream needs none for RAM, nor does a map whose file is there.
+// For a new file the cache gives up others first.
+func (e *Engine) requireSpace(ctx context.Context, p *Plan) error {
+	switch {
+	case p.Mode == Stream, p.Mode == Cold, p.Mode == Map && e.cached(p.snapshot):
+		return e.Store.Require(p.DiskBytes)
+	case p.Mode == Copy:
+		return e.Store.Require(p.DiskBytes + p.MemoryBytes)
+	}
+	ram, err := e.storedRAM(ctx, p.snapshot)
+	if err != nil {
+		return err
+	}
+	err = e.Store.Require(p.DiskBytes + ram)
+	if !errors.Is(err, failure.NoSpace) {
+		return err
+	}
+	if terr := e.Store.TrimCache(ctx, 0); terr != nil {
+		return errors.Join(err, terr)
+	}
+	return e.Store.Require(p.DiskBytes + ram)
+}
+
+// NewPlans plans one VM for each name, all of one snapshot, which is looked at
+// once.
+func (e *Engine) NewPlans(ctx context.Context, r Request, names []string) ([]*Plan, error) {
+	var plans []*Plan
+	for i, name := range names {
+		if i == 0 {
+			r.Name = name
+			p, err := e.NewPlan(ctx, r)
+			if err != nil {
+				return nil, err
+			}
+			plans = append(plans, p)
+			continue
+		}
+		p := *plans[0]
+		p.Name = name
+		plans = append(plans, &p)
+	}
+	if err := e.Store.Require(int64(len(plans)) * plans[0].DiskBytes); err != nil {
+		return nil, err
+	}
+	return plans, e.VMs.CheckNames(ctx, names)
 }
 
 func (p *Plan) count() {

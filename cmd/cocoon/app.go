@@ -54,13 +54,13 @@ func newRoot(a *app) *cobra.Command {
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.load(c, flags, file) },
 	}
 	pf := root.PersistentFlags()
-	for key, flag := range map[string]string{"rootDir": "root-dir", "runDir": "run-dir", "logLevel": "log-level", "logFormat": "log-format", "hypervisor": "hypervisor"} {
+	for key, flag := range map[string]string{"rootDir": "root-dir", "runDir": "run-dir", "logLevel": "log-level", "logFormat": "log-format", "hypervisor": "hypervisor", "cacheMaxBytes": "cache-max-bytes"} {
 		flags[key] = pf.String(flag, "", settingHelp(key))
 	}
 	pf.StringVar(&file, "config", "", "configuration `file` (default "+config.DefaultFile+")")
 	pf.StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, plain, json or none")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return failure.Wrap(failure.Usage, err) })
-	root.AddCommand(newVM(a), newSnapshot(a), newImage(a), newGC(a), newSystem(a), newConfig(a), newVersion(a), newRefs(a), newDemo(a), newGuard(a))
+	root.AddCommand(newVM(a), newSnapshot(a), newImage(a), newGC(a), newSystem(a), newConfig(a), newVersion(a), newRefs(a), newDemo(a), newGuard(a), newMaterialise(a))
 	return root
 }
 
@@ -164,6 +164,10 @@ func (a *app) open(ctx context.Context) (*rooms, error) {
 		RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), VMMTimeout: patience, Network: a.network(st),
 	})
 	a.rescue(ctx, vms)
+	cacheCap, err := a.cacheCap()
+	if err := errors.Join(err, a.checkCacheAhead()); err != nil {
+		return nil, err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -172,7 +176,7 @@ func (a *app) open(ctx context.Context) (*rooms, error) {
 		store: st, images: images, vms: vms,
 		saver: &capture.Saver{Store: st, VMs: vms, Guard: []string{self, guardVerb}},
 		restore: &restore.Engine{
-			Store: st, VMs: vms, Images: images,
+			Store: st, VMs: vms, Images: images, CacheMaxBytes: cacheCap,
 			VMMVersion: func(ctx context.Context) (string, error) { return vmmVersion(ctx, binary) },
 		},
 	}

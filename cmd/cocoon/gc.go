@@ -62,6 +62,9 @@ func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 		return nil, err
 	}
 	o.RunDir = a.set("runDir")
+	if o.CacheMaxBytes, err = a.cacheCap(); err != nil {
+		return nil, err
+	}
 	o.UndoJournal = r.restore.Recover
 	o.Network = a.network(r.store)
 	return gc.Collect(ctx, r.store, o)

@@ -43,7 +43,7 @@ func newHost(t *testing.T, vmm string, env ...string) *host {
 		t.Fatal(err)
 	}
 	h := &host{t: t, root: filepath.Join(t.TempDir(), "root"), run: run, work: t.TempDir()}
-	h.env = append(os.Environ(), "COCOON_ROOT_DIR="+h.root, "COCOON_RUN_DIR="+run, "COCOON_HYPERVISOR="+vmm)
+	h.env = append(os.Environ(), "COCOON_ROOT_DIR="+h.root, "COCOON_RUN_DIR="+run, "COCOON_HYPERVISOR="+vmm, "COCOON_CACHE_AHEAD=off")
 	h.env = append(h.env, env...)
 	t.Cleanup(func() {
 		killLeftovers(run)
@@ -308,7 +308,7 @@ func killRestores(h *host, mode string, steps []string) {
 		}
 		h.counts(name)
 		h.must("vm", "rm", "-f", name)
-		h.must("gc") // forget the materialised RAM, so that it is made again
+		h.must("gc", "--cache-max-bytes", "0") // forget the materialised RAM, so that it is made again
 	}
 }
 

@@ -340,7 +340,7 @@ func (p *pairs) settle(ran []*started) {
 	for _, v := range vms {
 		if v.Name != "web" {
 			p.must("vm", "rm", "-f", v.Name)
-			p.must("gc") // its materialised RAM, so that the next pair makes it anew
+			p.must("gc", "--cache-max-bytes", "0") // its materialised RAM, so that the next pair makes it anew
 		}
 	}
 }

@@ -59,6 +59,7 @@ func setup(e *testscript.Env, vmm string) error {
 	e.Setenv("COCOON_RUN_DIR", run)
 	e.Setenv("COCOON_HYPERVISOR", vmm)
 	e.Setenv("VMM", vmm)
+	e.Setenv("COCOON_CACHE_AHEAD", "off") // leases of a process in the background would be residue
 	e.Setenv("XDG_RUNTIME_DIR", run)
 	e.Defer(func() {
 		killLeftovers(run)

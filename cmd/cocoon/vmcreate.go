@@ -156,14 +156,9 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *cre
 }
 
 func (a *app) planAll(ctx context.Context, r *rooms, names []string, req restore.Request) ([]*restore.Plan, error) {
-	var plans []*restore.Plan
-	for _, n := range names {
-		req.Name = n
-		p, err := r.restore.NewPlan(ctx, req)
-		if err != nil {
-			return nil, err
-		}
-		plans = append(plans, p)
+	plans, err := r.restore.NewPlans(ctx, req, names)
+	if err != nil {
+		return nil, err
 	}
 	for _, w := range plans[0].Warnings {
 		fmt.Fprintln(a.errOut, "cocoon: warning:", w)
@@ -186,6 +181,9 @@ func (a *app) applyAll(ctx context.Context, r *rooms, plans []*restore.Plan) err
 	for _, rec := range recs {
 		a.recordVM(ctx, rec)
 		fmt.Fprintln(a.out, rec.ID)
+	}
+	if plans[0].Ahead {
+		a.materialiseAhead(ctx, string(plans[0].SnapshotID))
 	}
 	return nil
 }

@@ -47,6 +47,8 @@ func Settings() []Setting {
 		{"hypervisor", "COCOON_HYPERVISOR", "cloud-hypervisor"},
 		{"cpuArgs", "COCOON_CPU_ARGS", ""},
 		{"vmmTimeout", "COCOON_VMM_TIMEOUT", "30s"},
+		{"cacheMaxBytes", "COCOON_CACHE_MAX_BYTES", "16G"},
+		{"cacheAhead", "COCOON_CACHE_AHEAD", "on"},
 		{"cniConfDir", "COCOON_CNI_CONF_DIR", "/etc/cni/net.d"},
 		{"cniBinDir", "COCOON_CNI_BIN_DIR", "/opt/cni/bin:/usr/lib/cni:/usr/libexec/cni"},
 	}, pruneSettings()...)
@@ -60,8 +62,11 @@ type file struct {
 	Hypervisor string `json:"hypervisor"`
 	CPUArgs    string `json:"cpuArgs"`
 	VMMTimeout string `json:"vmmTimeout"`
-	CNIConfDir string `json:"cniConfDir"`
-	CNIBinDir  string `json:"cniBinDir"`
+
+	CacheMaxBytes string `json:"cacheMaxBytes"`
+	CacheAhead    string `json:"cacheAhead"`
+	CNIConfDir    string `json:"cniConfDir"`
+	CNIBinDir     string `json:"cniBinDir"`
 
 	Prune pruneSection `json:"prune"`
 }
@@ -73,6 +78,7 @@ func (f file) get(key string) string {
 	return map[string]string{
 		"rootDir": f.RootDir, "runDir": f.RunDir, "logLevel": f.LogLevel,
 		"logFormat": f.LogFormat, "hypervisor": f.Hypervisor, "cpuArgs": f.CPUArgs, "vmmTimeout": f.VMMTimeout,
+		"cacheMaxBytes": f.CacheMaxBytes, "cacheAhead": f.CacheAhead,
 		"cniConfDir": f.CNIConfDir, "cniBinDir": f.CNIBinDir,
 	}[key]
 }

@@ -112,7 +112,7 @@ func (d *Demo) probe(ctx context.Context, vmm string) error {
 // command prepares one call of cocoon on the demo's own folders.
 func (d *Demo) command(ctx context.Context, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, d.Self, append([]string{"--root-dir", d.path("root"), "--run-dir", d.path("run"), "--hypervisor", d.vmm}, args...)...)
-	c.Env = append(os.Environ(), "COCOON_CPU_ARGS="+d.CPUArgs)
+	c.Env = append(os.Environ(), "COCOON_CPU_ARGS="+d.CPUArgs, "COCOON_CACHE_AHEAD=off")
 	return c
 }
 

@@ -179,16 +179,23 @@ func (m *Manager) lock(ctx context.Context, id, verb string) (func(), error) {
 
 // CheckName refuses a name that is malformed or taken.
 func (m *Manager) CheckName(ctx context.Context, name string) error {
-	if !namePattern.MatchString(name) || idPattern.MatchString(name) {
-		return failure.New(failure.Usage, "VM name %q: 1 to 64 of letters, digits, '_', '.', '-', beginning with a letter or digit, and no id", name)
+	return m.CheckNames(ctx, []string{name})
+}
+
+// CheckNames is CheckName for several.
+func (m *Manager) CheckNames(ctx context.Context, names []string) error {
+	for _, name := range names {
+		if !namePattern.MatchString(name) || idPattern.MatchString(name) {
+			return failure.New(failure.Usage, "VM name %q: 1 to 64 of letters, digits, '_', '.', '-', beginning with a letter or digit, and no id", name)
+		}
 	}
 	all, err := m.List(ctx)
 	if err != nil {
 		return err
 	}
 	for _, r := range all {
-		if r.Name == name {
-			return failure.New(failure.Conflict, "VM name %q is taken by %s", name, r.ID)
+		if slices.Contains(names, r.Name) {
+			return failure.New(failure.Conflict, "VM name %q is taken by %s", r.Name, r.ID)
 		}
 	}
 	return nil

@@ -1,0 +1,95 @@
+package gc
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// cache: raw RAM stays as long as a snapshot has that RAM and the cap of the
+// cache allows; above the cap the least recently used goes first. What a VM maps
+// (it has a hard link) or a process is about to use stays in every case.
+func (c *collector) cache(p *plan) error {
+	all, err := c.st.CachedMemory()
+	if err != nil {
+		return err
+	}
+	limit, total := c.o.CacheMaxBytes, int64(0)
+	if limit < 0 {
+		limit = 1 << 62
+	}
+	for _, f := range all {
+		total += f.Bytes
+	}
+	reasons := map[digest.Digest]string{}
+	for _, f := range all {
+		if !c.roots.memory[f.Key] {
+			reasons[f.Key] = "no snapshot has this RAM any more"
+		}
+	}
+	needed := func(d digest.Digest) bool {
+		o, ok := parseObject(string(d))
+		return ok && p.held(o)
+	}
+	for _, f := range store.OverCap(withoutOrphans(all, reasons), needed, limit) {
+		reasons[f.Key] = fmt.Sprintf("last used %s, the longest ago, and the cache holds %s of at most %s",
+			f.Used.UTC().Format(time.RFC3339), units.BytesSize(float64(total)), units.BytesSize(float64(limit)))
+	}
+	for _, f := range all {
+		c.cached(p, f, reasons[f.Key])
+	}
+	return c.unfinished(p)
+}
+
+// withoutOrphans leaves out what goes anyway, so that it is not in the way of
+// what may stay.
+func withoutOrphans(all []store.Cached, orphans map[digest.Digest]string) []store.Cached {
+	var rest []store.Cached
+	for _, f := range all {
+		if orphans[f.Key] == "" || f.Mapped {
+			rest = append(rest, f)
+		}
+	}
+	return rest
+}
+
+// cached judges one whole file; reason is why it would go, "" when it may stay.
+func (c *collector) cached(p *plan, f store.Cached, reason string) {
+	unused := func() bool { // neither mapped nor used since
+		var st unix.Stat_t
+		return unix.Lstat(f.Path, &st) == nil && st.Nlink == 1 && time.Unix(st.Mtim.Unix()).Equal(f.Used)
+	}
+	if o, ok := parseObject(string(f.Key)); ok {
+		switch {
+		case f.Mapped:
+			p.hold(o, p.by(holder{name: "a VM that maps it"}), false)
+		case reason == "":
+			p.hold(o, p.by(holder{name: "the cache, last used " + f.Used.UTC().Format(time.RFC3339)}), false)
+		}
+	}
+	p.judge("cache", string(f.Key), f.Path, reason, unused)
+}
+
+// unfinished takes files whose maker died: he held their lock.
+func (c *collector) unfinished(p *plan) error {
+	return c.each("cache/memory", func(name, path string) {
+		if !strings.HasSuffix(name, ".new") {
+			return
+		}
+		dead := func() bool {
+			held, err := filelock.Held(path)
+			return err == nil && !held
+		}
+		if _, err := os.Lstat(path); err == nil && dead() {
+			p.victims = append(p.victims, victim{kind: "cache", id: name, path: path, bytes: store.FileBytes(path), reason: "its maker is dead", inStore: true, still: dead})
+		}
+	})
+}

@@ -1,0 +1,158 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// cached tells whether a snapshot's RAM need not be made.
+func (e *Engine) cached(sn *store.Snapshot) bool {
+	_, err := os.Stat(e.Store.CachePath(store.MemoryKey(sn)))
+	return err == nil
+}
+
+// materialise answers the raw, sparse RAM file of a snapshot in the cache and
+// makes it where it is missing. Whoever has the lock of its unfinished file
+// makes it, others wait for him. It is fsynced before it gets its name, so a
+// file with a name is whole, also after a power cut.
+func (e *Engine) materialise(ctx context.Context, lease *store.Lease, sn *store.Snapshot) (string, error) {
+	key := store.MemoryKey(sn)
+	if err := lease.Hold(ctx, key); err != nil {
+		return "", err
+	}
+	path := e.Store.CachePath(key)
+	for {
+		if there, err := e.Store.UseCached(key); there || err != nil {
+			return path, err
+		}
+		lock, err := filelock.Exclusive(ctx, path+".new")
+		if err != nil {
+			return "", fmt.Errorf("wait for the RAM of snapshot %s to be made: %w", sn.ID, err)
+		}
+		err = e.make(ctx, lease, sn, key, lock)
+		if uerr := lock.Unlock(); err == nil {
+			err = uerr
+		}
+		if err == nil {
+			return path, e.trim(ctx)
+		}
+		if !errors.Is(err, errMadeByAnother) {
+			return "", err
+		}
+	}
+}
+
+// errMadeByAnother: the file that we locked got its name, or went, while we
+// waited for the lock.
+var errMadeByAnother = errors.New("made by another process")
+
+// make fills the locked file and gives it its name. On error it is removed.
+func (e *Engine) make(ctx context.Context, lease *store.Lease, sn *store.Snapshot, key digest.Digest, lock *filelock.Lock) (err error) {
+	path, f := e.Store.CachePath(key), lock.File()
+	ours, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if named, err := os.Stat(path + ".new"); err != nil || !os.SameFile(ours, named) {
+		return errMadeByAnother
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(path + ".new")
+		}
+	}()
+	if _, err := os.Stat(path); err == nil {
+		return errMadeByAnother // and gc has not yet taken what he left
+	}
+	var total int64
+	for _, m := range sn.Spec.Memory {
+		total += int64(m.Bytes)
+	}
+	if err := errors.Join(f.Truncate(0), f.Truncate(total)); err != nil { // it may be a dead maker's
+		return err
+	}
+	if err := e.fillMemory(ctx, lease, sn, f, total); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync the RAM of snapshot %s: %w", sn.ID, err)
+	}
+	durable.Step("restore.materialised")
+	return durable.Publish(path+".new", path)
+}
+
+// trim keeps the cache below its cap. What was made just now is held by our
+// lease; that there is no room for it is no reason to fail.
+func (e *Engine) trim(ctx context.Context) error {
+	if e.CacheMaxBytes < 0 {
+		return nil
+	}
+	return e.Store.TrimCache(ctx, e.CacheMaxBytes)
+}
+
+// Materialise makes the RAM file of a snapshot ahead of the next clone, unless
+// it is there, another process is at it, or the cache has no room for it. It
+// answers whether the file is there afterwards.
+func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
+	id, err := e.Store.Resolve(ctx, ref)
+	if err != nil {
+		return false, err
+	}
+	sn, err := e.Store.Get(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	lease, err := e.Store.Lease(ctx, "materialise the RAM of snapshot "+string(id))
+	if err != nil {
+		return false, err
+	}
+	defer lease.Release()
+	if err := e.hold(ctx, lease, sn); err != nil {
+		return false, err
+	}
+	bytes, err := e.storedRAM(ctx, sn)
+	if err != nil {
+		return false, err
+	}
+	if e.CacheMaxBytes >= 0 && bytes > e.CacheMaxBytes {
+		return false, nil
+	}
+	if err := e.Store.Require(bytes); errors.Is(err, failure.NoSpace) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	if busy, err := filelock.Held(e.Store.CachePath(store.MemoryKey(sn)) + ".new"); busy || err != nil {
+		return false, err
+	}
+	_, err = e.materialise(ctx, lease, sn)
+	return err == nil, err
+}
+
+// storedRAM is what the RAM of a snapshot occupies as a raw file.
+func (e *Engine) storedRAM(ctx context.Context, sn *store.Snapshot) (int64, error) {
+	var sum int64
+	for _, m := range sn.Spec.Memory {
+		b, err := e.Store.ReadBlob(ctx, m.Map)
+		if err != nil {
+			return 0, err
+		}
+		pages, err := pack.DecodeMap(b)
+		if err != nil {
+			return 0, fmt.Errorf("RAM at %#x of snapshot %s: %w", m.GPA, sn.ID, err)
+		}
+		_, stored := pages.Stat()
+		sum += int64(stored) * pack.PageSize
+	}
+	return sum, nil
+}
