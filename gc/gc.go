@@ -173,11 +173,11 @@ func (c *collector) run(ctx context.Context) error {
 		return nil
 	}
 	durable.Step("gc.swept")
-	if err := c.endRunDirs(ctx, p); err != nil {
-		return err
-	}
-	_, err = c.st.EmptyTrash(ctx)
-	return err
+	// What cannot be undone outside the store, such as by a plugin that fails, is
+	// told and keeps nothing else from going.
+	err = c.endRunDirs(ctx, p)
+	_, terr := c.st.EmptyTrash(ctx)
+	return errors.Join(err, terr)
 }
 
 func unreadable(err error) error {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -23,6 +25,7 @@ func TestKillAtEachNetworkStep(t *testing.T) {
 	h.killStarts()
 	h.killStops(before)
 	h.killNetRestores(before)
+	h.killWakes(before)
 }
 
 func (h *netHost) exists(name string) bool {
@@ -108,5 +111,69 @@ func (h *netHost) killNetRestores(before []string) {
 	if left := strings.Fields(h.must("vm", "list", "-q")); len(left) > 0 {
 		h.must(append([]string{"vm", "rm", "-f"}, left...)...)
 	}
+	h.sameTraces(before)
+}
+
+// killWakes kills the attach of a suspended VM, which stays suspended.
+func (h *netHost) killWakes(before []string) {
+	h.t.Helper()
+	h.must("vm", "create", "web", "--from-snapshot", "base", "--network", "keep")
+	h.must("vm", "suspend", "web")
+	for _, step := range slices.Concat(detachSteps, attachSteps[:3], []string{"wake.network"}) {
+		h.killed(step, "vm", "start", "web")
+		h.clean("base")
+		if v := h.vm("web"); v.State != "suspended" {
+			h.t.Errorf("killed at %s: the VM is %s", step, v.State)
+		}
+	}
+	h.must("vm", "start", "web")
+	h.ping("10.70.0.5")
+	h.must("vm", "rm", "-f", "web")
+	h.sameTraces(before)
+}
+
+// TestPluginsThatCannotUndo: what they leave is kept on record, told with a
+// remedy, and goes once they are mended.
+func TestPluginsThatCannotUndo(t *testing.T) {
+	if !networktest.OnItsOwn(t) {
+		return
+	}
+	vmm, _ := chsnaptest.VMM(t)
+	h := newNetHost(t, vmm, networktest.Bridge{Name: "stuck", Subnet: "10.71.0.0/16", More: []map[string]any{{"type": "sticks"}}})
+	networktest.WritePlugin(t, filepath.Join(h.bin, "sticks"), `[ -e "$0.stuck" ] && { echo '{"code":100,"msg":"out of luck"}'; exit 1; }
+sed 's/.*"prevResult":\(.*\),"type".*/\1/'`)
+	stuck := filepath.Join(h.bin, "sticks.stuck")
+	before := h.traces()
+	set := func(on bool) {
+		t.Helper()
+		var err error
+		if on {
+			err = os.WriteFile(stuck, nil, 0o600)
+		} else {
+			err = os.Remove(stuck)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	args := guestAt("web", "stuck", "10.71.0.5", "10.71.0.1")
+	h.must(args...)
+	set(true)
+	h.refused(1, "out of luck", "repeat the command", "vm", "rm", "web")
+	if !h.exists("web") {
+		t.Error("the VM went although its network stays")
+	}
+	set(false)
+	h.must("vm", "rm", "web")
+	h.sameTraces(before)
+
+	h.killed("vm.create.attached", args...)
+	set(true)
+	h.refused(1, "out of luck", "repeat the command", "gc")
+	if left, _ := os.ReadDir(filepath.Join(h.root, "trash")); len(left) > 0 {
+		t.Errorf("the trash keeps %v", left)
+	}
+	set(false)
+	h.clean()
 	h.sameTraces(before)
 }

@@ -208,6 +208,12 @@ func (h *netHost) ofAClone(prefix, net string) {
 		h.t.Errorf("rebuilt %+v, was %+v", now, was)
 	}
 	h.reaches("c", prefix+"5")
+	h.reboot("br-" + net)
+	h.must("vm", "start", "c")
+	if now := h.onlyNetwork("c"); now.IP != was.IP || now.MAC != was.MAC || now.GuestMAC != was.GuestMAC {
+		h.t.Errorf("after a reboot %+v, was %+v", now, was)
+	}
+	h.reaches("c", prefix+"5")
 	h.must("vm", "rm", "-f", "c")
 	h.must("snapshot", "rm", "of-clone")
 }

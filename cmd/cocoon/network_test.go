@@ -214,7 +214,20 @@ func TestVMOnANetwork(t *testing.T) {
 			t.Errorf("after the reboot (-before +after):\n%s", diff)
 		}
 		h.ping(ip)
-		h.beat(ip)
+		last, _ := h.beat(ip)
+
+		// A suspended VM keeps it too, also over a reboot, and its RAM.
+		h.must("vm", "suspend", "web")
+		h.fails(4, ip+" belongs to VM", guestAt("thief", name, ip, gw)...)
+		h.reboot("br-" + name)
+		h.must("vm", "start", "web")
+		if diff := cmp.Diff(first, h.onlyNetwork("web")); diff != "" {
+			t.Errorf("after the sleep (-before +after):\n%s", diff)
+		}
+		h.ping(ip)
+		if next, _ := h.beat(ip); next <= last {
+			t.Errorf("heartbeat %d after the sleep, %d before", next, last)
+		}
 
 		var kept struct{ Removed, Kept []struct{ Kind, ID string } }
 		if err := json.Unmarshal([]byte(h.must("gc", "--explain", "--format", "json")), &kept); err != nil {
