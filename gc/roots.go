@@ -159,11 +159,12 @@ func (r *roots) markSnapshot(sn *store.Snapshot) error {
 	}
 	by := r.marks.by(holder{name, string(sn.ID)})
 	r.memory[store.MemoryKey(sn)] = true
+	needed := sn.Meta.Quarantine == nil // what is missing of such a one is known, and told by verify
 	for _, d := range store.Edges(sn) {
-		if err := r.marks.holdName(string(d), by, true); err != nil {
+		if err := r.marks.holdName(string(d), by, needed); err != nil {
 			return err
 		}
-		if r.checked {
+		if needed && r.checked {
 			if err := r.present(d, by); err != nil {
 				return err
 			}

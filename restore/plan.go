@@ -100,9 +100,8 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sn.State != "ready" {
-		return nil, failure.Hint(failure.New(failure.Damaged, "snapshot %s is %s", id, sn.State),
-			"see what is wrong with: cocoon snapshot verify "+string(id))
+	if err := sn.Usable(); err != nil {
+		return nil, err
 	}
 	if r.Name != "" {
 		if err := e.VMs.CheckName(ctx, r.Name); err != nil {

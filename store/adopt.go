@@ -31,7 +31,10 @@ func (in *Ingest) Has(ctx context.Context, d Descriptor) (bool, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil && fi.Size() == d.Size, err
+	if err != nil || fi.Size() != d.Size || !in.st.suspected(d.Digest) {
+		return err == nil && fi.Size() == d.Size, err
+	}
+	return in.st.sound(d.Digest)
 }
 
 // Land writes a blob that comes from elsewhere. Exactly d.Size bytes are taken

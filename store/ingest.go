@@ -139,7 +139,7 @@ func (f *blobFile) Abort() error { return f.discard() }
 func (f *blobFile) discard() error { return errors.Join(f.Close(), os.Remove(f.Name())) }
 
 // keep makes the blob durable and gives it its name, under which it may exist
-// already: then the one that is there serves, and ours goes.
+// already: then the one that is there serves, if it is sound, and ours goes.
 func (f *blobFile) keep(ctx context.Context, d Descriptor) error {
 	if err := errors.Join(f.has(d.Size), f.Sync(), f.Close()); err != nil {
 		return errors.Join(fmt.Errorf("write blob %s: %w", d.Digest, err), os.Remove(f.Name()))
@@ -150,7 +150,7 @@ func (f *blobFile) keep(ctx context.Context, d Descriptor) error {
 	}
 	err := durable.Publish(f.Name(), f.in.st.BlobPath(d.Digest))
 	if errors.Is(err, os.ErrExist) {
-		err = os.Remove(f.Name())
+		err = f.yield(d.Digest)
 	}
 	if err != nil {
 		return fmt.Errorf("keep blob %s: %w", d.Digest, err)
@@ -160,6 +160,19 @@ func (f *blobFile) keep(ctx context.Context, d Descriptor) error {
 		f.in.name(d)
 	}
 	return nil
+}
+
+// yield lets the blob that is there already serve; one that is damaged is
+// replaced, and so healed for every snapshot that names it.
+func (f *blobFile) yield(d digest.Digest) error {
+	sound, err := f.in.st.sound(d)
+	if err != nil {
+		return err
+	}
+	if sound {
+		return os.Remove(f.Name())
+	}
+	return f.in.st.replace(f.Name(), d)
 }
 
 // has refuses a file of another size: its digest cannot be right either.

@@ -20,6 +20,7 @@ type Meta struct {
 	Labels      map[string]string `json:"labels"`
 	Expires     *time.Time        `json:"expires,omitempty"`
 	Protected   bool              `json:"protected"`
+	Quarantine  *Quarantine       `json:"quarantine,omitempty"`
 }
 
 func readMeta(dir string) (Meta, error) {

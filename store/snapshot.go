@@ -24,7 +24,7 @@ type Snapshot struct {
 	ManifestDigest digest.Digest
 	Spec           Spec
 	Meta           Meta
-	State          string // ready; damaged is reported by List and Verify
+	State          string // ready, quarantined; damaged is reported by List and Verify
 	StoredBytes    int64  // of its blobs, shared ones included
 }
 
@@ -86,6 +86,9 @@ func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
 		return nil, fmt.Errorf("snapshot %s: %w", id, err)
 	}
 	sn.Meta, err = readMeta(sn.Dir)
+	if sn.Meta.Quarantine != nil {
+		sn.State = quarantinedState
+	}
 	return sn, err
 }
 

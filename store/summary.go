@@ -22,7 +22,7 @@ type Summary struct {
 	Labels      map[string]string `json:"labels"`
 	Expires     *time.Time        `json:"expires"`
 	Protected   bool              `json:"protected"`
-	State       string            `json:"state"` // ready, damaged
+	State       string            `json:"state"` // ready, quarantined, damaged
 	Hypervisor  Hypervisor        `json:"hypervisor"`
 	CPUs        int               `json:"cpus"`
 	Memory      MemorySummary     `json:"memory"`

@@ -200,6 +200,7 @@ var (
 	attachSteps    = []string{"network.claimed", "network.netns", "network.added", "vm.create.attached"}
 	detachSteps    = []string{"network.deleted", "network.unwired"}
 	collectSteps   = []string{"gc.reaped", "gc.marked", "gc.planned", "store.discard", "gc.settled", "gc.swept", "store.trash.unlinked"}
+	repairSteps    = []string{"store.heal.written", "store.heal.replaced"}
 	suspendSteps   = []string{"vm.suspend.paused", "migration.memory", "store.commit.published", "vm.suspend.asleep", "vm.suspend.ended"}
 	wakeSteps      = []string{"wake.memory", "wake.launch", "wake.load", "vm.wake.saved", "wake.awake", "wake.resume"}
 	elsewhereSteps = []string{"refs.rebuilt", "store.verify.snapshot", "gc.breath"} // in the tests of refs and gc; nothing to leave half-done
@@ -207,7 +208,7 @@ var (
 
 func TestEveryStepIsKilled(t *testing.T) {
 	var all []string
-	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, suspendSteps, wakeSteps, elsewhereSteps} {
+	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repairSteps, suspendSteps, wakeSteps, elsewhereSteps} {
 		all = append(all, l...)
 	}
 	call := regexp.MustCompile(`durable\.Step\("([^"]+)"`)

@@ -41,6 +41,7 @@ func TestScripts(t *testing.T) {
 			"counts":     counts,
 			"truncate":   truncate,
 			"samefile":   sameFile,
+			"rot":        rot,
 			"residue":    residue,
 			"keepas":     keepAs,
 			"sameplan":   samePlan,

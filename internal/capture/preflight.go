@@ -171,7 +171,11 @@ func (c *session) findParent(ctx context.Context) (*store.Snapshot, error) {
 		if err != nil {
 			return nil, err
 		}
-		return c.Store.Get(ctx, id)
+		sn, err := c.Store.Get(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return sn, sn.Usable()
 	}
 	all, err := c.Store.Summaries(ctx)
 	if err != nil {
@@ -191,6 +195,9 @@ func (c *session) findParent(ctx context.Context) (*store.Snapshot, error) {
 		return nil, nil
 	}
 	sn, err := c.Store.Get(ctx, id)
+	if err == nil {
+		err = sn.Usable()
+	}
 	if errors.Is(err, failure.NotFound) || errors.Is(err, failure.Damaged) {
 		return nil, nil // only speed is lost without a parent
 	}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/repair"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+func newSystemRepair(a *app) *cobra.Command {
+	var format string
+	var o repair.Options
+	c := &cobra.Command{
+		Use: "repair", Short: "Read everything back, make damaged packs whole, rebuild what is derived", Args: needArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if format != "table" && format != "json" {
+				return failure.New(failure.Usage, "--format %q: table or json", format)
+			}
+			r, err := a.open(c.Context())
+			if err != nil {
+				return err
+			}
+			o.Reindex = func(ctx context.Context) error { return a.reindex(ctx, r) }
+			o.Copies = r.rawCopies
+			rep, err := repair.Run(c.Context(), r.store, o)
+			if err != nil {
+				return err
+			}
+			if format == "json" {
+				err = printJSON(a.out, rep)
+			} else {
+				err = a.printRepair(rep)
+			}
+			if n := len(rep.Left); err == nil && n > 0 {
+				err = failure.Hint(failure.New(failure.Damaged, "%d objects could not be repaired", n), "import or pull the snapshots again, or remove them")
+			}
+			return err
+		},
+	}
+	c.Flags().StringVar(&format, "format", "table", "table or json")
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be repaired, change nothing")
+	return c
+}
+
+func (a *app) printRepair(rep *repair.Report) error {
+	tw := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+	verb := map[bool]string{true: "would repair", false: "repaired"}[rep.DryRun]
+	for _, x := range rep.Repaired {
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", verb, x.Object, x.What)
+	}
+	for _, x := range rep.Left {
+		fmt.Fprintf(tw, "left\t%s\t%s\n", x.Object, x.What)
+	}
+	for _, id := range rep.Released {
+		fmt.Fprintf(tw, "released\tsnapshot %s\tsound again\n", id)
+	}
+	for _, id := range rep.Quarantined {
+		fmt.Fprintf(tw, "quarantined\tsnapshot %s\tstill damaged\n", id)
+	}
+	return tw.Flush()
+}
+
+// rawCopies are the files in which pages of a snapshot may be found: its
+// materialised RAM, in the cache or linked by a VM, and the disks of the VM it
+// was taken from and of its clones.
+func (r *rooms) rawCopies(ctx context.Context, sn *store.Snapshot) []store.RawCopy {
+	var out []store.RawCopy
+	ram := func(path string) {
+		var offset int64
+		for _, m := range sn.Spec.Memory {
+			out = append(out, store.RawCopy{Path: path, Offset: offset, Map: m.Map})
+			offset += int64(m.Bytes)
+		}
+	}
+	ram(r.store.Path("cache", "memory", store.MemoryKey(sn).Encoded()))
+	vms, err := r.vms.List(ctx)
+	if err != nil {
+		return out // a record that cannot be read costs copies, not the repair
+	}
+	for _, rec := range vms {
+		if rec.ID != sn.Spec.VM.ID && rec.Snapshot != string(sn.ID) {
+			continue
+		}
+		ram(filepath.Join(r.vms.Dir(rec.ID), "memory.base"))
+		for _, d := range rec.Disks {
+			if d.File == "" || d.Index >= len(sn.Spec.Disks) || sn.Spec.Disks[d.Index].Map == "" {
+				continue
+			}
+			out = append(out, store.RawCopy{Path: filepath.Join(r.vms.Dir(rec.ID), d.File), Map: sn.Spec.Disks[d.Index].Map})
+		}
+	}
+	return out
+}

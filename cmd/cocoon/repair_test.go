@@ -1,0 +1,76 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// spoilPack flips one bit in the first pack that a snapshot names: in its first
+// frame, or in its index. inspected is the answer of snapshot inspect.
+func spoilPack(root, inspected, part string) error {
+	var rows []struct{ Path string }
+	if err := json.Unmarshal([]byte(inspected), &rows); err != nil || len(rows) != 1 {
+		return fmt.Errorf("inspect: %w, %d rows", err, len(rows))
+	}
+	b, err := os.ReadFile(filepath.Join(rows[0].Path, "manifest.json"))
+	if err != nil {
+		return err
+	}
+	var m struct{ Layers []store.Descriptor }
+	if err := json.Unmarshal(b, &m); err != nil {
+		return err
+	}
+	for _, l := range m.Layers {
+		if l.MediaType != store.MediaTypePack {
+			continue
+		}
+		path := filepath.Join(root, "blobs", "sha256", l.Digest.Encoded())
+		if b, err = os.ReadFile(path); err != nil {
+			return err
+		}
+		at := map[string]int{"frame": 60, "index": len(b) - 80}[part]
+		b[at] ^= 1
+		if err := os.Chmod(path, 0o600); err != nil {
+			return err
+		}
+		return os.WriteFile(path, b, 0o600)
+	}
+	return fmt.Errorf("no pack in %s", rows[0].Path)
+}
+
+// rot frame|index: bit rot in a pack of the snapshot first.
+func rot(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(ts.Exec("cocoon", "snapshot", "inspect", "first"))
+	ts.Check(spoilPack(ts.Getenv("COCOON_ROOT_DIR"), ts.ReadFile("stdout"), args[0]))
+}
+
+// TestKilledRepairGoesOn: whatever step a repair dies at, the next one ends it.
+func TestKilledRepairGoesOn(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	h := newHost(t, vmm)
+	h.boot("web")
+	h.must("snapshot", "create", "web", "base")
+	for _, step := range repairSteps {
+		if err := spoilPack(h.root, h.must("snapshot", "inspect", "base"), "index"); err != nil {
+			t.Fatal(err)
+		}
+		verify, _, _ := h.command([]string{"snapshot", "verify", "--all", "--read-data", "--quarantine"})
+		if err := verify.Run(); verify.ProcessState.ExitCode() != 5 {
+			t.Fatalf("verify: %v", err)
+		}
+		h.killed(step, "system", "repair")
+		h.must("system", "repair")
+		h.clean("base")
+		h.must("vm", "create", "again", "--from-snapshot", "base")
+		h.must("vm", "rm", "-f", "again")
+	}
+	h.counts("web")
+}

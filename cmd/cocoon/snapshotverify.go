@@ -1,0 +1,73 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+func newSnapshotVerify(a *app) *cobra.Command {
+	var all bool
+	var readData string
+	var o store.VerifyOptions
+	c := &cobra.Command{
+		Use: "verify [SNAPSHOT…]", Short: "Check structure, and with --read-data every byte", ValidArgsFunction: a.completeSnapshots,
+		RunE: func(c *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return failure.New(failure.Usage, "verify needs snapshots or --all")
+			}
+			if err := parseSlice(readData, &o); err != nil {
+				return err
+			}
+			st, err := a.store(c.Context())
+			if err != nil {
+				return err
+			}
+			var ids []store.ID
+			for _, ref := range args {
+				id, err := st.Resolve(c.Context(), ref)
+				if err != nil {
+					return err
+				}
+				ids = append(ids, id)
+			}
+			rep, err := st.Verify(c.Context(), ids, o)
+			if err != nil {
+				return err
+			}
+			if err := printJSON(a.out, rep); err != nil {
+				return err
+			}
+			if n := len(rep.Damaged); n > 0 {
+				return failure.Hint(failure.New(failure.Damaged, "%d damaged objects", n), "cocoon system repair tries to make them whole")
+			}
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.BoolVar(&all, "all", false, "every snapshot of the store")
+	f.StringVar(&readData, "read-data", "", "read back and hash every blob, or with `n/t` the n-th of t slices")
+	f.Lookup("read-data").NoOptDefVal = "1/1"
+	f.BoolVar(&o.Quarantine, "quarantine", false, "mark the snapshots that damage affects: nothing restores them before they are sound again")
+	return c
+}
+
+// parseSlice reads n/t.
+func parseSlice(s string, o *store.VerifyOptions) error {
+	if s == "" {
+		return nil
+	}
+	n, t, ok := strings.Cut(s, "/")
+	var err1, err2 error
+	o.Part, err1 = strconv.Atoi(n)
+	o.Parts, err2 = strconv.Atoi(t)
+	if !ok || err1 != nil || err2 != nil || o.Part < 1 || o.Parts < o.Part || o.Parts > 1<<20 {
+		return failure.New(failure.Usage, "--read-data %q: n/t, the n-th of t slices, such as 1/7", s)
+	}
+	o.ReadData = true
+	return nil
+}

@@ -1,0 +1,222 @@
+// Package repair acts on what verify finds.
+//
+// Derived things (the index, summaries) are made again; a meta.json that cannot
+// be read is emptied; a damaged pack is made whole, byte for byte, from what is
+// sound of it and from copies of its pages. Then every snapshot that was
+// damaged, or is quarantined, is read again: sound ones are released, the others
+// quarantined.
+//
+// Invariants: nothing is removed; nothing is replaced by what does not have the
+// digest in its name; a repair that dies half-way has done whole steps only, and
+// the next one goes on.
+package repair
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Options of Run.
+type Options struct {
+	DryRun bool
+	// Reindex rebuilds refs.db from the manifests and records.
+	Reindex func(context.Context) error
+	// Copies: see store.HealOptions.
+	Copies func(context.Context, *store.Snapshot) []store.RawCopy
+}
+
+// Action is something that was, or would be, repaired; or, in Left, was not.
+type Action struct {
+	Object  string     `json:"object"`
+	What    string     `json:"what"` // how it was repaired, or why not
+	Affects []store.ID `json:"affects,omitempty"`
+}
+
+// Report is the answer of Run.
+type Report struct {
+	DryRun      bool       `json:"dryRun"`
+	Repaired    []Action   `json:"repaired"`
+	Left        []Action   `json:"left"`
+	Released    []store.ID `json:"released"`
+	Quarantined []store.ID `json:"quarantined"`
+	BytesRead   int64      `json:"bytesRead"`
+	DurationMs  float64    `json:"durationMs"`
+}
+
+type run struct {
+	st  *store.Store
+	o   Options
+	rep *Report
+}
+
+// Run repairs what can be repaired. What cannot is in the report's Left; an
+// error means that the repair itself failed.
+func Run(ctx context.Context, st *store.Store, o Options) (*Report, error) {
+	start := time.Now()
+	r := &run{st: st, o: o, rep: &Report{
+		DryRun: o.DryRun, Repaired: []Action{}, Left: []Action{}, Released: []store.ID{}, Quarantined: []store.ID{},
+	}}
+	ids, err := st.IDs()
+	if err != nil {
+		return nil, err
+	}
+	if err := r.metas(ctx, ids); err != nil {
+		return nil, err
+	}
+	found, err := st.Verify(ctx, nil, store.VerifyOptions{ReadData: true})
+	if err != nil {
+		return nil, err
+	}
+	r.rep.BytesRead = found.BytesRead
+	if err := r.heal(ctx, found); err != nil {
+		return nil, err
+	}
+	if err := r.judge(ctx, ids, found); err != nil {
+		return nil, err
+	}
+	if err := r.derived(ctx); err != nil {
+		return nil, err
+	}
+	r.rep.DurationMs = float64(time.Since(start).Microseconds()) / 1000
+	return r.rep, nil
+}
+
+func (r *run) repaired(object, what string, affects ...store.ID) {
+	r.rep.Repaired = append(r.rep.Repaired, Action{object, what, affects})
+}
+
+func (r *run) left(object string, why error, affects ...store.ID) {
+	r.rep.Left = append(r.rep.Left, Action{object, strings.ReplaceAll(why.Error(), "\n", "; "), affects})
+}
+
+func (r *run) metas(ctx context.Context, ids []store.ID) error {
+	for _, id := range ids {
+		err := r.st.MetaReadable(id)
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, failure.Damaged) {
+			return err
+		}
+		if !r.o.DryRun {
+			if err := r.st.ResetMeta(ctx, id); err != nil {
+				return err
+			}
+		}
+		r.repaired("meta of snapshot "+string(id), "emptied: its name, labels and protection are lost", id)
+	}
+	return nil
+}
+
+// heal tries every damaged blob; only packs can be had back from the store.
+func (r *run) heal(ctx context.Context, found *store.VerifyReport) error {
+	if len(found.Damaged) == 0 {
+		return nil
+	}
+	packs, err := r.packs(ctx)
+	if err != nil {
+		return err
+	}
+	lease, err := r.st.Lease(ctx, "system repair")
+	if err != nil {
+		return err
+	}
+	defer lease.Release()
+	in, err := r.st.Ingest(ctx, lease)
+	if err != nil {
+		return err
+	}
+	for _, d := range found.Damaged {
+		blob := digest.Digest(strings.TrimPrefix(d.Object, "blob "))
+		if !packs[blob] {
+			r.left(d.Object, fmt.Errorf("want %s, got %s: import or pull the snapshot again, or remove it", d.Want, d.Got), d.Affects...)
+			continue
+		}
+		how, err := r.st.Heal(ctx, in, blob, d.Affects, store.HealOptions{DryRun: r.o.DryRun, Copies: r.o.Copies})
+		switch {
+		case errors.Is(err, failure.Damaged):
+			r.left(d.Object, err, d.Affects...)
+		case err != nil:
+			return err
+		default:
+			r.repaired(d.Object, "made whole: "+how, d.Affects...)
+		}
+	}
+	return nil
+}
+
+// packs are the digests that readable manifests call packs.
+func (r *run) packs(ctx context.Context) (map[digest.Digest]bool, error) {
+	all := map[digest.Digest]bool{}
+	for sn, err := range r.st.List(ctx) {
+		if err != nil {
+			continue // it is among the damaged
+		}
+		for _, l := range sn.Manifest.Layers {
+			if l.MediaType == store.MediaTypePack {
+				all[l.Digest] = true
+			}
+		}
+	}
+	return all, ctx.Err()
+}
+
+// judge reads the snapshots in question again and marks or releases them.
+func (r *run) judge(ctx context.Context, ids []store.ID, found *store.VerifyReport) error {
+	suspects := map[store.ID]bool{}
+	for _, d := range found.Damaged {
+		for _, id := range d.Affects {
+			suspects[id] = true
+		}
+	}
+	for _, id := range ids {
+		sn, err := r.st.Get(ctx, id)
+		marked := err == nil && sn.Meta.Quarantine != nil
+		if r.o.DryRun || !suspects[id] && !marked {
+			continue
+		}
+		rep, err := r.st.Verify(ctx, []store.ID{id}, store.VerifyOptions{ReadData: true, Quarantine: true})
+		if errors.Is(err, failure.NotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r.rep.BytesRead += rep.BytesRead
+		switch {
+		case len(rep.Damaged) > 0:
+			r.rep.Quarantined = append(r.rep.Quarantined, id)
+		case marked:
+			if err := r.st.Release(ctx, id); err != nil {
+				return err
+			}
+			r.rep.Released = append(r.rep.Released, id)
+		}
+	}
+	return nil
+}
+
+// derived comes last: it is made from what is healed by then.
+func (r *run) derived(ctx context.Context) error {
+	if r.o.DryRun {
+		r.repaired("refs.db and summaries", "would be made again from the manifests")
+		return nil
+	}
+	if err := r.st.DropDerived(); err != nil {
+		return err
+	}
+	if err := r.o.Reindex(ctx); err != nil {
+		r.left("refs.db", err)
+		return nil
+	}
+	r.repaired("refs.db and summaries", "made again from the manifests")
+	return nil
+}
