@@ -15,6 +15,7 @@ import (
 // their steps: gc takes away what belongs to no VM, the verb repeated completes
 // what belongs to one.
 func TestKillAtEachNetworkStep(t *testing.T) {
+	t.Parallel()
 	if !networktest.OnItsOwn(t) {
 		return
 	}
@@ -135,6 +136,7 @@ func (h *netHost) killWakes(before []string) {
 // TestPluginsThatCannotUndo: what they leave is kept on record, told with a
 // remedy, and goes once they are mended.
 func TestPluginsThatCannotUndo(t *testing.T) {
+	t.Parallel()
 	if !networktest.OnItsOwn(t) {
 		return
 	}

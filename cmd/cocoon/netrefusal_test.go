@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 // TestNetworksThatCannotBe holds each refusal against its exit code, its words
 // and a remedy, and the host against what it was.
 func TestNetworksThatCannotBe(t *testing.T) {
+	t.Parallel()
 	if !networktest.OnItsOwn(t) {
 		return
 	}
@@ -77,7 +79,32 @@ func TestNetworksThatCannotBe(t *testing.T) {
 		t.Errorf("VMs after the refusals: %q", names)
 	}
 	h.takenNetns()
+	h.must("vm", "rm", "-f", "web")
+	h.oneKeeps()
 	h.clean("base")
+}
+
+// oneKeeps: of several that want one address at the same time, one gets it.
+func (h *netHost) oneKeeps() {
+	h.t.Helper()
+	const wanting = 4
+	codes := make(chan int, wanting)
+	for i := range wanting {
+		go func() {
+			c, _, _ := h.command([]string{"vm", "create", fmt.Sprint("keep", i), "--from-snapshot", "base", "--network", "keep"})
+			_ = c.Run()
+			codes <- c.ProcessState.ExitCode()
+		}()
+	}
+	count := map[int]int{}
+	for range wanting {
+		count[<-codes]++
+	}
+	if count[0] != 1 || count[4] != wanting-1 {
+		h.t.Errorf("exit codes %v, want one 0 and the rest 4", count)
+	}
+	h.ping("10.90.0.5")
+	h.must("vm", "rm", "-f", h.must("vm", "list", "-q"))
 }
 
 // takenNetns: a netns of somebody else under the name of the VM's is left alone,
@@ -100,6 +127,7 @@ func (h *netHost) takenNetns() {
 
 // TestSixteenInterfacesOfFourQueues is as much as a VM may have.
 func TestSixteenInterfacesOfFourQueues(t *testing.T) {
+	t.Parallel()
 	if !networktest.OnItsOwn(t) {
 		return
 	}

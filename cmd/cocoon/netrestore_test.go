@@ -43,6 +43,7 @@ func (h *netHost) savedNetwork(snapshot string) store.Network {
 }
 
 func TestRebuiltVMsOnANetwork(t *testing.T) {
+	t.Parallel()
 	if !networktest.OnItsOwn(t) {
 		return
 	}

@@ -176,6 +176,7 @@ func (h *netHost) reboot(bridges ...string) {
 }
 
 func TestVMOnANetwork(t *testing.T) {
+	t.Parallel()
 	if !networktest.OnItsOwn(t) {
 		return
 	}
