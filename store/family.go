@@ -31,6 +31,9 @@ const (
 	// familyPages bounds the pages of a family that one capture knows: 4 GiB of
 	// guest RAM that is not zero, 24 MiB of our own.
 	familyPages = 1 << 20
+	// familyPacks bounds the files that are open for them: a VM that is captured
+	// often and changes little has many small packs.
+	familyPacks = 256
 	// familyMembers bounds the snapshots that are looked at for them.
 	familyMembers = 16
 	// familiesBytes is the size from which the file is made again, shorter.
@@ -129,11 +132,12 @@ func familyLines(all []*Snapshot) []byte {
 	return []byte(strings.Join(lines, ""))
 }
 
-// openFamily opens the packs of the family, most recent first, up to
-// familyPages; the lease holds each before it is looked for. What cannot be
+// openFamily opens the packs of the family, most recent first, up to the bounds
+// above; the lease holds each before it is looked for. What cannot be
 // read only costs reuse.
 func (in *Ingest) openFamily(ctx context.Context, images []ImageRef) []pack.Known {
 	var known []pack.Known
+	pages := 0
 	seen := map[ID]bool{}
 	tried := map[digest.Digest]bool{}
 	for _, id := range in.st.family(ctx, images) {
@@ -162,17 +166,11 @@ func (in *Ingest) openFamily(ctx context.Context, images []ImageRef) []pack.Know
 			if err != nil {
 				continue
 			}
-			if known = append(known, k); pagesOf(known) >= familyPages {
+			known = append(known, k)
+			if pages += len(k.Index.Hashes); pages >= familyPages || len(known) == familyPacks {
 				return known
 			}
 		}
 	}
 	return known
-}
-
-func pagesOf(known []pack.Known) (n int) {
-	for _, k := range known {
-		n += len(k.Index.Hashes)
-	}
-	return n
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -113,7 +114,26 @@ func (in *Ingest) CreatePack(context.Context) (pack.PackFile, error) { return in
 // blobFile is a blob being written.
 type blobFile struct {
 	*os.File
-	in *Ingest
+	in      *Ingest
+	written int64 // bytes
+	started int64 // bytes that the kernel was told to write out
+}
+
+// writeOutBytes is how much of a pack is gathered before the kernel is told to
+// write it out: the disk works while pages are compressed, and the fsync at
+// the end finds little left.
+const writeOutBytes = 8 << 20
+
+// Write appends to the blob; see pack.PackFile.
+func (f *blobFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	f.written += int64(n)
+	if ready := f.written - f.started; ready >= writeOutBytes {
+		// A file system that cannot costs time, not safety: keep calls fsync.
+		_ = unix.SyncFileRange(int(f.Fd()), f.started, ready, unix.SYNC_FILE_RANGE_WRITE)
+		f.started = f.written
+	}
+	return n, err
 }
 
 func (in *Ingest) create() (*blobFile, error) {
@@ -125,7 +145,7 @@ func (in *Ingest) create() (*blobFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("begin blob: %w", err)
 	}
-	return &blobFile{f, in}, nil
+	return &blobFile{File: f, in: in}, nil
 }
 
 // Commit keeps a pack; see pack.PackFile.

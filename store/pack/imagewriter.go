@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -229,23 +230,29 @@ func (iw *ImageWriter) Finish() (*Map, error) {
 		return nil, errNotFlushed
 	}
 	m := &Map{Bytes: iw.bytes}
-	packs := map[digest.Digest]uint32{}
+	numbers := make([]int, len(w.table.known)+len(w.out.packs)) // in the map of each pack, from 1
 	for _, at := range iw.places.sorted() {
 		for i, l := range iw.places.leaves[at] {
 			if l == 0 {
 				continue
 			}
-			d, page := w.resolve(l)
-			n, ok := packs[d]
-			if !ok {
-				n = uint32(len(m.Packs))
-				packs[d] = n
-				m.Packs = append(m.Packs, d)
+			pack, page := w.resolve(l)
+			if numbers[pack] == 0 {
+				numbers[pack] = m.number(w.digest(pack)) + 1
 			}
-			m.add(Run{First: at*leafPages + uint64(i), Pages: 1, Pack: n, PackPage: page})
+			m.add(Run{First: at*leafPages + uint64(i), Pages: 1, Pack: uint32(numbers[pack] - 1), PackPage: page})
 		}
 	}
 	return m, nil
+}
+
+// number is the place of a pack in the map's list, which it may lengthen.
+func (m *Map) number(d digest.Digest) int {
+	if n := slices.Index(m.Packs, d); n >= 0 {
+		return n
+	}
+	m.Packs = append(m.Packs, d)
+	return len(m.Packs) - 1
 }
 
 // add appends one page's run, joining it to the last where it continues it.
@@ -257,15 +264,23 @@ func (m *Map) add(r Run) {
 	m.Runs = append(m.Runs, r)
 }
 
-// resolve gives the pack and page of a location after Flush.
-func (w *Writer) resolve(l location) (digest.Digest, uint32) {
+// resolve gives the pack and page of a location after Flush. Packs are counted
+// from the known ones through those that this Writer made.
+func (w *Writer) resolve(l location) (pack int, page uint32) {
 	if l.isNew() {
 		n := uint64(l &^ newPage)
 		s := w.out.starts[n/FramePages]
-		return w.out.packs[s.pack], s.first + uint32(n%FramePages)
+		return len(w.table.known) + int(s.pack), s.first + uint32(n%FramePages)
 	}
-	pack, page := w.table.stored(l)
-	return w.table.known[pack].digest, page
+	return w.table.stored(l)
+}
+
+// digest names a pack that resolve gave.
+func (w *Writer) digest(pack int) digest.Digest {
+	if known := len(w.table.known); pack >= known {
+		return w.out.packs[pack-known]
+	}
+	return w.table.known[pack].digest
 }
 
 func isNoMoreData(err error) bool { return errors.Is(err, unix.ENXIO) }
