@@ -47,6 +47,10 @@ bench-peers: build ## against restic, borg, casync and zstd: generated images, o
 	GOBIN=$(PEERS) go install github.com/restic/restic/cmd/restic@v0.18.1
 	go run ./internal/bench -cocoon $(BIN) -bytes 1073741824 -peers -restic $(PEERS)/restic -images '$(IMAGES)'
 
+.PHONY: curves
+curves: build ## draw docs/curves: cost against RAM size, number of snapshots, generations
+	go run ./internal/bench -cocoon $(BIN) -runs 1 -curves docs/curves
+
 fuzz: ## each fuzz target for FUZZTIME (30s, or a number of inputs: 300x)
 	@set -e; for d in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$d/*_test.go | sed 's/func //'); do \

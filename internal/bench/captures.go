@@ -146,14 +146,17 @@ func (b *bench) captures() error {
 	return nil
 }
 
-// export writes a folder to tmpfs, where a restore would stage it.
-func (b *bench) export(env []string) (took, error) {
+// export writes the second capture's folder to tmpfs, where a restore would
+// stage it.
+func (b *bench) export(env []string) (took, error) { return b.exportOf(env, "second") }
+
+func (b *bench) exportOf(env []string, name string) (took, error) {
 	dir, err := os.MkdirTemp("/dev/shm", "cocoon-bench-")
 	if err != nil {
 		return took{}, err
 	}
 	defer os.RemoveAll(dir)
-	return timed(env, b.cocoon, "snapshot", "export", "second", "-o", filepath.Join(dir, "out"))
+	return timed(env, b.cocoon, "snapshot", "export", name, "-o", filepath.Join(dir, "out"))
 }
 
 // writeChanged writes only the pages that differ, one after the other.

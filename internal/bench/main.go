@@ -3,6 +3,7 @@
 //
 //	go run ./internal/bench -cocoon bin/cocoon [-bytes 2147483648] [-runs 3] [-dir DIR]
 //	go run ./internal/bench -cocoon bin/cocoon -peers [-restic PROGRAM] [-images A.raw,B.raw]
+//	go run ./internal/bench -cocoon bin/cocoon -curves docs/curves
 //
 // Each figure is the median of runs that alternate with their yardstick; both
 // are started on the same two processors. Seconds mean nothing on another
@@ -29,14 +30,18 @@ func main() {
 	peers := flag.Bool("peers", false, "compare with restic, borg, casync and zstd instead")
 	restic := flag.String("restic", "restic", "the restic program (with -peers)")
 	images := flag.String("images", "", "two raw files, an earlier and a later state, instead of generated ones (with -peers)")
+	curves := flag.String("curves", "", "draw cost against RAM, snapshots and generations into this folder instead")
 	flag.Parse()
 	work, err := os.MkdirTemp(*dir, "cocoon-bench-")
 	if err == nil {
 		defer os.RemoveAll(work)
 		b := &bench{cocoon: *cocoon, bytes: *bytes, runs: *runs, work: work, snapshots: *snapshots, blobs: *blobs}
-		if *peers {
+		switch {
+		case *peers:
 			err = b.peers(*restic, *images)
-		} else {
+		case *curves != "":
+			err = b.curves(*curves)
+		default:
 			err = run(b)
 		}
 	}
