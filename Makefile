@@ -9,7 +9,7 @@ CRASH_ROUNDS ?= 1000
 POWERCUTS ?= 4
 BITFLIPS ?= 1000000
 
-.PHONY: help build test race demo lint bench fuzz crash pairs faults powercuts bitflips clean
+.PHONY: help build test race demo lint bench fuzz crash pairs faults powercuts strace-faults bitflips clean
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ faults: build ## every call that changes the store fails once: EIO, ENOSPC, shor
 
 powercuts: build ## the power is cut after every call that changes the store (POWERCUTS=4 random parts each)
 	COCOON_POWERCUTS=$(POWERCUTS) go test -count=1 -timeout 60m -v -run TestPowerCuts ./cmd/cocoon
+
+strace-faults: build ## every N-th fsync, rename, write and unlink fails or kills, by strace
+	COCOON_STRACE=1 go test -count=1 -timeout 60m -v -run TestStraceFaults ./cmd/cocoon
 
 bitflips: ## BITFLIPS=1000000 single bits flipped in packs, maps, manifests, the index and journals
 	COCOON_BITFLIPS=$(BITFLIPS) go test -count=1 -timeout 120m -v -run BitFlips ./store/storetest ./restore

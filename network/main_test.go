@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/cocoonv2/cocoon/internal/leaktest"
 	"github.com/cocoonv2/cocoon/network/networktest"
 )
 
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	os.Exit(m.Run())
+	leaktest.Main(m)
 }
 
 func needRoot(t testing.TB) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -112,6 +113,15 @@ func TestDamageIsAnErrorAndARebuildHeals(t *testing.T) {
 		model[fmt.Sprint("s", i)] = []digest.Digest{dig(i % 6), dig((i + 1) % 6)}
 	}
 	db := newTest(t)
+	half := maps.Clone(model)
+	maps.DeleteFunc(half, func(id string, _ []digest.Digest) bool { return len(id) < 3 })
+	if err := db.Rebuild(t.Context(), entriesOf(half)); err != nil {
+		t.Fatal(err)
+	}
+	old, err := os.ReadFile(db.path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := db.Rebuild(t.Context(), entriesOf(model)); err != nil {
 		t.Fatal(err)
 	}
@@ -121,11 +131,12 @@ func TestDamageIsAnErrorAndARebuildHeals(t *testing.T) {
 	}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	harms := map[string]func([]byte) []byte{
-		"empty":  func([]byte) []byte { return nil },
-		"zeroed": func(b []byte) []byte { return make([]byte, len(b)) },
-		"text":   func([]byte) []byte { return []byte("not a database") },
-		"half":   func(b []byte) []byte { return b[:len(b)/2] },
-		"page":   func(b []byte) []byte { return b[:4096*4] },
+		"an old copy": func([]byte) []byte { return old },
+		"empty":       func([]byte) []byte { return nil },
+		"zeroed":      func(b []byte) []byte { return make([]byte, len(b)) },
+		"text":        func([]byte) []byte { return []byte("not a database") },
+		"half":        func(b []byte) []byte { return b[:len(b)/2] },
+		"page":        func(b []byte) []byte { return b[:4096*4] },
 	}
 	for i := range 200 {
 		harms[fmt.Sprint("flip ", i)] = func(b []byte) []byte {

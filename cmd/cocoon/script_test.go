@@ -19,10 +19,11 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/internal/guest"
+	"github.com/cocoonv2/cocoon/internal/leaktest"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"cocoon": func() { os.Exit(Main()) }})
+	testscript.Main(leaktest.Checked(m), map[string]func(){"cocoon": func() { os.Exit(Main()) }})
 }
 
 // TestScripts runs whole transcripts of the command line: verbs, output keys,

@@ -11,13 +11,13 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
+	"github.com/cocoonv2/cocoon/internal/leaktest"
 	"github.com/cocoonv2/cocoon/internal/ramgen"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // palette gives one of n page contents; 0 is the zero page.
 func palette(n byte) []byte {

@@ -96,35 +96,15 @@ func published(t *testing.T) (*store.Store, *store.Snapshot, []byte, shelf) {
 		t.Fatal(err)
 	}
 	defer l.Release()
-	in, err := s.Ingest(t.Context(), l)
+	sn, err := publish(t.Context(), s, l, store.Meta{Name: "flipped"}, ram())
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := in.Pages(t.Context())
-	iw := w.Image(uint64(len(ram())), nil)
-	if err := iw.ReadFrom(t.Context(), bytes.NewReader(ram()), nil); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	m, err := iw.Finish()
+	mapBytes, err := os.ReadFile(s.BlobPath(sn.Spec.Memory[0].Map))
 	if err != nil {
 		t.Fatal(err)
 	}
-	md, err := in.PutMap(t.Context(), m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config, cerr := in.Put(t.Context(), store.MediaTypeCHConfig, []byte("{}"))
-	state, serr := in.Put(t.Context(), store.MediaTypeCHState, []byte(`{"state":1}`))
-	if err := errors.Join(cerr, serr); err != nil {
-		t.Fatal(err)
-	}
-	sn, err := in.Commit(t.Context(), store.Spec{
-		Record: []byte("{}"), CHConfig: config.Digest, CHState: state.Digest, VM: store.VMRef{ID: "vm", Name: "web"},
-		Memory: []store.MemoryRange{{Bytes: uint64(len(ram())), Map: md.Digest}},
-	}, store.Meta{Name: "flipped"})
+	m, err := pack.DecodeMap(mapBytes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,10 +113,6 @@ func published(t *testing.T) (*store.Store, *store.Snapshot, []byte, shelf) {
 		if packs[d], err = os.ReadFile(s.BlobPath(d)); err != nil {
 			t.Fatal(err)
 		}
-	}
-	mapBytes, err := os.ReadFile(s.BlobPath(md.Digest))
-	if err != nil {
-		t.Fatal(err)
 	}
 	return s, sn, mapBytes, packs
 }

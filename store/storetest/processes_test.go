@@ -1,0 +1,289 @@
+package storetest_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// A process of the model test is this test binary with these variables.
+const (
+	modelRoot = "STORETEST_MODEL_ROOT"
+	modelSeed = "STORETEST_MODEL_SEED"
+	modelOps  = "COCOON_MODEL_OPS" // steps of each process
+)
+
+// TestProcessesAgainstAModel has processes work on one store by random steps,
+// each with a model of its own snapshots: names and contents. Whatever the
+// others and their collectors do, each finds its own as the model has them; at
+// the end the store is the union of the models and holds nothing else.
+func TestProcessesAgainstAModel(t *testing.T) {
+	if root := os.Getenv(modelRoot); root != "" {
+		actor(t, root)
+		return
+	}
+	const processes = 8
+	seed := uint64(time.Now().UnixNano())
+	if v := os.Getenv(modelSeed); v != "" {
+		var err error
+		if seed, err = strconv.ParseUint(v, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%s=%d", modelSeed, seed)
+	s, err := store.Open(t.Context(), folder(t), store.Options{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var started []*exec.Cmd
+	var said []*bytes.Buffer
+	for i := range uint64(processes) {
+		c := exec.Command(os.Args[0], "-test.run=^TestProcessesAgainstAModel$")
+		c.Env = append(os.Environ(), modelRoot+"="+s.Root(), fmt.Sprintf("%s=%d", modelSeed, seed+i))
+		out := new(bytes.Buffer)
+		c.Stdout, c.Stderr = out, out
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		started, said = append(started, c), append(said, out)
+	}
+	want := map[string]string{}
+	for i, c := range started {
+		if err := c.Wait(); err != nil {
+			t.Errorf("process %d: %v\n%s", i, err, said[i])
+		}
+		b, err := os.ReadFile(s.Path(fmt.Sprintf("model-%d", seed+uint64(i))))
+		if err := errors.Join(err, json.Unmarshal(b, &want)); err != nil {
+			t.Fatal(err) // names differ, so the maps add up
+		}
+	}
+	got := map[string]string{}
+	needed := map[string]bool{}
+	for sn, err := range s.List(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[sn.Meta.Name] = sn.Meta.Description
+		if err := holds(s, sn, sn.Meta.Description); err != nil {
+			t.Error(err)
+		}
+		for _, d := range store.Edges(sn) {
+			needed[d.Encoded()] = true
+		}
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("snapshots (-models +store):\n%s", d)
+	}
+	if err := collect(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	blobs, err := os.ReadDir(s.Path("blobs", "sha256"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range blobs {
+		left = append(left, b.Name())
+	}
+	if d := cmp.Diff(slices.Sorted(maps.Keys(needed)), left); d != "" {
+		t.Errorf("blobs (-needed +there):\n%s", d)
+	}
+	t.Logf("%d processes: %d snapshots stand as the models say", processes, len(got))
+}
+
+// pages are the contents of a snapshot, by its description: some it has in
+// common with others, one is its own.
+func pages(of string) []byte {
+	n, _ := strconv.Atoi(of)
+	b := make([]byte, 24*pack.PageSize)
+	for p := range 23 {
+		copy(b[p*pack.PageSize:], fmt.Sprintf("page %d of family %d", p, n%3))
+	}
+	copy(b[23*pack.PageSize:], "own "+of)
+	return b
+}
+
+func holds(s *store.Store, sn *store.Snapshot, of string) error {
+	im, err := s.OpenMemory(context.Background(), nil, sn, 0)
+	if err != nil {
+		return err
+	}
+	defer im.Close()
+	b := make([]byte, im.Bytes())
+	if _, err := im.ReadAt(b, 0); err != nil {
+		return fmt.Errorf("read %s: %w", sn.Meta.Name, err)
+	}
+	if !bytes.Equal(b, pages(of)) {
+		return fmt.Errorf("the contents of %s are wrong", sn.Meta.Name)
+	}
+	return nil
+}
+
+// actor is one process.
+func actor(t *testing.T, root string) {
+	seed, err := strconv.ParseUint(os.Getenv(modelSeed), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := 40
+	if v := os.Getenv(modelOps); v != "" {
+		if steps, err = strconv.Atoi(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := store.Open(t.Context(), root, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &acting{s: s, rnd: rand.New(rand.NewPCG(seed, 5)), prefix: fmt.Sprintf("p%d-", seed), model: map[string]string{}}
+	for i := range steps {
+		if err := a.step(t.Context(), i); err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+	}
+	b, err := json.Marshal(a.model)
+	if err == nil {
+		err = os.WriteFile(s.Path(fmt.Sprintf("model-%d", seed)), b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// acting is a process with its model: name → description.
+type acting struct {
+	s      *store.Store
+	rnd    *rand.Rand
+	prefix string
+	model  map[string]string
+}
+
+func (a *acting) step(ctx context.Context, i int) error {
+	mine := slices.Sorted(maps.Keys(a.model))
+	switch n := a.rnd.IntN(12); {
+	case n < 4 || len(mine) == 0:
+		name, of := fmt.Sprint(a.prefix, i), strconv.Itoa(a.rnd.IntN(1000))
+		a.model[name] = of
+		return a.publish(ctx, name, of)
+	case n < 6:
+		name := mine[a.rnd.IntN(len(mine))]
+		id, err := a.s.Resolve(ctx, name)
+		if err == nil {
+			err = a.s.Remove(ctx, id, store.RemoveOptions{})
+		}
+		if errors.Is(err, failure.Conflict) {
+			return nil // another process reads it now
+		}
+		delete(a.model, name)
+		return err
+	case n < 7:
+		name, to := mine[a.rnd.IntN(len(mine))], fmt.Sprint(a.prefix, "r", i)
+		id, err := a.s.Resolve(ctx, name)
+		if err != nil {
+			return err
+		}
+		a.model[to] = a.model[name]
+		delete(a.model, name)
+		return a.s.SetMeta(ctx, id, func(m *store.Meta) error { m.Name = to; return nil })
+	case n < 9:
+		name := mine[a.rnd.IntN(len(mine))]
+		id, err := a.s.Resolve(ctx, name)
+		if err != nil {
+			return err
+		}
+		return a.read(ctx, id, a.model[name])
+	case n < 11:
+		return a.readAny(ctx)
+	}
+	if err := collect(ctx, a.s); err != nil && !errors.Is(err, failure.Busy) {
+		return fmt.Errorf("collect: %w", err)
+	}
+	return nil
+}
+
+func (a *acting) publish(ctx context.Context, name, of string) error {
+	l, err := a.s.Lease(ctx, "model")
+	if err != nil {
+		return err
+	}
+	_, err = publish(ctx, a.s, l, store.Meta{Name: name, Description: of}, pages(of))
+	return errors.Join(err, l.Release())
+}
+
+// read reads a snapshot under a lease, so that nobody takes it away.
+func (a *acting) read(ctx context.Context, id store.ID, of string) error {
+	l, err := a.s.Lease(ctx, "reader")
+	if err != nil {
+		return err
+	}
+	err = l.HoldSnapshot(ctx, id)
+	if err == nil {
+		var sn *store.Snapshot
+		if sn, err = a.s.Get(ctx, id); err == nil {
+			err = holds(a.s, sn, of)
+		}
+	}
+	return errors.Join(err, l.Release())
+}
+
+// readAny reads somebody's snapshot, which may go away before it is held.
+func (a *acting) readAny(ctx context.Context) error {
+	all, err := a.s.Summaries(ctx)
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	of := all[a.rnd.IntN(len(all))]
+	if err := a.read(ctx, of.ID, of.Description); !errors.Is(err, failure.NotFound) {
+		return err
+	}
+	return nil
+}
+
+// publish makes a snapshot of the given RAM.
+func publish(ctx context.Context, s *store.Store, l *store.Lease, meta store.Meta, ram []byte) (*store.Snapshot, error) {
+	in, err := s.Ingest(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	w := in.Pages(ctx)
+	iw := w.Image(uint64(len(ram)), nil)
+	if err := iw.ReadFrom(ctx, bytes.NewReader(ram), nil); err != nil {
+		return nil, err
+	}
+	if _, err := w.Flush(ctx); err != nil {
+		return nil, err
+	}
+	m, err := iw.Finish()
+	if err != nil {
+		return nil, err
+	}
+	md, err := in.PutMap(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	config, cerr := in.Put(ctx, store.MediaTypeCHConfig, []byte("{}"))
+	state, serr := in.Put(ctx, store.MediaTypeCHState, []byte(`{"state":1}`))
+	if err := errors.Join(cerr, serr); err != nil {
+		return nil, err
+	}
+	return in.Commit(ctx, store.Spec{
+		Record: []byte("{}"), CHConfig: config.Digest, CHState: state.Digest, VM: store.VMRef{ID: "vm", Name: "web"},
+		Memory: []store.MemoryRange{{Bytes: uint64(len(ram)), Map: md.Digest}},
+	}, meta)
+}
