@@ -33,6 +33,10 @@ type Ingest struct {
 	mu     sync.Mutex
 	layers []Descriptor // in the order in which they came
 	files  int
+
+	reserved int64 // bytes of the reserve file; guarded by mu, as the next two
+	stored   int64 // blobs of the store and of this ingest, where there is a cap
+	measured bool
 }
 
 // Ingest begins a snapshot under a lease.
@@ -109,7 +113,12 @@ func (in *Ingest) name(d Descriptor) {
 }
 
 // CreatePack makes Ingest a pack.Sink.
-func (in *Ingest) CreatePack(context.Context) (pack.PackFile, error) { return in.create() }
+func (in *Ingest) CreatePack(context.Context) (pack.PackFile, error) {
+	if err := in.useReserve(); err != nil {
+		return nil, fmt.Errorf("use reserved space: %w", err)
+	}
+	return in.create()
+}
 
 // blobFile is a blob being written.
 type blobFile struct {
@@ -161,7 +170,7 @@ func (f *blobFile) discard() error { return errors.Join(f.Close(), os.Remove(f.N
 // keep makes the blob durable and gives it its name, under which it may exist
 // already: then the one that is there serves, if it is sound, and ours goes.
 func (f *blobFile) keep(ctx context.Context, d Descriptor) error {
-	if err := errors.Join(f.has(d.Size), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(f.has(d.Size), f.in.spend(d.Size), f.Sync(), f.Close()); err != nil {
 		return errors.Join(fmt.Errorf("write blob %s: %w", d.Digest, err), os.Remove(f.Name()))
 	}
 	durable.Step("store.ingest.blob-written")

@@ -57,11 +57,15 @@ func Folders() []string {
 // Options of Open.
 type Options struct {
 	Create bool // make the store if the folder is missing or empty
+	// MaxBytes is a cap on blobs/sha256; 0 is none. Nothing that would pass it is
+	// begun where that can be foreseen, or ends with failure.NoSpace.
+	MaxBytes int64
 }
 
 // Store is an open store. It holds no lock and no descriptor between calls.
 type Store struct {
 	root     string
+	maxBytes int64
 	locks    filelock.Pair
 	onCommit func(context.Context, *Snapshot)
 	onRemove func(context.Context, ID)
@@ -74,7 +78,7 @@ type formatFile struct {
 
 // Open checks the store at root and makes it first if asked to.
 func Open(ctx context.Context, root string, o Options) (*Store, error) {
-	s := &Store{root: root, locks: filelock.Pair{Gate: filepath.Join(root, "gate.lock"), Store: filepath.Join(root, "store.lock")}}
+	s := &Store{root: root, maxBytes: o.MaxBytes, locks: filelock.Pair{Gate: filepath.Join(root, "gate.lock"), Store: filepath.Join(root, "store.lock")}}
 	if _, err := os.Stat(root); errors.Is(err, os.ErrNotExist) {
 		if !o.Create {
 			return nil, failure.New(failure.NotFound, "no store at %s", root)
@@ -208,28 +212,4 @@ func readSmall(path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return b, nil
-}
-
-// FreeBytes is the space that root may still use on path's file system.
-func FreeBytes(path string) (int64, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(path, &fs); err != nil {
-		return 0, fmt.Errorf("ask for free space of %s: %w", path, err)
-	}
-	return int64(fs.Bavail) * fs.Bsize, nil
-}
-
-// spaceMargin stays free, so that manifests, records and gc still work.
-const spaceMargin = 16 << 20
-
-// Require refuses with failure.NoSpace unless n bytes are free.
-func (s *Store) Require(n int64) error {
-	free, err := FreeBytes(s.root)
-	if err != nil {
-		return err
-	}
-	if free < n+spaceMargin {
-		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s, %d are free", n, s.root, free), "remove snapshots and run cocoon gc")
-	}
-	return nil
 }

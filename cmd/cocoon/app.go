@@ -54,7 +54,7 @@ func newRoot(a *app) *cobra.Command {
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.load(c, flags, file) },
 	}
 	pf := root.PersistentFlags()
-	for key, flag := range map[string]string{"rootDir": "root-dir", "runDir": "run-dir", "logLevel": "log-level", "logFormat": "log-format", "hypervisor": "hypervisor", "cacheMaxBytes": "cache-max-bytes"} {
+	for key, flag := range map[string]string{"rootDir": "root-dir", "runDir": "run-dir", "logLevel": "log-level", "logFormat": "log-format", "hypervisor": "hypervisor", "cacheMaxBytes": "cache-max-bytes", "maxStoreSize": "max-store-size"} {
 		flags[key] = pf.String(flag, "", settingHelp(key))
 	}
 	pf.StringVar(&file, "config", "", "configuration `file` (default "+config.DefaultFile+")")
@@ -129,7 +129,13 @@ func (a *app) store(ctx context.Context) (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := store.Open(ctx, root, store.Options{Create: true})
+	o := store.Options{Create: true}
+	if limit := a.set("maxStoreSize"); limit != "" {
+		if o.MaxBytes, err = parseSize("maxStoreSize", limit); err != nil {
+			return nil, err
+		}
+	}
+	st, err := store.Open(ctx, root, o)
 	if err != nil {
 		return nil, err
 	}

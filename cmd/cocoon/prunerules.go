@@ -56,7 +56,12 @@ func (a *app) configuredRules() (policy.Rules, error) {
 		return "prune." + strings.Join(words, "")
 	}
 	labels := strings.FieldsFunc(a.set(key("keep-label")), func(r rune) bool { return r == ',' })
-	return parseRules(func(flag string) (name, value string) { return key(flag), a.set(key(flag)) }, labels)
+	return parseRules(func(flag string) (name, value string) {
+		if flag == "max-store-size" && a.set(key(flag)) == "" {
+			return "maxStoreSize", a.set("maxStoreSize") // what is refused when it is full is also what prune aims at
+		}
+		return key(flag), a.set(key(flag))
+	}, labels)
 }
 
 // parseRules makes rules of text; get answers the name by which the operator

@@ -127,6 +127,9 @@ func (s *Saver) save(ctx context.Context, rec *vm.Record, lease *store.Lease, re
 			return nil, err
 		}
 	}
+	if err := c.ingest.Reserve(c.packBytes()); err != nil {
+		return nil, errors.Join(err, c.ingest.Abort())
+	}
 	sn, err := c.run(ctx)
 	if err != nil {
 		return nil, errors.Join(err, c.ingest.Abort())

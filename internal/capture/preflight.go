@@ -84,7 +84,12 @@ func (c *session) check(ctx context.Context) error {
 	}
 	// Worst case: nothing compresses, disks have no holes, RAM staged beside.
 	need := int64(info.Config.MemoryBytes()) + 2*c.diskBytes()
-	return c.Store.Require(need)
+	return errors.Join(c.Store.Require(need), c.Store.RequireBlobs(c.packBytes()))
+}
+
+// packBytes is what the packs of this capture may take at worst.
+func (c *session) packBytes() int64 {
+	return store.WorstCase(int64(c.config.MemoryBytes()) + c.diskBytes())
 }
 
 // chooseMode decides between live and file, before anything is paused.

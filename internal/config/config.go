@@ -47,6 +47,7 @@ func Settings() []Setting {
 		{"hypervisor", "COCOON_HYPERVISOR", "cloud-hypervisor"},
 		{"cpuArgs", "COCOON_CPU_ARGS", ""},
 		{"vmmTimeout", "COCOON_VMM_TIMEOUT", "30s"},
+		{"maxStoreSize", "COCOON_MAX_STORE_SIZE", ""},
 		{"cacheMaxBytes", "COCOON_CACHE_MAX_BYTES", "16G"},
 		{"cacheAhead", "COCOON_CACHE_AHEAD", "on"},
 		{"cniConfDir", "COCOON_CNI_CONF_DIR", "/etc/cni/net.d"},
@@ -63,6 +64,7 @@ type file struct {
 	CPUArgs    string `json:"cpuArgs"`
 	VMMTimeout string `json:"vmmTimeout"`
 
+	MaxStoreSize  string `json:"maxStoreSize"`
 	CacheMaxBytes string `json:"cacheMaxBytes"`
 	CacheAhead    string `json:"cacheAhead"`
 	CNIConfDir    string `json:"cniConfDir"`
@@ -78,7 +80,7 @@ func (f file) get(key string) string {
 	return map[string]string{
 		"rootDir": f.RootDir, "runDir": f.RunDir, "logLevel": f.LogLevel,
 		"logFormat": f.LogFormat, "hypervisor": f.Hypervisor, "cpuArgs": f.CPUArgs, "vmmTimeout": f.VMMTimeout,
-		"cacheMaxBytes": f.CacheMaxBytes, "cacheAhead": f.CacheAhead,
+		"maxStoreSize": f.MaxStoreSize, "cacheMaxBytes": f.CacheMaxBytes, "cacheAhead": f.CacheAhead,
 		"cniConfDir": f.CNIConfDir, "cniBinDir": f.CNIBinDir,
 	}[key]
 }
