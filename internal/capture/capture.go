@@ -23,11 +23,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/internal/clone"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
@@ -165,10 +163,8 @@ func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
 			Bytes: d.Bytes, Readonly: d.Readonly, Image: d.Image,
 		}})
 	}
+	defer src.close()
 	got, err := c.saveGuest(ctx, src)
-	if src.memory != nil {
-		defer src.memory.close()
-	}
 	if err != nil {
 		return nil, fmt.Errorf("capture VM %s: %w", c.rec.Name, err)
 	}
@@ -197,6 +193,9 @@ func (c *session) saveGuest(ctx context.Context, src *source) (*chsnap.Captured,
 			return nil, err
 		}
 	}
+	if err := c.readyDisks(ctx, src); err != nil {
+		return nil, errors.Join(err, settle(ctx))
+	}
 	got, err := c.saveIn(ctx, c.mode, src)
 	var refused *chsnap.RefusedError
 	if errors.As(err, &refused) && c.mayFallBack() {
@@ -209,9 +208,9 @@ func (c *session) saveGuest(ctx context.Context, src *source) (*chsnap.Captured,
 
 func (c *session) saveIn(ctx context.Context, mode string, src *source) (*chsnap.Captured, error) {
 	client := c.VMs.Client(c.rec)
-	quiet := func(ctx context.Context) error { return c.cloneDisks(ctx, src.disks) }
+	quiet := func(ctx context.Context) error { return c.quietDisks(ctx, src) }
 	if mode == Live {
-		m := &liveMemory{src: src, w: c.ingest.Pages(ctx, imageRefs(c.rec)...), dir: c.ingest.Dir()}
+		m := &liveMemory{src: src, w: c.ingest.Pages(ctx, imageRefs(c.rec)...), dir: c.ingest.Dir(), firstDone: func() error { return c.writeOut(src) }}
 		src.memory = m
 		return chsnap.CaptureLive(ctx, chsnap.LiveOptions{
 			Client: client, Socket: c.VMs.MigrationSocket(c.rec.ID), Memory: m, WhilePaused: quiet,
@@ -222,24 +221,6 @@ func (c *session) saveIn(ctx context.Context, mode string, src *source) (*chsnap
 		src.memory = &fileMemory{dir: got.Dir}
 	}
 	return got, err
-}
-
-// cloneDisks copies the writable disks while the guest stands still: a reflink
-// beside the manifest where the file system can, else a sparse copy that is
-// packed and dropped after the resume.
-func (c *session) cloneDisks(ctx context.Context, out []sourceDisk) error {
-	for i, d := range c.rec.Disks {
-		if d.Readonly {
-			continue
-		}
-		dst := filepath.Join(c.ingest.Dir(), fmt.Sprintf("disk-%d.staged", d.Index))
-		src := filepath.Join(c.VMs.Dir(c.rec.ID), d.File)
-		if _, err := clone.File(ctx, dst, src, clone.Options{Fleeting: true}); err != nil {
-			return fmt.Errorf("copy disk %d of VM %s: %w", d.Index, c.rec.Name, err)
-		}
-		out[i].path = dst
-	}
-	return nil
 }
 
 func imageRefs(rec *vm.Record) []store.ImageRef {

@@ -18,6 +18,9 @@ type liveMemory struct {
 	w     *pack.Writer
 	dir   string // for the overlay
 	later *overlay
+
+	missing   uint64       // bytes of the first pass
+	firstDone func() error // called when it has come, the guest still running
 }
 
 // Begin is called with the layout of RAM, before any of it.
@@ -28,6 +31,7 @@ func (m *liveMemory) Begin(ctx context.Context, ranges []chsnap.Range) (err erro
 		sum += r.Length
 	}
 	m.src.total += int64(sum)
+	m.missing = sum
 	m.later, err = newOverlay(m.dir, sum)
 	return err
 }
@@ -48,6 +52,9 @@ func (m *liveMemory) Page(round int, gpa uint64, p []byte) error {
 			return fmt.Errorf("pack RAM at %#x: %w", gpa, err)
 		}
 		m.src.progress(int64(len(p)))
+		if m.missing -= uint64(len(p)); m.missing == 0 {
+			return m.firstDone()
+		}
 		return nil
 	}
 	return fmt.Errorf("pack RAM at %#x: there is none", gpa)

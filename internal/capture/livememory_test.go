@@ -28,8 +28,8 @@ func TestLaterRoundsEndInTheMaps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src := &source{store: st, lease: lease}
-	m := &liveMemory{src: src, w: in.Pages(ctx), dir: in.Dir()}
+	src, firsts := &source{store: st, lease: lease}, 0
+	m := &liveMemory{src: src, w: in.Pages(ctx), dir: in.Dir(), firstDone: func() error { firsts++; return nil }}
 	ranges := []chsnap.Range{{GPA: 0, Length: 3 << 20}, {GPA: 4 << 30, Length: 5<<20 + 3*pack.PageSize}}
 	if err := m.Begin(ctx, ranges); err != nil {
 		t.Fatal(err)
@@ -56,6 +56,9 @@ func TestLaterRoundsEndInTheMaps(t *testing.T) {
 		for off := uint64(0); off < r.Length; off += 1 << 20 {
 			write(1, i, off, min(1<<20, r.Length-off))
 		}
+	}
+	if firsts != 1 {
+		t.Errorf("the end of the first pass was told %d times", firsts)
 	}
 	for round := 2; round < 6; round++ {
 		for range 200 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
+	"sync"
 
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -14,7 +15,10 @@ import (
 // than a copy into the page cache.
 type overlay struct {
 	file  *os.File
-	pages []uint64 // a bit a page
+	bytes int64
+
+	mu    sync.Mutex // guards pages
+	pages []uint64   // a bit a page
 }
 
 // newOverlay makes an overlay over bytes of pages, its file in dir.
@@ -28,14 +32,17 @@ func newOverlay(dir string, bytes uint64) (*overlay, error) {
 		return nil, fmt.Errorf("keep later rounds: %w", err)
 	}
 	pages := (bytes + pack.PageSize - 1) / pack.PageSize
-	return &overlay{file: f, pages: make([]uint64, (pages+63)/64)}, nil
+	return &overlay{file: f, bytes: int64(bytes), pages: make([]uint64, (pages+63)/64)}, nil
 }
 
-// put keeps whole pages; off is a multiple of the page size.
+// put keeps whole pages, or what ends the image; off is a multiple of the page
+// size. Several goroutines may put different pages.
 func (o *overlay) put(p []byte, off int64) error {
 	if _, err := o.file.WriteAt(p, off); err != nil {
 		return fmt.Errorf("keep later rounds: %w", err)
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	for page := off / pack.PageSize; page < (off+int64(len(p))+pack.PageSize-1)/pack.PageSize; page++ {
 		o.pages[page/64] |= 1 << (page % 64)
 	}
@@ -58,7 +65,7 @@ func (o *overlay) each(do func(p []byte, off int64) error) error {
 			for n < pack.FramePages && o.has(first+n) {
 				n++
 			}
-			p := buf[:n*pack.PageSize]
+			p := buf[:min(n*pack.PageSize, o.bytes-first*pack.PageSize)]
 			if got, err := o.file.ReadAt(p, first*pack.PageSize); got < len(p) {
 				return fmt.Errorf("read later rounds: %w", err)
 			}

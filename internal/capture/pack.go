@@ -24,10 +24,11 @@ type source struct {
 	done, total int64
 }
 
-// sourceDisk is a quiet copy of one disk; path is empty when the disk is an
-// image blob.
+// sourceDisk is one disk: a quiet copy at path, or live, which was packed while
+// the guest ran; neither when the disk is an image blob.
 type sourceDisk struct {
 	path string
+	live *liveDisk
 	spec store.Disk
 }
 
@@ -64,6 +65,18 @@ func (src *source) pack(ctx context.Context, in *store.Ingest, sp *store.Spec) (
 	return src.putConfig(ctx, in, sp)
 }
 
+// close lets go of what was open for reading.
+func (src *source) close() {
+	if src.memory != nil {
+		src.memory.close()
+	}
+	for _, d := range src.disks {
+		if d.live != nil {
+			d.live.close() // was only read
+		}
+	}
+}
+
 func (src *source) count() {
 	src.total += src.memory.bytes()
 	for _, d := range src.disks {
@@ -90,6 +103,13 @@ func (d *diskImages) pack(ctx context.Context, src *source, w *pack.Writer) erro
 	for i, disk := range src.disks {
 		d.specs = append(d.specs, disk.spec)
 		d.images, d.parents = append(d.images, nil), append(d.parents, nil)
+		if disk.live != nil {
+			d.images[i], d.parents[i] = disk.live.image, disk.live.parent
+			if err := disk.live.pack(); err != nil {
+				return fmt.Errorf("pack disk %d: %w", disk.spec.Index, err)
+			}
+			continue
+		}
 		if disk.path == "" {
 			continue
 		}

@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -84,6 +85,37 @@ func File(ctx context.Context, dst, src string, o Options) (method string, err e
 		return method, nil
 	}
 	return method, out.Sync()
+}
+
+// ErrNoReflink says that src and dst lie where nothing can be shared.
+var ErrNoReflink = errors.New("no reflink between these folders")
+
+// TryReflink makes a reflink of src at dst, removes it again and says how long
+// that took, with what was dirty written out before. ErrNoReflink where the file systems cannot.
+func TryReflink(dst, src string) (took time.Duration, err error) {
+	in, _, err := openSource(src)
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	if err := in.Sync(); err != nil {
+		return 0, fmt.Errorf("write out %s: %w", src, err)
+	}
+	out, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, out.Close(), os.Remove(dst)) }()
+	start := time.Now()
+	err = unix.IoctlFileClone(int(out.Fd()), int(in.Fd()))
+	took = time.Since(start)
+	if err != nil && cannotReflink(err) {
+		return 0, ErrNoReflink
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reflink %s: %w", src, err)
+	}
+	return took, nil
 }
 
 // openSource never blocks, also when path is a FIFO.
