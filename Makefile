@@ -9,7 +9,7 @@ CRASH_ROUNDS ?= 1000
 POWERCUTS ?= 4
 BITFLIPS ?= 1000000
 
-.PHONY: help build test race demo lint bench fuzz crash pairs faults powercuts strace-faults bitflips clean
+.PHONY: help build test race demo lint bench bench-vmm fuzz crash pairs faults powercuts strace-faults bitflips clean
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench-peers: build ## against restic, borg, casync and zstd: generated images, o
 .PHONY: curves
 curves: build ## draw docs/curves: cost against RAM size, number of snapshots, generations
 	go run ./internal/bench -cocoon $(BIN) -runs 1 -curves docs/curves
+
+bench-vmm: build ## what guests notice of captures, on the real Cloud Hypervisor (needs it, KVM and root)
+	go run ./internal/benchvmm -cocoon $(BIN)
 
 fuzz: ## each fuzz target for FUZZTIME (30s, or a number of inputs: 300x)
 	@set -e; for d in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n1 dirname | sort -u); do \
