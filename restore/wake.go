@@ -78,7 +78,7 @@ func (e *Engine) wake(ctx context.Context, rec *vm.Record, r Request) error {
 func (r *run) wakeSteps() []step {
 	none := func(context.Context) error { return nil }
 	steps := append([]step{{"network", r.attach, none}}, r.loadSteps()...)
-	return append(steps, step{"awake", r.awake, r.asleepAgain()}, step{"resume", r.goOn, none})
+	return append(steps, step{"awake", r.awake, r.takeBack(*r.rec)}, step{"resume", r.goOn, none})
 }
 
 // attach gives the VM the interfaces of its record, with the MACs and addresses
@@ -90,11 +90,9 @@ func (r *run) awake(context.Context) error {
 	return r.VMs.Wake(r.rec)
 }
 
-// asleepAgain takes awake back, unless the guest may have written to its disks
-// meanwhile: then its RAM is of no use any more.
-func (r *run) asleepAgain() func(context.Context) error {
-	sleep, asleep := *r.rec.Sleep, *r.rec
-	sleep.Record = &asleep
+// takeBack makes the VM what it was, unless the guest may have written to its
+// disks meanwhile: then its RAM is of no use any more.
+func (r *run) takeBack(was vm.Record) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if err := r.kill(ctx); err != nil {
 			return err
@@ -102,7 +100,7 @@ func (r *run) asleepAgain() func(context.Context) error {
 		if r.mayHaveRun {
 			return r.VMs.Failed(r.rec, "its VMM failed when the guest was to go on")
 		}
-		return r.VMs.SleepAgain(r.rec, sleep)
+		return r.VMs.TakeBack(&was)
 	}
 }
 

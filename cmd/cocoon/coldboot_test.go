@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -36,7 +37,10 @@ func (h *host) argv(name string) []string {
 func (h *host) devices(name string) map[string]any {
 	h.t.Helper()
 	v := h.vm(name)
-	client := http.Client{Transport: &http.Transport{Dial: func(_, _ string) (net.Conn, error) { return net.Dial("unix", v.APISocket) }}}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", v.APISocket)
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: dial}}
 	resp, err := client.Get("http://vmm/api/v1/vm.info")
 	if err != nil {
 		h.t.Fatal(err)
@@ -158,10 +162,10 @@ func TestASuspendedVMKeepsItsAddress(t *testing.T) {
 				h.reboot("br-" + name)
 			}
 			h.must("vm", "start", "web")
+			h.ping(ip) // so the guest hears of a gateway whose MAC is another
 			if next, inside := h.beat(ip); next <= last || inside != ip {
 				t.Errorf("reboot %t: beat %d of %s after %d", cut, next, inside, last)
 			}
-			h.ping(ip)
 			if diff := cmp.Diff(first, h.onlyNetwork("web")); diff != "" {
 				t.Errorf("reboot %t (-before +after):\n%s", cut, diff)
 			}

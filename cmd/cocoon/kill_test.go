@@ -208,7 +208,7 @@ var (
 
 func TestEveryStepIsKilled(t *testing.T) {
 	var all []string
-	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repairSteps, suspendSteps, wakeSteps, elsewhereSteps} {
+	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repairSteps, suspendSteps, wakeSteps, exchangeSteps, becomeSteps, elsewhereSteps} {
 		all = append(all, l...)
 	}
 	call := regexp.MustCompile(`durable\.Step\("([^"]+)"`)
@@ -244,6 +244,7 @@ func TestKillAtEachStep(t *testing.T) {
 	t.Run("vm create --from-snapshot", func(t *testing.T) { t.Parallel(); killRestores(newHost(t, vmm), "map", restoreSteps) })
 	t.Run("vm create by stream", func(t *testing.T) { t.Parallel(); killRestores(newHost(t, vmm), "stream", pushSteps) })
 	t.Run("snapshot rm and gc", func(t *testing.T) { t.Parallel(); killRemovals(newHost(t, vmm)) })
+	t.Run("vm restore", func(t *testing.T) { t.Parallel(); killExchanges(newHost(t, vmm)) })
 	t.Run("vm suspend and start", func(t *testing.T) { t.Parallel(); killSuspends(newHost(t, vmm)) })
 	t.Run("vm create and rm", func(t *testing.T) { t.Parallel(); killVMs(newHost(t, vmm)) })
 }

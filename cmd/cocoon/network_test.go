@@ -99,7 +99,7 @@ func (h *netHost) listen() {
 func (h *netHost) beat(from string) (counter uint32, inside string) {
 	h.t.Helper()
 	deadline := time.Now().Add(networktest.GuestPatience)
-	h.beats.SetReadDeadline(time.Now())
+	h.beats.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // one that is over reads nothing at all
 	buf := make([]byte, 256)
 	for { // what waited is older
 		if _, _, err := h.beats.ReadFrom(buf); err != nil {

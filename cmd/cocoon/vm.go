@@ -20,7 +20,7 @@ import (
 
 func newVM(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "vm", Short: "Virtual machines", Args: cobra.ArbitraryArgs, RunE: groupHelp}
-	c.AddCommand(newVMCreate(a), newVMList(a), newVMInspect(a), newVMLogs(a), newVMStart(a), newVMStop(a), newVMSuspend(a), newVMRemove(a),
+	c.AddCommand(newVMCreate(a), newVMList(a), newVMInspect(a), newVMLogs(a), newVMStart(a), newVMStop(a), newVMSuspend(a), newVMRestore(a), newVMRemove(a),
 		vmVerb(a, "pause", "Stop the virtual CPUs", func(ctx context.Context, r *rooms, ref string) error { return r.vms.Pause(ctx, ref) }),
 		vmVerb(a, "resume", "Let a paused VM go on", func(ctx context.Context, r *rooms, ref string) error { return r.vms.Resume(ctx, ref) }),
 	)

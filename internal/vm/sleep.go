@@ -61,11 +61,7 @@ func (m *Manager) Suspend(rec *Record, snapshot store.ID) error {
 	asleep := *rec
 	asleep.State, asleep.Process, asleep.Restore = "suspended", nil, nil
 	s := &Sleep{Version: sleepVersion, Snapshot: snapshot, Since: time.Now().UTC(), Record: &asleep}
-	b, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(m.SleepPath(rec.ID), b, 0o600); err != nil {
+	if err := m.writeSleep(rec.ID, s); err != nil {
 		return errors.Join(err, m.forgetSleep(rec.ID)) // its name may be there all the same
 	}
 	rec.State, rec.Sleep = "suspended", s
@@ -113,18 +109,24 @@ func (m *Manager) Wake(rec *Record) error {
 	return m.forgetSleep(rec.ID)
 }
 
-// SleepAgain takes Wake back for a guest that has not run since.
-func (m *Manager) SleepAgain(rec *Record, s Sleep) error {
+// TakeBack undoes Wake for a guest that has not run since: was is the record as
+// it was before, of a suspended VM with its Sleep.
+func (m *Manager) TakeBack(was *Record) error {
+	if was.Sleep == nil {
+		return m.save(was)
+	}
+	asleep := *was
+	s := *was.Sleep
+	s.Record = &asleep
+	return m.writeSleep(was.ID, &s)
+}
+
+func (m *Manager) writeSleep(id string, s *Sleep) error {
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(m.SleepPath(rec.ID), b, 0o600); err != nil {
-		return err
-	}
-	*rec = *s.Record
-	rec.Sleep = &s
-	return nil
+	return durable.WriteFile(m.SleepPath(id), b, 0o600)
 }
 
 // Failed notes that a VM has no process any more, and why.
@@ -167,11 +169,11 @@ func (m *Manager) settle(ctx context.Context, rec *Record) error {
 			return fmt.Errorf("end what is left of VM %s: %w", rec.Name, err)
 		}
 	}
-	return m.dropStrayDisks(rec)
+	return m.DropStrayDisks(rec)
 }
 
-// dropStrayDisks removes the disks that an exchange of them left over.
-func (m *Manager) dropStrayDisks(rec *Record) error {
+// DropStrayDisks removes the disks that an exchange of them left over.
+func (m *Manager) DropStrayDisks(rec *Record) error {
 	found, err := filepath.Glob(filepath.Join(m.Dir(rec.ID), "disk-*"))
 	if err != nil {
 		return err

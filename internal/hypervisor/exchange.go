@@ -1,0 +1,111 @@
+package hypervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cocoonv2/cocoon/internal/capture"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/restore"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// ExchangeOptions of Exchange.
+type ExchangeOptions struct {
+	Backup            bool // keep the VM's state as a snapshot
+	Mode              restore.Mode
+	AllowIncompatible bool
+	OnBytes           func(done, total int64) // progress of the saving; may be nil
+}
+
+// Exchange lets a VM go on as the one of a snapshot: RAM, devices and disks
+// change, its id, name and network stay. First the new VM is built in full
+// beside it, while it runs; then it is suspended; then the new one takes its
+// place. When that fails the VM is woken and goes on as what it was.
+//
+// The answer is the snapshot of its former state, "" unless that is kept.
+func (h *Hypervisor) Exchange(ctx context.Context, ref, snapshot string, o ExchangeOptions) (backup store.ID, err error) {
+	rec, unlock, err := h.VMs.Lock(ctx, ref, "vm restore")
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if o.Backup && rec.Process == nil && rec.Sleep == nil {
+		return "", failure.Hint(failure.New(failure.Conflict, "VM %s is %s: it has no RAM to back up", rec.Name, rec.State), "start it, or do without --backup")
+	}
+	trial, err := h.Restorer.Try(ctx, rec, o.request(snapshot))
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, trial.Close(ctx)) }()
+	ranOn := rec.Process != nil
+	if ranOn {
+		if err := h.putAside(ctx, rec, o); err != nil {
+			return "", err
+		}
+	}
+	former := formerState(rec)
+	if err := trial.Become(ctx); err != nil {
+		return "", h.goOn(ctx, rec, ranOn, err)
+	}
+	if former == "" {
+		return "", nil
+	}
+	if o.Backup {
+		return former, h.keep(ctx, former)
+	}
+	return "", h.Store.DropSuspended(ctx, former)
+}
+
+func (o ExchangeOptions) request(snapshot string) restore.Request {
+	return restore.Request{Snapshot: snapshot, Mode: o.Mode, AllowIncompatible: o.AllowIncompatible}
+}
+
+// PlanExchange makes every refusal of Exchange that can be foreseen and touches
+// nothing.
+func (h *Hypervisor) PlanExchange(ctx context.Context, ref, snapshot string, o ExchangeOptions) (*restore.Plan, error) {
+	rec, err := h.VMs.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return h.Restorer.PlanExchange(ctx, rec, o.request(snapshot))
+}
+
+// formerState is the snapshot that a VM sleeps on.
+func formerState(rec *vm.Record) store.ID {
+	if rec.Sleep == nil {
+		return ""
+	}
+	return rec.Sleep.Snapshot
+}
+
+// putAside suspends a VM that runs.
+func (h *Hypervisor) putAside(ctx context.Context, rec *vm.Record, o ExchangeOptions) error {
+	req := capture.Request{Description: "VM " + rec.Name + " before it was restored", OnBytes: o.OnBytes}
+	if !o.Backup {
+		req.Labels = map[string]string{store.SuspendLabel: rec.ID}
+	}
+	_, err := h.Saver.SuspendLocked(ctx, rec, req)
+	return err
+}
+
+// goOn wakes a VM that was put aside, and explains.
+func (h *Hypervisor) goOn(ctx context.Context, rec *vm.Record, ranOn bool, cause error) error {
+	if !ranOn || rec.Sleep == nil {
+		return cause
+	}
+	if err := h.Restorer.WakeLocked(context.WithoutCancel(ctx), rec, restore.Request{AllowIncompatible: true}); err != nil {
+		return errors.Join(cause, err)
+	}
+	return fmt.Errorf("%w; VM %s goes on as it was", cause, rec.Name)
+}
+
+// keep makes the RAM of a suspended VM a snapshot like any other.
+func (h *Hypervisor) keep(ctx context.Context, id store.ID) error {
+	return h.Store.SetMeta(ctx, id, func(m *store.Meta) error {
+		delete(m.Labels, store.SuspendLabel)
+		return nil
+	})
+}

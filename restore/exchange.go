@@ -1,0 +1,166 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
+)
+
+// Trial is the VM that a snapshot makes, built in full beside the one whose
+// place it is to take: its disks are written, and its RAM and devices were
+// loaded by a VMM. It has an id of its own, which nobody sees, and a journal: if
+// this process dies, gc takes it apart as any restore that died.
+type Trial struct {
+	*run
+	of *vm.Record
+}
+
+// Try builds the VM of r.Snapshot for the place of rec, whose lock the caller
+// holds, and touches nothing of rec. Close the answer.
+func (e *Engine) Try(ctx context.Context, rec *vm.Record, r Request) (*Trial, error) {
+	p, err := e.PlanExchange(ctx, rec, r)
+	if err != nil {
+		return nil, err
+	}
+	lease, err := e.Store.Lease(ctx, "vm restore "+rec.Name)
+	if err != nil {
+		return nil, err
+	}
+	t := &Trial{run: &run{Engine: e, plan: p, lease: lease, started: time.Now(), unlock: func() {}}, of: rec}
+	if err := e.hold(ctx, lease, p.snapshot); err != nil {
+		return nil, errors.Join(err, t.Close(ctx))
+	}
+	none := func(context.Context) error { return nil }
+	steps := []step{{"reserve", t.reserve, t.unreserve}, {"network", t.attach, none}, {"disks", t.disks, none}}
+	if err := runSteps(ctx, "exchange.", append(steps, t.loadSteps()...)); err != nil {
+		return nil, errors.Join(fmt.Errorf("restore snapshot %s in place of VM %s: %w", p.SnapshotID, rec.Name, err), t.Close(ctx))
+	}
+	// It works. The VMM is not needed any more, its TAPs are not the right ones.
+	if err := errors.Join(t.kill(ctx), t.VMs.ReleaseMemory(t.rec.ID)); err != nil {
+		return nil, errors.Join(err, t.Close(ctx))
+	}
+	return t, nil
+}
+
+// PlanExchange makes every refusal of Try and changes nothing.
+func (e *Engine) PlanExchange(ctx context.Context, rec *vm.Record, r Request) (*Plan, error) {
+	r.Name, r.Paused = "exchange-"+rec.ID[:12], true
+	r.Networks = []Wish{{How: None}} // the VM has the real ones
+	p, err := e.NewPlan(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return p, sameInterfaces(p, rec)
+}
+
+// sameInterfaces: the VM keeps its identity, which the guest of the snapshot
+// must have too.
+func sameInterfaces(p *Plan, rec *vm.Record) error {
+	inside := func(list []vm.Network) (macs []string) {
+		for _, n := range list {
+			macs = append(macs, n.ID+" "+n.Inside().MAC)
+		}
+		return macs
+	}
+	have, want := inside(p.source.Networks), inside(rec.Networks)
+	if slices.Equal(have, want) {
+		return nil
+	}
+	return failure.Hint(failure.New(failure.Incompatible, "snapshot %s has the interfaces %q, VM %s has %q", p.SnapshotID, have, rec.Name, want),
+		"make another VM of it: cocoon vm create NAME --from-snapshot "+string(p.SnapshotID))
+}
+
+// Close takes apart what is left of the trial.
+func (t *Trial) Close(ctx context.Context) error {
+	var err error
+	if t.rec != nil {
+		err = t.unreserve(context.WithoutCancel(ctx))
+	}
+	t.unlock()
+	return errors.Join(err, t.lease.Release())
+}
+
+// Become lets the VM that the trial is of, which has no process, go on as what
+// was tried:
+//
+//	1 adopt     the trial's disks move into the VM's folder, beside its own
+//	2 network, memory, launch, load: as in a wake
+//	3 commit    the record changes; of a suspended VM suspend.json goes
+//	4 resume
+//
+// Until step 3 every failure leaves the VM as it was, its own disks untouched.
+func (t *Trial) Become(ctx context.Context) error {
+	was := *t.of
+	rec := t.future()
+	settle, err := t.VMs.OweResume(rec)
+	if err != nil {
+		return err
+	}
+	if err := t.VMs.ReleaseMemory(rec.ID); err != nil {
+		return err
+	}
+	b := &run{Engine: t.Engine, plan: t.plan, lease: t.lease, rec: rec, started: t.started}
+	none := func(context.Context) error { return nil }
+	steps := []step{{"adopt", t.adopt(rec), b.disown}, {"network", b.attach, none}}
+	steps = append(steps, b.loadSteps()...)
+	steps = append(steps, step{"commit", b.awake, b.takeBack(was)}, step{"resume", b.goOn, none})
+	err = errors.Join(runSteps(ctx, "become.", steps), settle(ctx))
+	if err != nil {
+		return fmt.Errorf("restore snapshot %s in place of VM %s: %w", t.plan.SnapshotID, rec.Name, err)
+	}
+	*t.of = *rec
+	return errors.Join(t.VMs.DropStrayDisks(rec), t.VMs.Announce(rec))
+}
+
+// future is the record of the VM once it has become what was tried: all of the
+// snapshot but its identity.
+func (t *Trial) future() *vm.Record {
+	rec, of := *t.rec, t.of
+	rec.ID, rec.Name, rec.Created, rec.Labels, rec.Networks = of.ID, of.Name, of.Created, of.Labels, of.Networks
+	rec.Process, rec.Disks = nil, slices.Clone(rec.Disks)
+	for i, d := range rec.Disks {
+		if d.File != "" {
+			rec.Disks[i].File = fmt.Sprintf("disk-%d.%s.raw", d.Index, t.rec.ID[:8]) // not one that the VM has
+		}
+	}
+	return &rec
+}
+
+func (t *Trial) adopt(rec *vm.Record) func(context.Context) error {
+	return func(context.Context) error {
+		for i, d := range rec.Disks {
+			if d.File == "" {
+				continue
+			}
+			from := filepath.Join(t.VMs.Dir(t.rec.ID), t.rec.Disks[i].File)
+			if err := durable.Publish(from, filepath.Join(t.VMs.Dir(rec.ID), d.File)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// disown removes the adopted disks, unless a guest may have run on them.
+func (r *run) disown(context.Context) error {
+	if r.mayHaveRun {
+		return nil
+	}
+	for _, d := range r.rec.Disks {
+		if d.File == "" {
+			continue
+		}
+		if err := os.Remove(filepath.Join(r.VMs.Dir(r.rec.ID), d.File)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
