@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
@@ -78,6 +79,9 @@ func splice(b []byte, start, end int, value []byte) []byte {
 // set replaces a key's value, or appends the key when it is missing; every
 // other byte stays.
 func set(b []byte, key string, value any) ([]byte, error) {
+	if !utf8.ValidString(key) {
+		return nil, failure.New(failure.Usage, "JSON: key %q is not UTF-8", key)
+	}
 	v, err := encode(value)
 	if err != nil {
 		return nil, err
