@@ -114,10 +114,24 @@ func (o LiveOptions) record(ctx context.Context, ram uint64) (*migration.Recordi
 		return nil, err
 	}
 	defer r.Close()
-	if err := o.Client.sendMigration(ctx, o.Socket, ram); err != nil {
+	if err := o.Client.beginMigration(ctx, o.Socket, ram); err != nil {
 		return nil, err
 	}
 	return r.Record(ctx, &recordHandler{o})
+}
+
+// beginMigration waits for the end of a migration whose recorder was killed a
+// moment ago: the VMM gives up once it sees that nobody reads.
+func (c *Client) beginMigration(ctx context.Context, socket string, ram uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, 4*c.patience)
+	defer cancel()
+	for {
+		err := c.sendMigration(ctx, socket, ram)
+		if !migrating(err) || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // downtimeMs is the stall that the VMM aims at. It sends rounds of dirty pages
@@ -161,7 +175,7 @@ func (c *Client) givenBack(ctx context.Context, state string) error {
 // migrating tells whether the VMM refused a call because it is still sending.
 func migrating(err error) bool {
 	var e *APIError
-	return errors.As(err, &e) && strings.Contains(e.Error(), "currently migrating")
+	return errors.As(err, &e) && (strings.Contains(e.Error(), "currently migrating") || strings.Contains(e.Error(), "ongoing migration"))
 }
 
 // recordHandler is the capture's side of the stream.

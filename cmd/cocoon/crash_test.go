@@ -312,6 +312,10 @@ func (c *crash) judge(workers []*crasher) {
 		}
 	}
 	for _, v := range rows {
+		if v.State != "running" {
+			c.t.Errorf("VM %s is %s", v.Name, v.State)
+			continue
+		}
 		c.runsWithin(v, 10*time.Second)
 	}
 	for i := range crashVMs {

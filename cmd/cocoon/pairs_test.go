@@ -277,20 +277,22 @@ func (s *started) stands() bool {
 	}
 }
 
-// endsAlone waits until the process ends; false when it has not used the CPU for
-// a while, because it waits for the one that stands still.
+// endsAlone waits until the process ends; false when for a second it used almost
+// no CPU, because it waits for the one that stands still: a waiting process asks
+// for its lock a hundred times a second.
 func (s *started) endsAlone() bool {
-	idle, last := 0, -1
-	for idle < 40 {
+	const window, asking = 40, 3 // samples, ticks of the CPU within them
+	var ticks []int
+	for len(ticks) < 20*window {
 		select {
 		case <-s.ended:
 			return true
 		case <-time.After(25 * time.Millisecond):
 		}
-		if _, ticks := s.stat(); ticks > last {
-			idle, last = 0, ticks
-		} else {
-			idle++
+		_, now := s.stat()
+		ticks = append(ticks, now)
+		if n := len(ticks); n > window && now-ticks[n-1-window] <= asking {
+			return false
 		}
 	}
 	return false
