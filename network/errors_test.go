@@ -146,15 +146,18 @@ func TestPluginsThatFailHalfWayAreRolledBack(t *testing.T) {
 	for name, body := range map[string]string{
 		"fails-add":    `[ "$CNI_COMMAND" = DEL ] || { echo '{"code":100,"msg":"out of luck"}'; exit 1; }`,
 		"fails-always": `[ -e "$0.first" ] && { echo out of luck >&2; exit 1; }; : > "$0.first"`, // one DEL before the ADD works
-		"hangs":        `[ "$CNI_COMMAND" = DEL ] || { echo out of luck >&2; sleep 60; }`,
+		"hangs":        `[ "$CNI_COMMAND" = DEL ] || { echo out of luck >&2; : > "$0.hung"; sleep 60; }`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			conf := networktest.Bridge{Name: "half" + name[:5], Subnet: "10.145.0.0/16", More: []map[string]any{{"type": name}}}
 			h := newHost(t, conf)
 			script(t, h, name, body)
 			before := traces(t, h)
-			ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
+			if name == "hangs" {
+				go cancelOn(ctx, filepath.Join(h.PluginDirs[0], name+".hung"), cancel)
+			}
 			_, err := h.Attach(ctx, Request{VM: vmID(t, 0), Network: conf.Name, IPs: addrs("10.145.0.7")})
 			if err == nil || !strings.Contains(err.Error(), "out of luck") {
 				t.Errorf("error %v, want the plugin's words", err)
@@ -169,6 +172,16 @@ func TestPluginsThatFailHalfWayAreRolledBack(t *testing.T) {
 			sameTraces(t, h, before)
 			must0(t, dropLink("br-"+conf.Name))
 		})
+	}
+}
+
+// cancelOn cancels once a file is there.
+func cancelOn(ctx context.Context, path string, cancel func()) {
+	for ctx.Err() == nil {
+		if _, err := os.Stat(path); err == nil {
+			cancel()
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 

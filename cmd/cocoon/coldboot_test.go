@@ -150,7 +150,6 @@ func TestASuspendedVMKeepsItsAddress(t *testing.T) {
 		name, gw, ip := fmt.Sprintf("zzz%d", n), fmt.Sprintf("10.%d.0.1", 80+n), fmt.Sprintf("10.%d.0.5", 80+n)
 		h := newNetHost(t, vmm, networktest.Bridge{Name: name, Subnet: fmt.Sprintf("10.%d.0.0/16", 80+n)})
 		before := h.traces()
-		h.listen()
 		h.must(append(guestAt("web", name, ip, gw), "--start")...)
 		h.ping(ip)
 		first := h.onlyNetwork("web")

@@ -208,7 +208,6 @@ func TestARestoreInPlaceKeepsTheAddress(t *testing.T) {
 		name, gw, ip := fmt.Sprintf("inp%d", n), fmt.Sprintf("10.%d.0.1", 90+n), fmt.Sprintf("10.%d.0.5", 90+n)
 		h := newNetHost(t, vmm, networktest.Bridge{Name: name, Subnet: fmt.Sprintf("10.%d.0.0/16", 90+n)})
 		before := h.traces()
-		h.listen()
 		h.must(append(guestAt("web", name, ip, gw), "--start")...)
 		h.ping(ip)
 		h.must("snapshot", "create", "web", "base")

@@ -54,7 +54,6 @@ func TestRebuiltVMsOnANetwork(t *testing.T) {
 		prefix := fmt.Sprintf("10.%d.0.", 80+n)
 		h := newNetHost(t, vmm, networktest.Bridge{Name: net, Subnet: prefix + "0/16"}, networktest.Bridge{Name: other, Subnet: fmt.Sprintf("10.%d.0.0/16", 85+n)})
 		before := h.traces()
-		h.listen()
 		h.must(append(guestAt("web", net, prefix+"5", prefix+"1"), "--start")...)
 		h.reaches("web", prefix+"5")
 		h.must("snapshot", "create", "web", "base")

@@ -24,9 +24,9 @@ import (
 type netHost struct {
 	*host
 	conf, bin string
-	beats     net.PacketConn // where guests send their heartbeats
 }
 
+// beatPort is where guests send their heartbeats.
 const beatPort = "9999"
 
 func newNetHost(t *testing.T, vmm string, nets ...networktest.Bridge) *netHost {
@@ -84,31 +84,20 @@ func guestAt(name, network, ip, gateway string) []string {
 	}
 }
 
-// listen opens the port of the heartbeats; one test at a time has it.
-func (h *netHost) listen() {
-	h.t.Helper()
-	var err error
-	if h.beats, err = net.ListenPacket("udp4", ":"+beatPort); err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() { h.beats.Close() })
-}
-
 // beat waits for a heartbeat that is sent after the call and comes from an
-// outside address: what counter and address the guest has.
+// outside address: what counter and address the guest has. The port is open only
+// meanwhile, so that nothing older waits in it.
 func (h *netHost) beat(from string) (counter uint32, inside string) {
 	h.t.Helper()
-	deadline := time.Now().Add(networktest.GuestPatience)
-	h.beats.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // one that is over reads nothing at all
-	buf := make([]byte, 256)
-	for { // what waited is older
-		if _, _, err := h.beats.ReadFrom(buf); err != nil {
-			break
-		}
+	beats, err := net.ListenPacket("udp4", ":"+beatPort)
+	if err != nil {
+		h.t.Fatal(err)
 	}
-	h.beats.SetReadDeadline(deadline)
+	defer beats.Close()
+	beats.SetReadDeadline(time.Now().Add(networktest.GuestPatience))
+	buf := make([]byte, 256)
 	for {
-		n, addr, err := h.beats.ReadFrom(buf)
+		n, addr, err := beats.ReadFrom(buf)
 		if err != nil {
 			h.t.Fatalf("no heartbeat of %s: %v", from, err)
 		}
@@ -186,7 +175,6 @@ func TestVMOnANetwork(t *testing.T) {
 		name, gw, ip := fmt.Sprintf("lan%d", n), fmt.Sprintf("10.%d.0.1", 60+n), fmt.Sprintf("10.%d.0.5", 60+n)
 		h := newNetHost(t, vmm, networktest.Bridge{Name: name, Subnet: fmt.Sprintf("10.%d.0.0/16", 60+n), MTU: 1400})
 		before := h.traces()
-		h.listen()
 		h.must(append(guestAt("web", name, ip, gw), "--start")...)
 		first := h.onlyNetwork("web")
 		if first.IP != ip || first.Name != name || first.Tap != "tap0" || first.Netns == "" || first.MAC == "" || first.Identity != "keep" {
@@ -237,10 +225,25 @@ func TestVMOnANetwork(t *testing.T) {
 		if !strings.Contains(fmt.Sprint(kept.Kept), "{network "+h.vm("web").ID+"}") || strings.Contains(fmt.Sprint(kept.Removed), "network") {
 			t.Errorf("gc --explain: %+v", kept)
 		}
+		h.untold()
 		h.must("vm", "rm", "-f", "web")
 		h.sameTraces(before)
 		h.clean()
 	})
+}
+
+// untold: a guest whose network cannot be told runs all the same, and its record
+// says so.
+func (h *netHost) untold() {
+	h.t.Helper()
+	h.must("vm", "pause", "web")
+	if out, err := exec.Command("ip", "netns", "del", filepath.Base(h.onlyNetwork("web").Netns)).CombinedOutput(); err != nil {
+		h.t.Fatalf("%v: %s", err, out)
+	}
+	h.fails(1, "VM web runs, but its network was not told", "vm", "resume", "web")
+	if v := h.vm("web"); v.State != "running" {
+		h.t.Errorf("state %s", v.State)
+	}
 }
 
 // multicast MACs, addresses of no family and the like are refused by the parser.

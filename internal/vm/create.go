@@ -63,7 +63,9 @@ func (m *Manager) Create(ctx context.Context, spec CreateSpec) (*Record, error) 
 		err = m.build(ctx, lease, rec, &spec)
 	}
 	if err == nil && spec.Start {
-		err = m.boot(ctx, rec)
+		if err = m.boot(ctx, rec); err == nil {
+			err = m.Announce(rec)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("create VM %s: %w", spec.Name, err), m.Discard(context.WithoutCancel(ctx), rec.ID))

@@ -84,7 +84,7 @@ func (m *Manager) Start(ctx context.Context, ref string) (*Record, error) {
 		rec.State, rec.LastError = "error", err.Error()
 		return nil, errors.Join(fmt.Errorf("start VM %s: %w", rec.Name, err), m.save(rec))
 	}
-	return rec, nil
+	return rec, m.announceRunning(rec)
 }
 
 // boot starts a VM whose interfaces are attached, and saves its record.
@@ -97,7 +97,7 @@ func (m *Manager) boot(ctx context.Context, rec *Record) error {
 		return err
 	}
 	rec.Process, rec.State, rec.LastError, rec.Restore = p, "running", "", nil
-	return errors.Join(m.save(rec), m.Announce(rec))
+	return m.save(rec)
 }
 
 // booted: the VMM answers pings before its guest has booted, and some errors
@@ -178,7 +178,11 @@ func (m *Manager) Pause(ctx context.Context, ref string) error {
 // paused although its record says running (its capturer died), is put right.
 func (m *Manager) Resume(ctx context.Context, ref string) error {
 	return m.change(ctx, ref, "vm resume", "paused", "running", func(rec *Record) error {
-		return errors.Join(m.Client(rec).Resume(ctx), m.Announce(rec))
+		if err := m.Client(rec).Resume(ctx); err != nil {
+			return err
+		}
+		rec.State = "running"
+		return errors.Join(m.save(rec), m.announceRunning(rec))
 	})
 }
 

@@ -72,10 +72,14 @@ func (m *Manager) AddressHolder(r network.Request) (string, error) {
 	if err != nil || h.What == "" {
 		return "", err
 	}
-	if rec, err := m.read(h.VM); h.VM != "" && err == nil {
-		return fmt.Sprintf("%s belongs to VM %s (%s)", h.What, rec.Name, rec.ID), nil
+	if h.VM == "" {
+		return h.String(), nil
 	}
-	return h.String(), nil
+	rec, err := m.read(h.VM)
+	if err != nil {
+		return h.String() + ", which is being made, or which gc will take apart", nil
+	}
+	return fmt.Sprintf("%s belongs to VM %s (%s)", h.What, rec.Name, rec.ID), nil
 }
 
 // CheckNetwork refuses a network that this host does not have whole.
@@ -88,6 +92,14 @@ func (m *Manager) Announce(rec *Record) error {
 		if err := network.Announce(n.Attachment); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// announceRunning is Announce after which nothing is undone.
+func (m *Manager) announceRunning(rec *Record) error {
+	if err := m.Announce(rec); err != nil {
+		return fmt.Errorf("VM %s runs, but its network was not told: %w", rec.Name, err)
 	}
 	return nil
 }
