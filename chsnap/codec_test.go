@@ -125,14 +125,54 @@ func TestRewriteRefusesForeignPaths(t *testing.T) {
 		`"rng":{"src":"/etc/shadow"}`, `"vsock":{"cid":3,"socket":"/x"}`,
 		`"memory":{"size":0,"zones":[{"id":"z","size":4096,"file":"/etc/shadow"}]}`,
 		`"disks":[{"id":"_disk7","path":"/etc/shadow"}]`,
+		`"user_devices":[{"socket":"/x"}]`, `"ivshmem":{"path":"/dev/shm/x"}`, `"generic_vhost_user":[{"socket":"/x"}]`,
+		`"preserved_fds":[3]`, `"not_invented_yet":{"path":"/etc/shadow"}`,
+		`"payload":{"igvm":"/etc/shadow"}`, `"payload":{"kernel":"/k","host_data":"/etc/shadow"}`,
+		`"disks":[{"id":"_disk0","path":"/d","image_type":"Qcow2"}]`,
+		`"disks":[{"id":"_disk0","path":"/d","image_type":"Raw","backing_files":true}]`,
+		`"disks":[{"id":"_disk0","path":"/d","readonly":true,"image_type":"Qcow2","backing_files":true}]`,
+		`"disks":[{"id":"_disk0","path":"/d","vhost_user":true,"vhost_socket":"/x"}]`,
 		`"net":[{"id":"_net7","tap":"eth0"}]`, `"net":[{"id":"_net7","vhost_socket":"/x"}]`,
 	} {
-		c, err := ParseConfig([]byte(`{"payload":{"kernel":"/k"},` + field + `}`))
+		if !strings.HasPrefix(field, `"payload"`) {
+			field = `"payload":{"kernel":"/k"},` + field
+		}
+		c, err := ParseConfig([]byte(`{` + field + `}`))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Rewrite(Rewrite{Kernel: "/k"}); !errors.Is(err, failure.Incompatible) {
+		if err := c.Rewrite(Rewrite{Kernel: "/k", Disks: map[string]string{"_disk0": "/new"}}); !errors.Is(err, failure.Incompatible) {
 			t.Errorf("%s: %v, want a refusal", field, err)
+		}
+	}
+}
+
+// TestRewriteLeavesNoPathOfTheSource: whatever a hostile document says of
+// consoles, boot files, disks and sockets, only the new VM's own are opened.
+func TestRewriteLeavesNoPathOfTheSource(t *testing.T) {
+	c, err := ParseConfig([]byte(`{"payload":{"kernel":"/host/k","firmware":"/host/f","initramfs":"/host/i","cmdline":"quiet"},
+		"disks":[{"id":"a","path":"/host/d"},{"id":"b","path":"/host/e","image_type":"Unknown"},{"id":"c","path":"/host/ro","readonly":true,"image_type":"Qcow2"}],
+		"serial":{"mode":"Socket","socket":"/host/s","file":"/host/f"},"console":{"mode":"File","file":"/host/c"},
+		"debug_console":{"mode":"Socket","socket":"/host/dc","file":"/host/df"},"vsock":{"cid":3,"socket":"/host/v"},
+		"pmem":null,"devices":[],"tpm":null,"later":false}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.Rewrite(Rewrite{
+		Disks: map[string]string{"a": "/own/a", "b": "/own/b", "c": "/own/c"}, Kernel: "/own/k", SerialFile: "/own/serial", Vsock: "/own/v",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := string(c.Bytes())
+	if strings.Contains(got, "/host/") {
+		t.Errorf("a path of the source is left: %s", got)
+	}
+	for _, want := range []string{
+		`{"id":"a","path":"/own/a","image_type":"Raw"}`, `{"id":"b","path":"/own/b","image_type":"Raw"}`, `"/own/k"`, `"/own/serial"`, `"/own/v"`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%s is not in %s", want, got)
 		}
 	}
 }

@@ -206,22 +206,12 @@ type Rewrite struct {
 // (which v53.0 persists), its address, and descriptors of the source process.
 var foreignNet = []string{"host_mac", "ip", "mask", "fds"}
 
-// foreignPaths are fields that would make the VMM open something of this host
-// and that no rewriting covers: they are refused wherever they are set.
-var foreignPaths = []string{"pmem", "fs", "devices", "user_devices", "vdpa", "tpm", "ivshmem", "generic_vhost_user", "landlock_rules"}
-
 // Rewrite points every path at the new VM's own files. A path that it does not
 // cover is failure.Incompatible and named: a snapshot may come from anybody.
 func (c *Config) Rewrite(w Rewrite) error {
 	b := c.raw
-	for _, key := range foreignPaths {
-		v, err := get(b, key)
-		if err != nil {
-			return err
-		}
-		if len(v) > 0 && !isEmptyJSON(v) {
-			return failure.New(failure.Incompatible, "config: %s names things of another host", key)
-		}
+	if err := onlyKnown(b, "config", knownFields); err != nil {
+		return err
 	}
 	for _, step := range []func([]byte) ([]byte, error){w.disks, w.nets, w.payload, w.consoles, w.vsock, w.rng, w.zones} {
 		var err error
@@ -240,6 +230,7 @@ func (w Rewrite) disks(b []byte) ([]byte, error) {
 				ID          string `json:"id"`
 				VhostUser   bool   `json:"vhost_user"`
 				VhostSocket string `json:"vhost_socket"`
+				diskFormat
 			}
 			if err := json.Unmarshal(d, &v); err != nil {
 				return nil, err
@@ -250,6 +241,10 @@ func (w Rewrite) disks(b []byte) ([]byte, error) {
 			}
 			if v.VhostUser || v.VhostSocket != "" {
 				return nil, failure.New(failure.Incompatible, "disk %q is vhost-user", v.ID)
+			}
+			d, err := v.diskFormat.hold(d, v.ID)
+			if err != nil {
+				return nil, err
 			}
 			return set(d, "path", path)
 		})
@@ -289,7 +284,10 @@ func (w Rewrite) nets(b []byte) ([]byte, error) {
 
 func (w Rewrite) payload(b []byte) ([]byte, error) {
 	return edit(b, "payload", func(p []byte) ([]byte, error) {
-		var err error
+		err := onlyKnown(p, "payload", []string{"kernel", "firmware", "initramfs", "cmdline"})
+		if err != nil {
+			return nil, err
+		}
 		for key, path := range map[string]string{"kernel": w.Kernel, "firmware": w.Firmware, "initramfs": w.Initramfs} {
 			if path == "" {
 				p, err = drop(p, key)
