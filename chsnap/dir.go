@@ -1,13 +1,12 @@
 package chsnap
 
 import (
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -75,20 +74,9 @@ func (d *Dir) checkMemory() error {
 }
 
 func readDocument(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if os.IsNotExist(err) {
+	b, err := durable.ReadSmall(path, documentLimit)
+	if errors.Is(err, os.ErrNotExist) {
 		return nil, failure.New(failure.Damaged, "no %s", path)
 	}
-	if err != nil {
-		return nil, failure.New(failure.Damaged, "open %s: %w", path, err)
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() || fi.Size() > documentLimit {
-		return nil, failure.New(failure.Damaged, "%s: %s of %d bytes", path, fi.Mode(), fi.Size())
-	}
-	return io.ReadAll(io.LimitReader(f, documentLimit))
+	return b, failure.Wrap(failure.Damaged, err)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -295,14 +296,7 @@ const holderLimit = 8 << 20
 
 func readHolder(path string) (heldBy, error) {
 	var r heldBy
-	fi, err := os.Stat(path)
-	if err != nil {
-		return r, err
-	}
-	if fi.Size() > holderLimit {
-		return r, failure.New(failure.Damaged, "%s has %d bytes", path, fi.Size())
-	}
-	b, err := os.ReadFile(path)
+	b, err := durable.ReadSmall(path, holderLimit)
 	if err != nil {
 		return r, err
 	}

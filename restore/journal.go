@@ -35,14 +35,7 @@ func writeJournal(st *store.Store, j Journal) (string, error) {
 }
 
 func readJournal(path string) (*Journal, error) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if fi.Size() > journalLimit {
-		return nil, failure.New(failure.Damaged, "journal %s is %d bytes long", path, fi.Size())
-	}
-	b, err := os.ReadFile(path)
+	b, err := durable.ReadSmall(path, journalLimit)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -24,7 +25,7 @@ func (s *Store) ReadBlob(ctx context.Context, d digest.Digest) ([]byte, error) {
 	if err := d.Validate(); err != nil {
 		return nil, failure.New(failure.Damaged, "blob %q: %w", d, err)
 	}
-	b, err := readSmall(s.BlobPath(d), smallBlobLimit)
+	b, err := durable.ReadSmall(s.BlobPath(d), smallBlobLimit)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, failure.New(failure.NotFound, "no blob %s", d)
 	}

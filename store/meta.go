@@ -25,7 +25,7 @@ type Meta struct {
 
 func readMeta(dir string) (Meta, error) {
 	var m Meta
-	b, err := readSmall(filepath.Join(dir, "meta.json"), metaLimit)
+	b, err := durable.ReadSmall(filepath.Join(dir, "meta.json"), metaLimit)
 	if errors.Is(err, os.ErrNotExist) {
 		return m, nil // a name lost is no snapshot lost
 	}

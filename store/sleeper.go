@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -36,7 +37,7 @@ func (s *Store) Sleepers(context.Context) (map[ID]Sleeper, error) {
 	}
 	all := map[ID]Sleeper{}
 	for _, path := range files {
-		b, err := readSmall(path, manifestLimit)
+		b, err := durable.ReadSmall(path, manifestLimit)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // woken meanwhile
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -60,7 +61,7 @@ func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
 		return nil, failure.New(failure.NotFound, "no snapshot %q", id)
 	}
 	sn := &Snapshot{ID: id, Dir: s.Path("snapshots", string(id)), State: "ready"}
-	b, err := readSmall(sn.Dir+"/manifest.json", manifestLimit)
+	b, err := durable.ReadSmall(sn.Dir+"/manifest.json", manifestLimit)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, failure.New(failure.NotFound, "no snapshot %s", id)
 	}
@@ -94,7 +95,7 @@ func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
 
 // ManifestBytes are the bytes that ManifestDigest is the digest of.
 func (s *Store) ManifestBytes(sn *Snapshot) ([]byte, error) {
-	b, err := readSmall(sn.Dir+"/manifest.json", manifestLimit)
+	b, err := durable.ReadSmall(sn.Dir+"/manifest.json", manifestLimit)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", sn.ID, err)
 	}

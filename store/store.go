@@ -138,7 +138,7 @@ func checkFolder(root string) error {
 }
 
 func (s *Store) checkFormat(create bool) error {
-	b, err := readSmall(s.Path("format"), 4096)
+	b, err := durable.ReadSmall(s.Path("format"), 4096)
 	if errors.Is(err, os.ErrNotExist) {
 		return s.initFormat(create)
 	}
@@ -191,25 +191,3 @@ func (s *Store) OnCommit(f func(context.Context, *Snapshot)) { s.onCommit = f }
 
 // OnRemove: see OnCommit.
 func (s *Store) OnRemove(f func(context.Context, ID)) { s.onRemove = f }
-
-// readSmall reads a regular file of at most limit bytes.
-func readSmall(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() || fi.Size() > limit {
-		return nil, failure.New(failure.Damaged, "%s: %d bytes, at most %d are expected", path, fi.Size(), limit)
-	}
-	b := make([]byte, fi.Size())
-	n, err := f.ReadAt(b, 0)
-	if n < len(b) {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	return b, nil
-}

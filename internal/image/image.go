@@ -140,14 +140,7 @@ func (i *Store) List(ctx context.Context) ([]*Record, error) {
 }
 
 func (i *Store) read(name string) (*Record, error) {
-	fi, err := os.Stat(i.recordPath(name))
-	if err != nil {
-		return nil, err
-	}
-	if fi.Size() > recordLimit {
-		return nil, failure.New(failure.Damaged, "record of image %s has %d bytes", name, fi.Size())
-	}
-	b, err := os.ReadFile(i.recordPath(name))
+	b, err := durable.ReadSmall(i.recordPath(name), recordLimit)
 	if err != nil {
 		return nil, err
 	}

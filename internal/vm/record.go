@@ -118,20 +118,12 @@ func (m *Manager) read(id string) (*Record, error) {
 }
 
 func (m *Manager) readRecord(id string) (*Record, error) {
-	path := m.recordPath(id)
-	fi, err := os.Stat(path)
+	b, err := durable.ReadSmall(m.recordPath(id), recordLimit)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, failure.New(failure.NotFound, "no VM %s", id)
 	}
 	if err != nil {
-		return nil, err
-	}
-	if fi.Size() > recordLimit {
-		return nil, failure.New(failure.Damaged, "record of VM %s has %d bytes", id, fi.Size())
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("record of VM %s: %w", id, err)
 	}
 	var rec Record
 	if err := json.Unmarshal(b, &rec); err != nil {

@@ -1,0 +1,34 @@
+package durable
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// ReadSmall reads a regular file of at most limit bytes, in one look: what it
+// measured is what it reads. A link, a special file or a larger one is
+// failure.Damaged; a missing one keeps os.ErrNotExist.
+func ReadSmall(path string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > limit {
+		return nil, failure.New(failure.Damaged, "%s: %s of %d bytes, at most %d are expected", path, fi.Mode(), fi.Size(), limit)
+	}
+	b := make([]byte, fi.Size())
+	n, err := f.ReadAt(b, 0)
+	if n < len(b) {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return b, nil
+}
