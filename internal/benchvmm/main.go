@@ -2,7 +2,7 @@
 // what a guest notices of a capture, beside what an operator would do by hand
 // through the API, in the same run on the same machine.
 //
-//	go run ./internal/benchvmm -cocoon bin/cocoon [-sizes 128M,1G,4G] [-runs 3] [-only live,disks] [-dir DIR]
+//	go run ./internal/benchvmm -cocoon bin/cocoon [-sizes 128M,1G,4G] [-runs 3] [-only live,disks,restore] [-dir DIR]
 //
 // Each section is one file that prints one table; sections lists them. Seconds
 // mean nothing on another machine, the ratios do.
@@ -31,6 +31,7 @@ type section struct {
 var sections = []section{
 	{"live", liveSection},
 	{"disks", disksSection},
+	{"restore", restoreSection},
 }
 
 // bench is one session of measuring.

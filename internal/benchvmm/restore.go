@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+)
+
+// restoreSection: how long a rebuilt guest takes to run, whole commands, by
+// size of its RAM, beside the VMM's own copy restore of the same snapshot.
+func restoreSection(ctx context.Context, b *bench) error {
+	b.env = append(b.env, "COCOON_CACHE_AHEAD=off") // it would be measured as well
+	fmt.Println("\n## A rebuilt guest runs")
+	fmt.Println("\n| guest | vm.restore by hand from a raw file on tmpfs | stream, nothing cached | ratio | map, nothing cached | map, cached | `--count 10`, cached | private memory of a mapped clone |")
+	fmt.Println("|---|---|---|---|---|---|---|---|")
+	for i, size := range b.sizes {
+		if err := b.restoreRow(ctx, fmt.Sprint("restore", i), size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) restoreRow(ctx context.Context, name, size string) error {
+	folder, err := b.saved(ctx, name, size)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	var hand, stream, cold, warm, ten []time.Duration
+	private := int64(0)
+	for range b.runs {
+		d, err := b.restoreByHand(ctx, folder)
+		if err != nil {
+			return err
+		}
+		hand = append(hand, d)
+		for _, m := range []struct {
+			into  *[]time.Duration
+			mode  string
+			count int
+			then  []string // command that follows
+		}{
+			{&stream, "stream", 0, nil},
+			{&cold, "map", 0, nil},
+			{&warm, "map", 0, nil},
+			{&ten, "map", 10, []string{"gc", "--cache-max-bytes", "0"}},
+		} {
+			took, dirty, err := b.clones(ctx, name, m.mode, m.count)
+			if err != nil {
+				return err
+			}
+			*m.into = append(*m.into, took)
+			if m.mode == "map" {
+				private = max(private, dirty)
+			}
+			if m.then != nil {
+				if _, err := b.run(ctx, m.then...); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	fmt.Printf("| %s | %s | **%s** | %.1f× faster | %s | **%s** | **%s** | %.1f MiB |\n", size, ms(hand), ms(stream),
+		float64(median(hand))/float64(median(stream)), ms(cold), ms(warm), ms(ten), float64(private)/(1<<20))
+	_, err = b.run(ctx, "snapshot", "rm", name)
+	return err
+}
+
+// saved leaves a snapshot of a guest of this size, which is gone, and the
+// snapshot as a folder of the VMM's own format on tmpfs.
+func (b *bench) saved(ctx context.Context, name, size string) (string, error) {
+	disk := filepath.Join(b.work, name+".raw")
+	if err := os.WriteFile(disk, make([]byte, 16<<20), 0o600); err != nil {
+		return "", err
+	}
+	if _, err := b.boot(ctx, name, size, disk, ""); err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "cb")
+	if err != nil {
+		return "", err
+	}
+	for _, args := range [][]string{
+		{"snapshot", "create", name, name},
+		{"vm", "rm", "-f", name},
+		{"snapshot", "export", name, "-o", filepath.Join(dir, "snap"), "--format", "ch"},
+	} {
+		if _, err := b.run(ctx, args...); err != nil {
+			return "", errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	return dir, nil
+}
+
+// restoreByHand starts a VMM and has it read the folder: until the guest runs.
+func (b *bench) restoreByHand(ctx context.Context, folder string) (time.Duration, error) {
+	socket := filepath.Join(folder, "s")
+	c := exec.CommandContext(ctx, b.vmm, "--api-socket", "path="+socket)
+	start := time.Now()
+	if err := c.Start(); err != nil {
+		return 0, err
+	}
+	defer func() { _, _ = c.Process.Kill(), c.Wait() }()
+	client := chsnap.NewClient(socket, 5*time.Minute)
+	for deadline := start.Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		_, err := client.Ping(ctx)
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			return 0, err
+		}
+	}
+	err := client.Restore(ctx, chsnap.RestoreConfig{SourceURL: "file://" + filepath.Join(folder, "snap"), Resume: true}, 0)
+	return time.Since(start), errors.Join(err, os.Remove(socket))
+}
+
+// clones times one vm create, with --count above 0, has every guest count, and
+// removes them. dirty is the private memory of the first VMM when the command
+// ended.
+func (b *bench) clones(ctx context.Context, snapshot, mode string, count int) (took time.Duration, dirty int64, err error) {
+	args := []string{"vm", "create", "clone", "--from-snapshot", snapshot, "--restore-mode", mode}
+	if count > 0 {
+		args = append(args, "--count", strconv.Itoa(count))
+	}
+	out, err := b.run(ctx, args...)
+	if err != nil {
+		return 0, 0, err
+	}
+	ids := strings.Fields(out.text)
+	for i, id := range ids {
+		m, pid, err := b.machine(ctx, id)
+		if err == nil && i == 0 {
+			dirty, err = privateBytes(pid)
+		}
+		if err = errors.Join(err, m.counts(ctx)); err != nil {
+			return 0, 0, err
+		}
+	}
+	_, err = b.run(ctx, append([]string{"vm", "rm", "-f"}, ids...)...)
+	return out.wall, dirty, err
+}
+
+// machine finds a running VM and its VMM.
+func (b *bench) machine(ctx context.Context, id string) (*machine, int, error) {
+	out, err := b.run(ctx, "vm", "inspect", id)
+	if err != nil {
+		return &machine{name: id}, 0, err
+	}
+	var rows []struct {
+		APISocket string
+		PID       int
+	}
+	if err := json.Unmarshal([]byte(out.text), &rows); err != nil || len(rows) != 1 {
+		return &machine{name: id}, 0, fmt.Errorf("inspect %s: %w, %d rows", id, err, len(rows))
+	}
+	return &machine{name: id, serial: filepath.Join(filepath.Dir(rows[0].APISocket), "serial.log")}, rows[0].PID, nil
+}
+
+// privateBytes is what of a process's memory is written and its own.
+func privateBytes(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "Private_Dirty:" {
+			kib, err := strconv.ParseInt(f[1], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("smaps_rollup has no Private_Dirty")
+}
