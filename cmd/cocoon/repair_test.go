@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -13,8 +14,10 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// spoilPack flips one bit in the first pack that a snapshot names: in its first
-// frame, or in its index. inspected is the answer of snapshot inspect.
+// spoilPack flips one bit in the first pack that a snapshot names: in its middle
+// frame, which holds RAM, or in its index. Before RAM stand disk pages that the
+// guest may overwrite before the capture ends: of those there is no other copy.
+// inspected is the answer of snapshot inspect.
 func spoilPack(root, inspected, part string) error {
 	var rows []struct{ Path string }
 	if err := json.Unmarshal([]byte(inspected), &rows); err != nil || len(rows) != 1 {
@@ -36,7 +39,7 @@ func spoilPack(root, inspected, part string) error {
 		if b, err = os.ReadFile(path); err != nil {
 			return err
 		}
-		at := map[string]int{"frame": 60, "index": len(b) - 80}[part]
+		at := map[string]int{"frame": middleFrame(b) + 60, "index": len(b) - 80}[part]
 		b[at] ^= 1
 		if err := os.Chmod(path, 0o600); err != nil {
 			return err
@@ -44,6 +47,17 @@ func spoilPack(root, inspected, part string) error {
 		return os.WriteFile(path, b, 0o600)
 	}
 	return fmt.Errorf("no pack in %s", rows[0].Path)
+}
+
+// middleFrame is where the middle one of a pack's frames begins; the layout is
+// that of docs/format.md.
+func middleFrame(b []byte) (at int) {
+	tail := b[len(b)-64:]
+	table := b[binary.LittleEndian.Uint64(tail)+8:]
+	for i := range binary.LittleEndian.Uint32(tail[8:]) / 2 {
+		at += int(binary.LittleEndian.Uint32(table[8*i:]))
+	}
+	return at
 }
 
 // rot frame|index: bit rot in a pack of the snapshot first.
