@@ -22,12 +22,12 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// halted runs a collector as a process of its own that stands still at a step,
-// lets meanwhile run, and gives the collector's end.
+// halted runs a collector as a process of its own that stands still at its first
+// visit of a step, lets meanwhile run, and waits for the collector's end.
 func halted(t *testing.T, s *store.Store, step string, meanwhile func()) {
 	t.Helper()
 	c := exec.Command(os.Args[0], "-test.run=^TestKillAtEachStep$")
-	c.Env = append(os.Environ(), "GC_TEST_ROOT="+s.Root(), durable.StopAt+"="+step)
+	c.Env = append(os.Environ(), "GC_TEST_ROOT="+s.Root(), durable.StopAt+"="+step+"#1")
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
