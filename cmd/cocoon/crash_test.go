@@ -21,7 +21,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/store"
@@ -56,7 +55,7 @@ func TestCrash(t *testing.T) {
 		}
 	}
 	t.Logf("COCOON_CRASH_SEED=%d", seed)
-	vmm, _ := chsnaptest.VMM(t)
+	vmm := storeVMM(t)
 	c := &crash{host: newHost(t, vmm), kills: map[string]int{}, ends: map[int]int{}, at: map[string]int{}}
 	c.begin()
 	workers := make([]*crasher, crashers)

@@ -18,7 +18,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/internal/durable/durabletest"
 	"github.com/cocoonv2/cocoon/internal/guest"
 )
@@ -135,7 +134,7 @@ func TestFaults(t *testing.T) {
 		}
 		every = uint32(n)
 	}
-	vmm, _ := chsnaptest.VMM(t)
+	vmm := storeVMM(t)
 	var sites, injected, refused atomic.Int64
 	t.Run("injected", func(t *testing.T) {
 		for i, v := range changes {

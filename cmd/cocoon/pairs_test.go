@@ -18,7 +18,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/internal/durable"
 )
 
@@ -98,7 +97,7 @@ func TestPairs(t *testing.T) {
 			t.Fatalf("COCOON_PAIRS=%q: want a number: every how manieth pair is held", v)
 		}
 	}
-	vmm, _ := chsnaptest.VMM(t)
+	vmm := storeVMM(t)
 	var held, steps, waited atomic.Int64
 	t.Run("held", func(t *testing.T) {
 		for i, a := range verbs {

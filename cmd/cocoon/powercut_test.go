@@ -16,7 +16,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/internal/durable/durabletest"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -37,7 +36,7 @@ func TestPowerCuts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	vmm, _ := chsnaptest.VMM(t)
+	vmm := storeVMM(t)
 	var cuts, calls, collected atomic.Int64
 	t.Run("cut", func(t *testing.T) {
 		for i, v := range changes {

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 )
 
 // straceVerbs start no VMM: strace would follow it too.
@@ -42,7 +40,7 @@ func TestStraceFaults(t *testing.T) {
 		t.Skipf("strace may not trace here: %v: %s", err, out)
 	}
 	whole := os.Getenv("COCOON_STRACE") == "1"
-	vmm, _ := chsnaptest.VMM(t)
+	vmm := storeVMM(t)
 	var injected, ours, ended, killed atomic.Int64
 	t.Run("injected", func(t *testing.T) {
 		for _, v := range verbs {
