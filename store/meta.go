@@ -70,7 +70,7 @@ func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) er
 			return err
 		}
 		if m.Name != old {
-			if err := s.nameFree(ctx, m.Name); err != nil {
+			if err := s.NameFree(ctx, m.Name); err != nil {
 				return err
 			}
 		}
@@ -82,8 +82,9 @@ func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) er
 	})
 }
 
-// nameFree is asked under names.lock.
-func (s *Store) nameFree(ctx context.Context, name string) error {
+// NameFree refuses a name that cannot be given now; "" can always. Only under
+// names.lock does the answer hold until the name is taken.
+func (s *Store) NameFree(ctx context.Context, name string) error {
 	if name == "" {
 		return nil
 	}

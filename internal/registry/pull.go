@@ -57,7 +57,7 @@ func (m *Mover) Pull(ctx context.Context, ref string, o PullOptions) (*store.Sna
 
 // take copies a snapshot from an origin and publishes it.
 func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, o PullOptions) (*store.Snapshot, error) {
-	if err := m.nameFree(ctx, o.Meta.Name); err != nil {
+	if err := m.Store.NameFree(ctx, o.Meta.Name); err != nil { // before anything is fetched
 		return nil, err
 	}
 	manifest, err := fetchManifest(ctx, from, root)
@@ -179,24 +179,6 @@ func (m *Mover) landImages(ctx context.Context, to *landing, from origin, root o
 	}
 	return failure.Hint(failure.New(failure.NotFound, "snapshot %s stands on image blob %s (%s), which is neither here nor there", sn.ID, missing[0].Digest, missing[0].Role),
 		"import it with: cocoon image import")
-}
-
-// nameFree refuses a taken name before anything is fetched.
-func (m *Mover) nameFree(ctx context.Context, name string) error {
-	if name == "" {
-		return nil
-	}
-	if err := store.ValidateName(name); err != nil {
-		return err
-	}
-	id, err := m.Store.ResolveName(ctx, name)
-	if errors.Is(err, failure.NotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return failure.New(failure.Conflict, "snapshot name %q is taken by %s", name, id)
 }
 
 func fetchManifest(ctx context.Context, from origin, d ocispec.Descriptor) ([]byte, error) {
