@@ -37,20 +37,26 @@ func startGuard(o CaptureOptions, wasRunning bool) (*Guard, error) {
 	return StartGuard(GuardOptions{Command: o.Guard, Client: o.Client, Staging: o.StagingDir})
 }
 
-// StartGuard runs `guard SOCKET STAGING UNLESS` with the pipe as descriptor 3.
-// Without a command the answer guards nothing.
+// StartGuard runs `guard SOCKET STAGING UNLESS`, which calls RunGuard. Without a
+// command the answer guards nothing.
 func StartGuard(o GuardOptions) (*Guard, error) {
 	if len(o.Command) == 0 {
 		return &Guard{}, nil
 	}
+	cmd := exec.Command(o.Command[0], slices.Concat(o.Command[1:], []string{o.Client.Socket(), o.Staging, o.Unless})...)
+	cmd.Env = []string{}
+	return Watch(cmd)
+}
+
+// Watch starts cmd as a guard of this process: its descriptor 3 is the pipe that
+// it gives to Abandoned.
+func Watch(cmd *exec.Cmd) (*Guard, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	cmd := exec.Command(o.Command[0], slices.Concat(o.Command[1:], []string{o.Client.Socket(), o.Staging, o.Unless})...)
 	cmd.ExtraFiles = []*os.File{r}
-	cmd.Env = []string{}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a signal to our group is not for it
 	if err := cmd.Start(); err != nil {
 		w.Close()
@@ -68,6 +74,19 @@ func (g *Guard) Release() error {
 	return errors.Join(err, g.pipe.Close(), g.cmd.Wait())
 }
 
+// Abandoned waits, in a guard process, for the end of what it guards: true when
+// the process at the other end of the pipe died, false when it released the
+// guard.
+func Abandoned(pipe *os.File) (bool, error) {
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	var b [1]byte
+	n, err := pipe.Read(b[:])
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("guard: %w", err)
+	}
+	return n == 0, nil
+}
+
 // RunGuard is the body of the guard process; args are the socket, the staging
 // folder and the file of GuardOptions.Unless. When the pipe closes without a
 // byte, the VM is resumed, unless that file is there, and the staged RAM removed.
@@ -75,14 +94,10 @@ func RunGuard(args []string, pipe *os.File) error {
 	if len(args) != 3 {
 		return failure.New(failure.Usage, "the guard takes a socket, a folder and a file")
 	}
-	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	var b [1]byte
-	if n, err := pipe.Read(b[:]); n == 1 {
-		return nil
-	} else if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("guard: %w", err)
+	abandoned, err := Abandoned(pipe)
+	if err != nil || !abandoned {
+		return err
 	}
-	var err error
 	if _, there := os.Lstat(args[2]); args[2] == "" || there != nil {
 		err = NewClient(args[0], 0).EnsureRunning(context.Background())
 	}

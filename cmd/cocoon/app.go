@@ -60,7 +60,7 @@ func newRoot(a *app) *cobra.Command {
 	pf.StringVar(&file, "config", "", "configuration `file` (default "+config.DefaultFile+")")
 	pf.StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, plain, json or none")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return failure.Wrap(failure.Usage, err) })
-	root.AddCommand(newVM(a), newSnapshot(a), newImage(a), newGC(a), newSystem(a), newConfig(a), newVersion(a), newRefs(a), newDemo(a), newGuard(a), newMaterialise(a))
+	root.AddCommand(newVM(a), newSnapshot(a), newImage(a), newGC(a), newSystem(a), newConfig(a), newVersion(a), newRefs(a), newDemo(a), newGuard(a), newRescue(a), newMaterialise(a))
 	return root
 }
 
@@ -169,7 +169,6 @@ func (a *app) open(ctx context.Context) (*rooms, error) {
 	vms := vm.New(st, images, vm.Options{
 		RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), VMMTimeout: patience, Network: a.network(st),
 	})
-	a.rescue(ctx, vms)
 	cacheCap, err := a.cacheCap()
 	if err := errors.Join(err, a.checkCacheAhead()); err != nil {
 		return nil, err
@@ -186,7 +185,11 @@ func (a *app) open(ctx context.Context) (*rooms, error) {
 			VMMVersion: func(ctx context.Context) (string, error) { return vmmVersion(ctx, binary) },
 		},
 	}
-	r.hypervisor = &hypervisor.Hypervisor{Store: st, VMs: vms, Saver: r.saver, Restorer: r.restore}
+	r.hypervisor = &hypervisor.Hypervisor{
+		Store: st, VMs: vms, Saver: r.saver, Restorer: r.restore,
+		Guard: func(id string) (func() error, error) { return a.startRescue(self, id) },
+	}
+	a.rescue(ctx, r)
 	return r, nil
 }
 
@@ -199,16 +202,22 @@ func (a *app) network(st *store.Store) network.Host {
 	}
 }
 
-// rescue resumes guests whose capture died together with its guard. That it
-// could not is told, but is no reason to refuse the command at hand.
-func (a *app) rescue(ctx context.Context, vms *vm.Manager) {
-	names, err := vms.Rescue(ctx)
+// rescue lets guests go on whose capture or exchange died together with its
+// guard. That it could not is told, but is no reason to refuse the command at
+// hand.
+func (a *app) rescue(ctx context.Context, r *rooms) {
+	names, err := r.vms.Rescue(ctx, r.wake)
 	for _, name := range names {
-		a.log.Warn("a guest left paused by a capture that died was resumed", "vm", name)
+		a.log.Warn("a guest that a command which died had left paused or put aside goes on", "vm", name)
 	}
 	if err != nil {
-		a.log.Warn("a guest left paused could not be resumed", "error", oneLine(err))
+		a.log.Warn("a guest left paused or put aside could not go on", "error", oneLine(err))
 	}
+}
+
+// wake lets a VM that was put aside go on. It ran on this host a moment ago.
+func (r *rooms) wake(ctx context.Context, rec *vm.Record) error {
+	return r.restore.WakeLocked(ctx, rec, restore.Request{AllowIncompatible: true})
 }
 
 // vmmVersion asks the binary: "cloud-hypervisor v53.0.0-12-g…" → "53.0.0-12-g…".

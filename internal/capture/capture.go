@@ -55,6 +55,8 @@ type Request struct {
 	OnNote  func(text string)
 	OnBytes func(done, total int64) // progress of the packing; may be nil
 
+	Aside bool // of a suspend: the VM is only put aside, see vm.Sleep
+
 	sleep bool // the VM is to sleep on the snapshot
 }
 

@@ -58,7 +58,7 @@ func (s *Saver) fallAsleep(ctx context.Context, rec *vm.Record, lease *store.Lea
 		err = ctx.Err()
 	}
 	if err == nil {
-		err = s.VMs.Suspend(rec, sn.ID)
+		err = s.VMs.Suspend(rec, sn.ID, req.Aside)
 	}
 	if err != nil {
 		return nil, errors.Join(err, goOn())

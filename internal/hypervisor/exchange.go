@@ -40,15 +40,19 @@ func (h *Hypervisor) Exchange(ctx context.Context, ref, snapshot string, o Excha
 		return "", err
 	}
 	defer func() { err = errors.Join(err, trial.Close(ctx)) }()
-	ranOn := rec.Process != nil
-	if ranOn {
+	release, err := h.guard(rec.ID)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	if rec.Process != nil {
 		if err := h.putAside(ctx, rec, o); err != nil {
 			return "", err
 		}
 	}
 	former := formerState(rec)
 	if err := trial.Become(ctx); err != nil {
-		return "", h.goOn(ctx, rec, ranOn, err)
+		return "", h.goOn(ctx, rec, err)
 	}
 	if former == "" {
 		return "", nil
@@ -81,9 +85,20 @@ func formerState(rec *vm.Record) store.ID {
 	return rec.Sleep.Snapshot
 }
 
-// putAside suspends a VM that runs.
+// guard starts the process that lets the VM go on if this one dies while the VM
+// is put aside.
+func (h *Hypervisor) guard(id string) (release func() error, err error) {
+	if h.Guard == nil {
+		return func() error { return nil }, nil
+	}
+	return h.Guard(id)
+}
+
+// putAside suspends a VM that runs. From here on it is either woken or becomes
+// another: by this process, by its guard if it dies, by the next command if both
+// do.
 func (h *Hypervisor) putAside(ctx context.Context, rec *vm.Record, o ExchangeOptions) error {
-	req := capture.Request{Description: "VM " + rec.Name + " before it was restored", OnBytes: o.OnBytes}
+	req := capture.Request{Description: "VM " + rec.Name + " before it was restored", OnBytes: o.OnBytes, Aside: true}
 	if !o.Backup {
 		req.Labels = map[string]string{store.SuspendLabel: rec.ID}
 	}
@@ -92,8 +107,8 @@ func (h *Hypervisor) putAside(ctx context.Context, rec *vm.Record, o ExchangeOpt
 }
 
 // goOn wakes a VM that was put aside, and explains.
-func (h *Hypervisor) goOn(ctx context.Context, rec *vm.Record, ranOn bool, cause error) error {
-	if !ranOn || rec.Sleep == nil {
+func (h *Hypervisor) goOn(ctx context.Context, rec *vm.Record, cause error) error {
+	if rec.Sleep == nil || !rec.Sleep.Aside {
 		return cause
 	}
 	if err := h.Restorer.WakeLocked(context.WithoutCancel(ctx), rec, restore.Request{AllowIncompatible: true}); err != nil {

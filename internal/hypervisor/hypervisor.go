@@ -27,6 +27,9 @@ type Hypervisor struct {
 	VMs      *vm.Manager
 	Saver    *capture.Saver
 	Restorer *restore.Engine
+	// Guard starts a process that calls vm.Manager.RescueAfter for a VM if this
+	// one dies before it calls release; nil: no guard.
+	Guard func(id string) (release func() error, err error)
 }
 
 var _ vm.Hypervisor = (*Hypervisor)(nil)

@@ -16,9 +16,9 @@ const owedFile = "resume-owed"
 
 // OweResume notes, before a guest is paused or loaded, that it must run. The
 // answer takes the note back if the guest runs or its VMM is gone, else it
-// leaves the debt to the next command.
+// leaves the debt to the next command. That of a VM that is put aside stays.
 func (m *Manager) OweResume(rec *Record) (func(context.Context) error, error) {
-	path := filepath.Join(m.RunDir(rec.ID), owedFile)
+	path := m.owedPath(rec.ID)
 	if err := os.MkdirAll(m.RunDir(rec.ID), 0o700); err != nil {
 		return nil, err
 	}
@@ -26,6 +26,9 @@ func (m *Manager) OweResume(rec *Record) (func(context.Context) error, error) {
 		return nil, fmt.Errorf("note the pause of VM %s: %w", rec.Name, err)
 	}
 	settle := func(ctx context.Context) error {
+		if sleep, err := m.readSleep(rec.ID); err != nil || sleep != nil && sleep.Aside {
+			return err
+		}
 		info, err := m.Client(rec).Info(context.WithoutCancel(ctx))
 		if rec.Process != nil && alive(rec.Process) && (err != nil || info.State != "Running") {
 			return nil
@@ -35,17 +38,32 @@ func (m *Manager) OweResume(rec *Record) (func(context.Context) error, error) {
 	return settle, nil
 }
 
-// Rescue resumes each guest whose pauser died, and its guard with it, before it
-// could: its note is there and nobody holds its lock. It answers the names.
-func (m *Manager) Rescue(ctx context.Context) ([]string, error) {
-	owed, err := filepath.Glob(filepath.Join(m.o.RunDir, "*", owedFile))
+func (m *Manager) owedPath(id string) string { return filepath.Join(m.RunDir(id), owedFile) }
+
+// Waker lets a VM go on that was put aside; its lock is held.
+type Waker func(ctx context.Context, rec *Record) error
+
+// Rescue lets each guest go on whose pauser died, and its guard with it, before
+// it could: its note is there and nobody holds its lock. It answers the names.
+func (m *Manager) Rescue(ctx context.Context, wake Waker) ([]string, error) {
+	owed, err := filepath.Glob(m.owedPath("*"))
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	var errs []error
 	for _, path := range owed {
-		name, err := m.rescue(ctx, filepath.Base(filepath.Dir(path)), path)
+		id := filepath.Base(filepath.Dir(path))
+		lock, err := filelock.TryExclusive(filepath.Join(m.Dir(id), "lock"))
+		if errors.Is(err, filelock.ErrLocked) || errors.Is(err, os.ErrNotExist) {
+			continue // its pauser lives, or the VM is gone and gc takes the folder
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		name, err := m.rescue(ctx, id, wake)
+		lock.Unlock()
 		if name != "" {
 			names = append(names, name)
 		}
@@ -54,15 +72,23 @@ func (m *Manager) Rescue(ctx context.Context) ([]string, error) {
 	return names, errors.Join(errs...)
 }
 
-func (m *Manager) rescue(ctx context.Context, id, note string) (string, error) {
-	lock, err := filelock.TryExclusive(filepath.Join(m.Dir(id), "lock"))
-	if errors.Is(err, filelock.ErrLocked) || errors.Is(err, os.ErrNotExist) {
-		return "", nil // its pauser lives, or the VM is gone and gc takes the folder
+// RescueAfter is Rescue for one VM whose pauser is dying: it waits for the end
+// of its lock.
+func (m *Manager) RescueAfter(ctx context.Context, id string, wake Waker) error {
+	lock, err := filelock.ExclusiveExisting(ctx, filepath.Join(m.Dir(id), "lock"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer lock.Unlock()
+	_, err = m.rescue(ctx, id, wake)
+	return err
+}
+
+func (m *Manager) rescue(ctx context.Context, id string, wake Waker) (string, error) {
+	note := m.owedPath(id)
 	if _, err := os.Stat(note); err != nil {
 		return "", nil // settled while we came
 	}
@@ -73,6 +99,12 @@ func (m *Manager) rescue(ctx context.Context, id, note string) (string, error) {
 	m.live(rec)
 	if err := m.settle(ctx, rec); err != nil {
 		return "", err
+	}
+	if rec.Sleep != nil && rec.Sleep.Aside {
+		if err := wake(ctx, rec); err != nil {
+			return "", err
+		}
+		return rec.Name, ignoreMissing(os.Remove(note))
 	}
 	if rec.Process == nil {
 		return "", os.Remove(note)

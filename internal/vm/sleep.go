@@ -23,6 +23,9 @@ type Sleep struct {
 	Version  int       `json:"version"`
 	Snapshot store.ID  `json:"snapshot"`
 	Since    time.Time `json:"since"`
+	// Aside says that the VM was only put aside while another state was to take
+	// its place: if nobody does so any more, it is to run again.
+	Aside bool `json:"aside,omitempty"`
 	// Record is the VM as it fell asleep. While it sleeps this one counts, not
 	// record.json: the disks that it names are those of the RAM.
 	Record *Record `json:"record"`
@@ -52,15 +55,16 @@ func (m *Manager) readSleep(id string) (*Sleep, error) {
 	return &s, nil
 }
 
-// Suspend is the moment from which a paused VM sleeps on a snapshot. The caller
-// holds the VM's lock and the snapshot, and ends the VMM afterwards.
-func (m *Manager) Suspend(rec *Record, snapshot store.ID) error {
+// Suspend is the moment from which a paused VM sleeps on a snapshot, or is put
+// aside on it. The caller holds the VM's lock and the snapshot, and ends the VMM
+// afterwards.
+func (m *Manager) Suspend(rec *Record, snapshot store.ID, aside bool) error {
 	if err := m.syncDisks(rec); err != nil {
 		return err
 	}
 	asleep := *rec
 	asleep.State, asleep.Process, asleep.Restore = "suspended", nil, nil
-	s := &Sleep{Version: sleepVersion, Snapshot: snapshot, Since: time.Now().UTC(), Record: &asleep}
+	s := &Sleep{Version: sleepVersion, Snapshot: snapshot, Since: time.Now().UTC(), Aside: aside, Record: &asleep}
 	if err := m.writeSleep(rec.ID, s); err != nil {
 		return errors.Join(err, m.forgetSleep(rec.ID)) // its name may be there all the same
 	}
