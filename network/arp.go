@@ -1,7 +1,6 @@
 package network
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -72,12 +71,12 @@ func gratuitous(dev, mac string, ip netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	s, err := openARP(dev)
+	s, err := openPacket(dev)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	return s.send(arpFrame(from, ip, ip))
+	return s.send(s.index, arpFrame(from, ip, ip))
 }
 
 // probeEvery and probeFor pace the question for a gateway's MAC.
@@ -102,9 +101,9 @@ func Observe(ctx context.Context, a Attachment) (Guest, error) {
 	if err != nil {
 		return g, err
 	}
-	var s *arpSocket
+	var s *packetSocket
 	err = InNetns(a.Netns, func() (err error) {
-		s, err = openARP(a.Ifname)
+		s, err = openPacket(a.Ifname)
 		return err
 	})
 	if err != nil {
@@ -115,10 +114,10 @@ func Observe(ctx context.Context, a Attachment) (Guest, error) {
 		if err := ctx.Err(); err != nil {
 			return g, err
 		}
-		if err := s.send(arpFrame(mac, self, gw)); err != nil {
+		if err := s.send(s.index, arpFrame(mac, self, gw)); err != nil {
 			return g, err
 		}
-		g.GatewayMAC = s.answer(gw, time.Now().Add(probeEvery))
+		g.GatewayMAC = s.answerOf(gw, time.Now().Add(probeEvery))
 	}
 	return g, nil
 }
@@ -137,11 +136,11 @@ func firstIPv4(a Attachment) (self, gw netip.Addr, ok bool) {
 	return self, gw, self.IsValid() && gw.IsValid()
 }
 
-// arpSocket sees every frame of a device before the redirect takes it: the
-// kernel hands frames to ETH_P_ALL first.
-type arpSocket struct{ fd, index int }
+// packetSocket sees every frame of a device before the redirect takes it: the
+// kernel hands frames to ETH_P_ALL first. It sends out of any device of its netns.
+type packetSocket struct{ fd, index int }
 
-func openARP(dev string) (*arpSocket, error) {
+func openPacket(dev string) (*packetSocket, error) {
 	link, err := netlink.LinkByName(dev)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dev, err)
@@ -151,7 +150,7 @@ func openARP(dev string) (*arpSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("packet socket: %w", err)
 	}
-	s := &arpSocket{fd, link.Attrs().Index}
+	s := &packetSocket{fd, link.Attrs().Index}
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: s.index}); err != nil {
 		s.close()
 		return nil, fmt.Errorf("packet socket at %s: %w", dev, err)
@@ -159,35 +158,48 @@ func openARP(dev string) (*arpSocket, error) {
 	return s, nil
 }
 
-func (s *arpSocket) close() { unix.Close(s.fd) }
+func (s *packetSocket) close() { unix.Close(s.fd) }
 
-func (s *arpSocket) send(frame []byte) error {
-	to := &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ARP), Ifindex: s.index, Halen: 6}
+// send sends an Ethernet frame out of the device with that index.
+func (s *packetSocket) send(index int, frame []byte) error {
+	to := &unix.SockaddrLinklayer{Protocol: htons(binary.BigEndian.Uint16(frame[12:])), Ifindex: index, Halen: 6}
 	copy(to.Addr[:], frame[:6])
 	if err := unix.Sendto(s.fd, frame, 0, to); err != nil {
-		return fmt.Errorf("send ARP: %w", err)
+		return fmt.Errorf("send to the neighbours: %w", err)
 	}
 	return nil
 }
 
-// answer waits for an ARP reply from ip until a moment.
-func (s *arpSocket) answer(ip netip.Addr, until time.Time) string {
+// answer waits until a moment for the next neighbour that says which MAC it has.
+func (s *packetSocket) answer(until time.Time) (who netip.Addr, mac net.HardwareAddr, ok bool) {
 	buf := make([]byte, 128)
 	for left := time.Until(until); left > 0; left = time.Until(until) {
 		tv := unix.NsecToTimeval(max(left, time.Millisecond).Nanoseconds())
 		if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
-			return ""
+			return who, nil, false
 		}
 		n, _, err := unix.Recvfrom(s.fd, buf, 0)
-		if err != nil || n < arpBytes {
+		if err != nil {
 			continue
 		}
-		reply := binary.BigEndian.Uint16(buf[12:]) == unix.ETH_P_ARP && binary.BigEndian.Uint16(buf[20:]) == 2
-		if reply && bytes.Equal(buf[28:32], ip.AsSlice()) {
-			return net.HardwareAddr(buf[22:28]).String()
+		if who, mac, ok = answered(buf[:n]); ok {
+			return who, mac, true
 		}
 	}
-	return ""
+	return who, nil, false
+}
+
+// answerOf waits for one of them, "" when it does not say so.
+func (s *packetSocket) answerOf(ip netip.Addr, until time.Time) string {
+	for {
+		who, mac, ok := s.answer(until)
+		if !ok {
+			return ""
+		}
+		if who == ip {
+			return mac.String()
+		}
+	}
 }
 
 const arpBytes = 42 // Ethernet header and ARP for IPv4

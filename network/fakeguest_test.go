@@ -96,6 +96,11 @@ func configure(in Guest, mtu int) error {
 
 // remember fixes a neighbour, as a guest does that was frozen with a warm cache.
 func (g *guest) remember(ip netip.Addr, mac string) error {
+	return g.believe(ip, mac, netlink.NUD_PERMANENT)
+}
+
+// believe puts an entry into the guest's cache.
+func (g *guest) believe(ip netip.Addr, mac string, state int) error {
 	return InNetns(g.netns, func() error {
 		link, err := netlink.LinkByName("eth0")
 		if err != nil {
@@ -105,8 +110,23 @@ func (g *guest) remember(ip netip.Addr, mac string) error {
 		if err != nil {
 			return err
 		}
-		return netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: ip.AsSlice(), HardwareAddr: hw, State: netlink.NUD_PERMANENT})
+		return netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: ip.AsSlice(), HardwareAddr: hw, State: state})
 	})
+}
+
+// believes is the MAC that the guest's cache has for an address.
+func (g *guest) believes(t testing.TB, ip netip.Addr) (mac string) {
+	t.Helper()
+	must0(t, InNetns(g.netns, func() error {
+		all, err := netlink.NeighList(0, netlink.FAMILY_ALL)
+		for _, n := range all {
+			if n.IP.Equal(ip.AsSlice()) {
+				mac = n.HardwareAddr.String()
+			}
+		}
+		return err
+	}))
+	return mac
 }
 
 func openTap(t testing.TB, netns, name string, queues int) []*os.File {

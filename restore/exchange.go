@@ -117,7 +117,7 @@ func (t *Trial) Become(ctx context.Context) error {
 		return fmt.Errorf("restore snapshot %s in place of VM %s: %w", t.plan.SnapshotID, rec.Name, err)
 	}
 	*t.of = *rec
-	return errors.Join(t.VMs.DropStrayDisks(rec), t.VMs.Announce(rec))
+	return errors.Join(t.VMs.DropStrayDisks(rec), t.VMs.AnnounceSaved(ctx, rec))
 }
 
 // future is the record of the VM once it has become what was tried: all of the

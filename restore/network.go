@@ -255,7 +255,7 @@ func (r *run) detach(ctx context.Context) error {
 	return r.VMs.Detach(ctx, r.rec.ID)
 }
 
-func (r *run) announce(context.Context) error { return r.VMs.Announce(r.rec) }
+func (r *run) announce(ctx context.Context) error { return r.VMs.AnnounceSaved(ctx, r.rec) }
 
 // ParseWish reads keep, keep=CNI-NAME, fresh, fresh=CNI-NAME, none or tap=NAME.
 func ParseWish(s string) (Wish, error) {

@@ -44,7 +44,7 @@ func (e *Engine) WakeLocked(ctx context.Context, rec *vm.Record, r Request) erro
 	// That the snapshot is not needed any more is no reason to fail, should its
 	// removal do so: gc sees it too.
 	_ = e.Store.DropSuspended(context.WithoutCancel(ctx), snapshot)
-	if err := e.VMs.Announce(rec); err != nil {
+	if err := e.VMs.AnnounceSaved(ctx, rec); err != nil {
 		return fmt.Errorf("VM %s runs, but its network was not told: %w", rec.Name, err)
 	}
 	return nil

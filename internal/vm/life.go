@@ -84,7 +84,7 @@ func (m *Manager) Start(ctx context.Context, ref string) (*Record, error) {
 		rec.State, rec.LastError = "error", err.Error()
 		return nil, errors.Join(fmt.Errorf("start VM %s: %w", rec.Name, err), m.save(rec))
 	}
-	return rec, m.announceRunning(rec)
+	return rec, told(rec, m.Announce(rec))
 }
 
 // boot starts a VM whose interfaces are attached, and saves its record.
@@ -182,7 +182,7 @@ func (m *Manager) Resume(ctx context.Context, ref string) error {
 			return err
 		}
 		rec.State = "running"
-		return errors.Join(m.save(rec), m.announceRunning(rec))
+		return errors.Join(m.save(rec), told(rec, m.AnnounceSaved(ctx, rec)))
 	})
 }
 

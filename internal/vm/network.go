@@ -96,9 +96,23 @@ func (m *Manager) Announce(rec *Record) error {
 	return nil
 }
 
-// announceRunning is Announce after which nothing is undone.
-func (m *Manager) announceRunning(rec *Record) error {
+// AnnounceSaved is Announce for a guest that goes on from its memory: it is told
+// also where its gateways are now.
+func (m *Manager) AnnounceSaved(ctx context.Context, rec *Record) error {
 	if err := m.Announce(rec); err != nil {
+		return err
+	}
+	for _, n := range rec.Networks {
+		if err := network.TellGateways(ctx, n.Attachment); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// told explains an error of Announce after which nothing is undone.
+func told(rec *Record, err error) error {
+	if err != nil {
 		return fmt.Errorf("VM %s runs, but its network was not told: %w", rec.Name, err)
 	}
 	return nil
