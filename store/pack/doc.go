@@ -17,7 +17,8 @@
 // have the same page at the same address; is it anywhere in the parent's packs,
 // in those of its family (other guests of the same image) or among the pages
 // this Writer stored already; else it is appended to the open frame, in the
-// order the pages came. Full frames are compressed in parallel and written in
+// order the pages came (what will not compress has a frame of its own). Full
+// frames are compressed in parallel and written in
 // order. [Writer.Flush] moves pages out of old frames of which little is used,
 // until a restore needs at most half as many frames again as after a fresh
 // capture, and ends the last pack; then every [ImageWriter.Finish] gives its

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -67,10 +68,10 @@ func (im *Image) EachFrame(ctx context.Context, workers int, visit func(worker i
 	return group.Wait()
 }
 
-// WriteTo writes the image's non-zero pages to w by workers goroutines (0: one
-// a CPU), verified as [Image.EachFrame] says. Zero pages are not written: w
-// must be fresh. w may be an *os.File (neighbouring pages are then written by
-// one call) or a memory map; WriteAt is called by several goroutines.
+// WriteTo writes the image's non-zero pages to w and keeps workers CPUs busy (0:
+// all), verified as [Image.EachFrame] says. Zero pages are not written: w must
+// be fresh. w may be an *os.File (neighbouring pages are then written by one
+// call) or a memory map; WriteAt is called by several goroutines.
 // onBytes, if not nil, is told of image bytes done since its last call, zero
 // pages included, by one goroutine at a time.
 func (im *Image) WriteTo(ctx context.Context, w io.WriterAt, workers int, onBytes func(n int64)) error {
@@ -78,11 +79,14 @@ func (im *Image) WriteTo(ctx context.Context, w io.WriterAt, workers int, onByte
 		workers = runtime.GOMAXPROCS(0)
 	}
 	report := &progress{onBytes: onBytes}
-	_, stored := im.m.Stat()
-	report.add(max(0, im.Bytes()-int64(stored)*PageSize))
+	report.add(im.m.zeroBytes())
+	// The kernel lets one writer at a time into a file and has the others spin.
+	// They wait here instead, while more goroutines than CPUs decode.
+	workers *= writersAWorker
+	var turn sync.Mutex
 	writers := make([]scatterer, workers)
 	for i := range writers {
-		writers[i].w = w
+		writers[i].w, writers[i].turn = w, &turn
 		switch w := w.(type) {
 		case *os.File:
 			writers[i].file = w
@@ -96,6 +100,9 @@ func (im *Image) WriteTo(ctx context.Context, w io.WriterAt, workers int, onByte
 		return err
 	})
 }
+
+// writersAWorker keeps a CPU busy while one goroutine waits to write.
+const writersAWorker = 2
 
 // At is the part of a file from byte off on, as a target of WriteTo. Unlike an
 // [io.OffsetWriter] it lets neighbouring pages be written by one call.
@@ -190,14 +197,19 @@ func (e *expander) bytes(f *openFrame, p piece) []byte {
 // scatterer writes parts for one goroutine.
 type scatterer struct {
 	w       io.WriterAt
-	file    *os.File // under w, if there is one
-	base    int64    // where w begins in it
+	file    *os.File    // under w, if there is one
+	base    int64       // where w begins in it
+	turn    *sync.Mutex // held to write to file
 	vectors [][]byte
 }
 
 // scatter writes parts to their places, neighbours by one call, and gives the
 // bytes written.
 func (s *scatterer) scatter(parts []Part) (int64, error) {
+	if s.file != nil {
+		s.turn.Lock()
+		defer s.turn.Unlock()
+	}
 	var total int64
 	for len(parts) > 0 {
 		start, end := parts[0].Offset, parts[0].Offset

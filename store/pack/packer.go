@@ -11,10 +11,11 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// frame is a buffer of pages, its compressed form and its number in the order
-// of writing.
+// frame is a buffer of pages and its compressed form. Frames are numbered as
+// they are begun and written in the order in which they were full.
 type frame struct {
 	number int
+	order  int
 	pages  int
 	hashes *[FramePages]Hash
 	stored []byte
@@ -30,14 +31,14 @@ type packer struct {
 	sink Sink
 	free chan *frame
 
-	mu      sync.Mutex // guards waiting, next, writing
-	waiting map[int]*frame
+	mu      sync.Mutex     // guards waiting, next, writing
+	waiting map[int]*frame // by order
 	next    int
 	writing bool // one goroutine writes; what follows belongs to it
 
 	current     *openPack
 	packs       []digest.Digest
-	starts      []frameStart
+	starts      map[int]frameStart // by number
 	storedBytes int64
 
 	commits   sync.WaitGroup
@@ -64,7 +65,7 @@ const commitsAtOnce = 2
 
 func newPacker(ctx context.Context, sink Sink, frames int) *packer {
 	p := &packer{
-		ctx: ctx, sink: sink, waiting: map[int]*frame{},
+		ctx: ctx, sink: sink, waiting: map[int]*frame{}, starts: map[int]frameStart{},
 		free: make(chan *frame, frames), slots: make(chan struct{}, commitsAtOnce),
 	}
 	for range frames {
@@ -90,7 +91,7 @@ func (p *packer) freeFrame() (*frame, error) {
 func (p *packer) deliver(f *frame) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.waiting[f.number] = f
+	p.waiting[f.order] = f
 	if p.writing {
 		return nil
 	}
@@ -141,7 +142,7 @@ func (p *packer) write(f *frame) error {
 	first := len(c.index.Hashes)
 	c.index.Frames = append(c.index.Frames, Frame{Offset: c.bytes, Bytes: uint32(len(f.stored)), First: uint32(first), Pages: uint32(f.pages)})
 	c.index.Hashes = append(c.index.Hashes, f.hashes[:f.pages]...)
-	p.starts = append(p.starts, frameStart{uint32(len(p.packs)), uint32(first)})
+	p.starts[f.number] = frameStart{uint32(len(p.packs)), uint32(first)}
 	return c.write(f.stored)
 }
 

@@ -38,6 +38,16 @@ func (m *Map) Stat() (zeroPages, storedPages uint64) {
 	return pagesOf(m.Bytes) - storedPages, storedPages
 }
 
+// zeroBytes is the bytes of the image that are in no pack; its last page may be
+// a short one.
+func (m *Map) zeroBytes() int64 {
+	zero := m.Bytes
+	for _, r := range m.Runs {
+		zero -= min((r.First+r.Pages)*PageSize, m.Bytes) - r.First*PageSize
+	}
+	return int64(zero)
+}
+
 // check holds a map to its invariants; the error is failure.Damaged.
 func (m *Map) check() error {
 	if m.Bytes > MaxImageBytes || len(m.Packs) > maxMapPacks {

@@ -34,6 +34,7 @@ type job struct {
 // found is what the independent part of a job learns about its pages.
 type found struct {
 	zero   [FramePages]bool
+	class  [FramePages]class
 	hash   [FramePages]Hash
 	parent [FramePages]parentPage
 }
@@ -53,7 +54,7 @@ func (w *Writer) work() {
 	}
 }
 
-// run does one job; the frame that it filled is compressed after the turn has
+// run does one job; the frames that it filled are compressed after the turn has
 // been passed on, while other workers go on.
 func (w *Writer) run(j *job, f *found) {
 	err := w.err()
@@ -61,7 +62,7 @@ func (w *Writer) run(j *job, f *found) {
 		err = j.examine(f)
 	}
 	<-j.before
-	var full *frame
+	var full []*frame
 	if err == nil {
 		full, err = w.place(j, f)
 	}
@@ -73,8 +74,8 @@ func (w *Writer) run(j *job, f *found) {
 	if j.done != nil {
 		j.done(err)
 	}
-	if full != nil {
-		w.compress(full)
+	for _, fr := range full {
+		w.compress(fr)
 	}
 }
 
@@ -82,29 +83,28 @@ func (w *Writer) run(j *job, f *found) {
 // with the parent's at the same address.
 func (j *job) examine(f *found) error {
 	b := j.batch
-	if j.read != nil {
-		if err := j.fill(); err != nil {
-			return err
-		}
+	if err := j.fill(&f.zero); err != nil {
+		return err
 	}
 	var at cursor
 	var used [FramePages]int // pages that are not zero
 	n := 0
 	for i := range b.pages {
 		f.parent[i] = parentPage{}
-		if f.zero[i] = isZero(b.page(i)); !f.zero[i] {
+		if !f.zero[i] {
 			used[n] = i
 			n++
 		}
 	}
 	sumEach(used[:n], b.page, func(i int, h Hash) { f.hash[i] = h })
-	if j.iw.parent == nil {
-		return nil
-	}
 	for _, i := range used[:n] {
-		if h, pack, packPage := j.iw.parent.hashAt(b.pages[i], &at); h != nil && *h == f.hash[i] && j.iw.parentPacks[pack] != unknownPack {
-			f.parent[i] = parentPage{true, pack, packPage}
+		if j.iw.parent != nil {
+			if h, pack, packPage := j.iw.parent.hashAt(b.pages[i], &at); h != nil && *h == f.hash[i] && j.iw.parentPacks[pack] != unknownPack {
+				f.parent[i] = parentPage{true, pack, packPage}
+				continue
+			}
 		}
+		f.class[i] = classify(b.page(i))
 	}
 	return nil
 }
@@ -121,8 +121,31 @@ func sumEach(numbers []int, page func(i int) []byte, do func(i int, h Hash)) {
 	}
 }
 
-// fill reads the job's part of the source; the last page is padded with zeros.
-func (j *job) fill() error {
+// fill brings the job's pages and says which are zero: the bytes of those are
+// not looked at again. The last page of an image is padded with zeros.
+func (j *job) fill(zero *[FramePages]bool) error {
+	b := j.batch
+	if j.read != nil {
+		first := uint64(j.offset) / PageSize
+		for i := range pagesOf(uint64(j.length)) {
+			b.pages = append(b.pages, first+i)
+		}
+		if w := openWindow(j.read, j.offset, j.length); w != nil {
+			defer w.close()
+			return w.fill(b, zero)
+		}
+		if err := j.readAll(); err != nil {
+			return err
+		}
+	}
+	for i := range b.pages {
+		zero[i] = isZero(b.page(i))
+	}
+	return nil
+}
+
+// readAll reads the job's part of the source.
+func (j *job) readAll() error {
 	b := j.batch
 	n, err := j.read.ReadAt(b.data[:j.length], j.offset)
 	if n < j.length {
@@ -131,17 +154,13 @@ func (j *job) fill() error {
 		}
 		return fmt.Errorf("read image at byte %d: %w", j.offset+int64(n), err)
 	}
-	clear(b.data[j.length : (j.length+PageSize-1)/PageSize*PageSize])
-	first := uint64(j.offset) / PageSize
-	for i := range pagesOf(uint64(j.length)) {
-		b.pages = append(b.pages, first+i)
-	}
+	clear(b.data[j.length : len(b.pages)*PageSize])
 	return nil
 }
 
 // place finds or makes the place of each page of the job whose turn it is and
-// gives the frame that became full, if one did. A batch fills at most one.
-func (w *Writer) place(j *job, f *found) (full *frame, err error) {
+// gives the frames that became full: a batch fills at most one of each class.
+func (w *Writer) place(j *job, f *found) (full []*frame, err error) {
 	w.append.Lock()
 	defer w.append.Unlock()
 	for i, page := range j.batch.pages {
@@ -154,11 +173,12 @@ func (w *Writer) place(j *job, f *found) (full *frame, err error) {
 			if l = w.table.find(&f.hash[i]); l != 0 {
 				break
 			}
-			if l, err = w.store(j.batch.page(i), &f.hash[i]); err != nil {
+			var filled *frame
+			if l, filled, err = w.store(j.batch.page(i), &f.hash[i], f.class[i]); err != nil {
 				return full, err
 			}
-			if w.filled.pages == FramePages {
-				full, w.filled = w.filled, nil
+			if filled != nil {
+				full = append(full, filled)
 			}
 		}
 		j.iw.places.set(page, l)
@@ -166,28 +186,43 @@ func (w *Writer) place(j *job, f *found) (full *frame, err error) {
 	return full, nil
 }
 
-// store appends a page to the open frame. w.append is held.
-func (w *Writer) store(data []byte, h *Hash) (location, error) {
-	if w.frames >= maxNewPages/FramePages && w.filled == nil {
-		return 0, failure.New(failure.Incompatible, "write image: more than %d new pages", maxNewPages)
-	}
-	if w.filled == nil {
-		f, err := w.out.freeFrame()
-		if err != nil {
-			return 0, w.err()
+// store appends a page to the open frame of its class, and gives the frame back
+// when it is full. w.append is held.
+func (w *Writer) store(data []byte, h *Hash, c class) (l location, full *frame, err error) {
+	f := w.filling[c]
+	if f == nil {
+		if w.frames >= maxNewPages/FramePages {
+			return 0, nil, failure.New(failure.Incompatible, "write image: more than %d new pages", maxNewPages)
+		}
+		if f, err = w.out.freeFrame(); err != nil {
+			return 0, nil, w.err()
 		}
 		f.number, f.pages, f.hashes = w.frames, 0, new([FramePages]Hash)
 		w.frames++
-		w.filled = f
+		w.filling[c] = f
 		w.table.fresh = append(w.table.fresh, f.hashes)
 	}
-	f := w.filled
-	l := newPage | location(f.number*FramePages+f.pages)
+	l = newPage | location(f.number*FramePages+f.pages)
 	copy(f.data[f.pages*PageSize:], data)
 	f.hashes[f.pages] = *h
 	f.pages++
 	w.table.insert(h, l)
-	return l, nil
+	if f.pages == FramePages {
+		full = w.endFrame(c)
+	}
+	return l, full, nil
+}
+
+// endFrame gives the open frame of a class, if there is one, its place in the
+// order of writing. w.append is held.
+func (w *Writer) endFrame(c class) *frame {
+	f := w.filling[c]
+	if f != nil {
+		f.order = w.ended
+		w.ended++
+		w.filling[c] = nil
+	}
+	return f
 }
 
 // compress makes a frame's stored form and delivers it.

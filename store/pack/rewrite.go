@@ -121,8 +121,10 @@ func (w *Writer) poorest(frames []frameUse, live, newFrames int) []frameUse {
 		return cmp.Or(a.pages-b.pages, a.pack-b.pack, a.frame-b.frame)
 	})
 	stored := w.frames * FramePages // pages that this Writer has room for
-	if w.filled != nil {
-		stored += w.filled.pages - FramePages
+	for _, f := range w.filling {
+		if f != nil {
+			stored += f.pages - FramePages
+		}
 	}
 	moved, n := 0, 0
 	for n < len(frames) {
@@ -163,13 +165,12 @@ func (w *Writer) storeAgain(use map[int]*packUse, poor []frameUse) error {
 				continue
 			}
 			page := int(frame.info.First) + i
-			l, err := w.store(frame.page(i), &k.index.Hashes[page])
+			l, full, err := w.store(frame.page(i), &k.index.Hashes[page], classify(frame.page(i)))
 			if err != nil {
 				return err
 			}
 			u.moved[page] = l
-			if full := w.filled; full.pages == FramePages {
-				w.filled = nil
+			if full != nil {
 				compressing.Go(func() error { w.compress(full); return nil })
 			}
 		}

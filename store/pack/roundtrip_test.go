@@ -219,6 +219,29 @@ func TestHolesAreSkippedAndFilesRestored(t *testing.T) {
 	}
 }
 
+func TestProgressCountsAShortLastPage(t *testing.T) {
+	s := newShelf()
+	w := NewWriter(t.Context(), s, WriterOptions{})
+	const size = 2*PageSize + 100
+	iw := w.Image(size, nil)
+	if err := iw.ReadFrom(t.Context(), bytes.NewReader(bytes.Repeat([]byte("x"), size)), nil); err != nil {
+		t.Fatal(err)
+	}
+	m, _ := finish(t, w, iw)
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	var told int64
+	if err := open(t, s, m).WriteTo(t.Context(), out, 0, func(n int64) { told += n }); err != nil {
+		t.Fatal(err)
+	}
+	if told != size {
+		t.Errorf("progress sums to %d of %d bytes", told, size)
+	}
+}
+
 // TestEachFrameGivesEveryNonZeroPageOnce: in order within a call, no zero page.
 func TestEachFrameGivesEveryNonZeroPageOnce(t *testing.T) {
 	ram := ramgen.New(9<<20+1234, 5)

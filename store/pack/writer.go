@@ -79,10 +79,11 @@ type Writer struct {
 	open     *job            // pages of WriteAt that do not fill a batch yet
 	images   []*ImageWriter
 
-	append sync.Mutex // held by the job whose turn it is
-	table  *pageTable
-	filled *frame
-	frames int // frames opened so far
+	append  sync.Mutex // held by the job whose turn it is
+	table   *pageTable
+	filling [classes]*frame // the open frames
+	frames  int             // frames opened so far
+	ended   int             // frames that had all of their pages
 
 	out *packer
 }
@@ -104,7 +105,7 @@ func NewWriter(ctx context.Context, sink Sink, o WriterOptions) *Writer {
 	for range cap(w.batches) {
 		w.batches <- new(batch)
 	}
-	w.out = newPacker(ctx, sink, threadsAWorker*o.Workers+2)
+	w.out = newPacker(ctx, sink, threadsAWorker*o.Workers+1+int(classes))
 	var err error
 	if w.encoder, err = newFrameEncoder(o.Level, o.Workers); err != nil {
 		w.fail(fmt.Errorf("make zstd encoder: %w", err))
@@ -199,9 +200,10 @@ func (w *Writer) Flush(ctx context.Context) (Stats, error) {
 			w.fail(err)
 		}
 	}
-	if f := w.filled; f != nil && w.err() == nil {
-		w.filled = nil
-		w.compress(f)
+	for c := range classes {
+		if f := w.endFrame(c); f != nil && w.err() == nil {
+			w.compress(f)
+		}
 	}
 	if err := w.out.finish(); err != nil {
 		w.fail(err)
@@ -245,7 +247,7 @@ func (w *Writer) Abort() {
 
 // release drops the large buffers; the table stays for Finish.
 func (w *Writer) release() {
-	w.batches, w.filled, w.encoder = nil, nil, nil
+	w.batches, w.filling, w.encoder = nil, [classes]*frame{}, nil
 	w.table.tags, w.table.at, w.table.fresh = nil, nil, nil
 }
 
