@@ -112,6 +112,9 @@ func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if err := e.Store.Unlock(ctx, sn); err != nil {
+		return false, err
+	}
 	lease, err := e.Store.Lease(ctx, "materialise the RAM of snapshot "+string(id))
 	if err != nil {
 		return false, err
@@ -143,11 +146,7 @@ func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
 func (e *Engine) storedRAM(ctx context.Context, sn *store.Snapshot) (int64, error) {
 	var sum int64
 	for _, m := range sn.Spec.Memory {
-		b, err := e.Store.ReadBlob(ctx, m.Map)
-		if err != nil {
-			return 0, err
-		}
-		pages, err := pack.DecodeMap(b)
+		pages, err := e.Store.ReadMap(ctx, sn, m.Map)
 		if err != nil {
 			return 0, fmt.Errorf("RAM at %#x of snapshot %s: %w", m.GPA, sn.ID, err)
 		}

@@ -80,6 +80,10 @@ func (e *Engine) chooseMode(ctx context.Context, p *Plan, r Request) error {
 	if err != nil {
 		return err
 	}
+	// One that was pulled without its key could not be judged then.
+	if bad := c.Unsupported(); len(bad) > 0 && p.snapshot.Spec.Key != "" {
+		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s: %s", p.SnapshotID, bad[0].Device, bad[0].Reason), bad[0].Remedy)
+	}
 	f := facts{noMap: c.MapRefusal(), noStream: c.StreamRefusal(), clones: r.Clones}
 	if chsnap.Major(p.vmmVersion) < chsnap.StreamVersion {
 		f.noStream = fmt.Sprintf("Cloud Hypervisor %s takes no stream, v%d does", p.vmmVersion, chsnap.StreamVersion)
@@ -93,11 +97,11 @@ func (e *Engine) chooseMode(ctx context.Context, p *Plan, r Request) error {
 }
 
 func (e *Engine) readConfig(ctx context.Context, sn *store.Snapshot) (*chsnap.Config, *chsnap.State, error) {
-	cb, err := e.Store.ReadBlob(ctx, sn.Spec.CHConfig)
+	cb, err := e.Store.ReadDocument(ctx, sn, store.MediaTypeCHConfig)
 	if err != nil {
 		return nil, nil, err
 	}
-	sb, err := e.Store.ReadBlob(ctx, sn.Spec.CHState)
+	sb, err := e.Store.ReadDocument(ctx, sn, store.MediaTypeCHState)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -103,6 +103,9 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	if err := sn.Usable(); err != nil {
 		return nil, err
 	}
+	if err := e.Store.Unlock(ctx, sn); err != nil {
+		return nil, err
+	}
 	if r.Name != "" {
 		if err := e.VMs.CheckName(ctx, r.Name); err != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/vm"
 )
 
@@ -37,7 +38,11 @@ func (e *Engine) Wake(ctx context.Context, ref string, r Request) (*vm.Record, e
 func (e *Engine) WakeLocked(ctx context.Context, rec *vm.Record, r Request) error {
 	snapshot := rec.Sleep.Snapshot
 	r.Snapshot, r.Name, r.ownDisks = string(snapshot), "", true
-	if err := e.wake(ctx, rec, r); err != nil {
+	err := e.wake(ctx, rec, r)
+	if keyring.IsMissing(err) { // its remedy is not to give up the RAM
+		return fmt.Errorf("wake VM %s: %w", rec.Name, err)
+	}
+	if err != nil {
 		return failure.Hint(fmt.Errorf("wake VM %s: %w", rec.Name, err),
 			"it is still suspended; cocoon vm start --cold "+rec.Name+" gives up its RAM and boots it")
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // Adopting takes in a snapshot that another store published: its manifest is
@@ -106,7 +107,9 @@ func (in *Ingest) Adoptee(ctx context.Context, manifest []byte) (*Snapshot, erro
 }
 
 // whole checks that the manifest names every blob of the spec and every pack
-// of its page maps, and that those can be opened.
+// of its page maps, and that those can be opened. Without the key of an encrypted
+// snapshot only its blobs are known to be what the manifest names; that a map
+// names a pack which is not there then shows at the restore.
 func (in *Ingest) whole(ctx context.Context, sn *Snapshot) error {
 	named := map[digest.Digest]bool{}
 	for _, l := range sn.Manifest.Layers {
@@ -115,8 +118,13 @@ func (in *Ingest) whole(ctx context.Context, sn *Snapshot) error {
 	if err := sn.Spec.standsOn(sn.Manifest.Layers); err != nil {
 		return err
 	}
+	if err := in.st.Unlock(ctx, sn); keyring.IsMissing(err) {
+		return nil
+	} else if err != nil {
+		return err
+	}
 	check := func(d digest.Digest, bytes uint64) error {
-		im, err := in.st.openImage(ctx, d, bytes)
+		im, err := in.st.openImage(ctx, sn, d, bytes)
 		if err != nil {
 			return err
 		}

@@ -59,7 +59,7 @@ func (s *Store) OpenPack(ctx context.Context, d digest.Digest) (pack.ReaderAtClo
 // must hold the snapshot or its digests.
 func (s *Store) OpenMemory(ctx context.Context, _ *Lease, sn *Snapshot, i int) (*pack.Image, error) {
 	m := sn.Spec.Memory[i]
-	return s.openImage(ctx, m.Map, m.Bytes)
+	return s.openImage(ctx, sn, m.Map, m.Bytes)
 }
 
 // OpenDisk opens disk i of a snapshot for verified reading; see OpenMemory.
@@ -68,20 +68,16 @@ func (s *Store) OpenDisk(ctx context.Context, _ *Lease, sn *Snapshot, i int) (*p
 	if d.Map == "" {
 		return nil, fmt.Errorf("disk %d of snapshot %s is an image blob", d.Index, sn.ID)
 	}
-	return s.openImage(ctx, d.Map, uint64(d.Bytes))
+	return s.openImage(ctx, sn, d.Map, uint64(d.Bytes))
 }
 
-func (s *Store) openImage(ctx context.Context, d digest.Digest, bytes uint64) (*pack.Image, error) {
-	b, err := s.ReadBlob(ctx, d)
+func (s *Store) openImage(ctx context.Context, sn *Snapshot, d digest.Digest, bytes uint64) (*pack.Image, error) {
+	m, err := s.ReadMap(ctx, sn, d)
 	if err != nil {
-		return nil, asDamage(err)
-	}
-	m, err := pack.DecodeMap(b)
-	if err != nil {
-		return nil, fmt.Errorf("page map %s: %w", d, err)
+		return nil, err
 	}
 	if m.Bytes != bytes {
 		return nil, failure.New(failure.Damaged, "page map %s describes %d bytes, the snapshot says %d", d, m.Bytes, bytes)
 	}
-	return pack.OpenImage(ctx, m, s)
+	return pack.OpenImage(ctx, m, s.opener(sn))
 }

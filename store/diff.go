@@ -22,7 +22,7 @@ type Difference struct {
 // by guest address, disks by device id. The lease must hold both.
 func (s *Store) Diff(ctx context.Context, l *Lease, a, b *Snapshot) ([]Difference, error) {
 	var out []Difference
-	add := func(kind, where string, ia, ib opener) error {
+	add := func(kind, where string, ia, ib side) error {
 		d, err := s.diff(ctx, ia, ib)
 		if err != nil {
 			return fmt.Errorf("compare %s %s: %w", kind, where, err)
@@ -49,18 +49,18 @@ func (s *Store) Diff(ctx context.Context, l *Lease, a, b *Snapshot) ([]Differenc
 	return out, nil
 }
 
-// opener opens one side of a comparison. The zero value is a side that does
+// side opens one side of a comparison. The zero value is a side that does
 // not exist; image is set for a disk that is an image blob, which has no pages.
-type opener struct {
+type side struct {
 	open  func(context.Context) (*pack.Image, error)
 	bytes int64
 	image string
 }
 
-func (s *Store) rangesOf(l *Lease, sn *Snapshot) map[string]opener {
-	out := map[string]opener{}
+func (s *Store) rangesOf(l *Lease, sn *Snapshot) map[string]side {
+	out := map[string]side{}
 	for i, m := range sn.Spec.Memory {
-		out[fmt.Sprintf("%#012x", m.GPA)] = opener{
+		out[fmt.Sprintf("%#012x", m.GPA)] = side{
 			open:  func(ctx context.Context) (*pack.Image, error) { return s.OpenMemory(ctx, l, sn, i) },
 			bytes: int64(m.Bytes),
 		}
@@ -68,10 +68,10 @@ func (s *Store) rangesOf(l *Lease, sn *Snapshot) map[string]opener {
 	return out
 }
 
-func (s *Store) disksOf(l *Lease, sn *Snapshot) map[string]opener {
-	out := map[string]opener{}
+func (s *Store) disksOf(l *Lease, sn *Snapshot) map[string]side {
+	out := map[string]side{}
 	for i, d := range sn.Spec.Disks {
-		o := opener{bytes: d.Bytes, image: string(d.Image)}
+		o := side{bytes: d.Bytes, image: string(d.Image)}
 		if d.Map != "" {
 			o.open = func(ctx context.Context) (*pack.Image, error) { return s.OpenDisk(ctx, l, sn, i) }
 		}
@@ -80,7 +80,7 @@ func (s *Store) disksOf(l *Lease, sn *Snapshot) map[string]opener {
 	return out
 }
 
-func (s *Store) diff(ctx context.Context, a, b opener) (Difference, error) {
+func (s *Store) diff(ctx context.Context, a, b side) (Difference, error) {
 	d := Difference{Bytes: max(a.bytes, b.bytes)}
 	if a.open == nil || b.open == nil {
 		d.ChangedBytes = d.Bytes
@@ -101,7 +101,7 @@ func (s *Store) diff(ctx context.Context, a, b opener) (Difference, error) {
 	return d, errors.Join(err, ctx.Err())
 }
 
-func unionKeys(a, b map[string]opener) []string {
+func unionKeys(a, b map[string]side) []string {
 	all := maps.Clone(a)
 	maps.Copy(all, b)
 	return slices.Sorted(maps.Keys(all))

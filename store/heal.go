@@ -13,6 +13,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -51,10 +52,10 @@ func (s *Store) Heal(ctx context.Context, in *Ingest, d digest.Digest, affects [
 	if err != nil {
 		return "", err
 	}
-	ix, err := pack.ReadIndex(f, fi.Size())
+	ix, err := pack.ReadIndex(f, fi.Size(), s)
 	how = "its index is sound"
 	if errors.Is(err, failure.Damaged) {
-		ix, err = pack.Reindex(f, fi.Size())
+		ix, err = pack.Reindex(f, fi.Size(), s)
 		how = "its index was made again from its frames"
 	}
 	if err != nil {
@@ -116,7 +117,7 @@ func (h *healer) search(ctx context.Context, in *Ingest, f *os.File, affects []I
 	for _, hash := range lost {
 		h.want[hash] = true
 	}
-	if h.scratch, err = os.CreateTemp(in.Dir(), "pages-"); err != nil {
+	if h.scratch, err = h.openScratch(in); err != nil {
 		return err
 	}
 	if len(h.want) > 0 {
@@ -131,6 +132,19 @@ func (h *healer) search(ctx context.Context, in *Ingest, f *os.File, affects []I
 	return nil
 }
 
+// openScratch makes the file for pages that are found; in memory where they are
+// of an encrypted pack, for they are plain in it.
+func (h *healer) openScratch(in *Ingest) (*os.File, error) {
+	if h.ix.Key() == (keyring.ID{}) {
+		return os.CreateTemp(in.Dir(), "pages-")
+	}
+	fd, err := unix.MemfdCreate("cocoon-pages", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make a file in memory: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "cocoon-pages"), nil
+}
+
 // inPacks looks through the indexes of all packs that snapshots name.
 func (h *healer) inPacks(ctx context.Context) error {
 	seen := map[digest.Digest]bool{h.d: true}
@@ -143,7 +157,7 @@ func (h *healer) inPacks(ctx context.Context) error {
 				continue
 			}
 			seen[l.Digest] = true
-			if err := h.inPack(ctx, l.Digest); err != nil && !errors.Is(err, failure.Damaged) {
+			if err := h.inPack(ctx, l.Digest); err != nil && !errors.Is(err, failure.Damaged) && !keyring.IsMissing(err) {
 				return err
 			}
 		}
@@ -157,7 +171,7 @@ func (h *healer) inPack(ctx context.Context, d digest.Digest) error {
 		return err
 	}
 	defer f.Close()
-	ix, err := pack.ReadIndex(f, size)
+	ix, err := pack.ReadIndex(f, size, h.st)
 	if err != nil {
 		return err
 	}
@@ -172,7 +186,7 @@ func (h *healer) inCopies(ctx context.Context, affects []ID, o HealOptions) erro
 			continue // as above
 		}
 		for _, c := range o.Copies(ctx, sn) {
-			if err := h.inCopy(ctx, c); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, failure.Damaged) {
+			if err := h.inCopy(ctx, sn, c); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, failure.Damaged) && !keyring.IsMissing(err) {
 				return err
 			}
 		}
@@ -180,12 +194,8 @@ func (h *healer) inCopies(ctx context.Context, affects []ID, o HealOptions) erro
 	return ctx.Err()
 }
 
-func (h *healer) inCopy(ctx context.Context, c RawCopy) error {
-	b, err := h.st.ReadBlob(ctx, c.Map)
-	if err != nil {
-		return asDamage(err)
-	}
-	m, err := pack.DecodeMap(b)
+func (h *healer) inCopy(ctx context.Context, sn *Snapshot, c RawCopy) error {
+	m, err := h.st.ReadMap(ctx, sn, c.Map)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -131,7 +132,7 @@ func TestADamagedPackIsMadeWholeFromWhatIsThere(t *testing.T) {
 
 // flipChecksum changes the last byte of the first zstd frame.
 func flipChecksum(b []byte) []byte {
-	ix, err := pack.ReadIndex(bytes.NewReader(b), int64(len(b)))
+	ix, err := pack.ReadIndex(bytes.NewReader(b), int64(len(b)), keyring.None())
 	if err != nil {
 		panic(err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -33,6 +34,9 @@ type Ingest struct {
 	mu     sync.Mutex
 	layers []Descriptor // in the order in which they came
 	files  int
+
+	key     *keyring.Key // of this snapshot; nil: plain. Guarded by mu, as the next
+	decided bool
 
 	reserved int64 // bytes of the reserve file; guarded by mu, as the next two
 	stored   int64 // blobs of the store and of this ingest, where there is a cap
@@ -57,10 +61,18 @@ func (in *Ingest) Dir() string { return in.dir }
 // Pages is the writer of this snapshot's packs. Pages of recent snapshots that
 // stand on the same images are not stored again.
 func (in *Ingest) Pages(ctx context.Context, images ...ImageRef) *pack.Writer {
-	if in.writer == nil {
-		in.family = in.openFamily(ctx, images)
-		in.writer = pack.NewWriter(ctx, in, pack.WriterOptions{Family: in.family})
+	if in.writer != nil {
+		return in.writer
 	}
+	k, err := in.sealing()
+	if err != nil { // then every call of the writer gives it
+		failed, cancel := context.WithCancelCause(ctx)
+		cancel(err)
+		in.writer = pack.NewWriter(failed, in, pack.WriterOptions{})
+		return in.writer
+	}
+	in.family = in.openFamily(ctx, images)
+	in.writer = pack.NewWriter(ctx, in, pack.WriterOptions{Family: in.family, Key: k})
 	return in.writer
 }
 
@@ -72,8 +84,12 @@ func (in *Ingest) closeFamily() {
 	in.family = nil
 }
 
-// Put stores a small blob.
+// Put stores a small blob. The VMM's documents are encrypted where packs are.
 func (in *Ingest) Put(ctx context.Context, mediaType string, data []byte) (Descriptor, error) {
+	data, err := in.seal(mediaType, data)
+	if err != nil {
+		return Descriptor{}, err
+	}
 	f, err := in.create()
 	if err != nil {
 		return Descriptor{}, err
@@ -97,7 +113,11 @@ func (in *Ingest) PutMap(ctx context.Context, m *pack.Map) (Descriptor, error) {
 		}
 		in.name(Descriptor{MediaType: MediaTypePack, Digest: d, Size: fi.Size()})
 	}
-	b, err := m.Encode()
+	k, err := in.sealing()
+	if err != nil {
+		return Descriptor{}, err
+	}
+	b, err := m.EncodeFor(k)
 	if err != nil {
 		return Descriptor{}, err
 	}
@@ -216,9 +236,16 @@ func (f *blobFile) has(size int64) error {
 // Commit publishes: the snapshot exists from the rename on.
 func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, error) {
 	in.closeFamily()
-	sp.Version, sp.ID = specVersion, in.id
+	k, err := in.sealing()
+	if err != nil {
+		return nil, err
+	}
+	sp.Version, sp.ID, sp.Key = plainSpecVersion, in.id, ""
+	if k != nil {
+		sp.Version, sp.Key = encryptedSpecVersion, k.ID().String()
+	}
 	in.mu.Lock()
-	err := errors.Join(sp.check(), sp.standsOn(in.layers))
+	err = errors.Join(sp.check(), sp.standsOn(in.layers))
 	in.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -230,6 +257,9 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 	config, err := in.Put(ctx, MediaTypeConfig, spec)
 	if err != nil {
 		return nil, err
+	}
+	if k != nil {
+		config.Annotations = map[string]string{specMacKey: k.Mac(specMacLabel, spec)}
 	}
 	staged, err := in.stage(config, meta)
 	if err != nil {

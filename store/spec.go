@@ -10,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // Media types of what a manifest names.
@@ -46,6 +47,7 @@ type Spec struct {
 	Parent     ID              `json:"parent,omitempty"`
 	Capture    Capture         `json:"capture"`
 	Host       Host            `json:"host"`
+	Key        string          `json:"key,omitempty"` // id of the key it is encrypted with
 }
 
 // VMRef names the VM that was saved; ID is empty for an imported folder.
@@ -115,8 +117,12 @@ type Host struct {
 	CPUFlags []string `json:"cpuFlags"`
 }
 
-// specVersion is that of Spec.
-const specVersion = 1
+// Versions of Spec: 2 has a Key, and a program that knows only 1 must not take
+// what it cannot read for damage.
+const (
+	plainSpecVersion     = 1
+	encryptedSpecVersion = 2
+)
 
 // decodeSpec reads a config blob and checks what the code below relies on.
 func decodeSpec(b []byte) (Spec, error) {
@@ -124,7 +130,7 @@ func decodeSpec(b []byte) (Spec, error) {
 	if err := json.Unmarshal(b, &sp); err != nil {
 		return sp, failure.New(failure.Damaged, "snapshot config: %w", err)
 	}
-	if sp.Version != specVersion {
+	if sp.Version != plainSpecVersion && sp.Version != encryptedSpecVersion {
 		return sp, failure.New(failure.Incompatible, "snapshot config version %d is unknown", sp.Version)
 	}
 	return sp, sp.check()
@@ -133,6 +139,9 @@ func decodeSpec(b []byte) (Spec, error) {
 func (sp *Spec) check() error {
 	if !validID(string(sp.ID)) {
 		return failure.New(failure.Damaged, "snapshot config: id %q", sp.ID)
+	}
+	if _, err := keyring.ParseID(sp.Key); (sp.Version == encryptedSpecVersion) != (sp.Key != "") || sp.Key != "" && err != nil {
+		return failure.New(failure.Damaged, "snapshot config: key %.40q in version %d", sp.Key, sp.Version)
 	}
 	digests := []digest.Digest{sp.CHConfig, sp.CHState}
 	for _, m := range sp.Memory {

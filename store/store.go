@@ -6,7 +6,8 @@
 // lease; a lease is a locked file that says what a living process holds;
 // commit is the one rename that makes a snapshot exist.
 //
-//	format                 {"format":"cocoon-store","version":1}
+//	format                 {"format":"cocoon-store","version":1}; 2 where snapshots
+//	                       are encrypted
 //	gate.lock store.lock   taken in this order, for instants; never unlinked
 //	names.lock             makes "is the name free" and the rename one step
 //	snapshots/<id>/        manifest.json, meta.json
@@ -41,9 +42,10 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
-// Version of the layout that this program writes and reads.
+// Version of the layout that this program writes; it reads EncryptedVersion too.
 const Version = 1
 
 // Folders of a store, below its root; gc has a collector for each.
@@ -60,12 +62,15 @@ type Options struct {
 	// MaxBytes is a cap on blobs/sha256; 0 is none. Nothing that would pass it is
 	// begun where that can be foreseen, or ends with failure.NoSpace.
 	MaxBytes int64
+	// Keys open encrypted snapshots, the first seals new ones. Nil is none.
+	Keys *keyring.Ring
 }
 
 // Store is an open store. It holds no lock and no descriptor between calls.
 type Store struct {
 	root     string
 	maxBytes int64
+	keys     *keyring.Ring
 	locks    filelock.Pair
 	onCommit func(context.Context, *Snapshot)
 	onRemove func(context.Context, ID)
@@ -78,7 +83,7 @@ type formatFile struct {
 
 // Open checks the store at root and makes it first if asked to.
 func Open(ctx context.Context, root string, o Options) (*Store, error) {
-	s := &Store{root: root, maxBytes: o.MaxBytes, locks: filelock.Pair{Gate: filepath.Join(root, "gate.lock"), Store: filepath.Join(root, "store.lock")}}
+	s := &Store{root: root, maxBytes: o.MaxBytes, keys: o.Keys, locks: filelock.Pair{Gate: filepath.Join(root, "gate.lock"), Store: filepath.Join(root, "store.lock")}}
 	if _, err := os.Stat(root); errors.Is(err, os.ErrNotExist) {
 		if !o.Create {
 			return nil, failure.New(failure.NotFound, "no store at %s", root)
@@ -138,21 +143,27 @@ func checkFolder(root string) error {
 }
 
 func (s *Store) checkFormat(create bool) error {
-	b, err := durable.ReadSmall(s.Path("format"), 4096)
+	_, err := s.formatVersion()
 	if errors.Is(err, os.ErrNotExist) {
 		return s.initFormat(create)
 	}
+	return err
+}
+
+// formatVersion reads the format file and refuses what is unknown.
+func (s *Store) formatVersion() (int, error) {
+	b, err := durable.ReadSmall(s.Path("format"), 4096)
 	if err != nil {
-		return fmt.Errorf("open store: %w", err)
+		return 0, fmt.Errorf("open store: %w", err)
 	}
 	var f formatFile
 	if err := json.Unmarshal(b, &f); err != nil || f.Format != "cocoon-store" {
-		return failure.New(failure.Incompatible, "%s is no cocoon store", s.root)
+		return 0, failure.New(failure.Incompatible, "%s is no cocoon store", s.root)
 	}
-	if f.Version != Version {
-		return failure.New(failure.Incompatible, "store %s has version %d, this program knows %d", s.root, f.Version, Version)
+	if f.Version != Version && f.Version != EncryptedVersion {
+		return 0, failure.New(failure.Incompatible, "store %s has version %d, this program knows %d and %d", s.root, f.Version, Version, EncryptedVersion)
 	}
-	return nil
+	return f.Version, nil
 }
 
 // initFormat makes a store only of an empty folder: never in somebody's home.

@@ -284,7 +284,7 @@ func TestOpenRefuses(t *testing.T) {
 		want error
 	}{
 		"unknown version": {func(d string) error {
-			return os.WriteFile(d+"/format", []byte(`{"format":"cocoon-store","version":2}`), 0o600)
+			return os.WriteFile(d+"/format", []byte(`{"format":"cocoon-store","version":3}`), 0o600)
 		}, failure.Incompatible},
 		"another program":     {func(d string) error { return os.WriteFile(d+"/format", []byte(`{"format":"x"}`), 0o600) }, failure.Incompatible},
 		"somebody's folder":   {func(d string) error { return os.WriteFile(d+"/thesis.tex", nil, 0o600) }, failure.Incompatible},

@@ -30,6 +30,7 @@ type Summary struct {
 	Size        Size              `json:"size"`
 	Parent      ID                `json:"parent"`
 	Capture     Capture           `json:"capture"`
+	Key         string            `json:"key,omitempty"` // id of the key it is encrypted with
 }
 
 // MemorySummary counts guest RAM, bytes.
@@ -115,7 +116,7 @@ func (s *Store) summarise(ctx context.Context, id ID) (cached, error) {
 		ID: id, Name: m.Name, VM: sp.VM, Created: sp.Created.UTC(), Description: m.Description, Labels: m.Labels,
 		Expires: m.Expires, Protected: m.Protected, State: sn.State, Hypervisor: sp.Hypervisor, CPUs: sp.CPUs,
 		Disks: []DiskSummary{}, Parent: sp.Parent, Capture: sp.Capture,
-		Size: Size{Stored: sn.StoredBytes},
+		Key: sp.Key, Size: Size{Stored: sn.StoredBytes},
 	}
 	if sum.Labels == nil {
 		sum.Labels = map[string]string{}

@@ -17,6 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/hypervisor"
 	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/refs"
@@ -54,7 +55,7 @@ func newRoot(a *app) *cobra.Command {
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.load(c, flags, file) },
 	}
 	pf := root.PersistentFlags()
-	for key, flag := range map[string]string{"rootDir": "root-dir", "runDir": "run-dir", "logLevel": "log-level", "logFormat": "log-format", "hypervisor": "hypervisor", "cacheMaxBytes": "cache-max-bytes", "maxStoreSize": "max-store-size"} {
+	for key, flag := range map[string]string{"rootDir": "root-dir", "runDir": "run-dir", "logLevel": "log-level", "logFormat": "log-format", "hypervisor": "hypervisor", "cacheMaxBytes": "cache-max-bytes", "maxStoreSize": "max-store-size", "keyFile": "key-file"} {
 		flags[key] = pf.String(flag, "", settingHelp(key))
 	}
 	pf.StringVar(&file, "config", "", "configuration `file` (default "+config.DefaultFile+")")
@@ -129,7 +130,7 @@ func (a *app) store(ctx context.Context) (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := store.Options{Create: true}
+	o := store.Options{Create: true, Keys: keyring.NewRing(a.set("keyFile"))}
 	if limit := a.set("maxStoreSize"); limit != "" {
 		if o.MaxBytes, err = parseSize("maxStoreSize", limit); err != nil {
 			return nil, err

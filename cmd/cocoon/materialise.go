@@ -87,7 +87,8 @@ func (a *app) startAhead(ctx context.Context, snapshot string) (int, error) {
 		}
 	}
 	c := exec.CommandContext(context.WithoutCancel(ctx), self, materialiseVerb, snapshot,
-		"--root-dir", a.set("rootDir"), "--run-dir", a.set("runDir"), "--hypervisor", a.set("hypervisor"), "--cache-max-bytes", a.set("cacheMaxBytes"))
+		"--root-dir", a.set("rootDir"), "--run-dir", a.set("runDir"), "--hypervisor", a.set("hypervisor"), "--cache-max-bytes", a.set("cacheMaxBytes"),
+		"--key-file", a.set("keyFile"))
 	c.Stdout, c.Stderr = log, log
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := c.Start(); err != nil {

@@ -48,7 +48,7 @@ func newConfig(a *app) *cobra.Command {
 
 func newSystem(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "system", Short: "The store and the host", Args: cobra.ArbitraryArgs, RunE: groupHelp}
-	c.AddCommand(newSystemInfo(a), newSystemDF(a), newSystemDoctor(a), newSystemRepair(a))
+	c.AddCommand(newSystemInfo(a), newSystemDF(a), newSystemDoctor(a), newSystemRepair(a), newSystemKey(a))
 	return c
 }
 

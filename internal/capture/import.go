@@ -63,6 +63,9 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 	if err := c.checkName(ctx); err != nil {
 		return nil, err
 	}
+	if _, err := m.Store.SealingKey(); err != nil {
+		return nil, err
+	}
 	if req.Parent != "" {
 		if c.parent, err = c.findParent(ctx); err != nil {
 			return nil, err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -79,7 +80,7 @@ func (c *session) check(ctx context.Context) error {
 	if err := c.chooseMode(ctx); err != nil {
 		return err
 	}
-	if c.parent, err = c.findParent(ctx); err != nil {
+	if err := c.findKey(ctx); err != nil {
 		return err
 	}
 	// Worst case: nothing compresses, disks have no holes, RAM staged beside.
@@ -164,6 +165,37 @@ func (c *session) diskBytes() int64 {
 	return sum
 }
 
+// findKey finds the parent, and refuses while nothing is touched what encryption
+// forbids: to go on in the clear because a setting was forgotten. A parent under
+// another key only costs reuse, which is said.
+func (c *session) findKey(ctx context.Context) error {
+	k, err := c.Store.SealingKey()
+	if err != nil {
+		return err
+	}
+	if c.parent, err = c.findParent(ctx); err != nil || c.parent == nil {
+		return err
+	}
+	if id, encrypted := c.parent.KeyID(); c.req.OnNote != nil && (encrypted != (k != nil) || encrypted && id != k.ID()) {
+		c.req.OnNote(fmt.Sprintf("every page is stored anew: snapshot %s is %s, this one is %s", c.parent.ID, under(c.parent.Spec.Key), underKey(k)))
+	}
+	return nil
+}
+
+func underKey(k *keyring.Key) string {
+	if k == nil {
+		return under("")
+	}
+	return under(k.ID().String())
+}
+
+func under(key string) string {
+	if key == "" {
+		return "not encrypted"
+	}
+	return "encrypted with key " + key
+}
+
 // findParent picks the snapshot whose pages may be reused: the named one, or
 // the newest of this VM, or the one the VM was cloned from.
 func (c *session) findParent(ctx context.Context) (*store.Snapshot, error) {
@@ -180,7 +212,10 @@ func (c *session) findParent(ctx context.Context) (*store.Snapshot, error) {
 		if err != nil {
 			return nil, err
 		}
-		return sn, sn.Usable()
+		if err := sn.Usable(); err != nil {
+			return nil, err
+		}
+		return sn, c.Store.Unlock(ctx, sn)
 	}
 	all, err := c.Store.Summaries(ctx)
 	if err != nil {

@@ -47,6 +47,7 @@ func Settings() []Setting {
 		{"hypervisor", "COCOON_HYPERVISOR", "cloud-hypervisor"},
 		{"cpuArgs", "COCOON_CPU_ARGS", ""},
 		{"vmmTimeout", "COCOON_VMM_TIMEOUT", "30s"},
+		{"keyFile", "COCOON_KEY_FILE", ""},
 		{"maxStoreSize", "COCOON_MAX_STORE_SIZE", ""},
 		{"cacheMaxBytes", "COCOON_CACHE_MAX_BYTES", "16G"},
 		{"cacheAhead", "COCOON_CACHE_AHEAD", "on"},
@@ -63,6 +64,7 @@ type file struct {
 	Hypervisor string `json:"hypervisor"`
 	CPUArgs    string `json:"cpuArgs"`
 	VMMTimeout string `json:"vmmTimeout"`
+	KeyFile    string `json:"keyFile"`
 
 	MaxStoreSize  string `json:"maxStoreSize"`
 	CacheMaxBytes string `json:"cacheMaxBytes"`
@@ -80,6 +82,7 @@ func (f file) get(key string) string {
 	return map[string]string{
 		"rootDir": f.RootDir, "runDir": f.RunDir, "logLevel": f.LogLevel,
 		"logFormat": f.LogFormat, "hypervisor": f.Hypervisor, "cpuArgs": f.CPUArgs, "vmmTimeout": f.VMMTimeout,
+		"keyFile":      f.KeyFile,
 		"maxStoreSize": f.MaxStoreSize, "cacheMaxBytes": f.CacheMaxBytes, "cacheAhead": f.CacheAhead,
 		"cniConfDir": f.CNIConfDir, "cniBinDir": f.CNIBinDir,
 	}[key]

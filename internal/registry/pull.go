@@ -16,6 +16,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -116,22 +117,7 @@ func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec
 
 // judge refuses what a restore could not use or must not trust.
 func (m *Mover) judge(ctx context.Context, sn *store.Snapshot, o PullOptions) error {
-	c, err := m.Store.ReadBlob(ctx, sn.Spec.CHConfig)
-	if err != nil {
-		return err
-	}
-	config, err := chsnap.ParseConfig(c)
-	if err != nil {
-		return err
-	}
-	if p := config.Unsupported(); len(p) > 0 {
-		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s: %s", sn.ID, p[0].Device, p[0].Reason), p[0].Remedy)
-	}
-	s, err := m.Store.ReadBlob(ctx, sn.Spec.CHState)
-	if err != nil {
-		return err
-	}
-	if _, err := chsnap.ParseState(s); err != nil {
+	if err := m.judgeDocuments(ctx, sn); err != nil {
 		return err
 	}
 	rec, err := vm.DecodeForeign(sn.Spec.Record)
@@ -149,6 +135,31 @@ func (m *Mover) judge(ctx context.Context, sn *store.Snapshot, o PullOptions) er
 			"if you trust them, repeat with --trust-args")
 	}
 	return nil
+}
+
+// judgeDocuments reads the VMM's own. Without the key of an encrypted snapshot
+// that has to wait for the restore, which reads them with it.
+func (m *Mover) judgeDocuments(ctx context.Context, sn *store.Snapshot) error {
+	c, err := m.Store.ReadDocument(ctx, sn, store.MediaTypeCHConfig)
+	if keyring.IsMissing(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	config, err := chsnap.ParseConfig(c)
+	if err != nil {
+		return err
+	}
+	if p := config.Unsupported(); len(p) > 0 {
+		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s: %s", sn.ID, p[0].Device, p[0].Reason), p[0].Remedy)
+	}
+	s, err := m.Store.ReadDocument(ctx, sn, store.MediaTypeCHState)
+	if err != nil {
+		return err
+	}
+	_, err = chsnap.ParseState(s)
+	return err
 }
 
 // landImages brings what the snapshot stands on, where this store lacks it.

@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -142,7 +143,7 @@ func (r *run) heal(ctx context.Context, found *store.VerifyReport) error {
 		}
 		how, err := r.st.Heal(ctx, in, blob, d.Affects, store.HealOptions{DryRun: r.o.DryRun, Copies: r.o.Copies})
 		switch {
-		case errors.Is(err, failure.Damaged):
+		case errors.Is(err, failure.Damaged), keyring.IsMissing(err):
 			r.left(d.Object, err, d.Affects...)
 		case err != nil:
 			return err

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 var update = flag.Bool("update", false, "write the golden pack and map anew")
@@ -41,7 +42,7 @@ func TestGoldenPackAndMap(t *testing.T) {
 		writeGolden(t, "v1.pack", s.packs[m.Packs[0]])
 	}
 	pack, enc := readGolden(t, "v1.pack"), readGolden(t, "v1.map")
-	m, err := DecodeMap(enc)
+	m, err := DecodeMap(enc, keyring.None())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +110,7 @@ func writeGolden(t *testing.T, name string, b []byte) {
 // image either reads back right or fails as damaged. It never reads back wrong.
 func TestEveryFlippedBitIsFoundOrHarmless(t *testing.T) {
 	pack, enc := readGolden(t, "v1.pack"), readGolden(t, "v1.map")
-	m, err := DecodeMap(enc)
+	m, err := DecodeMap(enc, keyring.None())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +139,7 @@ func TestEveryFlippedBitOfAMapIsFound(t *testing.T) {
 		for bit := range 8 {
 			bad := bytes.Clone(enc)
 			bad[at] ^= 1 << bit
-			if _, err := DecodeMap(bad); !errors.Is(err, failure.Damaged) {
+			if _, err := DecodeMap(bad, keyring.None()); !errors.Is(err, failure.Damaged) {
 				t.Fatalf("byte %d bit %d flipped: %v", at, bit, err)
 			}
 		}
@@ -147,12 +148,12 @@ func TestEveryFlippedBitOfAMapIsFound(t *testing.T) {
 
 func TestTruncatedFilesAreDamaged(t *testing.T) {
 	pack, enc := readGolden(t, "v1.pack"), readGolden(t, "v1.map")
-	m, err := DecodeMap(enc)
+	m, err := DecodeMap(enc, keyring.None())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for n := range enc {
-		if _, err := DecodeMap(enc[:n]); !errors.Is(err, failure.Damaged) {
+		if _, err := DecodeMap(enc[:n], keyring.None()); !errors.Is(err, failure.Damaged) {
 			t.Fatalf("map cut at %d: %v", n, err)
 		}
 	}
@@ -167,7 +168,13 @@ func TestTruncatedFilesAreDamaged(t *testing.T) {
 // too: both must agree.
 func tryLoad(t testing.TB, m *Map, pack []byte) ([]byte, error) {
 	t.Helper()
+	return tryLoadWith(t, m, pack, nil)
+}
+
+func tryLoadWith(t testing.TB, m *Map, pack []byte, keys *keyring.Ring) ([]byte, error) {
+	t.Helper()
 	s := newShelf()
+	s.ring = keys
 	s.packs[m.Packs[0]] = pack
 	im, err := OpenImage(t.Context(), m, s)
 	if err != nil {
@@ -241,7 +248,7 @@ func FuzzDecodeMap(f *testing.F) {
 			sum := sha256.Sum256(b[:len(b)-mapSumBytes])
 			b = append(bytes.Clone(b[:len(b)-mapSumBytes]), sum[:]...)
 		}
-		m, err := DecodeMap(b)
+		m, err := DecodeMap(b, keyring.None())
 		if err != nil {
 			return
 		}
@@ -249,7 +256,7 @@ func FuzzDecodeMap(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m2, err := DecodeMap(again)
+		m2, err := DecodeMap(again, keyring.None())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +270,7 @@ func FuzzReadIndex(f *testing.F) {
 	f.Add(readGolden(f, "v1.pack"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = sealIndex(b)
-		ix, err := ReadIndex(bytes.NewReader(b), int64(len(b)))
+		ix, err := ReadIndex(bytes.NewReader(b), int64(len(b)), keyring.None())
 		if err != nil {
 			return
 		}
@@ -286,7 +293,7 @@ func FuzzImage(f *testing.F) {
 		if err != nil {
 			return
 		}
-		ix, err := ReadIndex(bytes.NewReader(pack), int64(len(pack)))
+		ix, err := ReadIndex(bytes.NewReader(pack), int64(len(pack)), keyring.None())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,8 @@ import (
 	"sort"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // location says where a page's bytes are:
@@ -35,6 +37,7 @@ type pageTable struct {
 	used  int
 	known []knownPack
 	packs map[digest.Digest]int // number in known
+	key   keyring.ID            // of the packs that may be reused
 	last  int                   // number in known of the pack asked for last
 	fresh []*[FramePages]Hash   // hashes of new pages, by frame
 }
@@ -90,7 +93,7 @@ func (t *pageTable) stored(l location) (pack int, page uint32) {
 func (t *pageTable) registerAll(packs []Known) []int {
 	pages := 0
 	for _, k := range packs {
-		if _, ok := t.packs[k.Digest]; !ok {
+		if _, ok := t.packs[k.Digest]; !ok && k.Index.Key() == t.key {
 			pages += len(k.Index.Hashes)
 		}
 	}
@@ -103,10 +106,14 @@ func (t *pageTable) registerAll(packs []Known) []int {
 }
 
 // register adds an existing pack's pages and returns the pack's number, or
-// unknownPack when there are no numbers left for its pages.
+// unknownPack when it is under another key or there are no numbers left for its
+// pages.
 func (t *pageTable) register(k Known) int {
 	if n, ok := t.packs[k.Digest]; ok {
 		return n
+	}
+	if k.Index.Key() != t.key {
+		return unknownPack
 	}
 	var first uint32
 	if n := len(t.known); n > 0 {

@@ -37,11 +37,13 @@
 //     is no way to turn that off. A page that differs is failure.Damaged.
 //  3. No length read from a file is believed before it is bounded by the size
 //     of what holds it. Damaged input is an error, never a panic.
-//  4. A pack is written strictly from its first byte to its last and is a
-//     valid zstd file (`zstd -t` accepts it).
+//  4. A pack is written strictly from its first byte to its last and, unless it
+//     is encrypted (seal.go), is a valid zstd file (`zstd -t` accepts it).
 //  5. A pack never exceeds [MaxPackBytes]; memory used by a Writer or by
 //     WriteTo does not grow with the image except for tables of at most about
 //     24 bytes a stored page and 4 bytes a page of the image.
+//  6. Pages of packs under one key are reused only in packs under the same key;
+//     a pack whose key is not at hand is keyring.Missing, never damaged.
 package pack
 
 import (

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // folder keeps packs as files: what benchmarks and zstd see.
@@ -45,6 +47,8 @@ func (f folder) OpenPack(_ context.Context, d digest.Digest) (ReaderAtCloser, in
 	}
 	return file, st.Size(), nil
 }
+
+func (folder) Key(id keyring.ID) (*keyring.Key, error) { return keyring.None().Key(id) }
 
 // empty removes all packs but those of keep.
 func (f folder) empty(t testing.TB, keep *Map) {

@@ -104,7 +104,11 @@ func (fr *frameReader) read(p *imagePack, number int) (openFrame, error) {
 	if err := readFull(p.file, fr.stored, f.Offset); err != nil {
 		return openFrame{}, fmt.Errorf("read frame %d of pack %s: %w", number, p.digest, err)
 	}
-	if err := fr.decoder.decode(fr.stored, fr.raw); err != nil {
+	compressed, err := p.index.open(number, fr.stored)
+	if err == nil {
+		err = fr.decoder.decode(compressed, fr.raw)
+	}
+	if err != nil {
 		return openFrame{}, damaged("decode frame %d of pack %s: %w", number, p.digest, err)
 	}
 	return openFrame{pack: p, info: f, raw: fr.raw}, nil

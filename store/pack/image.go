@@ -8,11 +8,15 @@ import (
 	"sort"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
-// Source opens packs by digest for reading and gives their size in bytes.
+// Source opens packs by digest for reading and gives their size in bytes, and
+// has the keys of encrypted ones.
 type Source interface {
 	OpenPack(ctx context.Context, d digest.Digest) (ReaderAtCloser, int64, error)
+	keyring.Keys
 }
 
 // ReaderAtCloser is an open pack; ReadAt is called by several goroutines.
@@ -71,7 +75,7 @@ func openPackIndex(ctx context.Context, d digest.Digest, src Source) (imagePack,
 	if err != nil {
 		return imagePack{}, fmt.Errorf("open pack %s: %w", d, err)
 	}
-	ix, err := ReadIndex(file, size)
+	ix, err := ReadIndex(file, size, src)
 	if err != nil {
 		return imagePack{}, errors.Join(fmt.Errorf("pack %s: %w", d, err), file.Close())
 	}

@@ -8,6 +8,7 @@ import (
 	"sort"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // Layout of a pack's end, docs/format.md "Pack". All integers little-endian.
@@ -36,6 +37,15 @@ type Frame struct {
 type Index struct {
 	Hashes []Hash
 	Frames []Frame
+	seal   *seal // nil of a plain pack
+}
+
+// Key is the key that the pack is encrypted with; the zero ID of a plain one.
+func (ix *Index) Key() keyring.ID {
+	if ix.seal == nil {
+		return keyring.ID{}
+	}
+	return ix.seal.key
 }
 
 // indexBytes is the length of the index frame, tail included.
@@ -51,11 +61,27 @@ func (ix *Index) frameOf(page uint32) int {
 // encode gives the skippable zstd frame that ends a pack whose data frames
 // take the first dataBytes bytes.
 func (ix *Index) encode(dataBytes int64) []byte {
+	if ix.seal != nil {
+		return ix.seal.closeIndex(ix, dataBytes)
+	}
 	le := binary.LittleEndian
 	total := indexBytes(len(ix.Frames), len(ix.Hashes))
 	b := make([]byte, 0, total)
 	b = le.AppendUint32(b, skippableMagic)
 	b = le.AppendUint32(b, uint32(total-skippableBytes))
+	b = ix.appendTables(b)
+	b = le.AppendUint64(b, uint64(dataBytes))
+	b = le.AppendUint32(b, uint32(len(ix.Frames)))
+	b = le.AppendUint32(b, uint32(len(ix.Hashes)))
+	b = le.AppendUint32(b, PageSize)
+	b = le.AppendUint16(b, packVersion)
+	b = le.AppendUint16(b, 0)
+	return finishIndex(b)
+}
+
+// appendTables appends the frames and the hashes.
+func (ix *Index) appendTables(b []byte) []byte {
+	le := binary.LittleEndian
 	for _, f := range ix.Frames {
 		b = le.AppendUint32(b, f.Bytes)
 		b = le.AppendUint16(b, uint16(f.Pages))
@@ -64,12 +90,11 @@ func (ix *Index) encode(dataBytes int64) []byte {
 	for i := range ix.Hashes {
 		b = append(b, ix.Hashes[i][:]...)
 	}
-	b = le.AppendUint64(b, uint64(dataBytes))
-	b = le.AppendUint32(b, uint32(len(ix.Frames)))
-	b = le.AppendUint32(b, uint32(len(ix.Hashes)))
-	b = le.AppendUint32(b, PageSize)
-	b = le.AppendUint16(b, packVersion)
-	b = le.AppendUint16(b, 0)
+	return b
+}
+
+// finishIndex appends what ends every pack.
+func finishIndex(b []byte) []byte {
 	sum := sha256.Sum256(b)
 	b = append(b, sum[:]...)
 	return append(b, packMagic...)
@@ -77,8 +102,9 @@ func (ix *Index) encode(dataBytes int64) []byte {
 
 // ReadIndex reads and checks the index of a pack of size bytes. It allocates
 // at most twice that. Errors: failure.Damaged when the bytes are not an intact
-// index, failure.Incompatible for a later version; others come from r.
-func ReadIndex(r io.ReaderAt, size int64) (*Index, error) {
+// index, failure.Incompatible for a later version and for an encrypted pack
+// whose key is not among keys ([keyring.Missing]); others come from r.
+func ReadIndex(r io.ReaderAt, size int64, keys keyring.Keys) (*Index, error) {
 	if size < indexBytes(1, 1) || size > MaxPackBytes {
 		return nil, damaged("pack index: a pack cannot have %d bytes", size)
 	}
@@ -97,53 +123,72 @@ func ReadIndex(r io.ReaderAt, size int64) (*Index, error) {
 	if err := readFull(r, b, int64(at)); err != nil {
 		return nil, fmt.Errorf("pack index: read: %w", err)
 	}
-	return decodeIndex(b, int64(at))
+	return decodeIndex(b, int64(at), keys)
 }
 
 // decodeIndex parses the index frame b that begins at offset at of its pack.
-func decodeIndex(b []byte, at int64) (*Index, error) {
+func decodeIndex(b []byte, at int64, keys keyring.Keys) (*Index, error) {
 	le := binary.LittleEndian
 	tail := b[len(b)-packTailBytes:]
 	sum := sha256.Sum256(b[:len(b)-packTailBytes+tailSumAt])
 	if string(tail[tailSumAt:tailMagicAt]) != string(sum[:]) {
 		return nil, damaged("pack index: checksum differs")
 	}
-	if v := le.Uint16(tail[20:]); v != packVersion {
-		return nil, failure.New(failure.Incompatible, "pack index: version %d, this program reads %d", v, packVersion)
+	version := le.Uint16(tail[20:])
+	if version != packVersion && version != sealedVersion {
+		return nil, failure.New(failure.Incompatible, "pack index: version %d, this program reads %d and %d", version, packVersion, sealedVersion)
 	}
-	frames, pages := int64(le.Uint32(tail[8:])), int64(le.Uint32(tail[12:]))
 	switch {
 	case le.Uint64(tail) != uint64(at) || string(tail[tailMagicAt:]) != packMagic:
 		return nil, damaged("pack index: read at %d, says %d", at, le.Uint64(tail))
 	case le.Uint32(tail[16:]) != PageSize || le.Uint16(tail[22:]) != 0:
 		return nil, damaged("pack index: page size %d, flags %#x", le.Uint32(tail[16:]), le.Uint16(tail[22:]))
-	case pages < 1 || pages > maxPackPages || frames < 1 || frames > pages:
-		return nil, damaged("pack index: %d frames of %d pages", frames, pages)
-	case indexBytes(int(frames), int(pages)) != int64(len(b)):
-		return nil, damaged("pack index: %d bytes for %d frames of %d pages", len(b), frames, pages)
+	case version == sealedVersion:
+		return openIndex(b, at, keys)
 	case le.Uint32(b) != skippableMagic || int64(le.Uint32(b[4:])) != int64(len(b))-skippableBytes:
 		return nil, damaged("pack index: not inside a skippable frame")
 	}
-	ix := &Index{Hashes: make([]Hash, pages), Frames: make([]Frame, frames)}
-	if err := ix.decodeFrames(b[skippableBytes:], at); err != nil {
+	frames, pages := int64(le.Uint32(tail[8:])), int64(le.Uint32(tail[12:]))
+	if err := countsFit(frames, pages, func() bool { return indexBytes(int(frames), int(pages)) == int64(len(b)) }); err != nil {
 		return nil, err
 	}
-	b = b[skippableBytes+frames*frameEntry:]
+	return decodeTables(b[skippableBytes:], frames, pages, at, nil)
+}
+
+// countsFit bounds what an index says it holds; fits compares it with its length.
+func countsFit(frames, pages int64, fits func() bool) error {
+	switch {
+	case pages < 1 || pages > maxPackPages || frames < 1 || frames > pages:
+		return damaged("pack index: %d frames of %d pages", frames, pages)
+	case !fits():
+		return damaged("pack index: it is not as long as %d frames of %d pages are", frames, pages)
+	}
+	return nil
+}
+
+// decodeTables parses the frames and hashes of a pack whose index begins at
+// offset at; their number was checked.
+func decodeTables(b []byte, frames, pages, at int64, s *seal) (*Index, error) {
+	ix := &Index{Hashes: make([]Hash, pages), Frames: make([]Frame, frames), seal: s}
+	if err := ix.decodeFrames(b, at); err != nil {
+		return nil, err
+	}
+	b = b[frames*frameEntry:]
 	for i := range ix.Hashes {
 		ix.Hashes[i] = Hash(b[i*hashBytes : (i+1)*hashBytes])
 	}
 	return ix, nil
 }
 
-// decodeFrames fills ix.Frames from the frame table; the frames must fill the
-// pack's first dataBytes bytes and hold exactly its pages.
+// decodeFrames fills ix.Frames from the frame table; head and frames must fill
+// the pack's first dataBytes bytes and hold exactly its pages.
 func (ix *Index) decodeFrames(table []byte, dataBytes int64) error {
 	le := binary.LittleEndian
-	var offset, first int64
+	offset, first, extra := ix.seal.headBytes(), int64(0), uint32(ix.seal.overhead())
 	for i := range ix.Frames {
 		e := table[i*frameEntry:]
 		f := Frame{Offset: offset, Bytes: le.Uint32(e), First: uint32(first), Pages: uint32(le.Uint16(e[4:]))}
-		if f.Bytes == 0 || f.Bytes > maxFrameBytes || f.Pages == 0 || f.Pages > FramePages || le.Uint16(e[6:]) != 0 {
+		if f.Bytes <= extra || f.Bytes > maxFrameBytes+extra || f.Pages == 0 || f.Pages > FramePages || le.Uint16(e[6:]) != 0 {
 			return damaged("pack index: frame %d has %d bytes, %d pages, flags %#x", i, f.Bytes, f.Pages, le.Uint16(e[6:]))
 		}
 		offset += int64(f.Bytes)

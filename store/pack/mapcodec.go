@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // Layout of a page map, docs/format.md "Page map". Integers little-endian.
@@ -79,8 +80,26 @@ func (m *Map) payload() ([]byte, error) {
 }
 
 // DecodeMap parses a map's file. Errors: failure.Damaged when the bytes are not
-// an intact map, failure.Incompatible for a later version.
-func DecodeMap(b []byte) (*Map, error) {
+// an intact map, failure.Incompatible for a later version and for an encrypted
+// map whose key is not among keys ([keyring.Missing]).
+func DecodeMap(b []byte, keys keyring.Keys) (*Map, error) {
+	body, err := mapBody(b)
+	if err != nil {
+		return nil, err
+	}
+	if binary.LittleEndian.Uint16(body[8:]) == sealedVersion {
+		if b, err = openMap(body, keys); err != nil {
+			return nil, err
+		}
+		if body, err = mapBody(b); err != nil {
+			return nil, err
+		}
+	}
+	return decodeMapBody(body)
+}
+
+// mapBody is what a map's checksum covers, if it is right.
+func mapBody(b []byte) ([]byte, error) {
 	if len(b) < mapHeaderBytes+mapSumBytes || string(b[:8]) != mapMagic {
 		return nil, damaged("page map: %d bytes without the magic of a page map", len(b))
 	}
@@ -88,7 +107,7 @@ func DecodeMap(b []byte) (*Map, error) {
 	if sum := sha256.Sum256(body); string(sum[:]) != string(b[len(body):]) {
 		return nil, damaged("page map: checksum differs")
 	}
-	return decodeMapBody(body)
+	return body, nil
 }
 
 // decodeMapBody parses a map whose checksum was right: an attacker can make

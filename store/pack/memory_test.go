@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // shelf keeps packs in memory: a Sink and a Source.
@@ -21,6 +22,7 @@ type shelf struct {
 	open    int
 	failAt  int // fail the n-th write, counted from 1
 	writes  int
+	ring    *keyring.Ring
 }
 
 func newShelf() *shelf { return &shelf{packs: map[digest.Digest][]byte{}} }
@@ -81,6 +83,8 @@ func (s *shelf) OpenPack(_ context.Context, d digest.Digest) (ReaderAtCloser, in
 	}
 	return shelfReader{bytes.NewReader(b)}, int64(len(b)), nil
 }
+
+func (s *shelf) Key(id keyring.ID) (*keyring.Key, error) { return s.ring.Key(id) }
 
 func (s *shelf) bytes() (n int) {
 	for _, b := range s.packs {

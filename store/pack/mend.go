@@ -9,6 +9,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // Mending makes a damaged pack whole again, byte for byte: its name is the
@@ -42,9 +44,23 @@ func Mend(w io.Writer, r io.ReaderAt, ix *Index, d digest.Digest, copyOf func(Ha
 	if err != nil {
 		return err
 	}
+	if ix.seal != nil {
+		// A nonce must not come twice: what is sealed again is written only when it
+		// is known to be what stood there before.
+		if err := m.mend(io.Discard, ix, d, copyOf); err != nil {
+			return err
+		}
+	}
+	return m.mend(w, ix, d, copyOf)
+}
+
+func (m *mender) mend(w io.Writer, ix *Index, d digest.Digest, copyOf func(Hash, []byte) bool) error {
 	sum := sha256.New()
 	out := io.MultiWriter(w, sum)
-	var length int64
+	if _, err := out.Write(ix.seal.head()); err != nil {
+		return err
+	}
+	length := ix.seal.headBytes()
 	for i := range ix.Frames {
 		stored, err := m.frame(ix, i, copyOf)
 		if err != nil {
@@ -70,6 +86,7 @@ type mender struct {
 	decoder  *zstd.Decoder // with checksums, unlike the one for reading
 	encoders []*zstd.Encoder
 	stored   []byte
+	packed   []byte // the frame read last, opened; nil when it does not decode to its pages
 	raw      []byte
 	sound    []bool // which pages of the frame read last are right
 	whole    bool   // and the frame's own bytes too
@@ -99,7 +116,8 @@ func (m *mender) read(ix *Index, i int) {
 	m.stored = append(m.stored[:0], make([]byte, f.Bytes)...)
 	m.raw = append(m.raw[:0], make([]byte, f.Pages*PageSize)...)
 	n, _ := m.r.ReadAt(m.stored, f.Offset)
-	out, err := m.decoder.DecodeAll(m.stored[:n], m.raw[:0:len(m.raw)])
+	packed, intact := ix.salvage(i, m.stored[:n])
+	out, err := m.decoder.DecodeAll(packed, m.raw[:0:len(m.raw)])
 	m.whole = err == nil && len(out) == len(m.raw)
 	m.sound = m.sound[:0]
 	for p := range f.Pages {
@@ -107,6 +125,10 @@ func (m *mender) read(ix *Index, i int) {
 		m.sound = append(m.sound, ok)
 		m.whole = m.whole && ok
 	}
+	if m.packed = nil; m.whole {
+		m.packed = packed
+	}
+	m.whole = m.whole && intact
 }
 
 // frame gives the stored bytes of frame i, made anew where they are damaged.
@@ -123,10 +145,17 @@ func (m *mender) frame(ix *Index, i int, copyOf func(Hash, []byte) bool) ([]byte
 			return nil, damaged("no copy of page %d, %s", f.First+uint32(p), h)
 		}
 	}
+	want := int(f.Bytes) - ix.seal.overhead()
 	for _, e := range m.encoders {
-		if again := e.EncodeAll(m.raw, nil); len(again) == int(f.Bytes) {
-			return again, nil
+		if m.packed == nil {
+			if again := e.EncodeAll(m.raw, nil); len(again) == want {
+				m.packed = again
+			}
 		}
+	}
+	if m.packed != nil {
+		border, sealed := ix.seal.close(m.packed, i, int(f.Pages))
+		return append(border, sealed...), nil
 	}
 	return nil, damaged("frame %d compresses to another length than before", i)
 }
@@ -135,7 +164,7 @@ func (m *mender) frame(ix *Index, i int, copyOf func(Hash, []byte) bool) ([]byte
 // long they are and are told good from bad by zstd's checksum. size is that of
 // the damaged file; data that follows the last sound frame is taken for the
 // lost index. Whether it is right shows when Mend compares the digest.
-func Reindex(r io.ReaderAt, size int64) (*Index, error) {
+func Reindex(r io.ReaderAt, size int64, keys keyring.Keys) (*Index, error) {
 	if size < 1 || size > MaxPackBytes {
 		return nil, damaged("a pack cannot have %d bytes", size)
 	}
@@ -147,17 +176,26 @@ func Reindex(r io.ReaderAt, size int64) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	ix := &Index{}
-	for at := 0; at < len(b); {
-		n := frameLength(b[at:])
+	s, err := reseal(b, keys)
+	if err != nil {
+		return nil, err
+	}
+	ix := &Index{seal: s}
+	for at := int(s.headBytes()); at < len(b); {
+		n, pages := ix.nextFrame(b[at:])
 		if n == 0 {
 			break
 		}
-		raw, err := m.decoder.DecodeAll(b[at:at+n], make([]byte, 0, frameRawBytes))
+		ix.Frames = append(ix.Frames, Frame{Offset: int64(at), Bytes: uint32(n), First: uint32(len(ix.Hashes)), Pages: uint32(pages)})
+		packed, err := ix.open(len(ix.Frames)-1, bytes.Clone(b[at:at+n]))
+		var raw []byte
+		if err == nil {
+			raw, err = m.decoder.DecodeAll(packed, make([]byte, 0, frameRawBytes))
+		}
 		if err != nil || len(raw) == 0 || len(raw)%PageSize != 0 {
 			return nil, damaged("the index and the frame at byte %d are both damaged", at)
 		}
-		ix.Frames = append(ix.Frames, Frame{Offset: int64(at), Bytes: uint32(n), First: uint32(len(ix.Hashes)), Pages: uint32(len(raw) / PageSize)})
+		ix.Frames[len(ix.Frames)-1].Pages = uint32(len(raw) / PageSize)
 		for p := 0; p < len(raw); p += PageSize {
 			ix.Hashes = append(ix.Hashes, Sum(raw[p:p+PageSize]))
 		}
@@ -167,6 +205,15 @@ func Reindex(r io.ReaderAt, size int64) (*Index, error) {
 		return nil, damaged("no frames")
 	}
 	return ix, nil
+}
+
+// nextFrame is the length of the frame at the beginning of b, behind those that
+// are indexed; 0 when there is none. A sealed one says how many pages it holds.
+func (ix *Index) nextFrame(b []byte) (n, pages int) {
+	if ix.seal != nil {
+		return ix.seal.frameLength(b, len(ix.Frames))
+	}
+	return frameLength(b), 0
 }
 
 // Layout of a zstd frame, RFC 8878 section 3.1.1.

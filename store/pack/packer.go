@@ -2,13 +2,17 @@ package pack
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // frame is a buffer of pages and its compressed form. Frames are numbered as
@@ -27,9 +31,11 @@ type frame struct {
 // behind it, so no goroutine waits for another's compression. The number of
 // frame buffers bounds what can wait.
 type packer struct {
-	ctx  context.Context
-	sink Sink
-	free chan *frame
+	ctx    context.Context
+	sink   Sink
+	key    *keyring.Key // nil: plain packs
+	random io.Reader    // salts of encrypted packs
+	free   chan *frame
 
 	mu      sync.Mutex     // guards waiting, next, writing
 	waiting map[int]*frame // by order
@@ -63,9 +69,9 @@ type openPack struct {
 
 const commitsAtOnce = 2
 
-func newPacker(ctx context.Context, sink Sink, frames int) *packer {
+func newPacker(ctx context.Context, sink Sink, key *keyring.Key, frames int) *packer {
 	p := &packer{
-		ctx: ctx, sink: sink, waiting: map[int]*frame{}, starts: map[int]frameStart{},
+		ctx: ctx, sink: sink, key: key, random: rand.Reader, waiting: map[int]*frame{}, starts: map[int]frameStart{},
 		free: make(chan *frame, frames), slots: make(chan struct{}, commitsAtOnce),
 	}
 	for range frames {
@@ -132,26 +138,46 @@ func (p *packer) write(f *frame) error {
 		}
 	}
 	if p.current == nil {
-		file, err := p.sink.CreatePack(p.ctx)
-		if err != nil {
-			return fmt.Errorf("create pack: %w", err)
+		if err := p.openPack(); err != nil {
+			return err
 		}
-		p.current = &openPack{file: file, sum: sha256.New()}
 	}
 	c := p.current
 	first := len(c.index.Hashes)
-	c.index.Frames = append(c.index.Frames, Frame{Offset: c.bytes, Bytes: uint32(len(f.stored)), First: uint32(first), Pages: uint32(f.pages)})
+	border, sealed := c.index.seal.close(f.stored, len(c.index.Frames), f.pages)
+	f.stored = sealed
+	c.index.Frames = append(c.index.Frames, Frame{Offset: c.bytes, Bytes: uint32(len(border) + len(sealed)), First: uint32(first), Pages: uint32(f.pages)})
 	c.index.Hashes = append(c.index.Hashes, f.hashes[:f.pages]...)
 	p.starts[f.number] = frameStart{uint32(len(p.packs)), uint32(first)}
-	return c.write(f.stored)
+	if err := c.write(border); err != nil {
+		return err
+	}
+	return c.write(sealed)
+}
+
+// openPack begins a pack, with its head if it is encrypted.
+func (p *packer) openPack() error {
+	s, err := randomSeal(p.key, p.random)
+	if err != nil {
+		return fmt.Errorf("create pack: %w", err)
+	}
+	file, err := p.sink.CreatePack(p.ctx)
+	if err != nil {
+		return fmt.Errorf("create pack: %w", err)
+	}
+	p.current = &openPack{file: file, sum: sha256.New(), index: Index{seal: s}}
+	return p.current.write(s.head())
 }
 
 func (c *openPack) fits(f *frame) bool {
-	pages := len(c.index.Hashes) + f.pages
-	return pages <= maxPackPages && c.bytes+int64(len(f.stored))+indexBytes(len(c.index.Frames)+1, pages) <= MaxPackBytes
+	pages, s := len(c.index.Hashes)+f.pages, c.index.seal
+	return pages <= maxPackPages && c.bytes+int64(len(f.stored)+s.overhead())+s.indexBytes(len(c.index.Frames)+1, pages) <= MaxPackBytes
 }
 
 func (c *openPack) write(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
 	c.sum.Write(b)
 	c.bytes += int64(len(b))
 	if _, err := c.file.Write(b); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/leaktest"
 	"github.com/cocoonv2/cocoon/internal/ramgen"
 )
@@ -86,7 +87,7 @@ func reread(rt *rapid.T, t *testing.T, s *shelf, m *Map) *Image {
 	if err != nil {
 		rt.Fatal(err)
 	}
-	again, err := DecodeMap(b)
+	again, err := DecodeMap(b, keyring.None())
 	if err != nil {
 		rt.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // Sink makes the files that packs are written to.
@@ -55,6 +56,10 @@ type WriterOptions struct {
 	Workers int
 	Level   Level
 	Family  []Known // further packs to look for pages in
+	// Key encrypts the packs; nil is plain ones. Pages of packs under another key,
+	// or under none where this one is, are not reused: what Family and parents
+	// bring of those is passed over.
+	Key *keyring.Key
 }
 
 // Writer turns pages of one or more images into packs. Its images may be
@@ -105,10 +110,13 @@ func NewWriter(ctx context.Context, sink Sink, o WriterOptions) *Writer {
 	for range cap(w.batches) {
 		w.batches <- new(batch)
 	}
-	w.out = newPacker(ctx, sink, threadsAWorker*o.Workers+1+int(classes))
+	w.out = newPacker(ctx, sink, o.Key, threadsAWorker*o.Workers+1+int(classes))
 	var err error
 	if w.encoder, err = newFrameEncoder(o.Level, o.Workers); err != nil {
 		w.fail(fmt.Errorf("make zstd encoder: %w", err))
+	}
+	if o.Key != nil {
+		w.table.key = o.Key.ID()
 	}
 	w.table.registerAll(o.Family)
 	return w

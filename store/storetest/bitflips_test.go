@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -76,6 +77,9 @@ func ram() []byte {
 // shelf holds packs in memory.
 type shelf map[digest.Digest][]byte
 
+// flipKeys encrypt what bits are flipped of.
+func flipKeys() *keyring.Ring { return keyring.FromKeys(keyring.FromSecret([32]byte{1})) }
+
 type packReader struct{ *bytes.Reader }
 
 func (packReader) Close() error { return nil }
@@ -84,10 +88,13 @@ func (s shelf) OpenPack(_ context.Context, d digest.Digest) (pack.ReaderAtCloser
 	return packReader{bytes.NewReader(s[d])}, int64(len(s[d])), nil
 }
 
-// published makes a store with one snapshot of ram and gives its map and packs.
-func published(t *testing.T) (*store.Store, *store.Snapshot, []byte, shelf) {
+func (shelf) Key(id keyring.ID) (*keyring.Key, error) { return flipKeys().Key(id) }
+
+// published makes a store with one snapshot of ram, encrypted if there are keys,
+// and gives its map and packs.
+func published(t *testing.T, keys *keyring.Ring) (*store.Store, *store.Snapshot, []byte, shelf) {
 	t.Helper()
-	s, err := store.Open(t.Context(), folder(t), store.Options{Create: true})
+	s, err := store.Open(t.Context(), folder(t), store.Options{Create: true, Keys: keys})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +111,7 @@ func published(t *testing.T) (*store.Store, *store.Snapshot, []byte, shelf) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := pack.DecodeMap(mapBytes)
+	m, err := pack.DecodeMap(mapBytes, flipKeys())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +127,7 @@ func published(t *testing.T) (*store.Store, *store.Snapshot, []byte, shelf) {
 // read gives the image that a map and packs describe. Nobody looks at the
 // digests of either here: the formats must find damage by themselves.
 func read(mapBytes []byte, packs shelf) ([]byte, error) {
-	m, err := pack.DecodeMap(mapBytes)
+	m, err := pack.DecodeMap(mapBytes, flipKeys())
 	if err != nil {
 		return nil, err
 	}
@@ -152,9 +159,12 @@ func (c *tally) judge(t *testing.T, what string, got, want []byte, err error) {
 	}
 }
 
-func TestBitFlipsInPacks(t *testing.T) {
-	_, _, mapBytes, packs := published(t)
-	n, rnd := flips(t, 560)
+func TestBitFlipsInPacks(t *testing.T)          { flipPacks(t, nil, 380) }
+func TestBitFlipsInEncryptedPacks(t *testing.T) { flipPacks(t, flipKeys(), 180) }
+
+func flipPacks(t *testing.T, keys *keyring.Ring, perMille int) {
+	_, _, mapBytes, packs := published(t, keys)
+	n, rnd := flips(t, perMille)
 	var c tally
 	want := ram()
 	for d, b := range packs {
@@ -169,9 +179,12 @@ func TestBitFlipsInPacks(t *testing.T) {
 	c.report(t, "packs")
 }
 
-func TestBitFlipsInPageMaps(t *testing.T) {
-	_, _, mapBytes, packs := published(t)
-	n, rnd := flips(t, 250)
+func TestBitFlipsInPageMaps(t *testing.T)          { flipMaps(t, nil, 170) }
+func TestBitFlipsInEncryptedPageMaps(t *testing.T) { flipMaps(t, flipKeys(), 80) }
+
+func flipMaps(t *testing.T, keys *keyring.Ring, perMille int) {
+	_, _, mapBytes, packs := published(t, keys)
+	n, rnd := flips(t, perMille)
 	var c tally
 	want := ram()
 	for range n {
@@ -187,7 +200,7 @@ func TestBitFlipsInPageMaps(t *testing.T) {
 // TestBitFlipsInManifests: a manifest has no digest of its own. A flip that is
 // not detected must leave the collector the same blobs to keep.
 func TestBitFlipsInManifests(t *testing.T) {
-	s, sn, _, _ := published(t)
+	s, sn, _, _ := published(t, nil)
 	n, rnd := flips(t, 140)
 	path := filepath.Join(sn.Dir, "manifest.json")
 	whole, err := os.ReadFile(path)

@@ -122,11 +122,11 @@ func unknownFormat(t *testing.T, h Harness) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, alien := range []string{`{"format":"cocoon-store","version":2}`, `{"format":"other","version":1}`, `{`, ""} {
+	for _, alien := range []string{`{"format":"cocoon-store","version":3}`, `{"format":"other","version":1}`, `{`, ""} {
 		if err := os.WriteFile(format, []byte(alien), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := store.Open(t.Context(), s.Root(), store.Options{Create: true})
+		_, err := store.Open(t.Context(), s.Root(), store.Options{Create: true, Keys: h.Keys})
 		wants(t, "format "+alien, err, failure.Incompatible)
 		if got, err := os.ReadFile(format); err != nil || string(got) != alien {
 			t.Errorf("format %s became %s (%v)", alien, got, err)

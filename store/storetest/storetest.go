@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -25,6 +26,8 @@ type Harness struct {
 	// Collect runs the collector once, as `cocoon gc` does. The suite cannot
 	// name it: collectors stand on the store, not beside it.
 	Collect func(ctx context.Context, s *store.Store) error
+	// Keys encrypt what the suite stores; nil is a plain store.
+	Keys *keyring.Ring
 }
 
 // cases, in the order of a snapshot's life.
@@ -67,7 +70,7 @@ func Run(t *testing.T, h Harness) {
 // open makes a store and brings it to the state of an empty one.
 func (h Harness) open(t testing.TB) *store.Store {
 	t.Helper()
-	s, err := store.Open(t.Context(), h.Root(t), store.Options{Create: true})
+	s, err := store.Open(t.Context(), h.Root(t), store.Options{Create: true, Keys: h.Keys})
 	if err != nil {
 		t.Fatal(err)
 	}

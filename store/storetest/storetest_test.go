@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/storetest"
 )
@@ -22,6 +23,11 @@ func folder(t testing.TB) string { return filepath.Join(t.TempDir(), "root") }
 
 func TestFolder(t *testing.T) {
 	storetest.Run(t, storetest.Harness{Root: folder, Collect: collect})
+}
+
+func TestEncrypted(t *testing.T) {
+	keys := keyring.FromKeys(keyring.FromSecret([32]byte{1}), keyring.FromSecret([32]byte{2}))
+	storetest.Run(t, storetest.Harness{Root: folder, Collect: collect, Keys: keys})
 }
 
 func TestTmpfs(t *testing.T) {

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
+)
+
+func newSystemKey(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "key", Short: "Key files of encrypted snapshots", Args: cobra.ArbitraryArgs, RunE: groupHelp}
+	c.AddCommand(newKeyCreate(a), newKeyShow(a))
+	return c
+}
+
+func newKeyCreate(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "create FILE", Short: "Make a key file; prints the key's id, never overwrites", Args: needArgs(cobra.ExactArgs(1)),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := a.outsideStore(args[0]); err != nil {
+				return err
+			}
+			k, err := keyring.Create(args[0])
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out, k.ID())
+			fmt.Fprintf(a.errOut, "warning: keep a copy of %s away from this host: whoever loses it loses every snapshot encrypted with it, and nobody can help\n", args[0])
+			return nil
+		},
+	}
+}
+
+// outsideStore: a key beside what it protects protects nothing.
+func (a *app) outsideStore(file string) error {
+	path, err1 := filepath.Abs(file)
+	root, err2 := filepath.Abs(a.set("rootDir"))
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	if strings.HasPrefix(path, root+string(filepath.Separator)) {
+		return failure.Hint(failure.New(failure.Usage, "%s lies in the store that it is to protect", path), "keep keys elsewhere, for example in /etc/cocoon")
+	}
+	return nil
+}
+
+func newKeyShow(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "show [FILE…]", Short: "Print the ids of key files (of the configured ones without arguments); they reveal nothing",
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				args = keyring.NewRing(a.set("keyFile")).Files()
+			}
+			if len(args) == 0 {
+				return failure.New(failure.NotFound, "no key file is configured")
+			}
+			return each(args, func(path string) error {
+				k, err := keyring.Load(path)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(a.out, "%s  %s\n", k.ID(), path)
+				return nil
+			})
+		},
+	}
+}

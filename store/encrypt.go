@@ -1,0 +1,189 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// A snapshot is encrypted with one key or with none: its packs, its page maps
+// and the VMM's documents, whose bytes are the guest's. The manifest, the spec
+// and meta.json stay in the clear, so that listing, removing, collecting and
+// copying need no key; the spec names the key, and the manifest carries a MAC of
+// the spec, so that nobody without the key can change what a restore does
+// (docs/encryption.md).
+//
+// The first snapshot that is encrypted makes the store's format version 2: older
+// programs keep away, and this one stores nothing in the clear any more unless
+// it is told to.
+
+// EncryptedVersion of the format file: snapshots are encrypted here.
+const EncryptedVersion = 2
+
+// specMacKey is the annotation of the manifest's config that authenticates the
+// spec of an encrypted snapshot.
+const specMacKey = "vnd.cocoon.mac"
+
+// specMacLabel is of the subkey for it.
+const specMacLabel = "cocoon snapshot config"
+
+// Key makes Store a pack.Source.
+func (s *Store) Key(id keyring.ID) (*keyring.Key, error) { return s.keys.Key(id) }
+
+// SealingKey is the key that new snapshots are encrypted with; nil when they
+// are to be plain. It refuses to go on in the clear where snapshots are
+// encrypted and nobody said that this is wanted: a setting was forgotten.
+func (s *Store) SealingKey() (*keyring.Key, error) {
+	k, explicit, err := s.keys.Sealing()
+	if err != nil || k != nil || explicit {
+		return k, err
+	}
+	v, err := s.formatVersion()
+	if err != nil {
+		return nil, err
+	}
+	if v >= EncryptedVersion {
+		return nil, failure.Hint(failure.New(failure.Incompatible, "snapshots of store %s are encrypted, and no key file is configured", s.root),
+			"name it with --key-file, COCOON_KEY_FILE or keyFile; --key-file none stores in the clear")
+	}
+	return nil, nil
+}
+
+// markEncrypted makes the format version 2, before anything encrypted is kept.
+func (s *Store) markEncrypted() error {
+	if v, err := s.formatVersion(); err != nil || v >= EncryptedVersion {
+		return err
+	}
+	b, err := json.Marshal(formatFile{"cocoon-store", EncryptedVersion})
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(s.Path("format"), b, 0o600); err != nil {
+		return fmt.Errorf("mark the store as encrypted: %w", err)
+	}
+	durable.Step("store.encrypt.marked")
+	return nil
+}
+
+// sealing decides once for the whole ingest.
+func (in *Ingest) sealing() (*keyring.Key, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.decided {
+		return in.key, nil
+	}
+	k, err := in.st.SealingKey()
+	if err == nil && k != nil {
+		err = in.st.markEncrypted()
+	}
+	if err != nil {
+		return nil, err
+	}
+	in.key, in.decided = k, true
+	return k, nil
+}
+
+// sealed are the media types of documents that hold what is the guest's.
+func sealed(mediaType string) bool {
+	return mediaType == MediaTypeCHConfig || mediaType == MediaTypeCHState
+}
+
+// seal encrypts a document that is to be, if this ingest has a key.
+func (in *Ingest) seal(mediaType string, data []byte) ([]byte, error) {
+	if !sealed(mediaType) {
+		return data, nil
+	}
+	k, err := in.sealing()
+	if err != nil || k == nil {
+		return data, err
+	}
+	return k.Seal(mediaType, data), nil
+}
+
+// ReadDocument loads the VMM's config or state of a snapshot, opened; mediaType
+// says which.
+func (s *Store) ReadDocument(ctx context.Context, sn *Snapshot, mediaType string) ([]byte, error) {
+	d := sn.Spec.CHConfig
+	if mediaType == MediaTypeCHState {
+		d = sn.Spec.CHState
+	}
+	b, err := s.ReadBlob(ctx, d)
+	if err != nil || !keyring.IsSealed(b) {
+		return b, err
+	}
+	plain, err := keyring.Open(s.opener(sn), mediaType, b)
+	if err != nil {
+		return nil, fmt.Errorf("blob %s: %w", d, err)
+	}
+	return plain, nil
+}
+
+// ReadMap loads a page map of a snapshot.
+func (s *Store) ReadMap(ctx context.Context, sn *Snapshot, d digest.Digest) (*pack.Map, error) {
+	b, err := s.ReadBlob(ctx, d)
+	if err != nil {
+		return nil, asDamage(err)
+	}
+	m, err := pack.DecodeMap(b, s.opener(sn))
+	if err != nil {
+		return nil, fmt.Errorf("page map %s: %w", d, err)
+	}
+	return m, nil
+}
+
+// opener opens for a snapshot only what its own key sealed: nobody without the
+// key can make a snapshot, encrypted or plain, of parts of others.
+type opener struct {
+	*Store
+	of ID
+	id keyring.ID
+}
+
+func (s *Store) opener(sn *Snapshot) opener {
+	id, _ := sn.KeyID()
+	return opener{s, sn.ID, id}
+}
+
+// Key makes opener a pack.Source.
+func (o opener) Key(id keyring.ID) (*keyring.Key, error) {
+	if id != o.id {
+		return nil, failure.New(failure.Damaged, "it is encrypted with key %s, snapshot %s is not", id, o.of)
+	}
+	return o.Store.Key(id)
+}
+
+// KeyID is the key that a snapshot is encrypted with; false for a plain one.
+func (sn *Snapshot) KeyID() (keyring.ID, bool) {
+	id, err := keyring.ParseID(sn.Spec.Key)
+	return id, err == nil
+}
+
+// Unlock refuses an encrypted snapshot whose key is not at hand, with
+// [keyring.Missing], or whose spec is not what that key authenticated, as
+// damaged. Whoever is about to use a snapshot calls it first: nothing of it
+// needs to be looked at otherwise.
+func (s *Store) Unlock(ctx context.Context, sn *Snapshot) error {
+	id, encrypted := sn.KeyID()
+	if !encrypted {
+		return nil
+	}
+	k, err := s.keys.Key(id)
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", sn.ID, err)
+	}
+	spec, err := s.ReadBlob(ctx, sn.Manifest.Config.Digest)
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", sn.ID, asDamage(err))
+	}
+	if sn.Manifest.Config.Annotations[specMacKey] != k.Mac(specMacLabel, spec) {
+		return failure.New(failure.Damaged, "snapshot %s: its config is not what key %s authenticated", sn.ID, id)
+	}
+	return nil
+}

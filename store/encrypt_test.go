@@ -1,0 +1,269 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+func testKey(n byte) *keyring.Key { return keyring.FromSecret([32]byte{n}) }
+
+// openWith opens a store with keys, the first of which seals.
+func openWith(t testing.TB, root string, keys *keyring.Ring) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), root, Options{Create: true, Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func readRAM(t testing.TB, s *Store, id ID) ([]byte, error) {
+	t.Helper()
+	sn, err := s.Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	im, err := s.OpenMemory(t.Context(), nil, sn, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer im.Close()
+	b := make([]byte, im.Bytes())
+	_, err = im.ReadAt(b, 0)
+	return b, err
+}
+
+func reads(t testing.TB, s *Store, id ID, ram []byte) {
+	t.Helper()
+	if got, err := readRAM(t, s, id); err != nil || !bytes.Equal(got, ram) {
+		t.Errorf("RAM of %s read back differs (%v)", id, err)
+	}
+}
+
+// TestNothingOfTheGuestIsStoredInTheClear: no file of the store holds bytes of
+// a page, of the state or of the VMM's config.
+func TestNothingOfTheGuestIsStoredInTheClear(t *testing.T) {
+	s := openWith(t, filepath.Join(t.TempDir(), "root"), keyring.FromKeys(testKey(1)))
+	sn := mustPublish(t, s, "first", image(1, 30))
+	for name, want := range map[string]string{MediaTypeCHConfig: "{}", MediaTypeCHState: `{"state":1}`} {
+		if got, err := s.ReadDocument(t.Context(), sn, name); err != nil || string(got) != want {
+			t.Errorf("%s is %q (%v)", name, got, err)
+		}
+	}
+	err := filepath.WalkDir(s.Root(), func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		h := pack.Sum(image(1, 1))
+		for _, secret := range []string{"page 1 of 1", `"state":1}`, string(h[:8]), "COCOPMAP\x01"} {
+			if bytes.Contains(b, []byte(secret)) && sn.Spec.CHState != "" && filepath.Base(path) != "manifest.json" {
+				t.Errorf("%s holds %q", path, secret)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWithoutTheKeyEverythingButReadingWorks: a lost key is a clear refusal, no
+// damage, and no hindrance to listing, verifying bytes and removing.
+func TestWithoutTheKeyEverythingButReadingWorks(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "root")
+	s := openWith(t, root, keyring.FromKeys(testKey(1)))
+	ram := image(1, 30)
+	sn := mustPublish(t, s, "first", ram)
+	reads(t, s, sn.ID, ram)
+	for name, keys := range map[string]*keyring.Ring{"no key": nil, "wrong key": keyring.FromKeys(testKey(2))} {
+		s := openWith(t, root, keys)
+		if _, err := readRAM(t, s, sn.ID); !keyring.IsMissing(err) || !errors.Is(err, failure.Incompatible) {
+			t.Errorf("%s: RAM: %v", name, err)
+		}
+		if _, err := s.ReadDocument(t.Context(), sn, MediaTypeCHState); !keyring.IsMissing(err) {
+			t.Errorf("%s: state: %v", name, err)
+		}
+		if err := s.Unlock(t.Context(), sn); !keyring.IsMissing(err) || failure.HintOf(err) == "" {
+			t.Errorf("%s: unlock: %v", name, err)
+		}
+		all, err := s.Summaries(t.Context())
+		if err != nil || len(all) != 1 || all[0].State != "ready" || all[0].Key != testKey(1).ID().String() {
+			t.Errorf("%s: list: %+v, %v", name, all, err)
+		}
+		rep, err := s.Verify(t.Context(), nil, VerifyOptions{ReadData: true, Quarantine: true})
+		if err != nil || len(rep.Damaged) > 0 || len(rep.Unopened) != 1 {
+			t.Errorf("%s: verify: %+v, %v", name, rep, err)
+		}
+	}
+	spoil(t, s, packOf(t, sn), flip(60))
+	if rep, err := openWith(t, root, nil).Verify(t.Context(), nil, VerifyOptions{ReadData: true}); err != nil || len(rep.Damaged) != 1 {
+		t.Errorf("verify of a damaged pack without the key: %+v, %v", rep, err)
+	}
+	if err := openWith(t, root, nil).Remove(t.Context(), sn.ID, RemoveOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAForgottenKeyIsNoReasonToStoreInTheClear: only what is said is done.
+func TestAForgottenKeyIsNoReasonToStoreInTheClear(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "root")
+	plain := mustPublish(t, openWith(t, root, nil), "plain", image(1, 9))
+	sealed := mustPublish(t, openWith(t, root, keyring.FromKeys(testKey(1))), "sealed", image(2, 9))
+	forgot := openWith(t, root, nil)
+	l := leaseTest(t, forgot)
+	if _, err := publish(t.Context(), forgot, l, "oops", image(3, 9)); !errors.Is(err, failure.Incompatible) || failure.HintOf(err) == "" {
+		t.Errorf("published in the clear: %v", err)
+	}
+	in, err := forgot.Ingest(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Put(t.Context(), MediaTypeCHState, []byte(`{"state":2}`)); !errors.Is(err, failure.Incompatible) {
+		t.Errorf("a document was put in the clear: %v", err)
+	}
+	clear := mustPublish(t, openWith(t, root, keyring.NewRing("none")), "asked-for", image(4, 9))
+	if clear.Spec.Key != "" || clear.Spec.Version != plainSpecVersion {
+		t.Errorf("spec of a plain snapshot: version %d, key %q", clear.Spec.Version, clear.Spec.Key)
+	}
+	s := openWith(t, root, keyring.FromKeys(testKey(1)))
+	reads(t, s, plain.ID, image(1, 9))
+	reads(t, s, sealed.ID, image(2, 9))
+	reads(t, s, clear.ID, image(4, 9))
+	if found := damages(t, s); len(found) > 0 {
+		t.Errorf("%+v", found)
+	}
+}
+
+// TestANewKeySealsAndTheOldOneOpens.
+func TestANewKeySealsAndTheOldOneOpens(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "root")
+	old := mustPublish(t, openWith(t, root, keyring.FromKeys(testKey(1))), "old", image(1, 9))
+	s := openWith(t, root, keyring.FromKeys(testKey(2), testKey(1)))
+	renewed := mustPublish(t, s, "new", image(1, 9))
+	if old.Spec.Key == renewed.Spec.Key || renewed.Spec.Key != testKey(2).ID().String() {
+		t.Errorf("keys %s and %s", old.Spec.Key, renewed.Spec.Key)
+	}
+	reads(t, s, old.ID, image(1, 9))
+	reads(t, s, renewed.ID, image(1, 9))
+}
+
+// forge publishes what somebody who can write to the store, but has no key,
+// would make of a snapshot.
+func forge(t *testing.T, s *Store, sn *Snapshot, change func(*Spec)) *Snapshot {
+	t.Helper()
+	l := leaseTest(t, s)
+	in, err := s.Ingest(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sp := sn.Spec
+	sp.ID = in.ID()
+	change(&sp)
+	b, err := json.Marshal(sp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := in.Put(t.Context(), MediaTypeConfig, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := sn.Manifest
+	config.Annotations = m.Config.Annotations
+	m.Config = config
+	manifest, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, err := DecodeManifest(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign.Spec = sp
+	foreign.ID = sp.ID
+	got, err := in.Adopt(t.Context(), foreign, manifest, Meta{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestWhoHasNoKeyCannotMakeASnapshotOfOthers(t *testing.T) {
+	s := openWith(t, filepath.Join(t.TempDir(), "root"), keyring.FromKeys(testKey(1), testKey(2)))
+	sn := mustPublish(t, s, "first", image(1, 9))
+	if err := s.Unlock(t.Context(), sn); err != nil {
+		t.Fatal(err)
+	}
+	changed := forge(t, s, sn, func(sp *Spec) { sp.CPUs = 64 })
+	if err := s.Unlock(t.Context(), changed); !errors.Is(err, failure.Damaged) {
+		t.Errorf("a config that nobody authenticated: %v", err)
+	}
+	otherKey := forge(t, s, sn, func(sp *Spec) { sp.Key = testKey(2).ID().String() })
+	if err := s.Unlock(t.Context(), otherKey); !errors.Is(err, failure.Damaged) {
+		t.Errorf("a config said to be of another key: %v", err)
+	}
+	plain := forge(t, s, sn, func(sp *Spec) { sp.Version, sp.Key = plainSpecVersion, "" })
+	for _, id := range []ID{plain.ID, otherKey.ID} {
+		if _, err := readRAM(t, s, id); !errors.Is(err, failure.Damaged) {
+			t.Errorf("RAM of a snapshot of others' blobs: %v", err)
+		}
+	}
+	if _, err := s.ReadDocument(t.Context(), plain, MediaTypeCHState); !errors.Is(err, failure.Damaged) {
+		t.Errorf("state of a plain snapshot of an encrypted blob: %v", err)
+	}
+	rep, err := s.Verify(t.Context(), nil, VerifyOptions{})
+	if err != nil || len(rep.Damaged) != 3 {
+		t.Errorf("verify: %+v, %v", rep, err)
+	}
+}
+
+// TestAnEncryptedPackIsHealed with its key, from copies that are encrypted too
+// and from plain ones, and leaves no plain page on disk meanwhile.
+func TestAnEncryptedPackIsHealed(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "root")
+	ram := image(1, 700)
+	keys := keyring.FromKeys(testKey(1))
+	for name, other := range map[string]*keyring.Ring{"encrypted": keys, "plain": keyring.NewRing("none")} {
+		s := openWith(t, root+name, keys)
+		sn := mustPublish(t, s, "first", ram)
+		mustPublish(t, openWith(t, root+name, other), "other", append(image(2, 1), ram...))
+		d := packOf(t, sn)
+		whole, err := os.ReadFile(s.BlobPath(d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoil(t, s, d, func(b []byte) []byte { return flip(300)(flip(100)(b)) })
+		for _, keyed := range []bool{false, true} {
+			if !keyed {
+				s = openWith(t, root+name, nil)
+			} else {
+				s = openWith(t, root+name, keys)
+			}
+			l := leaseTest(t, s)
+			in, err := s.Ingest(t.Context(), l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			how, err := s.Heal(t.Context(), in, d, []ID{sn.ID}, HealOptions{})
+			if keyed != (err == nil) || !keyed && !keyring.IsMissing(err) {
+				t.Errorf("%s: with the key %v: %q, %v", name, keyed, how, err)
+			}
+			if err := l.Release(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := os.ReadFile(s.BlobPath(d)); err != nil || digest.FromBytes(got) != d || !bytes.Equal(got, whole) {
+			t.Errorf("%s: the pack is not what it was (%v)", name, err)
+		}
+	}
+}
