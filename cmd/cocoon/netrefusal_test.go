@@ -34,8 +34,10 @@ func TestNetworksThatCannotBe(t *testing.T) {
 	if err := os.WriteFile(broken, []byte(`{"name":"broken","plugins":[`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("ip", "tuntap", "add", "single", "mode", "tap", "vnet_hdr").CombinedOutput(); err != nil {
-		t.Fatalf("make a TAP: %v: %s", err, out)
+	for _, tap := range [][]string{{"single"}, {"multi", "multi_queue"}} {
+		if out, err := exec.Command("ip", append([]string{"tuntap", "add", "mode", "tap", "vnet_hdr", "name"}, tap...)...).CombinedOutput(); err != nil {
+			t.Fatalf("make a TAP: %v: %s", err, out)
+		}
 	}
 	h.must(append(guestAt("web", "lan", "10.90.0.5", "10.90.0.1"), "--start")...)
 	mac := h.onlyNetwork("web").MAC
@@ -74,6 +76,8 @@ func TestNetworksThatCannotBe(t *testing.T) {
 		h.sameTraces(before)
 	}
 	h.refused(6, "MTU 1400", "raise the MTU", "vm", "create", "x", "--from-snapshot", "base", "--network", "fresh=small")
+	h.sameTraces(before)
+	h.refused(6, "multi queue is true", "multi_queue", "vm", "create", "x", "--from-snapshot", "base", "--network", "tap=multi")
 	h.sameTraces(before)
 	if names := h.must("vm", "list", "--format", "{{.Name}}"); names != "last\nweb" {
 		t.Errorf("VMs after the refusals: %q", names)

@@ -61,7 +61,8 @@ func WritePlugin(t testing.TB, path, body string) {
 }
 
 // Traces lists all that attachments leave on the host: devices, netns, the
-// records and results below cacheDir, leases, chains of masquerading.
+// records and results below cacheDir, leases, chains of masquerading, and every
+// rule of the packet filter.
 func Traces(t testing.TB, cacheDir string) []string {
 	t.Helper()
 	var out []string
@@ -93,6 +94,13 @@ func Traces(t testing.TB, cacheDir string) []string {
 	for _, c := range chains {
 		if strings.HasPrefix(c.Name, "CNI-") {
 			out = append(out, "chain "+c.Name)
+		}
+		rules, err := nft.GetRules(c.Table, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range rules {
+			out = append(out, "rule in "+c.Table.Name+" "+c.Name)
 		}
 	}
 	return out
