@@ -10,8 +10,11 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
-// Dir is a snapshot folder: config.json, state.json and memory-ranges, the
-// last being the ranges of State one after the other without header or padding.
+// memoryFile of a snapshot folder is the ranges of state.json one after the
+// other without header or padding.
+const memoryFile = "memory-ranges"
+
+// Dir is a snapshot folder: config.json, state.json and memory-ranges.
 type Dir struct {
 	Config     *Config
 	State      *State
@@ -19,10 +22,9 @@ type Dir struct {
 	Ranges     []Range
 }
 
-// ReadDir reads a folder that anybody may have made: regular files only, the
-// documents bounded and parsed, and memory-ranges exactly as long as the table
-// says (the VMM itself restores a short one with silent zeros).
-func ReadDir(dir string) (*Dir, error) {
+// OpenFolder opens a snapshot folder that anybody may have made. Nothing outside
+// it is reached by way of it, whatever links are put into it and when.
+func OpenFolder(dir string) (*os.Root, error) {
 	fi, err := os.Lstat(dir)
 	if os.IsNotExist(err) {
 		return nil, failure.New(failure.NotFound, "no folder %s", dir)
@@ -33,50 +35,75 @@ func ReadDir(dir string) (*Dir, error) {
 	if !fi.IsDir() {
 		return nil, failure.New(failure.Usage, "%s is not a folder", dir)
 	}
-	cb, err := readDocument(filepath.Join(dir, "config.json"))
-	if err != nil {
-		return nil, err
-	}
-	sb, err := readDocument(filepath.Join(dir, "state.json"))
-	if err != nil {
-		return nil, err
-	}
-	d := &Dir{MemoryPath: filepath.Join(dir, "memory-ranges")}
-	if d.Config, err = ParseConfig(cb); err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
-	}
-	if d.State, err = ParseState(sb); err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
-	}
-	d.Ranges = d.State.MemoryRanges()
-	return d, d.checkMemory()
+	return os.OpenRoot(dir)
 }
 
-func (d *Dir) checkMemory() error {
-	fi, err := os.Lstat(d.MemoryPath)
-	if os.IsNotExist(err) {
-		return failure.New(failure.Damaged, "no %s", d.MemoryPath)
+// ReadDir reads a snapshot folder as ReadFolder does.
+func ReadDir(dir string) (*Dir, error) {
+	folder, err := OpenFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	return ReadFolder(folder)
+}
+
+// ReadFolder reads a folder of OpenFolder: regular files only, the documents
+// bounded and parsed, and memory-ranges exactly as long as the table says (the
+// VMM itself restores a short one with silent zeros).
+func ReadFolder(folder *os.Root) (*Dir, error) {
+	cb, err := readDocument(folder, "config.json")
+	if err != nil {
+		return nil, err
+	}
+	sb, err := readDocument(folder, "state.json")
+	if err != nil {
+		return nil, err
+	}
+	d := &Dir{MemoryPath: filepath.Join(folder.Name(), memoryFile)}
+	if d.Config, err = ParseConfig(cb); err != nil {
+		return nil, fmt.Errorf("%s: %w", folder.Name(), err)
+	}
+	if d.State, err = ParseState(sb); err != nil {
+		return nil, fmt.Errorf("%s: %w", folder.Name(), err)
+	}
+	d.Ranges = d.State.MemoryRanges()
+	f, err := d.OpenMemory(folder)
+	if err != nil {
+		return nil, err
+	}
+	return d, f.Close()
+}
+
+// OpenMemory opens memory-ranges of the folder that d was read from, if it is as
+// long as it has to be.
+func (d *Dir) OpenMemory(folder *os.Root) (*os.File, error) {
+	f, err := durable.OpenRegular(folder, memoryFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, failure.New(failure.Damaged, "no %s", d.MemoryPath)
 	}
 	if err != nil {
-		return err
-	}
-	if !fi.Mode().IsRegular() {
-		return failure.New(failure.Damaged, "%s is not a regular file", d.MemoryPath)
+		return nil, err
 	}
 	var want uint64
 	for _, r := range d.Ranges {
 		want += r.Length
 	}
-	if len(d.Ranges) == 0 || uint64(fi.Size()) != want {
-		return failure.New(failure.Damaged, "%s has %d bytes, the table of memory ranges says %d", d.MemoryPath, fi.Size(), want)
+	fi, err := f.Stat()
+	if err == nil && (len(d.Ranges) == 0 || uint64(fi.Size()) != want) {
+		err = failure.New(failure.Damaged, "%s has %d bytes, the table of memory ranges says %d", d.MemoryPath, fi.Size(), want)
 	}
-	return nil
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
-func readDocument(path string) ([]byte, error) {
-	b, err := durable.ReadSmall(path, documentLimit)
+func readDocument(folder *os.Root, name string) ([]byte, error) {
+	b, err := durable.ReadSmallIn(folder, name, documentLimit)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, failure.New(failure.Damaged, "no %s", path)
+		return nil, failure.New(failure.Damaged, "no %s", filepath.Join(folder.Name(), name))
 	}
 	return b, failure.Wrap(failure.Damaged, err)
 }

@@ -167,5 +167,13 @@ func treeBytes(path string) int64 {
 	return sum
 }
 
+// InfoBytes is what a file that was looked at occupies on disk.
+func InfoBytes(fi os.FileInfo) int64 {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return fi.Size()
+}
+
 // FileBytes is what one file or tree occupies on disk.
 func FileBytes(path string) int64 { return treeBytes(path) }

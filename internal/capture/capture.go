@@ -220,7 +220,7 @@ func (c *session) saveIn(ctx context.Context, mode string, src *source) (*chsnap
 	}
 	got, err := chsnap.Capture(ctx, chsnap.CaptureOptions{Client: client, StagingDir: c.staging, WhilePaused: quiet, Guard: c.Guard})
 	if err == nil {
-		src.memory = &fileMemory{dir: got.Dir}
+		src.memory = staged(got.Dir)
 	}
 	return got, err
 }

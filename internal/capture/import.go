@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/clone"
@@ -44,7 +43,12 @@ type Importer struct {
 // file of that base name in the folder, or (TrustPaths) the one at the path
 // itself. The folder is not changed.
 func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapshot, error) {
-	dir, err := chsnap.ReadDir(req.Dir)
+	folder, err := openFolder(req)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.close()
+	dir, err := chsnap.ReadFolder(folder.root)
 	if err != nil {
 		return nil, err
 	}
@@ -71,41 +75,36 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 			return nil, err
 		}
 	}
-	rec, disks, err := m.describe(ctx, lease, finder{req.Dir, req.TrustPaths}, dir)
+	rec, disks, err := m.describe(ctx, lease, folder, dir)
 	if err != nil {
 		return nil, err
 	}
 	if c.ingest, err = m.Store.Ingest(ctx, lease); err != nil {
 		return nil, err
 	}
-	sn, err := m.publish(ctx, c, &source{
-		store: m.Store, lease: lease, dir: dir, memory: &fileMemory{dir: dir},
-		disks: disks, parent: c.parent, onBytes: req.OnBytes,
-	}, rec)
+	src := &source{store: m.Store, lease: lease, dir: dir, parent: c.parent, onBytes: req.OnBytes}
+	src.memory = &fileMemory{dir: dir, open: func() (*os.File, error) { return dir.OpenMemory(folder.root) }}
+	sn, err := m.publish(ctx, c, src, disks, rec)
 	if err != nil {
 		return nil, errors.Join(err, c.ingest.Abort())
 	}
 	return sn, nil
 }
 
-func (m *Importer) publish(ctx context.Context, c *session, src *source, rec *vm.Record) (*store.Snapshot, error) {
+func (m *Importer) publish(ctx context.Context, c *session, src *source, disks []foreignDisk, rec *vm.Record) (*store.Snapshot, error) {
 	record, err := json.Marshal(rec)
 	if err != nil {
 		return nil, err
 	}
-	for i, d := range src.disks {
-		if d.path == "" {
-			continue
+	for i, d := range disks {
+		if d.file != nil {
+			d.path = filepath.Join(c.ingest.Dir(), fmt.Sprintf("disk-%d.staged", i))
+			defer os.Remove(d.path)
+			if err := quietCopy(ctx, d.path, d.file); err != nil {
+				return nil, err
+			}
 		}
-		if err := filelock.Unused(d.path); err != nil {
-			return nil, err
-		}
-		quiet := filepath.Join(c.ingest.Dir(), fmt.Sprintf("disk-%d.staged", i))
-		if _, err := clone.File(ctx, quiet, d.path, clone.Options{}); err != nil {
-			return nil, fmt.Errorf("copy disk %s: %w", d.path, err)
-		}
-		defer os.Remove(quiet)
-		src.disks[i].path = quiet
+		src.disks = append(src.disks, d.sourceDisk)
 	}
 	return c.publish(ctx, src, store.Spec{
 		Networks: known(rec), VM: store.VMRef{Name: rec.Name}, CPUs: rec.CPUs, Images: imageRefs(rec), Record: record,
@@ -114,10 +113,25 @@ func (m *Importer) publish(ctx context.Context, c *session, src *source, rec *vm
 	})
 }
 
+// quietCopy is of a disk that nobody writes to meanwhile.
+func quietCopy(ctx context.Context, dst string, disk *os.File) error {
+	if err := filelock.UnusedFile(disk); err != nil {
+		return err
+	}
+	_, err := clone.Opened(ctx, dst, disk, clone.Options{})
+	return err
+}
+
+// foreignDisk is a disk of the folder; file is nil for one that became an image.
+type foreignDisk struct {
+	sourceDisk
+	file *os.File
+}
+
 // describe makes the VM record that a rebuilt VM will have.
-func (m *Importer) describe(ctx context.Context, lease *store.Lease, folder finder, dir *chsnap.Dir) (*vm.Record, []sourceDisk, error) {
+func (m *Importer) describe(ctx context.Context, lease *store.Lease, folder *folder, dir *chsnap.Dir) (*vm.Record, []foreignDisk, error) {
 	cfg := dir.Config
-	rec := &vm.Record{Version: 1, Name: filepath.Base(filepath.Clean(folder.dir)), CPUs: cfg.CPUs(), MemoryBytes: int64(cfg.MemoryBytes())}
+	rec := &vm.Record{Version: 1, Name: filepath.Base(filepath.Clean(folder.root.Name())), CPUs: cfg.CPUs(), MemoryBytes: int64(cfg.MemoryBytes())}
 	p := cfg.Payload()
 	rec.Cmdline = p.Cmdline
 	for _, f := range []struct {
@@ -127,11 +141,11 @@ func (m *Importer) describe(ctx context.Context, lease *store.Lease, folder find
 		if f.path == "" {
 			continue
 		}
-		path, err := folder.find(f.path)
+		file, err := folder.find(f.path)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s named by config.json: %w", f.role, err)
 		}
-		ref, err := m.Images.Blob(ctx, lease, path, f.role)
+		ref, err := m.Images.BlobOf(ctx, lease, file, f.role)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -142,7 +156,7 @@ func (m *Importer) describe(ctx context.Context, lease *store.Lease, folder find
 		tap := network.Attachment{Index: i, Network: network.Tap, Tap: n.Tap, MAC: n.MAC, MTU: n.MTU, QueuePairs: n.Queues / 2}
 		rec.Networks = append(rec.Networks, vm.Network{ID: n.ID, Attachment: tap})
 	}
-	var disks []sourceDisk
+	var disks []foreignDisk
 	for i, d := range cfg.Disks() {
 		disk, err := m.disk(ctx, lease, folder, i, d, rec)
 		if err != nil {
@@ -153,63 +167,31 @@ func (m *Importer) describe(ctx context.Context, lease *store.Lease, folder find
 	return rec, disks, rec.CheckForeign()
 }
 
-func (m *Importer) disk(ctx context.Context, lease *store.Lease, folder finder, i int, d chsnap.DiskConfig, rec *vm.Record) (sourceDisk, error) {
+func (m *Importer) disk(ctx context.Context, lease *store.Lease, folder *folder, i int, d chsnap.DiskConfig, rec *vm.Record) (foreignDisk, error) {
+	var none foreignDisk
 	if d.ImageType != "" && d.ImageType != "Raw" {
-		return sourceDisk{}, failure.Hint(failure.New(failure.Incompatible, "disk %s of the folder is %s; only raw disks are imported", d.ID, d.ImageType), "convert it to raw before the snapshot is made")
+		return none, failure.Hint(failure.New(failure.Incompatible, "disk %s of the folder is %s; only raw disks are imported", d.ID, d.ImageType), "convert it to raw before the snapshot is made")
 	}
-	path, err := folder.find(d.Path)
+	file, err := folder.find(d.Path)
 	if err != nil {
-		return sourceDisk{}, fmt.Errorf("disk %s named by config.json: %w", d.ID, err)
+		return none, fmt.Errorf("disk %s named by config.json: %w", d.ID, err)
 	}
-	fi, err := os.Stat(path)
+	fi, err := file.Stat()
 	if err != nil {
-		return sourceDisk{}, err
+		return none, err
 	}
 	spec := store.Disk{Index: i, DeviceID: d.ID, Serial: d.Serial, Format: "raw", Bytes: fi.Size(), Readonly: d.Readonly}
 	disk := vm.Disk{Index: i, DeviceID: d.ID, Serial: d.Serial, Bytes: fi.Size(), Readonly: d.Readonly}
 	if d.Readonly {
-		ref, err := m.Images.Blob(ctx, lease, path, "disk")
+		ref, err := m.Images.BlobOf(ctx, lease, file, "disk")
 		if err != nil {
-			return sourceDisk{}, err
+			return none, err
 		}
-		spec.Image, disk.Image, path = ref.Digest, ref.Digest, ""
+		spec.Image, disk.Image, file = ref.Digest, ref.Digest, nil
 		rec.Images = append(rec.Images, ref.Digest)
 	} else {
 		disk.File = fmt.Sprintf("disk-%d.raw", i)
 	}
 	rec.Disks = append(rec.Disks, disk)
-	return sourceDisk{path: path, spec: spec}, nil
-}
-
-// finder locates the files that config.json names.
-type finder struct {
-	dir   string
-	trust bool // paths outside dir are believed
-}
-
-// find prefers the file of the same base name in the folder. Symbolic links
-// and special files are refused wherever they are.
-func (f finder) find(named string) (string, error) {
-	paths := []string{filepath.Join(f.dir, filepath.Base(named))}
-	if f.trust {
-		paths = append(paths, named)
-	}
-	for _, path := range paths {
-		fi, err := os.Lstat(path)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-			continue
-		}
-		if err != nil {
-			return "", err
-		}
-		if !fi.Mode().IsRegular() {
-			return "", failure.New(failure.Incompatible, "%s is not a regular file", path)
-		}
-		return path, nil
-	}
-	if _, err := os.Lstat(named); err == nil && !f.trust {
-		return "", failure.Hint(failure.New(failure.Incompatible, "%s lies outside the snapshot folder", named),
-			"copy it into the folder, or say --trust-paths if you know who made the folder")
-	}
-	return "", failure.New(failure.NotFound, "%s: no such file", paths[0])
+	return foreignDisk{sourceDisk{spec: spec}, file}, nil
 }

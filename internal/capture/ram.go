@@ -80,7 +80,15 @@ func (m *ramImages) close() {
 // fileMemory is RAM in a folder's memory-ranges.
 type fileMemory struct {
 	ramImages
-	dir *chsnap.Dir
+	dir  *chsnap.Dir
+	open func() (*os.File, error)
+}
+
+// staged is the RAM of a folder that the VMM wrote for us.
+func staged(dir *chsnap.Dir) *fileMemory {
+	return &fileMemory{dir: dir, open: func() (*os.File, error) {
+		return os.OpenFile(dir.MemoryPath, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	}}
 }
 
 func (m *fileMemory) bytes() (sum int64) {
@@ -91,7 +99,7 @@ func (m *fileMemory) bytes() (sum int64) {
 }
 
 func (m *fileMemory) pack(ctx context.Context, src *source, w *pack.Writer) error {
-	f, err := os.OpenFile(m.dir.MemoryPath, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	f, err := m.open()
 	if err != nil {
 		return fmt.Errorf("open captured RAM: %w", err)
 	}

@@ -56,16 +56,28 @@ func (o Options) report(done, total int64) {
 // missing src is failure.NotFound, an existing dst is os.ErrExist, a src that is
 // no regular file is failure.Usage.
 func File(ctx context.Context, dst, src string, o Options) (method string, err error) {
+	in, err := openSource(src)
+	if err != nil {
+		return "", fmt.Errorf("copy %s to %s: %w", src, dst, err)
+	}
+	defer in.Close()
+	return Opened(ctx, dst, in, o)
+}
+
+// Opened is File of a source that is open.
+func Opened(ctx context.Context, dst string, in *os.File, o Options) (method string, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("copy %s to %s: %w", src, dst, err)
+			err = fmt.Errorf("copy %s to %s: %w", in.Name(), dst, err)
 		}
 	}()
-	in, size, err := openSource(src)
+	fi, err := in.Stat()
 	if err != nil {
 		return "", err
 	}
-	defer in.Close()
+	if !fi.Mode().IsRegular() {
+		return "", failure.New(failure.Usage, "%s is not a regular file", in.Name())
+	}
 	out, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return "", err
@@ -78,7 +90,7 @@ func File(ctx context.Context, dst, src string, o Options) (method string, err e
 			err = errors.Join(err, os.Remove(dst))
 		}
 	}()
-	if method, err = fill(ctx, out, in, size, o); err != nil {
+	if method, err = fill(ctx, out, in, fi.Size(), o); err != nil {
 		return "", err
 	}
 	if o.Fleeting {
@@ -93,7 +105,7 @@ var ErrNoReflink = errors.New("no reflink between these folders")
 // TryReflink makes a reflink of src at dst, removes it again and says how long
 // that took, with what was dirty written out before. ErrNoReflink where the file systems cannot.
 func TryReflink(dst, src string) (took time.Duration, err error) {
-	in, _, err := openSource(src)
+	in, err := openSource(src)
 	if err != nil {
 		return 0, err
 	}
@@ -119,23 +131,12 @@ func TryReflink(dst, src string) (took time.Duration, err error) {
 }
 
 // openSource never blocks, also when path is a FIFO.
-func openSource(path string) (*os.File, int64, error) {
+func openSource(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, 0, failure.Wrap(failure.NotFound, err)
+		return nil, failure.Wrap(failure.NotFound, err)
 	}
-	if err != nil {
-		return nil, 0, err
-	}
-	fi, err := f.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = failure.New(failure.Usage, "%s is not a regular file", path)
-	}
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, fi.Size(), nil
+	return f, err
 }
 
 func fill(ctx context.Context, out, in *os.File, size int64, o Options) (string, error) {

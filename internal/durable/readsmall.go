@@ -18,17 +18,21 @@ func ReadSmall(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return readAll(f, limit)
+}
+
+func readAll(f *os.File, limit int64) ([]byte, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if !fi.Mode().IsRegular() || fi.Size() > limit {
-		return nil, failure.New(failure.Damaged, "%s: %s of %d bytes, at most %d are expected", path, fi.Mode(), fi.Size(), limit)
+		return nil, failure.New(failure.Damaged, "%s: %s of %d bytes, at most %d are expected", f.Name(), fi.Mode(), fi.Size(), limit)
 	}
 	b := make([]byte, fi.Size())
 	n, err := f.ReadAt(b, 0)
 	if n < len(b) {
-		return nil, fmt.Errorf("read %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
 	}
 	return b, nil
 }

@@ -103,16 +103,20 @@ func Used(path string) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	err = try(f, unix.LOCK_SH)
+	return used(f)
+}
+
+func used(f *os.File) (bool, error) {
+	err := try(f, unix.LOCK_SH)
 	if errors.Is(err, ErrLocked) {
 		return true, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look for locks on %s: %w", path, err)
+		return false, fmt.Errorf("look for locks on %s: %w", f.Name(), err)
 	}
 	l := unix.Flock_t{Type: unix.F_RDLCK}
 	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l); err != nil {
-		return false, fmt.Errorf("look for locks on %s: %w", path, err)
+		return false, fmt.Errorf("look for locks on %s: %w", f.Name(), err)
 	}
 	return l.Type == unix.F_WRLCK, nil
 }
@@ -124,6 +128,20 @@ func Unused(path string) error {
 	if err != nil || !used {
 		return err
 	}
+	return inUse(path)
+}
+
+// UnusedFile is Unused of a file that is open; it holds a shared lock from then
+// on.
+func UnusedFile(f *os.File) error {
+	used, err := used(f)
+	if err != nil || !used {
+		return err
+	}
+	return inUse(f.Name())
+}
+
+func inUse(path string) error {
 	return failure.Hint(failure.New(failure.Conflict, "%s is in use by a running VM", path), "stop the VM, or take a snapshot of it")
 }
 

@@ -65,6 +65,16 @@ func (i *Store) Blob(ctx context.Context, l *store.Lease, path, role string) (st
 	return store.ImageRef{Digest: d, Role: role, Bytes: n}, err
 }
 
+// BlobOf is Blob of a file that is open.
+func (i *Store) BlobOf(ctx context.Context, l *store.Lease, f *os.File, role string) (store.ImageRef, error) {
+	in, err := i.stageOpened(ctx, l, f)
+	if err != nil {
+		return store.ImageRef{}, err
+	}
+	d, n, err := in.keep(ctx)
+	return store.ImageRef{Digest: d, Role: role, Bytes: n}, err
+}
+
 // Import takes in a file and names it; "" names it after the file.
 func (i *Store) Import(ctx context.Context, l *store.Lease, path, name string) (*Record, error) {
 	if name == "" {

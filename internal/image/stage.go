@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/clone"
 	"github.com/cocoonv2/cocoon/internal/durable"
@@ -27,28 +28,37 @@ type staged struct {
 
 // stage copies the file first: what is parsed and hashed cannot change.
 func (i *Store) stage(ctx context.Context, l *store.Lease, path string) (*staged, error) {
-	fi, err := os.Stat(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, failure.New(failure.NotFound, "no file %s", path)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if !fi.Mode().IsRegular() {
-		return nil, failure.New(failure.Usage, "%s is not a regular file", path)
-	}
-	if err := filelock.Unused(path); err != nil {
+	defer f.Close()
+	return i.stageOpened(ctx, l, f)
+}
+
+func (i *Store) stageOpened(ctx context.Context, l *store.Lease, f *os.File) (*staged, error) {
+	fi, err := f.Stat()
+	if err != nil {
 		return nil, err
 	}
-	if err := i.st.Require(store.FileBytes(path)); err != nil {
+	if !fi.Mode().IsRegular() {
+		return nil, failure.New(failure.Usage, "%s is not a regular file", f.Name())
+	}
+	if err := filelock.UnusedFile(f); err != nil {
+		return nil, err
+	}
+	if err := i.st.Require(store.InfoBytes(fi)); err != nil {
 		return nil, err
 	}
 	s := &staged{i: i, lease: l}
 	if s.path, err = s.fresh(); err != nil {
 		return nil, err
 	}
-	if _, err := clone.File(ctx, s.path, path, clone.Options{}); err != nil {
-		return nil, fmt.Errorf("copy %s: %w", path, err)
+	if _, err := clone.Opened(ctx, s.path, f, clone.Options{}); err != nil {
+		return nil, fmt.Errorf("take in %s: %w", f.Name(), err)
 	}
 	return s, nil
 }

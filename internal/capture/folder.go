@@ -1,0 +1,77 @@
+package capture
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// folder is a snapshot folder that somebody else made, and may still be
+// changing: every file is opened once, below root, and read by its descriptor.
+type folder struct {
+	root   *os.Root
+	trust  bool // paths outside are believed
+	opened []*os.File
+}
+
+func openFolder(req ImportRequest) (*folder, error) {
+	root, err := chsnap.OpenFolder(req.Dir)
+	if err != nil {
+		return nil, err
+	}
+	return &folder{root: root, trust: req.TrustPaths}, nil
+}
+
+func (f *folder) close() {
+	for _, file := range f.opened {
+		file.Close()
+	}
+	f.root.Close()
+}
+
+// find opens a file that config.json names: preferably the one of the same base
+// name in the folder. Links and special files are refused wherever they are.
+func (f *folder) find(named string) (*os.File, error) {
+	file, err := durable.OpenRegular(f.root, filepath.Base(named))
+	if f.trust && errors.Is(err, os.ErrNotExist) {
+		file, err = openOutside(named)
+	}
+	switch {
+	case err == nil:
+		f.opened = append(f.opened, file)
+		return file, nil
+	case errors.Is(err, failure.Damaged):
+		return nil, failure.New(failure.Incompatible, "%v", err)
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, err
+	}
+	if _, err := os.Lstat(named); err == nil && !f.trust {
+		return nil, failure.Hint(failure.New(failure.Incompatible, "%s lies outside the snapshot folder", named),
+			"copy it into the folder, or say --trust-paths if you know who made the folder")
+	}
+	return nil, failure.New(failure.NotFound, "%s: no such file", filepath.Join(f.root.Name(), filepath.Base(named)))
+}
+
+func openOutside(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		if errors.Is(err, syscall.ENOTDIR) {
+			err = os.ErrNotExist
+		}
+		return nil, err
+	}
+	fi, err := file.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = failure.New(failure.Incompatible, "%s is not a regular file", path)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
