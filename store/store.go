@@ -35,7 +35,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -92,11 +91,19 @@ func Open(ctx context.Context, root string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("make store: %w", err)
 		}
 	}
-	if err := checkFolder(root); err != nil {
+	if err := checkFolder(root, 0o022); err != nil {
 		return nil, err
 	}
-	if err := s.checkFormat(o.Create); err != nil {
+	if err := checkFileSystem(root); err != nil {
 		return nil, err
+	}
+	if err := s.checkFormat(o.Create); err != nil { // before any advice to change modes
+		return nil, err
+	}
+	for _, path := range guarded(root) {
+		if err := checkFolder(path, othersBits); err != nil {
+			return nil, err
+		}
 	}
 	for _, f := range Folders() {
 		if _, err := os.Stat(s.Path(f)); err == nil {
@@ -118,20 +125,7 @@ func networkFS(magic int64) string {
 	}[magic&0xffffffff]
 }
 
-func checkFolder(root string) error {
-	fi, err := os.Lstat(root)
-	if err != nil {
-		return fmt.Errorf("open store: %w", err)
-	}
-	if !fi.IsDir() {
-		return failure.New(failure.Usage, "store %s is not a folder", root)
-	}
-	if fi.Mode().Perm()&0o022 != 0 {
-		return failure.Hint(failure.New(failure.Incompatible, "store %s is writable by others (%s)", root, fi.Mode().Perm()), "chmod 700 "+root)
-	}
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		return failure.New(failure.Incompatible, "store %s belongs to user %d", root, st.Uid)
-	}
+func checkFileSystem(root string) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(root, &fs); err != nil {
 		return fmt.Errorf("open store %s: %w", root, err)
@@ -174,6 +168,9 @@ func (s *Store) initFormat(create bool) error {
 	}
 	if !create || len(entries) > 0 {
 		return failure.New(failure.Incompatible, "%s is no cocoon store and not empty", s.root)
+	}
+	if err := os.Chmod(s.root, 0o700); err != nil {
+		return err
 	}
 	b, err := json.Marshal(formatFile{"cocoon-store", Version})
 	if err != nil {

@@ -304,6 +304,48 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// TestAStoreOpenToOthersIsRefused at each of its folders, with a remedy that
+// works; a store is made private, also in a folder that was there.
+func TestAStoreOpenToOthersIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	open := func() error { _, err := Open(t.Context(), dir, Options{Create: true}); return err }
+	if err := errors.Join(os.Chmod(dir, 0o755), open(), open()); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range append(Folders(), "", "blobs", "images", "cache") {
+		path := filepath.Join(dir, f)
+		for _, mode := range []os.FileMode{0o710, 0o701, 0o720, 0o755, 0o777} {
+			if err := os.Chmod(path, mode); err != nil {
+				t.Fatal(err)
+			}
+			err := open()
+			if !errors.Is(err, failure.Incompatible) || !strings.Contains(failure.HintOf(err), "chmod 700 "+path) {
+				t.Errorf("%s with mode %o: %v, hint %q", f, mode, err, failure.HintOf(err))
+			}
+			if mended, err := MakePrivate(dir); err != nil || len(mended) != 1 || mended[0] != path {
+				t.Errorf("%s with mode %o: mended %q, %v", f, mode, mended, err)
+			}
+			if err := open(); err != nil {
+				t.Errorf("after the remedy: %v", err)
+			}
+		}
+	}
+	stranger := t.TempDir()
+	if err := os.Chmod(stranger, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if mended, err := MakePrivate(stranger); err != nil || len(mended) > 0 {
+		t.Errorf("a folder that is no store: mended %q, %v", mended, err)
+	}
+	trash := filepath.Join(dir, "trash")
+	if err := errors.Join(os.Remove(trash), os.Symlink(stranger, trash)); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); !errors.Is(err, failure.Usage) {
+		t.Errorf("a folder that is a link: %v", err)
+	}
+}
+
 // killSteps are the named places of one publish.
 var killSteps = []string{
 	"store.ingest.blob-written", "store.ingest.blob-written#2", "store.ingest.blob-kept", "store.ingest.blob-kept#4",

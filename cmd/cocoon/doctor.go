@@ -12,6 +12,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/doctor"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 func newSystemDoctor(a *app) *cobra.Command {
@@ -22,6 +23,11 @@ func newSystemDoctor(a *app) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			if format != "table" && format != "json" {
 				return failure.New(failure.Usage, "--format %q: table or json", format)
+			}
+			if fix {
+				if err := a.closeToOthers(); err != nil {
+					return err
+				}
 			}
 			r, err := a.open(c.Context())
 			if err != nil {
@@ -46,7 +52,7 @@ func newSystemDoctor(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&format, "format", "table", "table or json")
-	c.Flags().BoolVar(&fix, "fix", false, "first repair what needs no decision: the index")
+	c.Flags().BoolVar(&fix, "fix", false, "first repair what needs no decision: a store open to others, the index")
 	return c
 }
 
@@ -64,6 +70,20 @@ func (a *app) indexOK(ctx context.Context) error {
 	_, err := a.db.Generation(ctx)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
+	}
+	return err
+}
+
+// closeToOthers comes before the store is opened, which is refused while others
+// can enter it.
+func (a *app) closeToOthers() error {
+	root, err := filepath.Abs(a.set("rootDir"))
+	if err != nil {
+		return err
+	}
+	mended, err := store.MakePrivate(root)
+	for _, path := range mended {
+		fmt.Fprintln(a.errOut, path, "was open to others; its mode is 0700 now")
 	}
 	return err
 }
