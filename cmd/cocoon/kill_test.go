@@ -203,12 +203,13 @@ var (
 	repairSteps    = []string{"store.heal.written", "store.heal.replaced"}
 	suspendSteps   = []string{"vm.suspend.paused", "migration.memory", "store.commit.published", "vm.suspend.asleep", "vm.suspend.ended"}
 	wakeSteps      = []string{"wake.memory", "wake.launch", "wake.load", "vm.wake.saved", "wake.awake", "wake.resume"}
+	encryptSteps   = []string{"store.encrypt.marked"}
 	elsewhereSteps = []string{"refs.rebuilt", "store.verify.snapshot", "gc.breath"} // in the tests of refs and gc; nothing to leave half-done
 )
 
 func TestEveryStepIsKilled(t *testing.T) {
 	var all []string
-	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repairSteps, suspendSteps, wakeSteps, exchangeSteps, becomeSteps, elsewhereSteps} {
+	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repairSteps, suspendSteps, wakeSteps, exchangeSteps, becomeSteps, encryptSteps, elsewhereSteps} {
 		all = append(all, l...)
 	}
 	call := regexp.MustCompile(`durable\.Step\("([^"]+)"`)

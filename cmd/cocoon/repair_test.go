@@ -39,7 +39,10 @@ func spoilPack(root, inspected, part string) error {
 		if b, err = os.ReadFile(path); err != nil {
 			return err
 		}
-		at := map[string]int{"frame": middleFrame(b) + 60, "index": len(b) - 80}[part]
+		at := len(b) - 80
+		if part == "frame" { // of a plain pack
+			at = middleFrame(b) + 60
+		}
 		b[at] ^= 1
 		if err := os.Chmod(path, 0o600); err != nil {
 			return err

@@ -48,6 +48,7 @@ func TestScripts(t *testing.T) {
 			"sameplan":   samePlan,
 			"prometheus": prometheus,
 			"registry":   startRegistry,
+			"clear":      inTheClear,
 		},
 	})
 }
