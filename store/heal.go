@@ -267,10 +267,13 @@ func (s *Store) MetaReadable(id ID) error {
 }
 
 // DropDerived removes what is rebuilt on demand from the manifests.
-func (s *Store) DropDerived() error {
-	err := os.Remove(s.summaryPath())
-	if errors.Is(err, os.ErrNotExist) {
+func (s *Store) DropDerived(ctx context.Context) error {
+	return s.names(ctx, func() error {
+		for _, path := range []string{s.summaryPath(), s.namesPath()} {
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
 		return nil
-	}
-	return err
+	})
 }

@@ -274,7 +274,7 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 // publishStaged makes a staged snapshot exist and tells who follows the store.
 func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descriptor, sp *Spec, meta Meta) (*Snapshot, error) {
 	err := in.st.names(ctx, func() error {
-		if err := in.st.NameFree(ctx, meta.Name); err != nil {
+		if err := in.st.claimName(in.id, meta.Name, false); err != nil {
 			return err
 		}
 		return in.st.shared(ctx, func() error { return in.publish(staged, config, sp) })

@@ -70,7 +70,7 @@ func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) er
 			return err
 		}
 		if m.Name != old {
-			if err := s.NameFree(ctx, m.Name); err != nil {
+			if err := s.claimName(id, m.Name, true); err != nil {
 				return err
 			}
 		}
@@ -82,8 +82,8 @@ func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) er
 	})
 }
 
-// NameFree refuses a name that cannot be given now; "" can always. Only under
-// names.lock does the answer hold until the name is taken.
+// NameFree refuses a name that cannot be given now; "" can always. It is a
+// forecast: whoever takes the name asks again, under names.lock.
 func (s *Store) NameFree(ctx context.Context, name string) error {
 	if name == "" {
 		return nil
@@ -91,11 +91,8 @@ func (s *Store) NameFree(ctx context.Context, name string) error {
 	if err := ValidateName(name); err != nil {
 		return err
 	}
-	id, err := s.ResolveName(ctx, name)
-	if errors.Is(err, failure.NotFound) {
-		return nil
-	}
-	if err != nil {
+	id, err := s.idOf(ctx, name)
+	if err != nil || id == "" {
 		return err
 	}
 	return failure.New(failure.Conflict, "snapshot name %q is taken by %s", name, id)

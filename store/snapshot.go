@@ -8,6 +8,7 @@ import (
 	"iter"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -133,16 +134,22 @@ func (sn *Snapshot) readManifest(b []byte) error {
 
 // IDs lists the snapshot folders; others' files are not ours to judge.
 func (s *Store) IDs() ([]ID, error) {
-	entries, err := os.ReadDir(s.Path("snapshots"))
+	d, err := os.Open(s.Path("snapshots"))
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	var ids []ID
-	for _, e := range entries {
-		if validID(e.Name()) {
-			ids = append(ids, ID(e.Name()))
+	defer d.Close()
+	entries, err := d.Readdirnames(-1) // what they are is seen when they are opened
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	ids := make([]ID, 0, len(entries))
+	for _, name := range entries {
+		if validID(name) {
+			ids = append(ids, ID(name))
 		}
 	}
+	slices.Sort(ids)
 	return ids, nil
 }
 
@@ -170,16 +177,20 @@ func (s *Store) List(ctx context.Context) iter.Seq2[*Snapshot, error] {
 // ResolveName finds the snapshot of exactly this name.
 func (s *Store) ResolveName(ctx context.Context, name string) (ID, error) {
 	id, err := s.idOf(ctx, name)
-	if err != nil || id != "" {
-		return id, err
+	if err == nil && id == "" {
+		id, err = s.idInFiles(ctx, name)
 	}
-	return "", failure.New(failure.NotFound, "no snapshot %q", name)
+	if err == nil && id == "" {
+		err = failure.New(failure.NotFound, "no snapshot %q", name)
+	}
+	return id, err
 }
 
 // Resolve finds a snapshot by name, id, or unique id prefix of at least three.
 func (s *Store) Resolve(ctx context.Context, ref string) (ID, error) {
-	if namePattern.MatchString(ref) && !validID(ref) {
-		if id, err := s.ResolveName(ctx, ref); !errors.Is(err, failure.NotFound) {
+	couldBeName := namePattern.MatchString(ref) && !validID(ref)
+	if couldBeName {
+		if id, err := s.idOf(ctx, ref); err != nil || id != "" {
 			return id, err
 		}
 	}
@@ -195,6 +206,9 @@ func (s *Store) Resolve(ctx context.Context, ref string) (ID, error) {
 	}
 	switch len(found) {
 	case 0:
+		if couldBeName {
+			return s.ResolveName(ctx, ref)
+		}
 		return "", failure.New(failure.NotFound, "no snapshot %q", ref)
 	case 1:
 		return ID(found[0]), nil

@@ -75,8 +75,28 @@ func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
 		return nil, err
 	}
 	all := make([]cached, len(lines))
-	err = inParallel(len(lines), func(i int) error {
-		if lines[i].parse(&all[i], !exact) {
+	if exact {
+		err = inParallel(len(lines), func(i int) error { return lines[i].parse(&all[i], false) })
+		exact = err == nil
+	}
+	if !exact {
+		if all, err = s.renew(ctx, lines); err != nil {
+			return nil, err
+		}
+	}
+	out := make([]Summary, len(all))
+	for i := range all {
+		out[i] = all[i].Summary
+	}
+	slices.SortFunc(out, func(a, b Summary) int { return a.Created.Compare(b.Created) })
+	return out, nil
+}
+
+// renew makes the summaries of which the file says nothing, and the file anew.
+func (s *Store) renew(ctx context.Context, lines []line) ([]cached, error) {
+	all := make([]cached, len(lines))
+	err := inParallel(len(lines), func(i int) error {
+		if lines[i].parse(&all[i], true) == nil {
 			return nil
 		}
 		c, err := s.summarise(ctx, lines[i].id)
@@ -91,16 +111,9 @@ func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
 		return nil, err
 	}
 	all = slices.DeleteFunc(all, func(c cached) bool { return c.Summary.ID == "" })
-	if !exact {
-		countUnique(all)
-		s.writeSummaries(all)
-	}
-	out := make([]Summary, len(all))
-	for i := range all {
-		out[i] = all[i].Summary
-	}
-	slices.SortFunc(out, func(a, b Summary) int { return a.Created.Compare(b.Created) })
-	return out, nil
+	countUnique(all)
+	s.writeSummaries(all)
+	return all, nil
 }
 
 func (s *Store) summarise(ctx context.Context, id ID) (cached, error) {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -16,10 +15,10 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 )
 
-// The derived file cache/summaries has one line a snapshot, so that names are
-// found without parsing the rest and lines are parsed side by side:
+// The derived file cache/summaries has one line a snapshot, so that lines are
+// parsed side by side:
 //
-//	ID INODE MTIME "NAME" [{"d":BLOB,"b":BYTES},…] {SUMMARY}
+//	ID INODE MTIME [{"d":BLOB,"b":BYTES},…] {SUMMARY}
 //
 // INODE and MTIME (ns) are those of meta.json when the line was made; the line
 // holds as long as they do.
@@ -29,7 +28,6 @@ import (
 type line struct {
 	id    ID
 	stamp metaStamp
-	name  string
 	blobs []byte
 	body  []byte
 }
@@ -96,27 +94,28 @@ func (s *Store) readLines() map[ID]line {
 }
 
 func parseLine(row []byte) (line, bool) {
-	f := bytes.SplitN(bytes.TrimSuffix(row, []byte{'\n'}), []byte{' '}, 6)
-	if len(f) != 6 || !validID(string(f[0])) {
+	f := bytes.SplitN(bytes.TrimSuffix(row, []byte{'\n'}), []byte{' '}, 5)
+	if len(f) != 5 || !validID(string(f[0])) {
 		return line{}, false
 	}
 	inode, err1 := strconv.ParseUint(string(f[1]), 10, 64)
 	mtime, err2 := strconv.ParseInt(string(f[2]), 10, 64)
-	name, err3 := strconv.Unquote(string(f[3]))
-	if err1 != nil || err2 != nil || err3 != nil {
+	if err1 != nil || err2 != nil {
 		return line{}, false
 	}
-	return line{ID(f[0]), metaStamp{inode, mtime}, name, f[4], f[5]}, true
+	return line{ID(f[0]), metaStamp{inode, mtime}, f[3], f[4]}, true
 }
 
-// parse fills c from the line; false when there is nothing to be had from it.
-// The blobs are parsed only on demand: unique sizes follow from them.
-func (l *line) parse(c *cached, blobs bool) bool {
-	if l.body == nil || json.Unmarshal(l.body, &c.Summary) != nil {
-		return false
-	}
+// parse fills c from the line. The blobs are parsed only on demand: unique sizes
+// follow from them.
+func (l *line) parse(c *cached, blobs bool) error {
 	c.stamp = l.stamp
-	return !blobs || json.Unmarshal(l.blobs, &c.Blobs) == nil
+	if blobs {
+		if err := json.Unmarshal(l.blobs, &c.Blobs); err != nil {
+			return err
+		}
+	}
+	return json.Unmarshal(l.body, &c.Summary)
 }
 
 // writeSummaries is best effort: without the file the next list is slower.
@@ -129,40 +128,9 @@ func (s *Store) writeSummaries(all []cached) {
 		if err != nil || berr != nil || now.Sub(time.Unix(0, c.stamp.mtime)) < settled {
 			continue
 		}
-		fmt.Fprintf(&b, "%s %d %d %q %s %s\n", c.Summary.ID, c.stamp.inode, c.stamp.mtime, c.Summary.Name, blobs, body)
+		fmt.Fprintf(&b, "%s %d %d %s %s\n", c.Summary.ID, c.stamp.inode, c.stamp.mtime, blobs, body)
 	}
 	_ = durable.WriteFile(s.summaryPath(), b.Bytes(), 0o600)
-}
-
-// strangersBound is how many snapshots that the file does not know a search for
-// a name reads before it has the file renewed.
-const strangersBound = 64
-
-// idOf finds the snapshot of exactly this name; "" if there is none.
-func (s *Store) idOf(ctx context.Context, name string) (ID, error) {
-	all, _, err := s.lines()
-	if err != nil {
-		return "", err
-	}
-	strangers := 0
-	var found ID
-	for _, l := range all {
-		if l.body == nil {
-			strangers++
-			m, err := readMeta(s.Path("snapshots", string(l.id)))
-			if err != nil {
-				continue // damaged or gone: it has no name
-			}
-			l.name = m.Name
-		}
-		if l.name == name {
-			found = l.id
-		}
-	}
-	if strangers > strangersBound {
-		_, err = s.Summaries(ctx)
-	}
-	return found, err
 }
 
 // inParallel calls do for 0 … n-1, in slices on every processor.

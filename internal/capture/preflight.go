@@ -137,21 +137,14 @@ func (c *session) checkName(ctx context.Context) error {
 	if c.req.Name == "" {
 		return nil
 	}
-	if err := store.ValidateName(c.req.Name); err != nil {
-		return err
-	}
 	if c.req.Replace {
-		return nil
+		return store.ValidateName(c.req.Name)
 	}
-	id, err := c.Store.ResolveName(ctx, c.req.Name)
-	if errors.Is(err, failure.NotFound) {
-		return nil
+	err := c.Store.NameFree(ctx, c.req.Name)
+	if errors.Is(err, failure.Conflict) {
+		return failure.Hint(err, "choose another name or use --replace")
 	}
-	if err != nil {
-		return err
-	}
-	return failure.Hint(failure.New(failure.Conflict, "snapshot name %q is taken by %s", c.req.Name, id),
-		"choose another name or use --replace")
+	return err
 }
 
 // diskBytes sums the allocated bytes of the writable disks.

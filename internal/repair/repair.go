@@ -211,7 +211,7 @@ func (r *run) derived(ctx context.Context) error {
 		r.repaired("refs.db and summaries", "would be made again from the manifests")
 		return nil
 	}
-	if err := r.st.DropDerived(); err != nil {
+	if err := r.st.DropDerived(ctx); err != nil {
 		return err
 	}
 	if err := r.o.Reindex(ctx); err != nil {

@@ -52,6 +52,59 @@ func resolveAmbiguous(t *testing.T, h Harness) {
 	t.Error("no two ids share three digits")
 }
 
+// namesFileLies: whatever happens to the file that says where a name is, names
+// are found, are given once, and a claim that came to nothing binds nobody.
+func namesFileLies(t *testing.T, h Harness) {
+	s := h.open(t)
+	rename := func(id store.ID, name string) error {
+		return s.SetMeta(t.Context(), id, func(m *store.Meta) error { m.Name = name; return nil })
+	}
+	a, b := mustPublish(t, s, "a", image(1, 3)).ID, mustPublish(t, s, "b", image(2, 3)).ID
+	path := s.Path("cache", "names")
+	old, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := rename(a, "c"); err != nil {
+		t.Fatal(err)
+	}
+	now, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for state, content := range map[string][]byte{
+		"as it is": now, "lost": nil, "empty": {}, "torn": now[:len(now)-3], "noise": []byte("\x00\xff\n"),
+		"a bit flipped": append([]byte{now[0] ^ 1}, now[1:]...), "a copy of before": old,
+		"a claim of nobody": append(append([]byte{}, old...), claimOfNobody...),
+	} {
+		if err := ignore(os.Remove(path)); err != nil {
+			t.Fatal(err)
+		}
+		if content != nil {
+			if err := os.WriteFile(path, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for name, want := range map[string]store.ID{"c": a, "b": b} {
+			if got, err := s.Resolve(t.Context(), name); err != nil || got != want {
+				t.Errorf("%s: %s is %s, %v, want %s", state, name, got, err, want)
+			}
+			wants(t, state+": a name twice", s.NameFree(t.Context(), name), failure.Conflict)
+			wants(t, state+": a name twice", rename(map[string]store.ID{"c": b, "b": a}[name], name), failure.Conflict)
+		}
+		for _, free := range []string{"a", "nobody"} {
+			if err := s.NameFree(t.Context(), free); err != nil {
+				t.Errorf("%s: %v", state, err)
+			}
+			_, err := s.Resolve(t.Context(), free)
+			wants(t, state+": a name that nobody has", err, failure.NotFound)
+		}
+	}
+}
+
+// claimOfNobody is a line of a publisher that died before it published.
+const claimOfNobody = "fe69d8ea 00112233445566778899aabbccddeeff \"nobody\"\n"
+
 // listDuringPublish: whatever a listing shows while others publish and remove is
 // whole or gone.
 func listDuringPublish(t *testing.T, h Harness) {

@@ -45,6 +45,7 @@ var cases = []struct {
 	{"RemoveInUse", removeInUse},
 	{"ResolvePrefix", resolvePrefix},
 	{"ResolveAmbiguous", resolveAmbiguous},
+	{"NamesFileLies", namesFileLies},
 	{"ListDuringPublish", listDuringPublish},
 	{"TrashResume", trashResume},
 	{"TwoGC", twoCollectors},
