@@ -18,7 +18,10 @@ import (
 // and meta.json stay in the clear, so that listing, removing, collecting and
 // copying need no key; the spec names the key, and the manifest carries a MAC of
 // the spec, so that nobody without the key can change what a restore does
-// (docs/encryption.md).
+// (docs/encryption.md). Whoever stores parts of a snapshot again, as a repack
+// does, has to do so under the key of that snapshot, not the one that new ones
+// get: an ingest with that key, maps by EncodeFor, the spec by putSpec; and has
+// to leave it alone where the key is not at hand ([keyring.Missing]).
 //
 // The first snapshot that is encrypted makes the store's format version 2: older
 // programs keep away, and this one stores nothing in the clear any more unless
@@ -88,6 +91,45 @@ func (in *Ingest) sealing() (*keyring.Key, error) {
 	}
 	in.key, in.decided = k, true
 	return k, nil
+}
+
+// keyOf notes in a spec which key the ingest uses.
+func (in *Ingest) keyOf(sp *Spec) error {
+	k, err := in.sealing()
+	if err != nil {
+		return err
+	}
+	sp.Version, sp.Key = plainSpecVersion, keyName(k)
+	if k != nil {
+		sp.Version = encryptedSpecVersion
+	}
+	return nil
+}
+
+// keyName is what a spec says of a key, "" of none.
+func keyName(k *keyring.Key) string {
+	if k == nil {
+		return ""
+	}
+	return k.ID().String()
+}
+
+// putSpec stores a spec, authenticated with the ingest's key, and gives the
+// descriptor that belongs into its manifest.
+func (in *Ingest) putSpec(ctx context.Context, sp *Spec) (Descriptor, error) {
+	k, err := in.sealing()
+	if err != nil {
+		return Descriptor{}, err
+	}
+	b, err := json.Marshal(sp)
+	if err != nil {
+		return Descriptor{}, err
+	}
+	config, err := in.Put(ctx, MediaTypeConfig, b)
+	if err == nil && k != nil {
+		config.Annotations = map[string]string{specMacKey: k.Mac(specMacLabel, b)}
+	}
+	return config, err
 }
 
 // sealed are the media types of documents that hold what is the guest's.

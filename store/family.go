@@ -134,8 +134,9 @@ func familyLines(all []*Snapshot) []byte {
 
 // openFamily opens the packs of the family, most recent first, up to the bounds
 // above; the lease holds each before it is looked for. What cannot be
-// read only costs reuse.
-func (in *Ingest) openFamily(ctx context.Context, images []ImageRef) []pack.Known {
+// read only costs reuse. key is the id of the one that its pages are encrypted
+// with, "" for none: others are not reused.
+func (in *Ingest) openFamily(ctx context.Context, images []ImageRef, key string) []pack.Known {
 	var known []pack.Known
 	pages := 0
 	seen := map[ID]bool{}
@@ -148,7 +149,7 @@ func (in *Ingest) openFamily(ctx context.Context, images []ImageRef) []pack.Know
 			break
 		}
 		sn, err := in.st.Get(ctx, id)
-		if err != nil || sn.State != "ready" {
+		if err != nil || sn.State != "ready" || sn.Spec.Key != key {
 			continue
 		}
 		var packs []digest.Digest

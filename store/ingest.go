@@ -71,7 +71,7 @@ func (in *Ingest) Pages(ctx context.Context, images ...ImageRef) *pack.Writer {
 		in.writer = pack.NewWriter(failed, in, pack.WriterOptions{})
 		return in.writer
 	}
-	in.family = in.openFamily(ctx, images)
+	in.family = in.openFamily(ctx, images, keyName(k))
 	in.writer = pack.NewWriter(ctx, in, pack.WriterOptions{Family: in.family, Key: k})
 	return in.writer
 }
@@ -236,30 +236,19 @@ func (f *blobFile) has(size int64) error {
 // Commit publishes: the snapshot exists from the rename on.
 func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, error) {
 	in.closeFamily()
-	k, err := in.sealing()
-	if err != nil {
+	sp.ID = in.id
+	if err := in.keyOf(&sp); err != nil {
 		return nil, err
 	}
-	sp.Version, sp.ID, sp.Key = plainSpecVersion, in.id, ""
-	if k != nil {
-		sp.Version, sp.Key = encryptedSpecVersion, k.ID().String()
-	}
 	in.mu.Lock()
-	err = errors.Join(sp.check(), sp.standsOn(in.layers))
+	err := errors.Join(sp.check(), sp.standsOn(in.layers))
 	in.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	spec, err := json.Marshal(sp)
+	config, err := in.putSpec(ctx, &sp)
 	if err != nil {
 		return nil, err
-	}
-	config, err := in.Put(ctx, MediaTypeConfig, spec)
-	if err != nil {
-		return nil, err
-	}
-	if k != nil {
-		config.Annotations = map[string]string{specMacKey: k.Mac(specMacLabel, spec)}
 	}
 	staged, err := in.stage(config, meta)
 	if err != nil {
