@@ -30,9 +30,10 @@ const (
 )
 
 // TestProcessesAgainstAModel has processes work on one store by random steps,
-// each with a model of its own snapshots: names and contents. Whatever the
-// others and their collectors do, each finds its own as the model has them; at
-// the end the store is the union of the models and holds nothing else.
+// each with a model of its own snapshots: names, contents, labels, protection.
+// Whatever the others and their collectors do, each finds its own as the model
+// has them; at the end the store is the union of the models and holds nothing
+// else.
 func TestProcessesAgainstAModel(t *testing.T) {
 	if root := os.Getenv(modelRoot); root != "" {
 		actor(t, root)
@@ -63,7 +64,7 @@ func TestProcessesAgainstAModel(t *testing.T) {
 		}
 		started, said = append(started, c), append(said, out)
 	}
-	want := map[string]string{}
+	want := map[string]state{}
 	for i, c := range started {
 		if err := c.Wait(); err != nil {
 			t.Errorf("process %d: %v\n%s", i, err, said[i])
@@ -73,13 +74,13 @@ func TestProcessesAgainstAModel(t *testing.T) {
 			t.Fatal(err) // names differ, so the maps add up
 		}
 	}
-	got := map[string]string{}
+	got := map[string]state{}
 	needed := map[string]bool{}
 	for sn, err := range s.List(t.Context()) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got[sn.Meta.Name] = sn.Meta.Description
+		got[sn.Meta.Name] = stateOf(sn.Meta)
 		if err := holds(s, sn, sn.Meta.Description); err != nil {
 			t.Error(err)
 		}
@@ -105,6 +106,17 @@ func TestProcessesAgainstAModel(t *testing.T) {
 		t.Errorf("blobs (-needed +there):\n%s", d)
 	}
 	t.Logf("%d processes: %d snapshots stand as the models say", processes, len(got))
+}
+
+// state is what a model knows of a snapshot.
+type state struct {
+	Of        string // says what its contents are
+	Tag       string
+	Protected bool
+}
+
+func stateOf(m store.Meta) state {
+	return state{Of: m.Description, Tag: m.Labels["tag"], Protected: m.Protected}
 }
 
 // pages are the contents of a snapshot, by its description: some it has in
@@ -151,7 +163,7 @@ func actor(t *testing.T, root string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &acting{s: s, rnd: rand.New(rand.NewPCG(seed, 5)), prefix: fmt.Sprintf("p%d-", seed), model: map[string]string{}}
+	a := &acting{s: s, rnd: rand.New(rand.NewPCG(seed, 5)), prefix: fmt.Sprintf("p%d-", seed), model: map[string]state{}}
 	for i := range steps {
 		if err := a.step(t.Context(), i); err != nil {
 			t.Fatalf("step %d: %v", i, err)
@@ -166,55 +178,79 @@ func actor(t *testing.T, root string) {
 	}
 }
 
-// acting is a process with its model: name → description.
+// acting is a process with its model, by names.
 type acting struct {
 	s      *store.Store
 	rnd    *rand.Rand
 	prefix string
-	model  map[string]string
+	model  map[string]state
 }
 
 func (a *acting) step(ctx context.Context, i int) error {
+	n := a.rnd.IntN(14)
 	mine := slices.Sorted(maps.Keys(a.model))
-	switch n := a.rnd.IntN(12); {
-	case n < 4 || len(mine) == 0:
+	if n < 4 || len(mine) == 0 {
 		name, of := fmt.Sprint(a.prefix, i), strconv.Itoa(a.rnd.IntN(1000))
-		a.model[name] = of
+		a.model[name] = state{Of: of}
 		return a.publish(ctx, name, of)
-	case n < 6:
-		name := mine[a.rnd.IntN(len(mine))]
-		id, err := a.s.Resolve(ctx, name)
-		if err == nil {
-			err = a.s.Remove(ctx, id, store.RemoveOptions{})
-		}
-		if errors.Is(err, failure.Conflict) {
-			return nil // another process reads it now
-		}
-		delete(a.model, name)
+	}
+	name := mine[a.rnd.IntN(len(mine))]
+	id, err := a.s.Resolve(ctx, name)
+	if err != nil {
 		return err
-	case n < 7:
-		name, to := mine[a.rnd.IntN(len(mine))], fmt.Sprint(a.prefix, "r", i)
-		id, err := a.s.Resolve(ctx, name)
-		if err != nil {
-			return err
-		}
-		a.model[to] = a.model[name]
-		delete(a.model, name)
-		return a.s.SetMeta(ctx, id, func(m *store.Meta) error { m.Name = to; return nil })
+	}
+	switch {
+	case n < 6:
+		return a.remove(ctx, id, name)
 	case n < 9:
-		name := mine[a.rnd.IntN(len(mine))]
-		id, err := a.s.Resolve(ctx, name)
-		if err != nil {
-			return err
-		}
-		return a.read(ctx, id, a.model[name])
-	case n < 11:
+		return a.change(ctx, id, name, i)
+	case n < 10:
+		want := a.model[name]
+		return a.read(ctx, id, &want)
+	case n < 12:
 		return a.readAny(ctx)
+	case n < 13:
+		rep, err := a.s.Verify(ctx, []store.ID{id}, store.VerifyOptions{ReadData: true})
+		if err == nil && len(rep.Damaged) > 0 {
+			err = fmt.Errorf("%s is damaged: %+v", name, rep.Damaged)
+		}
+		return err
 	}
 	if err := collect(ctx, a.s); err != nil && !errors.Is(err, failure.Busy) {
 		return fmt.Errorf("collect: %w", err)
 	}
 	return nil
+}
+
+func (a *acting) remove(ctx context.Context, id store.ID, name string) error {
+	err := a.s.Remove(ctx, id, store.RemoveOptions{})
+	if errors.Is(err, failure.Conflict) {
+		return nil // protected, or another process reads it now
+	}
+	if err == nil && a.model[name].Protected {
+		err = fmt.Errorf("%s was removed although it is protected", name)
+	}
+	delete(a.model, name)
+	return err
+}
+
+// change renames a snapshot, tags it, or turns its protection.
+func (a *acting) change(ctx context.Context, id store.ID, name string, i int) error {
+	to, now := name, a.model[name]
+	switch a.rnd.IntN(3) {
+	case 0:
+		to = fmt.Sprint(a.prefix, "r", i)
+	case 1:
+		now.Tag = strconv.Itoa(i)
+	case 2:
+		now.Protected = !now.Protected
+	}
+	delete(a.model, name)
+	a.model[to] = now
+	return a.s.SetMeta(ctx, id, func(m *store.Meta) error {
+		m.Name, m.Labels, m.Protected = to, map[string]string{"tag": now.Tag}, now.Protected
+		return nil
+	})
 }
 
 func (a *acting) publish(ctx context.Context, name, of string) error {
@@ -226,8 +262,9 @@ func (a *acting) publish(ctx context.Context, name, of string) error {
 	return errors.Join(err, l.Release())
 }
 
-// read reads a snapshot under a lease, so that nobody takes it away.
-func (a *acting) read(ctx context.Context, id store.ID, of string) error {
+// read reads a snapshot under a lease, so that nobody takes it away. What else is
+// true of it only the process knows that made it; nil for another.
+func (a *acting) read(ctx context.Context, id store.ID, want *state) error {
 	l, err := a.s.Lease(ctx, "reader")
 	if err != nil {
 		return err
@@ -236,7 +273,10 @@ func (a *acting) read(ctx context.Context, id store.ID, of string) error {
 	if err == nil {
 		var sn *store.Snapshot
 		if sn, err = a.s.Get(ctx, id); err == nil {
-			err = holds(a.s, sn, of)
+			err = holds(a.s, sn, sn.Meta.Description)
+			if got := stateOf(sn.Meta); want != nil && got != *want {
+				err = errors.Join(err, fmt.Errorf("%s is %+v, the model says %+v", sn.Meta.Name, got, *want))
+			}
 		}
 	}
 	return errors.Join(err, l.Release())
@@ -249,7 +289,7 @@ func (a *acting) readAny(ctx context.Context) error {
 		return err
 	}
 	of := all[a.rnd.IntN(len(all))]
-	if err := a.read(ctx, of.ID, of.Description); !errors.Is(err, failure.NotFound) {
+	if err := a.read(ctx, of.ID, nil); !errors.Is(err, failure.NotFound) {
 		return err
 	}
 	return nil
