@@ -24,7 +24,7 @@ import (
 
 // changes are the verbs that write to the store, for the tests in which the file
 // system fails or forgets.
-var changes = append(slices.DeleteFunc(slices.Clone(verbs), func(v verb) bool { return v.name == "verify" || v.name == "clone" }),
+var changes = append(slices.DeleteFunc(slices.Clone(verbs), func(v verb) bool { return v.name == "verify" }),
 	verb{
 		name: "vm create",
 		before: func(p *pairs, r string) { // a kernel that is not in the store yet
@@ -53,8 +53,12 @@ var changes = append(slices.DeleteFunc(slices.Clone(verbs), func(v verb) bool { 
 		before: func(p *pairs, r string) { p.write("image.elf", append(guest.ELF(), r...)) },
 		args:   func(r string) []string { return []string{"image", "import", "image.elf", "--name", "i-" + r} },
 	},
+	tagVerb,
 	verb{name: "rename", args: func(r string) []string { return []string{"snapshot", "rename", "target", "t-" + r} }},
 )
+
+// tagVerb changes meta.json and nothing else.
+var tagVerb = verb{name: "tag", args: func(r string) []string { return []string{"snapshot", "tag", "target", "--add", "by=" + r} }}
 
 func (p *pairs) write(name string, b []byte) {
 	p.t.Helper()

@@ -13,7 +13,7 @@ import (
 )
 
 // straceVerbs start no VMM: strace would follow it too.
-var straceVerbs = []string{"import", "rm", "gc", "prune", "create"}
+var straceVerbs = []string{"import", "rm", "gc", "prune", "create", "tag", "pull", "repair"}
 
 // straceFaults are injected by the kernel's own tracer at the N-th call, for all
 // N up to the last one: the same failures as those of TestFaults from another
@@ -43,7 +43,7 @@ func TestStraceFaults(t *testing.T) {
 	vmm := storeVMM(t)
 	var injected, ours, ended, killed atomic.Int64
 	t.Run("injected", func(t *testing.T) {
-		for _, v := range verbs {
+		for _, v := range append(slices.Clone(verbs), tagVerb) {
 			if !slices.Contains(straceVerbs, v.name) || (!whole && v.name != "rm") {
 				continue
 			}
