@@ -126,6 +126,9 @@ func (t *pageTable) register(k Known) int {
 	t.packs[k.Digest] = n
 	t.known = append(t.known, knownPack{digest: k.Digest, index: k.Index, first: first, file: k.File})
 	for i := range k.Index.Hashes {
+		if k.Only != nil && !k.Only.Has(uint32(i)) {
+			continue
+		}
 		if h := &k.Index.Hashes[i]; t.find(h) == 0 {
 			t.insert(h, t.storedAt(n, uint32(i)))
 		}

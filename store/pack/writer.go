@@ -43,12 +43,13 @@ type Known struct {
 	Digest digest.Digest
 	Index  *Index
 	File   ReaderAtCloser
+	Only   *Live // the pages that may be reused; nil is all
 }
 
 // OpenKnown opens a pack and reads its index.
 func OpenKnown(ctx context.Context, d digest.Digest, src Source) (Known, error) {
 	p, err := openPackIndex(ctx, d, src)
-	return Known{p.digest, p.index, p.file}, err
+	return Known{Digest: p.digest, Index: p.index, File: p.file}, err
 }
 
 // WriterOptions: the zero value is the fastest level, one worker a CPU.
@@ -60,6 +61,9 @@ type WriterOptions struct {
 	// or under none where this one is, are not reused: what Family and parents
 	// bring of those is passed over.
 	Key *keyring.Key
+	// KeepFrames reuses pages however few of their frame are used; for what is no
+	// image that a restore reads.
+	KeepFrames bool
 }
 
 // Writer turns pages of one or more images into packs. Its images may be
@@ -70,11 +74,12 @@ type Writer struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	threads int // goroutines that take jobs
-	encoder *zstd.Encoder
-	jobs    chan *job
-	batches chan *batch // free ones
-	running sync.WaitGroup
+	threads    int // goroutines that take jobs
+	keepFrames bool
+	encoder    *zstd.Encoder
+	jobs       chan *job
+	batches    chan *batch // free ones
+	running    sync.WaitGroup
 
 	dispatch sync.Mutex // held to hand out turns in call order
 	started  bool
@@ -103,7 +108,7 @@ func NewWriter(ctx context.Context, sink Sink, o WriterOptions) *Writer {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &Writer{
-		ctx: ctx, cancel: cancel, threads: threadsAWorker * o.Workers,
+		ctx: ctx, cancel: cancel, threads: threadsAWorker * o.Workers, keepFrames: o.KeepFrames,
 		jobs: make(chan *job), batches: make(chan *batch, threadsAWorker*o.Workers+2),
 		table: newPageTable(), last: closedTurn(),
 	}
@@ -138,7 +143,7 @@ func (w *Writer) Image(bytes uint64, parent *Image) *ImageWriter {
 	if parent != nil {
 		var packs []Known
 		for _, p := range parent.packs {
-			packs = append(packs, Known{p.digest, p.index, p.file})
+			packs = append(packs, Known{Digest: p.digest, Index: p.index, File: p.file})
 		}
 		w.append.Lock()
 		iw.parentPacks = w.table.registerAll(packs)
@@ -203,7 +208,7 @@ func (w *Writer) Flush(ctx context.Context) (Stats, error) {
 	if !w.end() {
 		return Stats{}, errEnded
 	}
-	if w.err() == nil {
+	if w.err() == nil && !w.keepFrames {
 		if err := w.rewrite(); err != nil {
 			w.fail(err)
 		}
