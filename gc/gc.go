@@ -7,10 +7,10 @@
 //
 // Order of a run: gc.lock (another gc: failure.Busy, naming it) → what dead
 // restores left is undone, snapshots that VMs do not sleep on any more are
-// removed → leases of dead holders are reaped → roots → mark → plan, all without
-// the store lock → windows: exclusive store lock, for instants; read what changed
-// of the roots, rename the victims that are still nobody's to the trash →
-// unlink. A dry run is the same plan, not executed.
+// removed → leases of dead holders are reaped → poor packs are rewritten, if asked
+// to → roots → mark → plan, all without the store lock → windows: exclusive store
+// lock, for instants; read what changed of the roots, rename the victims that are
+// still nobody's to the trash → unlink. A dry run is the same plan, not executed.
 //
 // Invariants: a root that cannot be read means that nothing is swept; age is
 // never a reason; nothing is discarded outside a window in which the roots were
@@ -25,8 +25,6 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -43,6 +41,7 @@ type Options struct {
 	Network     Network // nil: not looked at
 	// CacheMaxBytes is what raw RAM files may occupy; negative is no limit.
 	CacheMaxBytes int64
+	Repack        *Repack // nil: packs stay as they are
 }
 
 // Network is what gc asks of the room that attaches VMs to networks.
@@ -88,48 +87,35 @@ type Report struct {
 	Leases         Leases    `json:"leases"`
 	DurationMs     float64   `json:"durationMs"`
 	LockMs         float64   `json:"lockMs"` // the longest that the store was locked at once
+
+	Repack *RepackReport `json:"repack,omitempty"`
 }
 
 func ms(since time.Time) float64 { return float64(time.Since(since).Microseconds()) / 1000 }
 
-// Collect runs the collector once.
+// Collect runs the collector once. A report beside an error says what was done
+// all the same: packs that stay because there is no room to rewrite them.
 func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	start := time.Now()
-	lock, err := onlyOne(ctx, s, o.Wait)
+	m, err := s.Maintain(ctx, o.Wait, "gc")
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Unlock()
+	defer m.End()
 	rep := &Report{DryRun: o.DryRun, Removed: []Removed{}}
-	c := &collector{st: s, o: o, rep: rep, sweep: s.Sweep(), dropped: map[string]bool{}}
-	if err := c.run(ctx); err != nil {
-		return nil, err
+	c := &collector{st: s, m: m, o: o, rep: rep, sweep: s.Sweep(), dropped: map[string]bool{}}
+	told, err := c.run(ctx)
+	if err != nil {
+		return nil, errors.Join(err, told)
 	}
 	rep.DurationMs = ms(start)
-	return rep, nil
-}
-
-// onlyOne takes gc.lock.
-func onlyOne(ctx context.Context, s *store.Store, wait time.Duration) (*filelock.Lock, error) {
-	path := s.Path("gc.lock")
-	lock, err := filelock.TryExclusive(path)
-	if errors.Is(err, filelock.ErrLocked) && wait > 0 {
-		wctx, cancel := context.WithTimeout(ctx, wait)
-		defer cancel()
-		lock, err = filelock.Exclusive(wctx, path)
-	}
-	if errors.Is(err, filelock.ErrLocked) {
-		return nil, failure.New(failure.Busy, "another gc is running: %s", filelock.ReadNote(path))
-	}
-	if err != nil {
-		return nil, err
-	}
-	return lock, lock.Note("gc")
+	return rep, told
 }
 
 // collector is one run.
 type collector struct {
 	st    *store.Store
+	m     *store.Maintenance
 	o     Options
 	rep   *Report
 	roots *roots
@@ -139,19 +125,28 @@ type collector struct {
 	dropped map[string]bool // snapshots that this run removed
 }
 
-func (c *collector) run(ctx context.Context) error {
+// run answers two errors: what is told beside the report, and what ended the run.
+func (c *collector) run(ctx context.Context) (told, err error) {
 	if err := c.journals(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	if err := c.sleepers(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	p := &plan{}
 	dead, err := c.reap(ctx, p)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	durable.Step("gc.reaped")
+	if told, err = c.repack(ctx); err != nil {
+		return told, err
+	}
+	return told, c.collect(ctx, p, dead)
+}
+
+// collect marks, plans and sweeps.
+func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) error {
 	p.marks = newMarks(c.o.Explain)
 	c.roots = newRoots(c.st, p.marks, dead)
 	if err := c.roots.update(ctx); err != nil {
@@ -175,7 +170,7 @@ func (c *collector) run(ctx context.Context) error {
 	durable.Step("gc.swept")
 	// What cannot be undone outside the store, such as by a plugin that fails, is
 	// told and keeps nothing else from going.
-	err = c.endRunDirs(ctx, p)
+	err := c.endRunDirs(ctx, p)
 	_, terr := c.st.EmptyTrash(ctx)
 	return errors.Join(err, terr)
 }

@@ -82,8 +82,24 @@ func (m *metrics) run(r Run) {
 			removed[x.Kind]++
 		}
 	}
+	if r.Report != nil && r.Report.Repack != nil {
+		m.repack(r.Report.Repack)
+	}
 	m.gauges("cocoon_gc_freed_bytes", "Bytes that the last gc freed.", "kind", freed)
 	m.gauges("cocoon_gc_removed_objects", "Objects that the last gc removed.", "kind", removed)
+}
+
+// repack is told only by runs that were asked for it.
+func (m *metrics) repack(r *RepackReport) {
+	packs := map[string]float64{"rewrite": 0, "keep": 0}
+	for _, p := range r.Packs {
+		if p.LiveShare < r.Threshold {
+			packs[p.Action]++
+		}
+	}
+	m.gauges("cocoon_gc_poor_packs", "Packs below the threshold of the last gc --repack, by what became of them.", "action", packs)
+	m.gauge("cocoon_gc_repack_old_bytes", "Bytes of the packs that the last gc --repack rewrote.", float64(r.OldBytes))
+	m.gauge("cocoon_gc_repack_written_bytes", "Bytes of the packs that the last gc --repack wrote instead.", float64(r.WrittenBytes))
 }
 
 func (m *metrics) store(ctx context.Context, s *store.Store) error {

@@ -34,6 +34,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
 )
 
 // Kind of a holder.
@@ -307,8 +308,17 @@ func (db *DB) Generation(ctx context.Context) (n uint64, err error) {
 	return n, err
 }
 
-// Rebuild writes a new index beside the old one and renames it over.
+// Rebuild writes a new index beside the old one and renames it over. One process
+// does so at a time: another waits for it.
 func (db *DB) Rebuild(ctx context.Context, entries iter.Seq2[Entry, error]) error {
+	lock, err := filelock.Exclusive(ctx, db.path+".lock")
+	if err != nil {
+		return err
+	}
+	return errors.Join(db.rebuild(ctx, entries), lock.Unlock())
+}
+
+func (db *DB) rebuild(ctx context.Context, entries iter.Seq2[Entry, error]) error {
 	tmp := db.path + ".new"
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

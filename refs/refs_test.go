@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -194,4 +195,25 @@ func FuzzDecode(f *testing.F) {
 			t.Error("nothing was decoded")
 		}
 	})
+}
+
+// TestTwoMayRebuildAtOnce: neither takes the other's unfinished file.
+func TestTwoMayRebuildAtOnce(t *testing.T) {
+	db := newTest(t)
+	model := map[string][]digest.Digest{"a": {dig(1)}, "b": {dig(2)}}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 10 {
+				if err := db.Rebuild(context.Background(), entriesOf(model)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	found, err := db.Holders(t.Context(), dig(1))
+	if err != nil || len(found) != 1 {
+		t.Errorf("holders %v, %v", found, err)
+	}
 }

@@ -45,7 +45,7 @@ func (e *Engine) Apply(ctx context.Context, p *Plan) (*vm.Record, error) {
 		return nil, err
 	}
 	defer lease.Release()
-	if err := e.hold(ctx, lease, p.snapshot); err != nil {
+	if err := e.hold(ctx, lease, p); err != nil {
 		return nil, err
 	}
 	r := &run{Engine: e, plan: p, lease: lease, started: time.Now(), unlock: func() {}}
@@ -56,15 +56,18 @@ func (e *Engine) Apply(ctx context.Context, p *Plan) (*vm.Record, error) {
 	return r.rec, nil
 }
 
-// hold leases the snapshot and all it names, then looks again whether it is
-// still there: from then on gc and rm leave it alone.
-func (e *Engine) hold(ctx context.Context, lease *store.Lease, sn *store.Snapshot) error {
-	if err := lease.Hold(ctx, store.Edges(sn)...); err != nil {
+// hold leases all that the plan's snapshot names: from then on gc leaves it
+// alone. Its pages may have been moved to other packs since the plan was made;
+// the plan goes on with the snapshot as it is now.
+func (e *Engine) hold(ctx context.Context, lease *store.Lease, p *Plan) error {
+	sn, err := lease.HoldEdges(ctx, p.SnapshotID)
+	if err != nil {
+		return fmt.Errorf("snapshot %s went away: %w", p.SnapshotID, err)
+	}
+	if err := e.Store.Unlock(ctx, sn); err != nil {
 		return err
 	}
-	if _, err := e.Store.Get(ctx, sn.ID); err != nil {
-		return fmt.Errorf("snapshot %s went away: %w", sn.ID, err)
-	}
+	p.snapshot = sn
 	return e.checkObjects(ctx, sn)
 }
 

@@ -108,21 +108,16 @@ func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	sn, err := e.Store.Get(ctx, id)
-	if err != nil {
-		return false, err
-	}
-	if err := e.Store.Unlock(ctx, sn); err != nil {
-		return false, err
-	}
 	lease, err := e.Store.Lease(ctx, "materialise the RAM of snapshot "+string(id))
 	if err != nil {
 		return false, err
 	}
 	defer lease.Release()
-	if err := e.hold(ctx, lease, sn); err != nil {
+	p := &Plan{SnapshotID: id}
+	if err := e.hold(ctx, lease, p); err != nil {
 		return false, err
 	}
+	sn := p.snapshot
 	bytes, err := e.storedRAM(ctx, sn)
 	if err != nil {
 		return false, err

@@ -35,7 +35,7 @@ func (e *Engine) Try(ctx context.Context, rec *vm.Record, r Request) (*Trial, er
 		return nil, err
 	}
 	t := &Trial{run: &run{Engine: e, plan: p, lease: lease, started: time.Now(), unlock: func() {}}, of: rec}
-	if err := e.hold(ctx, lease, p.snapshot); err != nil {
+	if err := e.hold(ctx, lease, p); err != nil {
 		return nil, errors.Join(err, t.Close(ctx))
 	}
 	none := func(context.Context) error { return nil }

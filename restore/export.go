@@ -34,7 +34,7 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
 		return err
 	}
 	defer lease.Release()
-	if err := e.hold(ctx, lease, p.snapshot); err != nil {
+	if err := e.hold(ctx, lease, p); err != nil {
 		return err
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".cocoon-export-")

@@ -96,10 +96,20 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	sn, err := e.Store.Get(ctx, id)
-	if err != nil {
-		return nil, err
+	for {
+		sn, err := e.Store.Get(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		p, err := e.planOf(ctx, r, sn)
+		if err == nil || e.Store.Current(sn) {
+			return p, err
+		}
+		// The snapshot was replaced or removed while we looked at what it named.
 	}
+}
+
+func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot) (*Plan, error) {
 	if err := sn.Usable(); err != nil {
 		return nil, err
 	}
@@ -111,7 +121,8 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 			return nil, err
 		}
 	}
-	p := &Plan{SnapshotID: id, Name: r.Name, Paused: r.Paused, snapshot: sn}
+	p := &Plan{SnapshotID: sn.ID, Name: r.Name, Paused: r.Paused, snapshot: sn}
+	var err error
 	if p.source, err = sourceRecord(sn); err != nil {
 		return nil, err
 	}

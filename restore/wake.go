@@ -65,7 +65,7 @@ func (e *Engine) wake(ctx context.Context, rec *vm.Record, r Request) error {
 		return err
 	}
 	defer lease.Release()
-	if err := e.hold(ctx, lease, p.snapshot); err != nil {
+	if err := e.hold(ctx, lease, p); err != nil {
 		return err
 	}
 	if err := e.VMs.ReleaseMemory(rec.ID); err != nil { // of a wake that died

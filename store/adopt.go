@@ -183,15 +183,24 @@ func (in *Ingest) stageBytes(manifest []byte, meta Meta) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(in.dir, "snapshot")
+	dir, err := in.stageFolder("snapshot", manifest, metaBytes)
+	if err != nil {
+		return "", err
+	}
+	durable.Step("store.commit.staged")
+	return dir, nil
+}
+
+// stageFolder makes a durable folder of the ingest with the two documents.
+func (in *Ingest) stageFolder(name string, manifest, meta []byte) (string, error) {
+	dir := filepath.Join(in.dir, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("stage snapshot: %w", err)
 	}
-	for name, b := range map[string][]byte{"manifest.json": manifest, "meta.json": metaBytes} {
+	for name, b := range map[string][]byte{"manifest.json": manifest, "meta.json": meta} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			return "", fmt.Errorf("stage snapshot: %w", err)
 		}
 	}
-	durable.Step("store.commit.staged")
 	return dir, durable.SyncTree(dir)
 }

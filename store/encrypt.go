@@ -93,6 +93,27 @@ func (in *Ingest) sealing() (*keyring.Key, error) {
 	return k, nil
 }
 
+// ingestUnder begins an ingest for parts of snapshots that are encrypted with
+// the key of this id, or that are plain where it is "".
+func (s *Store) ingestUnder(ctx context.Context, l *Lease, key string) (*Ingest, error) {
+	in, err := s.Ingest(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	in.decided = true
+	if key == "" {
+		return in, nil
+	}
+	id, err := keyring.ParseID(key)
+	if err == nil {
+		in.key, err = s.keys.Key(id)
+	}
+	if err == nil {
+		err = s.markEncrypted()
+	}
+	return in, err
+}
+
 // keyOf notes in a spec which key the ingest uses.
 func (in *Ingest) keyOf(sp *Spec) error {
 	k, err := in.sealing()

@@ -301,11 +301,8 @@ func (in *Ingest) stage(config Descriptor, meta Meta) (string, error) {
 
 // publish runs under names.lock and the shared store lock; the caller fsyncs.
 func (in *Ingest) publish(staged string, config Descriptor, sp *Spec) error {
-	for _, d := range append([]Descriptor{config}, in.layers...) {
-		fi, err := os.Stat(in.st.BlobPath(d.Digest))
-		if err != nil || fi.Size() != d.Size {
-			return failure.New(failure.Damaged, "commit: blob %s of %d bytes is not there: %w", d.Digest, d.Size, err)
-		}
+	if err := in.st.allThere(append([]Descriptor{config}, in.layers...)); err != nil {
+		return err
 	}
 	for _, d := range imageDigests(sp) {
 		if _, err := os.Stat(in.st.ImageBlobPath(d)); err != nil {

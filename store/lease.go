@@ -82,6 +82,23 @@ func (l *Lease) HoldSnapshot(ctx context.Context, id ID) error {
 	return l.hold(ctx, "snapshot:"+string(id))
 }
 
+// HoldEdges keeps everything that a published snapshot names, and gives the
+// snapshot as it is then. Its manifest may be replaced while this looks: what is
+// kept is what the answer names.
+func (l *Lease) HoldEdges(ctx context.Context, id ID) (*Snapshot, error) {
+	sn, err := l.st.Get(ctx, id)
+	for err == nil {
+		if err := l.Hold(ctx, Edges(sn)...); err != nil {
+			return nil, err
+		}
+		if l.st.Current(sn) {
+			return sn, nil
+		}
+		sn, err = l.st.Get(ctx, id)
+	}
+	return nil, err
+}
+
 // HoldVM keeps a VM folder without a record, i.e. one being made, from gc.
 func (l *Lease) HoldVM(ctx context.Context, id string) error { return l.hold(ctx, "vm:"+id) }
 

@@ -61,32 +61,47 @@ func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
 	if !validID(string(id)) {
 		return nil, failure.New(failure.NotFound, "no snapshot %q", id)
 	}
-	sn := &Snapshot{ID: id, Dir: s.Path("snapshots", string(id)), State: "ready"}
-	b, err := durable.ReadSmall(sn.Dir+"/manifest.json", manifestLimit)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, failure.New(failure.NotFound, "no snapshot %s", id)
+	for {
+		sn := &Snapshot{ID: id, Dir: s.Path("snapshots", string(id)), State: "ready"}
+		b, err := durable.ReadSmall(sn.Dir+"/manifest.json", manifestLimit)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, failure.New(failure.NotFound, "no snapshot %s", id)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("snapshot %s: %w", id, err)
+		}
+		if err := sn.readManifest(b); err != nil {
+			return nil, fmt.Errorf("snapshot %s: %w", id, err)
+		}
+		err = s.readSpec(ctx, sn)
+		if err == nil {
+			return sn.withMeta()
+		}
+		if !errors.Is(err, failure.Damaged) || s.Current(sn) {
+			return nil, fmt.Errorf("snapshot %s: %w", id, err)
+		}
+		// Its manifest was replaced while we read, and what the old one names is gone.
 	}
-	if err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", id, err)
-	}
-	if err := sn.readManifest(b); err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", id, err)
-	}
+}
+
+func (s *Store) readSpec(ctx context.Context, sn *Snapshot) error {
 	spec, err := s.ReadBlob(ctx, sn.Manifest.Config.Digest)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", id, asDamage(err))
+		return asDamage(err)
 	}
 	if sn.Spec, err = decodeSpec(spec); err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", id, err)
+		return err
 	}
-	if sn.Spec.ID != id {
-		return nil, failure.New(failure.Damaged, "snapshot %s: its config says %s", id, sn.Spec.ID)
+	if sn.Spec.ID != sn.ID {
+		return failure.New(failure.Damaged, "its config says %s", sn.Spec.ID)
 	}
 	// The manifest has no digest that could be compared: a flipped bit in the key
 	// of its layers would leave the collector nothing to keep.
-	if err := sn.Spec.standsOn(sn.Manifest.Layers); err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", id, err)
-	}
+	return sn.Spec.standsOn(sn.Manifest.Layers)
+}
+
+func (sn *Snapshot) withMeta() (*Snapshot, error) {
+	var err error
 	sn.Meta, err = readMeta(sn.Dir)
 	if sn.Meta.Quarantine != nil {
 		sn.State = quarantinedState

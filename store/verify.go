@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -78,7 +79,7 @@ func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyR
 	}
 	v := &verifier{st: s, o: o, rep: &VerifyReport{Damaged: []Damage{}}, seen: map[string]int{}}
 	for _, id := range ids {
-		if err := v.snapshot(ctx, id); err != nil {
+		if err := v.settled(ctx, id); err != nil {
 			return nil, err
 		}
 		durable.Step("store.verify.snapshot")
@@ -92,8 +93,40 @@ func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyR
 	return v.rep, nil
 }
 
-func (v *verifier) snapshot(ctx context.Context, id ID) error {
-	sn, err := v.st.Get(ctx, id)
+// settled checks one snapshot. What is missing of one that was replaced or
+// removed while it was looked at is no damage: it is looked at again.
+func (v *verifier) settled(ctx context.Context, id ID) error {
+	for {
+		before := len(v.rep.Damaged)
+		sn, err := v.st.Get(ctx, id)
+		if err := v.snapshot(ctx, id, sn, err); err != nil {
+			return err
+		}
+		if sn == nil || len(v.rep.Damaged) == before || v.st.Current(sn) {
+			return nil
+		}
+		v.forget(id, before)
+		if _, err := v.st.Get(ctx, id); errors.Is(err, failure.NotFound) {
+			return nil
+		}
+	}
+}
+
+// forget takes back what was found since there were n damages.
+func (v *verifier) forget(id ID, n int) {
+	for object, i := range v.seen {
+		if i >= n {
+			delete(v.seen, object)
+		}
+	}
+	v.rep.Damaged = v.rep.Damaged[:n]
+	v.rep.Unopened = slices.DeleteFunc(v.rep.Unopened, func(of ID) bool { return of == id })
+	for i := range v.rep.Damaged {
+		v.rep.Damaged[i].Affects = slices.DeleteFunc(v.rep.Damaged[i].Affects, func(of ID) bool { return of == id })
+	}
+}
+
+func (v *verifier) snapshot(ctx context.Context, id ID, sn *Snapshot, err error) error {
 	if errors.Is(err, failure.Damaged) || errors.Is(err, failure.Incompatible) {
 		v.object("snapshot "+string(id), id, func() (string, string, error) { return "readable", err.Error(), nil })
 		return nil

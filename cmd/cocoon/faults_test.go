@@ -179,7 +179,7 @@ func (p *pairs) faults(v verb) (sites int, all []fault) {
 	p.ready()
 	p.prepare(v, "learn")
 	seen := map[string]bool{}
-	status, _, stderr := p.traced(v.args("learn"), durabletest.Tracer{Entry: func(c *durabletest.Call) durabletest.Verdict {
+	status, _, stderr := p.traced(p.argsOf(v, "learn"), durabletest.Tracer{Entry: func(c *durabletest.Call) durabletest.Verdict {
 		if p.inStore(c) && !seen[c.Name+" "+c.Site] {
 			seen[c.Name+" "+c.Site] = true
 			sites++
@@ -215,7 +215,7 @@ func (p *pairs) inject(v verb, f fault, n int) (failed bool) {
 	role := fmt.Sprintf("f%d", n)
 	p.prepare(v, role)
 	met := false
-	status, _, stderr := p.traced(v.args(role), durabletest.Tracer{Entry: func(c *durabletest.Call) durabletest.Verdict {
+	status, _, stderr := p.traced(p.argsOf(v, role), durabletest.Tracer{Entry: func(c *durabletest.Call) durabletest.Verdict {
 		if met || c.Name != f.call || c.Site != f.site || !p.inStore(c) {
 			return durabletest.Verdict{}
 		}
@@ -239,7 +239,7 @@ func (p *pairs) inject(v verb, f fault, n int) (failed bool) {
 	if code != 0 {
 		p.ready()
 		p.prepare(v, role+"r")
-		p.must(v.args(role + "r")...)
+		p.must(p.argsOf(v, role+"r")...)
 		p.settle(nil)
 	}
 	if p.t.Failed() {

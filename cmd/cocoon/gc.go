@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -15,8 +18,8 @@ import (
 
 func newGC(a *app) *cobra.Command {
 	var o gc.Options
-	var wait, format, metricsFile string
-	var prune bool
+	var wait, format, metricsFile, threshold string
+	var prune, repack bool
 	c := &cobra.Command{
 		Use: "gc", Short: "Free what nothing names, and say why", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -29,6 +32,14 @@ func newGC(a *app) *cobra.Command {
 			var err error
 			if wait != "" && wait != "0" {
 				if o.Wait, err = parseDuration("--wait", wait); err != nil {
+					return err
+				}
+			}
+			if threshold != "" && !repack {
+				return failure.New(failure.Usage, "--repack-threshold is of no use without --repack")
+			}
+			if repack {
+				if o.Repack, err = a.repackOptions(threshold); err != nil {
 					return err
 				}
 			}
@@ -50,6 +61,8 @@ func newGC(a *app) *cobra.Command {
 	f.BoolVar(&o.DryRun, "dry-run", false, "print the plan, remove nothing")
 	f.BoolVar(&o.Explain, "explain", false, "also say who holds what stays")
 	f.BoolVar(&prune, "prune", false, "first remove expired snapshots and those that the configured policy does not keep")
+	f.BoolVar(&repack, "repack", false, "also rewrite packs of which little is needed any more")
+	f.StringVar(&threshold, "repack-threshold", "", "rewrite packs of which less than this `share` is live (default repackThreshold of the configuration, 50%)")
 	f.StringVar(&metricsFile, "metrics-file", "", "write Prometheus text about the run and the store to `file`")
 	f.StringVar(&wait, "wait", "0", "how long to wait for another gc")
 	f.StringVar(&format, "format", "table", "table or json")
@@ -70,6 +83,19 @@ func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 	return gc.Collect(ctx, r.store, o)
 }
 
+// repackOptions takes the threshold of the flag, else of the configuration.
+func (a *app) repackOptions(flag string) (*gc.Repack, error) {
+	name, value := "--repack-threshold", flag
+	if value == "" {
+		name, value = "repackThreshold", a.set("repackThreshold")
+	}
+	n, err := strconv.ParseFloat(strings.TrimSuffix(value, "%"), 64)
+	if err != nil || !(n > 0 && n <= 100) || !strings.HasSuffix(value, "%") {
+		return nil, failure.New(failure.Usage, "%s %q: a share such as 50%%, above 0%% and at most 100%%", name, value)
+	}
+	return &gc.Repack{Threshold: n / 100}, nil
+}
+
 func (a *app) printReport(rep *gc.Report, format string) error {
 	if format == "json" {
 		return printJSON(a.out, rep)
@@ -79,6 +105,7 @@ func (a *app) printReport(rep *gc.Report, format string) error {
 	if rep.DryRun {
 		verb = "would remove"
 	}
+	printRepack(tw, rep)
 	for _, x := range rep.Removed {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", verb, x.Kind, short(x.ID, false), size(x.Bytes), x.Reason)
 	}
@@ -91,7 +118,31 @@ func (a *app) printReport(rep *gc.Report, format string) error {
 	fmt.Fprintf(a.out, "%s %s in %d objects; leases: %d live, %d reaped; store locked %.1f ms of %.1f ms\n",
 		map[bool]string{true: "would free", false: "freed"}[rep.DryRun], size(rep.ReclaimedBytes), len(rep.Removed),
 		rep.Leases.Live, rep.Leases.Reaped, rep.LockMs, rep.DurationMs)
+	if r := rep.Repack; r != nil && rep.DryRun {
+		fmt.Fprintf(a.out, "would rewrite %s of packs to about %s\n", size(r.OldBytes), size(r.ExpectedBytes))
+	} else if r != nil {
+		fmt.Fprintf(a.out, "rewrote %s of packs to %s; %d snapshots have a new manifest\n", size(r.OldBytes), size(r.WrittenBytes), len(r.Snapshots))
+	}
 	return nil
+}
+
+// printRepack tells of packs before what is removed: what was rewritten is
+// removed as any blob is.
+func printRepack(w io.Writer, rep *gc.Report) {
+	if rep.Repack == nil {
+		return
+	}
+	for _, p := range rep.Repack.Packs {
+		verb := "kept"
+		switch {
+		case p.Action == "rewrite" && rep.DryRun:
+			verb = "would rewrite"
+		case p.Action == "rewrite":
+			verb = "rewrote"
+		}
+		fmt.Fprintf(w, "%s\tpack\t%s\t%s\t%.0f %% live, %s expected, in %d snapshots: %s\n",
+			verb, short(p.ID, false), size(p.Bytes), 100*p.LiveShare, size(p.ExpectedBytes), p.Snapshots, p.Reason)
+	}
 }
 
 func joinHolders(h []string) string {

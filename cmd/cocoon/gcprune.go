@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 // pruneAndCollect runs the configured policy, then gc, and reports both as one
@@ -23,6 +24,9 @@ func (a *app) pruneAndCollect(ctx context.Context, o gc.Options) (*gc.Report, er
 	}
 	explain := o.Explain
 	o.Explain = explain || o.DryRun
+	if o.DryRun && o.Repack != nil {
+		o.Repack.Without = pruned.gone()
+	}
 	rep, err := a.collect(ctx, o)
 	if rep == nil {
 		rep = &gc.Report{DryRun: o.DryRun, Removed: []gc.Removed{}}
@@ -32,6 +36,16 @@ func (a *app) pruneAndCollect(ctx context.Context, o gc.Options) (*gc.Report, er
 		rep.Kept = nil
 	}
 	return rep, errors.Join(pruneErr, err)
+}
+
+// gone are the snapshots that the policy removes.
+func (p *pruneReport) gone() (ids []store.ID) {
+	for _, d := range p.Decisions {
+		if d.Action != "keep" && d.Error == "" {
+			ids = append(ids, d.ID)
+		}
+	}
+	return ids
 }
 
 // addPruned puts the snapshots before the objects that they held. A snapshot

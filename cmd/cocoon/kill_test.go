@@ -194,12 +194,15 @@ var (
 		"vm.reserved", "restore.reserve", "restore.disks", "restore.launch", "restore.streaming", "restore.streamed",
 		"restore.load", "restore.resume", "restore.published", "restore.record",
 	}
-	removeSteps    = []string{"store.remove.checked", "store.remove.unpublished"}
-	vmCreateSteps  = []string{"image.copied", "vm.create.disks", "vm.create.published"}
-	vmRemoveSteps  = []string{"vm.discard.killed", "vm.discard.trashed"}
-	attachSteps    = []string{"network.claimed", "network.netns", "network.added", "vm.create.attached"}
-	detachSteps    = []string{"network.deleted", "network.unwired"}
-	collectSteps   = []string{"gc.reaped", "gc.marked", "gc.planned", "store.discard", "gc.settled", "gc.swept", "store.trash.unlinked"}
+	removeSteps   = []string{"store.remove.checked", "store.remove.unpublished"}
+	vmCreateSteps = []string{"image.copied", "vm.create.disks", "vm.create.published"}
+	vmRemoveSteps = []string{"vm.discard.killed", "vm.discard.trashed"}
+	attachSteps   = []string{"network.claimed", "network.netns", "network.added", "vm.create.attached"}
+	detachSteps   = []string{"network.deleted", "network.unwired"}
+	collectSteps  = []string{"gc.reaped", "gc.marked", "gc.planned", "store.discard", "gc.settled", "gc.swept", "store.trash.unlinked"}
+	repackSteps   = []string{
+		"store.ingest.blob-written", "store.repack.packed", "store.repack.mapped", "store.repack.staged", "store.repack.replaced", "gc.repacked", "store.discard",
+	}
 	repairSteps    = []string{"store.heal.written", "store.heal.replaced"}
 	suspendSteps   = []string{"vm.suspend.paused", "migration.memory", "store.commit.published", "vm.suspend.asleep", "vm.suspend.ended"}
 	wakeSteps      = []string{"wake.memory", "wake.launch", "wake.load", "vm.wake.saved", "wake.awake", "wake.resume"}
@@ -209,7 +212,7 @@ var (
 
 func TestEveryStepIsKilled(t *testing.T) {
 	var all []string
-	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repairSteps, suspendSteps, wakeSteps, exchangeSteps, becomeSteps, encryptSteps, elsewhereSteps} {
+	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repackSteps, repairSteps, suspendSteps, wakeSteps, exchangeSteps, becomeSteps, encryptSteps, elsewhereSteps} {
 		all = append(all, l...)
 	}
 	call := regexp.MustCompile(`durable\.Step\("([^"]+)"`)
@@ -245,6 +248,7 @@ func TestKillAtEachStep(t *testing.T) {
 	t.Run("vm create --from-snapshot", func(t *testing.T) { t.Parallel(); killRestores(newHost(t, vmm), "map", restoreSteps) })
 	t.Run("vm create by stream", func(t *testing.T) { t.Parallel(); killRestores(newHost(t, vmm), "stream", pushSteps) })
 	t.Run("snapshot rm and gc", func(t *testing.T) { t.Parallel(); killRemovals(newHost(t, vmm)) })
+	t.Run("gc --repack", func(t *testing.T) { t.Parallel(); killRepacks(newHost(t, vmm)) })
 	t.Run("vm restore", func(t *testing.T) { t.Parallel(); killExchanges(newHost(t, vmm)) })
 	t.Run("vm suspend and start", func(t *testing.T) { t.Parallel(); killSuspends(newHost(t, vmm)) })
 	t.Run("vm create and rm", func(t *testing.T) { t.Parallel(); killVMs(newHost(t, vmm)) })
@@ -330,6 +334,36 @@ func killRemovals(h *host) {
 		h.must("snapshot", "rm", "victim")
 		h.killed(step, "gc")
 		h.clean("base")
+	}
+	h.counts("web")
+}
+
+// repackAll is a gc that rewrites every pack of which a page is not needed.
+var repackAll = []string{"gc", "--repack", "--repack-threshold", "100%"}
+
+// worn leaves a snapshot of this name that needs a part of another one's packs,
+// which is removed.
+func (h *host) worn(vm, name string) {
+	h.t.Helper()
+	h.must("snapshot", "create", vm, name+"-parent", "--parent", "none")
+	h.must("snapshot", "create", vm, name, "--parent", name+"-parent")
+	h.must("snapshot", "rm", name+"-parent")
+}
+
+func killRepacks(h *host) {
+	h.boot("web")
+	h.must("snapshot", "create", "web", "base")
+	for i, step := range repackSteps {
+		name := fmt.Sprintf("s%d", i)
+		h.worn("web", name)
+		h.killed(step, repackAll...)
+		h.clean("base", name)
+		h.must(repackAll...)
+		h.clean("base", name)
+		h.must("vm", "create", "c", "--from-snapshot", name)
+		h.counts("c")
+		h.must("vm", "rm", "-f", "c")
+		h.must("snapshot", "rm", name)
 	}
 	h.counts("web")
 }

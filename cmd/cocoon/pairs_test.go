@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
@@ -27,8 +31,17 @@ type verb struct {
 	name   string
 	before func(p *pairs, role string) // makes what it needs besides; may be nil
 	args   func(role string) []string
-	vms    func(role string) []string // names that success makes
+	on     func(p *pairs, role string) []string // the same, where it depends on the host
+	vms    func(role string) []string           // names that success makes
 	snap   func(role string) string
+}
+
+// argsOf a verb that works on this host.
+func (p *pairs) argsOf(v verb, role string) []string {
+	if v.on != nil {
+		return v.on(p, role)
+	}
+	return v.args(role)
 }
 
 func fixed(args ...string) func(string) []string { return func(string) []string { return args } }
@@ -63,6 +76,32 @@ var verbs = []verb{
 	},
 	{name: "prune", args: fixed("snapshot", "prune", "--keep-last", "100")},
 	{name: "gc", args: fixed("gc")},
+	{
+		name:   "repack",
+		before: func(p *pairs, r string) { p.worn("web", "worn-"+r) },
+		args:   fixed(repackAll...),
+	},
+	{name: "repair", args: fixed("system", "repair")},
+	{
+		name: "vm restore",
+		before: func(p *pairs, r string) {
+			p.must("vm", "create", "x-"+r, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--start")
+		},
+		args: func(r string) []string { return []string{"vm", "restore", "x-" + r, "target"} },
+		vms:  func(r string) []string { return []string{"x-" + r} },
+	},
+	{
+		name: "pull",
+		before: func(p *pairs, r string) {
+			p.must("snapshot", "create", "web", "pulled-"+r, "--parent", "target")
+			p.must("snapshot", "push", "pulled-"+r, p.registry()+"/vm:"+r)
+			p.must("snapshot", "rm", "pulled-"+r)
+		},
+		on: func(p *pairs, r string) []string {
+			return []string{"snapshot", "pull", p.registry() + "/vm:" + r, "pulled-" + r}
+		},
+		snap: func(r string) string { return "pulled-" + r },
+	},
 	{name: "verify", args: fixed("snapshot", "verify", "--all", "--read-data")},
 	{
 		name: "suspend",
@@ -128,6 +167,17 @@ type pairs struct {
 	*host
 	web     vmRow
 	orphans int
+	address string // of the registry, once there is one
+}
+
+// registry is an empty one on a loopback port, until the test ends.
+func (p *pairs) registry() string {
+	if p.address == "" {
+		s := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+		p.t.Cleanup(s.Close)
+		p.address = strings.TrimPrefix(s.URL, "http://")
+	}
+	return p.address
 }
 
 func newPairs(t *testing.T, vmm string, prepare ...func(*host)) *pairs {
@@ -175,7 +225,7 @@ func (p *pairs) steps(v verb) []string {
 	p.ready()
 	p.prepare(v, "a")
 	log := filepath.Join(p.t.TempDir(), "steps")
-	c, _, stderr := p.command(v.args("a"), durable.StepLog+"="+log)
+	c, _, stderr := p.command(p.argsOf(v, "a"), durable.StepLog+"="+log)
 	if err := c.Run(); err != nil {
 		p.t.Fatalf("%s: %v: %s", v.name, err, stderr)
 	}
@@ -212,7 +262,7 @@ type started struct {
 
 func (p *pairs) start(v verb, role string, env ...string) *started {
 	p.t.Helper()
-	c, _, stderr := p.command(v.args(role), env...)
+	c, _, stderr := p.command(p.argsOf(v, role), env...)
 	if err := c.Start(); err != nil {
 		p.t.Fatal(err)
 	}

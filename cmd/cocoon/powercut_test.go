@@ -84,7 +84,7 @@ func (c *cutter) play() {
 	if c.disk, err = durabletest.NewDisk(c.root); err != nil {
 		c.t.Fatal(err)
 	}
-	status, _, stderr := c.traced(c.verb.args("a"), durabletest.Tracer{Exit: func(call *durabletest.Call) {
+	status, _, stderr := c.traced(c.argsOf(c.verb, "a"), durabletest.Tracer{Exit: func(call *durabletest.Call) {
 		if !c.disk.Apply(call) || c.bulk(call) {
 			return
 		}

@@ -10,7 +10,8 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// heldSnapshot resolves a reference and holds the snapshot against rm and gc.
+// heldSnapshot resolves a reference and holds the snapshot, and what it names,
+// against rm and gc.
 func heldSnapshot(ctx context.Context, st *store.Store, l *store.Lease, ref string) (*store.Snapshot, error) {
 	id, err := st.Resolve(ctx, ref)
 	if err != nil {
@@ -19,7 +20,7 @@ func heldSnapshot(ctx context.Context, st *store.Store, l *store.Lease, ref stri
 	if err := l.HoldSnapshot(ctx, id); err != nil {
 		return nil, err
 	}
-	return st.Get(ctx, id)
+	return l.HoldEdges(ctx, id)
 }
 
 func newSnapshotDiff(a *app) *cobra.Command {

@@ -88,7 +88,7 @@ func (s *sweep) inject(calls, how string, n int) bool {
 	args := append([]string{
 		"-f", "-qq", "-y", "-o", log, "-e", "trace=" + calls,
 		"-e", fmt.Sprintf("inject=%s:%s:when=%d", calls, how, n), "cocoon",
-	}, s.verb.args(role)...)
+	}, s.argsOf(s.verb, role)...)
 	c.Path, c.Args = s.strace, append([]string{s.strace}, args...)
 	_ = c.Run() // how it ends is looked at
 	b, err := os.ReadFile(log)

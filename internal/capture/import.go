@@ -74,6 +74,9 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 		if c.parent, err = c.findParent(ctx); err != nil {
 			return nil, err
 		}
+		if err := c.holdParent(ctx); err != nil {
+			return nil, err
+		}
 	}
 	rec, disks, err := m.describe(ctx, lease, folder, dir)
 	if err != nil {

@@ -20,15 +20,35 @@ func (c *session) preflight(ctx context.Context) error {
 	if err := c.check(ctx); err != nil {
 		return err
 	}
-	if c.parent != nil {
-		if err := c.lease.HoldSnapshot(ctx, c.parent.ID); err != nil {
-			return err
-		}
+	if err := c.holdParent(ctx); err != nil {
+		return err
 	}
 	if c.mode == Live {
 		return nil
 	}
 	return c.makeStaging()
+}
+
+// holdParent keeps the parent, and every blob that it names at this moment: a
+// collector may give its pages new places, and pages that are reused must not
+// go with the old ones. One that went away meanwhile only costs speed, unless it
+// was asked for.
+func (c *session) holdParent(ctx context.Context) error {
+	if c.parent == nil {
+		return nil
+	}
+	if err := c.lease.HoldSnapshot(ctx, c.parent.ID); err != nil {
+		return err
+	}
+	sn, err := c.lease.HoldEdges(ctx, c.parent.ID)
+	if asked := c.req.Parent != "" && c.req.Parent != "auto"; errors.Is(err, failure.NotFound) && !asked {
+		sn, err = nil, nil
+	}
+	if err == nil && sn != nil {
+		err = c.Store.Unlock(ctx, sn)
+	}
+	c.parent = sn
+	return err
 }
 
 func (c *session) makeStaging() error {

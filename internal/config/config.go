@@ -51,6 +51,7 @@ func Settings() []Setting {
 		{"maxStoreSize", "COCOON_MAX_STORE_SIZE", ""},
 		{"cacheMaxBytes", "COCOON_CACHE_MAX_BYTES", "16G"},
 		{"cacheAhead", "COCOON_CACHE_AHEAD", "on"},
+		{"repackThreshold", "COCOON_REPACK_THRESHOLD", "50%"},
 		{"cniConfDir", "COCOON_CNI_CONF_DIR", "/etc/cni/net.d"},
 		{"cniBinDir", "COCOON_CNI_BIN_DIR", "/opt/cni/bin:/usr/lib/cni:/usr/libexec/cni"},
 	}, pruneSettings()...)
@@ -72,6 +73,8 @@ type file struct {
 	CNIConfDir    string `json:"cniConfDir"`
 	CNIBinDir     string `json:"cniBinDir"`
 
+	RepackThreshold string `json:"repackThreshold"`
+
 	Prune pruneSection `json:"prune"`
 }
 
@@ -84,7 +87,8 @@ func (f file) get(key string) string {
 		"logFormat": f.LogFormat, "hypervisor": f.Hypervisor, "cpuArgs": f.CPUArgs, "vmmTimeout": f.VMMTimeout,
 		"keyFile":      f.KeyFile,
 		"maxStoreSize": f.MaxStoreSize, "cacheMaxBytes": f.CacheMaxBytes, "cacheAhead": f.CacheAhead,
-		"cniConfDir": f.CNIConfDir, "cniBinDir": f.CNIBinDir,
+		"repackThreshold": f.RepackThreshold,
+		"cniConfDir":      f.CNIConfDir, "cniBinDir": f.CNIBinDir,
 	}[key]
 }
 

@@ -11,7 +11,7 @@
 //  1. A name never shows a half-written file: contents are fsynced under another
 //     name in the same folder and renamed.
 //  2. A function that returns nil has fsynced every folder whose entries it
-//     changed; [Rename] and [Trash] are the exceptions, for callers that
+//     changed; [Rename], [Exchange] and [Trash] are the exceptions, for callers that
 //     hold a lock for an instant and fsync behind it.
 //  3. An fsync that failed is never repeated on the same file: the kernel may
 //     have dropped the dirty pages already. The caller gives the file up.
@@ -30,6 +30,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
 // WriteFile replaces path by a file that holds data, atomically and durably.
@@ -79,6 +81,20 @@ func Rename(oldpath, newpath string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, oldpath, unix.AT_FDCWD, newpath, unix.RENAME_NOREPLACE)
 	if err != nil {
 		return &os.LinkError{Op: "publish", Old: oldpath, New: newpath, Err: err}
+	}
+	return nil
+}
+
+// Exchange gives two names each other's files, in one step: neither is ever
+// missing. SyncParents must follow. failure.Incompatible where the file system
+// cannot.
+func Exchange(a, b string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		return failure.New(failure.Incompatible, "the file system of %s cannot exchange two names: %w", b, err)
+	}
+	if err != nil {
+		return &os.LinkError{Op: "exchange", Old: a, New: b, Err: err}
 	}
 	return nil
 }

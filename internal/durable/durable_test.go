@@ -65,6 +65,27 @@ func TestPublishNeverOverwrites(t *testing.T) {
 	}
 }
 
+func TestExchangeLeavesBothNames(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	for _, path := range []string{a, b} {
+		if err := errors.Join(os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "in"), []byte(path), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Exchange(a, b); err != nil {
+		t.Fatal(err)
+	}
+	for path, was := range map[string]string{a: b, b: a} {
+		if got, err := os.ReadFile(filepath.Join(path, "in")); err != nil || string(got) != was {
+			t.Errorf("%s holds what %q held, want %q (%v)", path, got, was, err)
+		}
+	}
+	if err := Exchange(a, filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("exchange with nothing: %v, want ErrNotExist", err)
+	}
+}
+
 func TestTrashKeepsEverythingItIsGiven(t *testing.T) {
 	dir := t.TempDir()
 	if err := Mkdir(filepath.Join(dir, "trash", "run"), 0o700); err != nil {

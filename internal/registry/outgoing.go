@@ -25,7 +25,7 @@ func (m *Mover) outgoing(ctx context.Context, l *store.Lease, ref string, withIm
 	if err := l.HoldSnapshot(ctx, id); err != nil {
 		return nil, nil, err
 	}
-	sn, err := m.Store.Get(ctx, id)
+	sn, err := l.HoldEdges(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -69,6 +69,9 @@ func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, 
 	if err != nil {
 		return nil, err
 	}
+	if here, err := m.movedHere(ctx, from, root, foreign); here != nil || err != nil {
+		return here, err
+	}
 	if err := m.Store.Require(foreign.StoredBytes); err != nil {
 		return nil, err
 	}
@@ -86,6 +89,37 @@ func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, 
 		return nil, errors.Join(err, in.Abort())
 	}
 	return sn, nil
+}
+
+// movedHere answers the snapshot if it is here with other packs: its pages were
+// moved, here or there, since the two were one (store.Former). The blobs of the
+// other manifest are not fetched then.
+func (m *Mover) movedHere(ctx context.Context, from origin, root ocispec.Descriptor, foreign *store.Snapshot) (*store.Snapshot, error) {
+	spec, err := m.Store.ReadBlob(ctx, foreign.Manifest.Config.Digest)
+	if errors.Is(err, failure.NotFound) || errors.Is(err, failure.Damaged) {
+		if foreign.Manifest.Config.Size > manifestLimit {
+			return nil, failure.New(failure.Damaged, "config of %d bytes", foreign.Manifest.Config.Size)
+		}
+		spec, err = content.FetchAll(ctx, from, foreign.Manifest.Config)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var named struct {
+		ID store.ID `json:"id"`
+	}
+	if json.Unmarshal(spec, &named) != nil {
+		return nil, nil // told when all of it is here
+	}
+	here, err := m.Store.Get(ctx, named.ID)
+	if err != nil || here.ManifestDigest == root.Digest {
+		return nil, nil // not here, or here just so: what is damaged of it is healed
+	}
+	foreign.ManifestDigest = root.Digest
+	if here.Means(root.Digest) || foreign.Means(here.ManifestDigest) {
+		return here, nil
+	}
+	return nil, nil
 }
 
 func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec.Descriptor, manifest []byte, o PullOptions) (*store.Snapshot, error) {

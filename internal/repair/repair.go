@@ -214,9 +214,13 @@ func (r *run) derived(ctx context.Context) error {
 	if err := r.st.DropDerived(ctx); err != nil {
 		return err
 	}
-	if err := r.o.Reindex(ctx); err != nil {
+	err := r.o.Reindex(ctx)
+	if errors.Is(err, failure.Damaged) { // a snapshot that cannot be read
 		r.left("refs.db", err)
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	r.repaired("refs.db and summaries", "made again from the manifests")
 	return nil

@@ -27,6 +27,7 @@ type Disk struct {
 	path  string
 	// Pending counts the effects that a power cut may take, now.
 	Pending int
+	effects int
 }
 
 // node is a file or a folder.
@@ -48,6 +49,8 @@ type effect struct {
 	set    map[string]*node
 	also   *node // the old parent of a rename
 	unset  string
+	back   *node // what an exchange leaves under the old name
+	number int   // in the order of all effects
 	chosen bool
 }
 
@@ -179,8 +182,12 @@ func (d *Disk) moved(c *Call) bool {
 		n = d.node(c.Node, c.Dir)
 	}
 	e := &effect{size: -1, set: map[string]*node{name: n}}
+	if c.Name == "renameat2" && c.Flags&unix.RENAME_EXCHANGE != 0 {
+		e.also, e.unset, e.back = from, old, to.now[name]
+		from.now[old] = e.back
+	}
 	to.now[name] = n
-	if c.Name != "linkat" && from != nil {
+	if e.back == nil && c.Name != "linkat" && from != nil {
 		delete(from.now, old)
 		e.also, e.unset = from, old
 	}
@@ -211,6 +218,8 @@ func (d *Disk) allocated(n *node, c *Call) {
 }
 
 func (d *Disk) pend(n *node, e *effect) {
+	d.effects++
+	e.number = d.effects
 	n.pending = append(n.pending, e)
 	d.Pending++
 }
@@ -234,6 +243,14 @@ func (n *node) do(e *effect) {
 	}
 	if e.also != nil {
 		delete(e.also.entries, e.unset)
+		for _, before := range e.also.pending { // what gave it the name is history
+			if before.number < e.number {
+				delete(before.set, e.unset)
+			}
+		}
+	}
+	if e.back != nil {
+		e.also.entries[e.unset] = e.back
 	}
 	if !n.dir {
 		n.data = e.on(n.data)

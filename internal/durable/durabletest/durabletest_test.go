@@ -32,6 +32,11 @@ func TestMain(m *testing.M) {
 
 var jobs = map[string]func(path string) error{
 	"durable": func(path string) error { return durable.WriteFile(path, []byte("new contents"), 0o600) },
+	"exchange": func(path string) error {
+		beside := filepath.Join(filepath.Dir(path), "beside", "file")
+		return errors.Join(durable.Mkdir(filepath.Dir(beside), 0o700), durable.WriteFile(beside, []byte("new contents"), 0o600),
+			durable.Exchange(beside, path), durable.SyncParents(beside, path))
+	},
 	"forgetful": func(path string) error { // what everybody writes first
 		tmp := path + ".tmp"
 		return errors.Join(os.WriteFile(tmp, []byte("new contents"), 0o600), os.Rename(tmp, path))
@@ -115,9 +120,11 @@ func outcomes(t *testing.T, job string) (atEnd, anywhere []string) {
 }
 
 func TestWhatIsDurableSurvivesEveryPowerCut(t *testing.T) {
-	atEnd, anywhere := outcomes(t, "durable")
-	if !slices.Equal(atEnd, []string{"new contents"}) || !slices.Equal(anywhere, []string{"new contents", "old"}) {
-		t.Errorf("after the end %q, before it %q", atEnd, anywhere)
+	for _, job := range []string{"durable", "exchange"} {
+		atEnd, anywhere := outcomes(t, job)
+		if !slices.Equal(atEnd, []string{"new contents"}) || !slices.Equal(anywhere, []string{"new contents", "old"}) {
+			t.Errorf("%s: after the end %q, before it %q", job, atEnd, anywhere)
+		}
 	}
 }
 

@@ -38,7 +38,7 @@ func (d *Disk) takenAway() map[*node][]taken {
 		for _, e := range n.pending {
 			if e.chosen && e.also != nil {
 				for _, child := range e.set {
-					lost[e.also] = append(lost[e.also], taken{e.unset, child})
+					lost[e.also] = append(lost[e.also], taken{e.unset, child, e.back})
 				}
 			}
 		}
@@ -49,6 +49,7 @@ func (d *Disk) takenAway() map[*node][]taken {
 type taken struct {
 	name string
 	node *node
+	back *node // what an exchange left there instead
 }
 
 // after are a folder's entries when its chosen effects survive.
@@ -70,7 +71,11 @@ func (n *node) after(lost []taken) map[string]*node {
 		}
 	}
 	for _, t := range lost {
-		if entries[t.name] == t.node { // not yet something else
+		switch {
+		case entries[t.name] != t.node: // something else by now
+		case t.back != nil:
+			entries[t.name] = t.back
+		default:
 			delete(entries, t.name)
 		}
 	}

@@ -1,0 +1,314 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// Repacking gives up packs of which little is needed. The live pages of a pack
+// are those that any page map of any snapshot names; where they are few, they
+// are stored again in new packs, every snapshot that names the old pack gets new
+// page maps, a new spec and a new manifest (replace.go), and then nothing names
+// the old pack any more: the collector takes it as it takes any blob.
+//
+// A plan is made without changing anything. Carrying it out is a row of steps,
+// each whole or not done: new packs, new maps, one exchange a snapshot. Whoever
+// dies on the way leaves blobs that nothing names, and a store in which some
+// snapshots name the new packs and some still the old ones; the next run plans
+// anew, finds the pages that were moved already and goes on.
+
+// RepackOptions of PlanRepack.
+type RepackOptions struct {
+	// Threshold is the live share, 0 to 1, below which a pack is rewritten.
+	Threshold float64
+	// Without are snapshots that count as gone: a dry run after others plan to
+	// remove them.
+	Without []ID
+	// Only are the packs to rewrite, whatever is live of them and whatever is
+	// wrong with them. Nil is all, by the threshold; then a snapshot that cannot be
+	// read is an error.
+	Only []digest.Digest
+	// CopyOf gives a page that a pack of Only has lost, by its hash, or false.
+	CopyOf func(pack.Hash, []byte) bool
+}
+
+// PackUse is one pack and what is needed of it.
+type PackUse struct {
+	ID            digest.Digest
+	Bytes         int64
+	Pages, Live   int   // pages in it, and those that a page map names
+	ExpectedBytes int64 // of the live pages, when they are stored alone
+	Snapshots     []ID  // that name it
+	// Poor packs are to be rewritten. Why is the reason why one stays all the same,
+	// "" where it goes, or went.
+	Poor bool
+	Why  string
+
+	live *pack.Live
+	most int64  // bytes that rewriting it may need
+	key  string // id of the key of its snapshots
+}
+
+// Share of the pages that are live, 0 to 1; an empty pack has none.
+func (u *PackUse) Share() float64 { return float64(u.Live) / float64(max(u.Pages, 1)) }
+
+// RepackPlan says what is needed of each pack, the poorest first.
+type RepackPlan struct {
+	Packs []*PackUse
+
+	st   *Store
+	o    RepackOptions
+	uses map[digest.Digest]*PackUse
+}
+
+// PlanRepack looks at every snapshot, page map and pack index.
+func (s *Store) PlanRepack(ctx context.Context, o RepackOptions) (*RepackPlan, error) {
+	live, err := s.LeaseHoldings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := &RepackPlan{st: s, o: o, uses: map[digest.Digest]*PackUse{}}
+	maps := map[mapUnder]bool{}
+	for sn, err := range s.List(ctx) {
+		if err != nil {
+			if o.Only != nil {
+				continue // its packs stay, for a collector takes nothing while it cannot be read
+			}
+			return nil, err
+		}
+		if slices.Contains(o.Without, sn.ID) {
+			continue
+		}
+		if err := p.count(ctx, sn, live, maps); err != nil {
+			return nil, err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	for _, u := range p.uses {
+		if err := p.measure(ctx, u); err != nil {
+			return nil, err
+		}
+		p.Packs = append(p.Packs, u)
+	}
+	slices.SortFunc(p.Packs, func(a, b *PackUse) int { return cmp.Or(cmp.Compare(a.Share(), b.Share()), cmp.Compare(a.ID, b.ID)) })
+	return p, nil
+}
+
+// count adds what one snapshot needs.
+func (p *RepackPlan) count(ctx context.Context, sn *Snapshot, live []Holding, seen map[mapUnder]bool) error {
+	stays := ""
+	if who := inUse(sn, live, ""); who != "" {
+		stays = fmt.Sprintf("snapshot %s is in use by: %s", sn.ID, who)
+	}
+	if sn.Meta.Quarantine != nil && p.o.Only == nil {
+		stays = fmt.Sprintf("snapshot %s is quarantined", sn.ID)
+	}
+	err := p.st.Unlock(ctx, sn)
+	if err != nil {
+		if !stayBehind(err) {
+			return err
+		}
+		stays = err.Error()
+	}
+	for _, d := range mapDigests(&sn.Spec) {
+		if seen[mapUnder{sn.Spec.Key, d}] || err != nil {
+			continue
+		}
+		m, err := p.st.ReadMap(ctx, sn, d)
+		if stayBehind(err) {
+			stays = fmt.Sprintf("snapshot %s: %v", sn.ID, err)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		seen[mapUnder{sn.Spec.Key, d}] = true
+		m.MarkLive(func(d digest.Digest) *pack.Live { return p.use(d).live })
+	}
+	for _, l := range sn.Manifest.Layers {
+		if l.MediaType != MediaTypePack {
+			continue
+		}
+		u := p.use(l.Digest)
+		u.Bytes = l.Size
+		if len(u.Snapshots) > 0 && u.key != sn.Spec.Key {
+			stays = "snapshots of different keys name it"
+		}
+		u.key = sn.Spec.Key
+		u.Snapshots = append(u.Snapshots, sn.ID)
+		if stays != "" {
+			u.Why = stays
+		}
+	}
+	return nil
+}
+
+// mapUnder is a page map that was read for snapshots of one key.
+type mapUnder struct {
+	key string
+	d   digest.Digest
+}
+
+// stayBehind are errors for which packs stay as they are: what is damaged is
+// for a repair, what is encrypted for who has the key.
+func stayBehind(err error) bool {
+	return errors.Is(err, failure.Damaged) || keyring.IsMissing(err)
+}
+
+func (p *RepackPlan) use(d digest.Digest) *PackUse {
+	u := p.uses[d]
+	if u == nil {
+		u = &PackUse{ID: d, live: &pack.Live{}}
+		p.uses[d] = u
+	}
+	return u
+}
+
+// measure compares what is needed of a pack with what it holds.
+func (p *RepackPlan) measure(ctx context.Context, u *PackUse) error {
+	u.Live = u.live.Count()
+	asked := slices.Contains(p.o.Only, u.ID)
+	f, ix, err := p.st.openIndex(ctx, u.ID, asked)
+	if err == nil {
+		err = f.Close()
+	}
+	if err == nil {
+		u.Pages = len(ix.Hashes)
+		u.ExpectedBytes, u.most, err = ix.LiveBytes(u.live)
+	}
+	if err != nil && !stayBehind(err) {
+		return err
+	}
+	u.Poor = asked || p.o.Only == nil && err == nil && u.Share() < p.o.Threshold
+	if err != nil && u.Why == "" {
+		u.Why = err.Error()
+	}
+	return nil
+}
+
+// openIndex opens a pack; mend makes a lost index again from the frames.
+func (s *Store) openIndex(ctx context.Context, d digest.Digest, mend bool) (pack.ReaderAtCloser, *pack.Index, error) {
+	f, size, err := s.OpenPack(ctx, d)
+	if err != nil {
+		return nil, nil, err
+	}
+	ix, err := pack.ReadIndex(f, size, s)
+	if mend && errors.Is(err, failure.Damaged) {
+		ix, err = pack.Reindex(f, size, s)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("pack %s: %w", d, err), f.Close())
+	}
+	return f, ix, nil
+}
+
+// todo are the packs that are to be rewritten and can be, those of one key next to
+// each other.
+func (p *RepackPlan) todo() (out []*PackUse) {
+	for _, u := range p.Packs {
+		if u.Poor && u.Why == "" {
+			out = append(out, u)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b *PackUse) int { return cmp.Compare(a.key, b.key) })
+	return out
+}
+
+// RepackResult says what was done.
+type RepackResult struct {
+	Snapshots    []ID // that have a new manifest
+	WrittenBytes int64
+}
+
+// batchPages bounds the pages that are moved at once: 8 GiB of guests, about
+// 200 MiB of our own tables.
+const batchPages = 2 << 20
+
+// Repack carries the plan out, as far as it can: a pack that stays after all gets
+// its Why. failure.NoSpace, when all else is done, says that packs stay because
+// there is no room for their pages.
+func (m *Maintenance) Repack(ctx context.Context, p *RepackPlan) (*RepackResult, error) {
+	res := &RepackResult{Snapshots: []ID{}}
+	var short []error
+	for todo := p.todo(); len(todo) > 0; {
+		batch, pages := []*PackUse{}, 0
+		for len(todo) > 0 && (len(batch) == 0 || todo[0].key == batch[0].key && pages+todo[0].Live <= batchPages) {
+			batch, pages, todo = append(batch, todo[0]), pages+todo[0].Live, todo[1:]
+		}
+		err := m.repackBatch(ctx, p, batch, res)
+		if errors.Is(err, failure.NoSpace) {
+			short = append(short, err)
+			continue
+		}
+		if err != nil {
+			return res, fmt.Errorf("repack: %w", err)
+		}
+	}
+	if len(short) > 0 {
+		return res, fmt.Errorf("repack: %w", errors.Join(short...))
+	}
+	return res, nil
+}
+
+// repackBatch rewrites some packs. One that turns out to be damaged stays, and
+// the others are tried again without it.
+func (m *Maintenance) repackBatch(ctx context.Context, p *RepackPlan, batch []*PackUse, res *RepackResult) error {
+	for len(batch) > 0 {
+		err := m.tryBatch(ctx, p, batch, res)
+		var bad *badPack
+		switch {
+		case errors.As(err, &bad):
+			bad.use.Why = bad.Error()
+			batch = slices.DeleteFunc(batch, func(u *PackUse) bool { return u == bad.use })
+			continue
+		case errors.Is(err, failure.NoSpace):
+			for _, u := range batch {
+				u.Why = cmp.Or(u.Why, err.Error())
+			}
+		}
+		return err
+	}
+	return nil
+}
+
+func (m *Maintenance) tryBatch(ctx context.Context, p *RepackPlan, batch []*PackUse, res *RepackResult) error {
+	lease, err := m.st.Lease(ctx, m.who+": moving pages")
+	if err != nil {
+		return err
+	}
+	defer lease.Release()
+	r, err := m.newRepack(ctx, p, lease, batch, res)
+	if err != nil {
+		return err
+	}
+	return r.run(ctx)
+}
+
+// badPack is a pack of which live pages are lost.
+type badPack struct {
+	use *PackUse
+	error
+}
+
+func (b *badPack) Unwrap() error { return b.error }
+
+// sizeOf is the size of a blob that is there.
+func (s *Store) sizeOf(d digest.Digest) (int64, error) {
+	fi, err := os.Stat(s.BlobPath(d))
+	if err != nil {
+		return 0, fmt.Errorf("blob %s: %w", d, err)
+	}
+	return fi.Size(), nil
+}

@@ -1,0 +1,304 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// repack moves the live pages of some packs.
+type repack struct {
+	m     *Maintenance
+	st    *Store
+	plan  *RepackPlan
+	batch []*PackUse
+	res   *RepackResult
+
+	in    *Ingest
+	move  *pack.Move
+	going map[digest.Digest]*PackUse
+	maps  map[digest.Digest]*movedMap // by the digest of the old one
+}
+
+// movedMap is a page map as it is now.
+type movedMap struct {
+	Descriptor
+	packs []digest.Digest
+}
+
+func (m *Maintenance) newRepack(ctx context.Context, p *RepackPlan, l *Lease, batch []*PackUse, res *RepackResult) (*repack, error) {
+	in, err := m.st.ingestUnder(ctx, l, batch[0].key)
+	if err != nil {
+		return nil, err
+	}
+	r := &repack{m: m, st: m.st, plan: p, batch: batch, res: res, in: in, going: map[digest.Digest]*PackUse{}, maps: map[digest.Digest]*movedMap{}}
+	for _, u := range batch {
+		r.going[u.ID] = u
+	}
+	return r, nil
+}
+
+func (r *repack) run(ctx context.Context) error {
+	if err := r.reserve(ctx); err != nil {
+		return err
+	}
+	if err := r.movePages(ctx); err != nil {
+		return err
+	}
+	durable.Step("store.repack.packed")
+	for _, id := range r.affected() {
+		err := r.replace(ctx, id)
+		switch {
+		case err == nil:
+		case errors.Is(err, failure.Conflict), errors.Is(err, errChanged), stayBehind(err):
+			r.stays(id, err)
+		default:
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// affected are the snapshots that name a pack of the batch.
+func (r *repack) affected() (ids []ID) {
+	for _, u := range r.batch {
+		ids = append(ids, u.Snapshots...)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+func (r *repack) stays(id ID, why error) {
+	for _, u := range r.batch {
+		if u.Why == "" && slices.Contains(u.Snapshots, id) {
+			u.Why = fmt.Sprintf("snapshot %s: %v", id, why)
+		}
+	}
+}
+
+// documentBytes is what a snapshot's new spec, manifest and folder may take.
+const documentBytes = 256 << 10
+
+// reserve sets aside what the new packs and documents may need at worst.
+func (r *repack) reserve(ctx context.Context) error {
+	var need int64
+	for _, u := range r.batch {
+		need += u.most + u.most/16
+	}
+	seen := map[digest.Digest]bool{}
+	for _, id := range r.affected() {
+		sn, err := r.st.Get(ctx, id)
+		if errors.Is(err, failure.NotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		need += documentBytes + int64(2*len(sn.Manifest.Layers)*256)
+		for _, l := range sn.Manifest.Layers {
+			if l.MediaType == MediaTypePageMap && !seen[l.Digest] {
+				seen[l.Digest] = true
+				need += 2 * l.Size
+			}
+		}
+	}
+	return r.in.Reserve(need)
+}
+
+// movePages stores the live pages of the batch in new packs.
+func (r *repack) movePages(ctx context.Context) error {
+	known, err := r.elsewhere(ctx)
+	if err != nil {
+		return err
+	}
+	w := pack.NewWriter(ctx, r.in, pack.WriterOptions{Level: pack.Better, Family: known, KeepFrames: true, Key: r.in.key})
+	defer w.Abort()
+	var order []digest.Digest
+	live := map[digest.Digest]*pack.Live{}
+	for _, u := range r.batch {
+		order, live[u.ID] = append(order, u.ID), u.live
+	}
+	if r.move, err = pack.NewMove(w, order, live); err != nil {
+		return err
+	}
+	for _, u := range r.batch {
+		if err := r.take(ctx, u); err != nil {
+			return err
+		}
+	}
+	stats, err := w.Flush(ctx)
+	if err != nil {
+		return err
+	}
+	r.res.WrittenBytes += stats.StoredBytes
+	return r.move.Finish()
+}
+
+func (r *repack) take(ctx context.Context, u *PackUse) error {
+	f, ix, err := r.st.openIndex(ctx, u.ID, slices.Contains(r.plan.o.Only, u.ID))
+	if err == nil {
+		err = errors.Join(r.move.Take(f, u.ID, ix, r.plan.o.CopyOf), f.Close())
+	}
+	if errors.Is(err, failure.Damaged) {
+		return &badPack{u, err}
+	}
+	return errors.Join(err, ctx.Err())
+}
+
+// elsewhere finds which of the pages that move stand in packs that stay, such as
+// those that a run before this one wrote. Only what was read and is right counts:
+// the copy that moves may be the last good one.
+func (r *repack) elsewhere(ctx context.Context) ([]pack.Known, error) {
+	want := map[pack.Hash]bool{}
+	for _, u := range r.batch {
+		f, ix, err := r.st.openIndex(ctx, u.ID, slices.Contains(r.plan.o.Only, u.ID))
+		if errors.Is(err, failure.Damaged) {
+			return nil, &badPack{u, err}
+		}
+		if err := errors.Join(err, closeUnlessNil(f)); err != nil {
+			return nil, err
+		}
+		for page, h := range ix.Hashes {
+			if u.live.Has(uint32(page)) {
+				want[h] = true
+			}
+		}
+	}
+	var known []pack.Known
+	for _, u := range r.plan.Packs {
+		if r.going[u.ID] != nil || u.Poor || u.key != r.batch[0].key {
+			continue
+		}
+		k, err := r.soundIn(ctx, u.ID, want)
+		if err != nil && !stayBehind(err) {
+			return nil, err
+		}
+		if err == nil && k.Only.Count() > 0 {
+			known = append(known, k)
+		}
+	}
+	return known, ctx.Err()
+}
+
+func (r *repack) soundIn(ctx context.Context, d digest.Digest, want map[pack.Hash]bool) (pack.Known, error) {
+	f, ix, err := r.st.openIndex(ctx, d, false)
+	if err != nil {
+		return pack.Known{}, err
+	}
+	defer f.Close()
+	only, err := pack.Sound(f, ix, want)
+	return pack.Known{Digest: d, Index: ix, Only: only}, err
+}
+
+func closeUnlessNil(f pack.ReaderAtCloser) error {
+	if f == nil {
+		return nil
+	}
+	return f.Close()
+}
+
+// replace gives one snapshot maps that name the new packs.
+func (r *repack) replace(ctx context.Context, id ID) error {
+	sn, err := r.st.Get(ctx, id)
+	if errors.Is(err, failure.NotFound) {
+		return nil // removed since: it needs nothing any more
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.st.Unlock(ctx, sn); err != nil {
+		return err
+	}
+	next := &replacement{old: sn, spec: sn.Spec}
+	next.spec.Memory, next.spec.Disks = slices.Clone(sn.Spec.Memory), slices.Clone(sn.Spec.Disks)
+	for i := range next.spec.Memory {
+		if err := r.moveMap(ctx, sn, &next.spec.Memory[i].Map); err != nil {
+			return err
+		}
+	}
+	for i := range next.spec.Disks {
+		if err := r.moveMap(ctx, sn, &next.spec.Disks[i].Map); err != nil {
+			return err
+		}
+	}
+	if next.layers, err = r.layers(sn); err != nil {
+		return err
+	}
+	if next.config, err = r.in.putSpec(ctx, &next.spec); err != nil {
+		return err
+	}
+	durable.Step("store.repack.mapped")
+	if err := r.m.replace(ctx, r.in, next); err != nil {
+		return err
+	}
+	r.res.Snapshots = append(r.res.Snapshots, id)
+	return nil
+}
+
+// moveMap puts the map with its pages where they are now in the place of d, "" of
+// which is a disk without one.
+func (r *repack) moveMap(ctx context.Context, sn *Snapshot, d *digest.Digest) error {
+	if *d == "" {
+		return nil
+	}
+	if now := r.maps[*d]; now != nil {
+		*d = now.Digest
+		return nil
+	}
+	old, err := r.st.ReadMap(ctx, sn, *d)
+	if err != nil {
+		return err
+	}
+	m, err := r.move.Rewrite(old)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errChanged, err)
+	}
+	b, err := m.EncodeFor(r.in.key)
+	if err != nil {
+		return err
+	}
+	now, err := r.in.Put(ctx, MediaTypePageMap, b)
+	if err != nil {
+		return err
+	}
+	r.maps[*d] = &movedMap{now, m.Packs}
+	*d = now.Digest
+	return nil
+}
+
+// layers of the new manifest: the maps in the places of the old ones, the packs
+// that they name, and everything else as it was.
+func (r *repack) layers(sn *Snapshot) ([]Descriptor, error) {
+	var packs, rest []Descriptor
+	named := map[digest.Digest]bool{}
+	for _, d := range mapDigests(&sn.Spec) {
+		for _, p := range r.maps[d].packs {
+			if named[p] {
+				continue
+			}
+			named[p] = true
+			size, err := r.st.sizeOf(p)
+			if err != nil {
+				return nil, err
+			}
+			packs = append(packs, Descriptor{MediaType: MediaTypePack, Digest: p, Size: size})
+		}
+	}
+	for _, l := range sn.Manifest.Layers {
+		switch {
+		case l.MediaType == MediaTypePack:
+		case r.maps[l.Digest] != nil:
+			rest = append(rest, r.maps[l.Digest].Descriptor)
+		default:
+			rest = append(rest, l)
+		}
+	}
+	return append(packs, rest...), nil
+}

@@ -1,0 +1,217 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// A published snapshot is replaced by one with the same id and the same contents
+// that names other blobs. Its folder is made anew beside it and exchanged for it
+// by one renameat2(RENAME_EXCHANGE), under names.lock and the exclusive store
+// lock: at each moment there is one whole snapshot of that id. Only who has a
+// Maintenance may do so, so no collector has read the old manifest and decides
+// by it. Readers lease what a manifest names and then look whether it is still
+// the same (HoldEdges).
+
+// FormerAnnotation of a manifest lists the digests, with a comma between them,
+// that the manifest of the same snapshot had before its pages were moved: who
+// holds one of them means this snapshot.
+const FormerAnnotation = "io.cocoon.manifest.former"
+
+// formerLimit bounds how many of them are remembered.
+const formerLimit = 64
+
+// Former lists the digests that the manifest of this snapshot had before, the
+// last one first.
+func (sn *Snapshot) Former() []digest.Digest {
+	var out []digest.Digest
+	for _, s := range strings.Split(sn.Manifest.Annotations[FormerAnnotation], ",") {
+		if d, err := digest.Parse(s); err == nil {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// Means says whether d is the digest that the manifest has or once had.
+func (sn *Snapshot) Means(d digest.Digest) bool {
+	return sn.ManifestDigest == d || slices.Contains(sn.Former(), d)
+}
+
+// Current says whether the manifest on disk is still the one that was read; a
+// snapshot that is gone is not.
+func (s *Store) Current(sn *Snapshot) bool {
+	b, err := durable.ReadSmall(filepath.Join(s.Path("snapshots", string(sn.ID)), "manifest.json"), manifestLimit)
+	return err == nil && digest.FromBytes(b) == sn.ManifestDigest
+}
+
+// inUse says by whom a snapshot is held, "" by nobody but the lease own.
+func inUse(sn *Snapshot, live []Holding, own string) string {
+	for _, h := range live {
+		if h.Lease != own && (slices.Contains(h.Snapshots, sn.ID) || slices.Contains(h.Digests, sn.Manifest.Config.Digest)) {
+			return h.Purpose
+		}
+	}
+	return ""
+}
+
+// errChanged: what was to be replaced is not what was read.
+var errChanged = errors.New("it was changed meanwhile")
+
+// replacement is a snapshot as it is and as it shall be.
+type replacement struct {
+	old  *Snapshot
+	spec Spec
+	// config and layers of the new manifest, all durable and leased.
+	config Descriptor
+	layers []Descriptor
+}
+
+// manifest gives the new manifest's bytes.
+func (r *replacement) manifest() ([]byte, error) {
+	m := r.old.Manifest
+	m.Config, m.Layers = r.config, r.layers
+	former := append([]digest.Digest{r.old.ManifestDigest}, r.old.Former()...)
+	var text []string
+	for _, d := range former[:min(len(former), formerLimit)] {
+		text = append(text, string(d))
+	}
+	m.Annotations = map[string]string{}
+	for k, v := range r.old.Manifest.Annotations {
+		m.Annotations[k] = v
+	}
+	m.Annotations[FormerAnnotation] = strings.Join(text, ",")
+	return json.MarshalIndent(m, "", "  ")
+}
+
+// replace exchanges the snapshot. failure.Conflict when somebody holds it now,
+// errChanged when it is not any more what was read.
+func (m *Maintenance) replace(ctx context.Context, in *Ingest, r *replacement) error {
+	manifest, err := r.manifest()
+	if err != nil {
+		return err
+	}
+	if err := m.st.allThere(append([]Descriptor{r.config}, r.layers...)); err != nil {
+		return err
+	}
+	for try := 0; ; try++ {
+		meta, err := rawMeta(r.old.Dir)
+		if err != nil {
+			return err
+		}
+		staged, err := in.stageFolder(fmt.Sprintf("%s-%d", r.old.ID, try), manifest, meta)
+		if err != nil {
+			return err
+		}
+		durable.Step("store.repack.staged")
+		err = m.st.names(ctx, func() error {
+			if now, err := rawMeta(r.old.Dir); err != nil || !bytes.Equal(now, meta) {
+				return errors.Join(errMetaChanged, err)
+			}
+			return m.exchange(ctx, in, r, staged)
+		})
+		if errors.Is(err, errMetaChanged) && m.st.Current(r.old) {
+			continue // renamed or tagged meanwhile: with that, once more
+		}
+		if err != nil {
+			return err
+		}
+		return m.replaced(ctx, r, staged)
+	}
+}
+
+var errMetaChanged = fmt.Errorf("meta.json: %w", errChanged)
+
+// rawMeta gives meta.json as it stands; an empty one where it is missing.
+func rawMeta(dir string) ([]byte, error) {
+	b, err := durable.ReadSmall(filepath.Join(dir, "meta.json"), metaLimit)
+	if errors.Is(err, os.ErrNotExist) {
+		return Meta{}.encode()
+	}
+	return b, err
+}
+
+// exchange is the instant in which nobody leases, publishes or removes.
+func (m *Maintenance) exchange(ctx context.Context, in *Ingest, r *replacement, staged string) error {
+	lock, err := m.st.locks.Exclusive(ctx)
+	if err != nil {
+		return err
+	}
+	since := time.Now()
+	defer func() { m.locked = max(m.locked, time.Since(since)) }()
+	return errors.Join(m.exchangeNow(ctx, in, r, staged), lock.Unlock())
+}
+
+func (m *Maintenance) exchangeNow(ctx context.Context, in *Ingest, r *replacement, staged string) error {
+	live, err := m.st.LeaseHoldings(ctx)
+	if err != nil {
+		return err
+	}
+	if who := inUse(r.old, live, in.lease.ID()); who != "" {
+		return failure.New(failure.Conflict, "snapshot %s is in use by: %s", r.old.ID, who)
+	}
+	if !m.st.Current(r.old) {
+		return errChanged
+	}
+	if err := durable.Exchange(staged, r.old.Dir); err != nil {
+		return fmt.Errorf("replace snapshot %s: %w", r.old.ID, err)
+	}
+	return m.takeRAMAlong(r, live)
+}
+
+// takeRAMAlong gives the raw RAM in the cache, which did not change, its new
+// name, unless somebody counts on the old one. Without it a clone makes it anew.
+func (m *Maintenance) takeRAMAlong(r *replacement, live []Holding) error {
+	old, now := MemoryKey(r.old), MemoryKey(&Snapshot{Spec: r.spec})
+	for _, h := range live {
+		if slices.Contains(h.Digests, old) {
+			return nil
+		}
+	}
+	err := durable.Rename(m.st.CachePath(old), m.st.CachePath(now))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// replaced makes the exchange durable and tells who follows the store. The old
+// folder, at staged now, goes with the ingest.
+func (m *Maintenance) replaced(ctx context.Context, r *replacement, staged string) error {
+	durable.Step("store.repack.replaced")
+	if err := durable.SyncParents(staged, r.old.Dir); err != nil {
+		return fmt.Errorf("replace snapshot %s: %w", r.old.ID, err)
+	}
+	sn, err := m.st.Get(ctx, r.old.ID)
+	if errors.Is(err, failure.NotFound) {
+		return nil // removed since
+	}
+	if err == nil && m.st.onCommit != nil {
+		m.st.onCommit(ctx, sn)
+	}
+	return err
+}
+
+// allThere looks at each of the blobs once more.
+func (s *Store) allThere(blobs []Descriptor) error {
+	for _, d := range blobs {
+		fi, err := os.Stat(s.BlobPath(d.Digest))
+		if err != nil || fi.Size() != d.Size {
+			return failure.New(failure.Damaged, "commit: blob %s of %d bytes is not there: %w", d.Digest, d.Size, err)
+		}
+	}
+	return nil
+}
