@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/ramgen"
 )
 
@@ -156,5 +158,24 @@ func TestDamagedFamilyCostsOnlyReuse(t *testing.T) {
 		got, _ := publishGuest(t, s, "second", next, "debian")
 		t.Log(name)
 		checkRAM(t, s, got, next)
+	}
+}
+
+// Under one key guests of one image share as much as in the clear; under another
+// they share nothing with them.
+func TestGuestsOfOneImageShareEncryptedPages(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "root")
+	first := ramgen.New(siblingBytes, 1)
+	one, other := keyring.FromKeys(testKey(1)), keyring.FromKeys(testKey(2), testKey(1))
+	publishGuest(t, openWith(t, root, one), "first", first, "debian")
+	s := openWith(t, root, one)
+	sn, share := publishGuest(t, s, "second", first.Sibling(2), "debian")
+	if share < 0.55 {
+		t.Errorf("the second guest reuses %.2f of its pages, want at least 0.55", share)
+	}
+	checkRAM(t, s, sn, first.Sibling(2))
+	_, alone := publishGuest(t, openTest(t), "third", first.Sibling(3), "debian")
+	if _, stranger := publishGuest(t, openWith(t, root, other), "third", first.Sibling(3), "debian"); stranger != alone {
+		t.Errorf("under another key a guest reuses %.3f of its pages, alone in a store %.3f", stranger, alone)
 	}
 }

@@ -62,6 +62,7 @@ func (a *app) host(r *rooms) doctor.Host {
 		CNIConfDir: filepath.SplitList(a.set("cniConfDir")), CNIBinDir: filepath.SplitList(a.set("cniBinDir")),
 		VMMVersion: func(ctx context.Context) (string, error) { return vmmVersion(ctx, a.set("hypervisor")) },
 		IndexOK:    a.indexOK,
+		Sealing:    r.store.SealingKey,
 	}
 }
 

@@ -4,6 +4,7 @@
 //	go run ./internal/bench -cocoon bin/cocoon [-bytes 2147483648] [-runs 3] [-dir DIR]
 //	go run ./internal/bench -cocoon bin/cocoon -peers [-restic PROGRAM] [-images A.raw,B.raw]
 //	go run ./internal/bench -cocoon bin/cocoon -curves docs/curves
+//	go run ./internal/bench -cocoon bin/cocoon -encrypted
 //
 // Each figure is the median of runs that alternate with their yardstick; both
 // are started on the same two processors. Seconds mean nothing on another
@@ -31,6 +32,7 @@ func main() {
 	restic := flag.String("restic", "restic", "the restic program (with -peers)")
 	images := flag.String("images", "", "two raw files, an earlier and a later state, instead of generated ones (with -peers)")
 	curves := flag.String("curves", "", "draw cost against RAM, snapshots and generations into this folder instead")
+	encrypted := flag.Bool("encrypted", false, "only what encryption costs")
 	flag.Parse()
 	work, err := os.MkdirTemp(*dir, "cocoon-bench-")
 	if err == nil {
@@ -39,6 +41,8 @@ func main() {
 		switch {
 		case *peers:
 			err = b.peers(*restic, *images)
+		case *encrypted:
+			err = header(b.encrypted)
 		case *curves != "":
 			err = b.curves(*curves)
 		default:
@@ -66,10 +70,15 @@ func run(b *bench) error {
 	if networktest.Isolated() { // the second life, which network starts
 		return b.attachments()
 	}
+	return header(b.captures, b.encrypted, b.family, b.startup, b.listing, b.collecting, b.network)
+}
+
+// header begins a table and has its rows printed.
+func header(all ...func() error) error {
 	fmt.Printf("machine: %s, %d processors (each command runs on two of them), %s\n\n", cpuModel(), runtime.NumCPU(), runtime.Version())
 	fmt.Println("| figure | cocoon | yardstick | ratio | goal |")
 	fmt.Println("|---|---|---|---|---|")
-	for _, figures := range []func() error{b.captures, b.family, b.startup, b.listing, b.collecting, b.network} {
+	for _, figures := range all {
 		if err := figures(); err != nil {
 			return err
 		}

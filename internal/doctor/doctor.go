@@ -8,6 +8,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/clone"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // Status of a finding.
@@ -42,6 +45,8 @@ type Host struct {
 	CNIBinDir  []string
 	VMMVersion func(ctx context.Context) (string, error)
 	IndexOK    func(ctx context.Context) error // nil when refs.db can be read whole
+	// Sealing says what new snapshots are encrypted with.
+	Sealing func() (*keyring.Key, error)
 }
 
 // Examine makes every check, in the order in which a VM would meet them.
@@ -57,6 +62,7 @@ func (h Host) Examine(ctx context.Context) []Finding {
 		{"reflink", h.reflink},
 		{"staging", h.staging},
 		{"index", h.index},
+		{"encryption", h.encryption},
 		{"cni plugins", h.plugins},
 		{"cni networks", h.networks},
 		{"forwarding", h.forwarding},
@@ -91,6 +97,17 @@ func (h Host) device(path, remedy string) func(context.Context) Finding {
 		f.Close()
 		return ok("%s can be opened", path)
 	}
+}
+
+func (h Host) encryption(context.Context) Finding {
+	k, err := h.Sealing()
+	switch {
+	case err != nil:
+		return fail(cmp.Or(failure.HintOf(err), "see docs/encryption.md"), "%v", err)
+	case k == nil:
+		return ok("new snapshots are not encrypted")
+	}
+	return ok("new snapshots are encrypted with key %s", k.ID())
 }
 
 // oldestSound and oldestLive are major versions of Cloud Hypervisor: the first

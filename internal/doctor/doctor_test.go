@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // examine finds what one check says of a host.
@@ -19,6 +21,9 @@ func examine(t *testing.T, h Host, name string) Finding {
 	}
 	if h.IndexOK == nil {
 		h.IndexOK = func(context.Context) error { return nil }
+	}
+	if h.Sealing == nil {
+		h.Sealing = func() (*keyring.Key, error) { return nil, nil }
 	}
 	for _, f := range h.Examine(t.Context()) {
 		if f.Status != OK && f.Remedy == "" {
@@ -54,6 +59,9 @@ func TestFindings(t *testing.T) {
 		{"space", Host{RootDir: "/nowhere/at/all"}, Fail},
 		{"index", Host{}, OK},
 		{"index", Host{IndexOK: func(context.Context) error { return errors.New("page 7 is torn") }}, Warn},
+		{"encryption", Host{}, OK},
+		{"encryption", Host{Sealing: func() (*keyring.Key, error) { return keyring.FromSecret([32]byte{1}), nil }}, OK},
+		{"encryption", Host{Sealing: func() (*keyring.Key, error) { return nil, errors.New("no key file") }}, Fail},
 		{"cni networks", Host{CNIConfDir: []string{"/nowhere", nets}}, OK},
 		{"cni networks", Host{CNIConfDir: []string{bins}}, Warn},
 		{"cni plugins", Host{CNIBinDir: []string{"/nowhere", bins}}, OK},
