@@ -22,6 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
@@ -104,6 +105,7 @@ func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	defer m.End()
 	rep := &Report{DryRun: o.DryRun, Removed: []Removed{}}
 	c := &collector{st: s, m: m, o: o, rep: rep, sweep: s.Sweep(), dropped: map[string]bool{}}
+	defer c.closeStrays()
 	told, err := c.run(ctx)
 	if err != nil {
 		return nil, errors.Join(err, told)
@@ -123,6 +125,7 @@ type collector struct {
 
 	asleep  []Kept          // snapshots of suspended VMs
 	dropped map[string]bool // snapshots that this run removed
+	strays  []*os.File      // temporary files that this run holds
 }
 
 // run answers two errors: what is told beside the report, and what ended the run.

@@ -35,6 +35,7 @@ var modules = []module{
 	{"network", (*collector).networks},
 	{"", (*collector).runDirs},
 	{"", (*collector).staging},
+	{"", (*collector).temporaries}, // last: a folder that goes takes its own along
 }
 
 // handled are folders whose leftovers are dealt with before the modules run

@@ -35,11 +35,11 @@ import (
 )
 
 // WriteFile replaces path by a file that holds data, atomically and durably.
-// A crash leaves either the old or the new contents, and at worst a stray
-// ".tmp-*" file beside it.
+// A crash leaves either the old or the new contents, and at worst a file beside
+// it that Stray tells.
 func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".tmp-"+filepath.Base(path)+"-")
+	f, err := newTemporary(path)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -57,10 +57,10 @@ func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
 	if err = f.Sync(); err != nil {
 		return err
 	}
-	if err = f.Close(); err != nil {
+	if err = os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	if err = os.Rename(f.Name(), path); err != nil {
+	if err = f.Close(); err != nil { // its lock was needed until it had its name
 		return err
 	}
 	return SyncDir(dir)

@@ -1,0 +1,56 @@
+package durable
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const temporaryPrefix = ".tmp-"
+
+// newTemporary makes the file that is to become path. It is locked from here on,
+// so that a collector sees that its writer lives; one that was faster, between
+// the two calls, keeps what it has.
+func newTemporary(path string) (*os.File, error) {
+	for {
+		f, err := os.CreateTemp(filepath.Dir(path), temporaryPrefix+filepath.Base(path)+"-")
+		if err != nil {
+			return nil, err
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && named(f) {
+			return f, nil
+		}
+		f.Close()
+		os.Remove(f.Name()) // it may be gone, and would be found again if not
+	}
+}
+
+func named(f *os.File) bool {
+	at, err := os.Lstat(f.Name())
+	if err != nil {
+		return false
+	}
+	is, err := f.Stat()
+	return err == nil && os.SameFile(at, is)
+}
+
+// Stray answers a file that WriteFile left behind because its process died,
+// locked until it is closed: from then on nobody makes use of it. It is nil for
+// a file that is being written and for one of another kind.
+func Stray(path string) (*os.File, error) {
+	if !strings.HasPrefix(filepath.Base(path), temporaryPrefix) {
+		return nil, nil
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", path, err)
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && named(f) {
+		return f, nil
+	}
+	f.Close()
+	return nil, nil
+}
