@@ -84,7 +84,8 @@ const (
 // crash is a store under attack.
 type crash struct {
 	*host
-	steps map[string][]string // verb → name#visit
+	pulled string              // reference of a snapshot that the store has only while one was pulled
+	steps  map[string][]string // verb → name#visit
 
 	mu    sync.Mutex
 	kills map[string]int // by verb
@@ -119,6 +120,7 @@ func (c *crash) begin() {
 	} {
 		c.steps[v.verb] = c.learn(v.args)
 	}
+	c.prepareRest()
 }
 
 func (c *crash) learn(args []string) []string {
@@ -132,9 +134,13 @@ func (c *crash) learn(args []string) []string {
 	if err != nil {
 		c.t.Fatalf("cocoon %v goes through no step: %v", args, err)
 	}
+	return visitsOf(string(b))
+}
+
+// visitsOf numbers the visits of each step in a log.
+func visitsOf(log string) (at []string) {
 	visits := map[string]int{}
-	var at []string
-	for _, s := range strings.Fields(string(b)) {
+	for _, s := range strings.Fields(log) {
 		visits[s]++
 		at = append(at, fmt.Sprintf("%s#%d", s, visits[s]))
 	}
@@ -165,6 +171,10 @@ type crasher struct {
 
 func (w *crasher) work(rounds int) {
 	for !w.enough(rounds) {
+		if w.rnd.IntN(4) == 0 {
+			w.rest()
+			continue
+		}
 		w.next++
 		name := fmt.Sprintf("w%d-%d", w.number, w.next)
 		switch w.rnd.IntN(14) {
@@ -272,6 +282,9 @@ func (w *crasher) run(verb string, args ...string) (code int, stdout string) {
 func (w *crasher) rarest(verb string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(w.steps[verb]) == 0 {
+		return ""
+	}
 	return slices.MinFunc(w.steps[verb], func(a, b string) int { return w.at[a] - w.at[b] })
 }
 
@@ -294,6 +307,7 @@ func (w *crasher) count(verb, step string, args []string, status syscall.WaitSta
 func (c *crash) judge(workers []*crasher) {
 	c.t.Helper()
 	c.must("snapshot", "verify", "--all", "--read-data")
+	c.must("gc", "--cache-max-bytes", "0") // the RAM of pairs, which may stay
 	c.clean("base")
 	snaps := strings.Fields(c.must("snapshot", "list", "--format", "{{.Name}}"))
 	var rows []vmRow
