@@ -109,7 +109,7 @@ func (h *healer) take(hash pack.Hash, page []byte, source string) {
 	}
 }
 
-func (h *healer) search(ctx context.Context, in *Ingest, f *os.File, affects []ID, o HealOptions) (err error) {
+func (h *healer) search(ctx context.Context, in *Ingest, f io.ReaderAt, affects []ID, o HealOptions) (err error) {
 	lost, err := pack.Damages(f, h.ix)
 	if err != nil {
 		return err
@@ -226,14 +226,7 @@ func (h *healer) mend(ctx context.Context, in *Ingest, f *os.File, dryRun bool) 
 	if err != nil {
 		return err
 	}
-	err = pack.Mend(out, f, h.ix, h.d, func(hash pack.Hash, page []byte) bool {
-		at, ok := h.at[hash]
-		if !ok {
-			return false
-		}
-		_, err := h.scratch.ReadAt(page, at)
-		return err == nil
-	})
+	err = pack.Mend(out, f, h.ix, h.d, h.copyOf)
 	if err != nil || dryRun {
 		return errors.Join(err, out.discard())
 	}

@@ -9,12 +9,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/registry"
 	"github.com/cocoonv2/cocoon/internal/repair"
 	"github.com/cocoonv2/cocoon/store"
 )
 
 func newSystemRepair(a *app) *cobra.Command {
-	var format string
+	var format, from string
+	var plainHTTP bool
 	var o repair.Options
 	c := &cobra.Command{
 		Use: "repair", Short: "Read everything back, make damaged packs whole, rebuild what is derived", Args: needArgs(cobra.NoArgs),
@@ -28,6 +30,13 @@ func newSystemRepair(a *app) *cobra.Command {
 			}
 			o.Reindex = func(ctx context.Context) error { return a.reindex(ctx, r) }
 			o.Copies = r.rawCopies
+			if from != "" {
+				m := &registry.Mover{Store: r.store, Images: r.images, PlainHTTP: plainHTTP}
+				if err := m.Repository(from); err != nil {
+					return err
+				}
+				o.Fetch = m.BlobSource(from)
+			}
 			rep, err := repair.Run(c.Context(), r.store, o)
 			if err != nil {
 				return err
@@ -44,6 +53,8 @@ func newSystemRepair(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&format, "format", "table", "table or json")
+	c.Flags().StringVar(&from, "from", "", "fetch what is damaged from `REGISTRY/NAME`, where the snapshots were pushed")
+	c.Flags().BoolVar(&plainHTTP, "plain-http", false, "speak http to the registry (loopback ones are spoken to so anyway)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be repaired, change nothing")
 	return c
 }

@@ -2,26 +2,23 @@
 //
 // Derived things (the index, summaries) are made again; a meta.json that cannot
 // be read is emptied; a damaged pack is made whole, byte for byte, from what is
-// sound of it and from copies of its pages. Then every snapshot that was
-// damaged, or is quarantined, is read again: sound ones are released, the others
-// quarantined.
+// sound of it and from copies of its pages, or fetched from a registry, or given
+// up when everything that is needed of it can go to another pack. Then every
+// snapshot that was damaged, or is quarantined, is read again: sound ones are
+// released, the others quarantined.
 //
 // Invariants: nothing is removed; nothing is replaced by what does not have the
-// digest in its name; a repair that dies half-way has done whole steps only, and
-// the next one goes on.
+// digest in its name, and no snapshot by one of other contents; a repair that
+// dies half-way has done whole steps only, and the next one goes on.
 package repair
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -32,6 +29,10 @@ type Options struct {
 	Reindex func(context.Context) error
 	// Copies: see store.HealOptions.
 	Copies func(context.Context, *store.Snapshot) []store.RawCopy
+	// Fetch brings a blob from elsewhere, such as a registry, into the place of a
+	// damaged or missing one, and says from where; failure.NotFound when it is not
+	// there. Nil: there is no such place.
+	Fetch func(context.Context, *store.Ingest, store.Descriptor) (from string, err error)
 }
 
 // Action is something that was, or would be, repaired; or, in Left, was not.
@@ -54,6 +55,7 @@ type Report struct {
 
 type run struct {
 	st  *store.Store
+	in  *store.Ingest
 	o   Options
 	rep *Report
 }
@@ -77,7 +79,7 @@ func Run(ctx context.Context, st *store.Store, o Options) (*Report, error) {
 		return nil, err
 	}
 	r.rep.BytesRead = found.BytesRead
-	if err := r.heal(ctx, found); err != nil {
+	if found, err = r.healAll(ctx, found); err != nil {
 		return nil, err
 	}
 	if err := r.judge(ctx, ids, found); err != nil {
@@ -115,59 +117,6 @@ func (r *run) metas(ctx context.Context, ids []store.ID) error {
 		r.repaired("meta of snapshot "+string(id), "emptied: its name, labels and protection are lost", id)
 	}
 	return nil
-}
-
-// heal tries every damaged blob; only packs can be had back from the store.
-func (r *run) heal(ctx context.Context, found *store.VerifyReport) error {
-	if len(found.Damaged) == 0 {
-		return nil
-	}
-	packs, err := r.packs(ctx)
-	if err != nil {
-		return err
-	}
-	lease, err := r.st.Lease(ctx, "system repair")
-	if err != nil {
-		return err
-	}
-	defer lease.Release()
-	in, err := r.st.Ingest(ctx, lease)
-	if err != nil {
-		return err
-	}
-	for _, d := range found.Damaged {
-		blob := digest.Digest(strings.TrimPrefix(d.Object, "blob "))
-		if !packs[blob] {
-			r.left(d.Object, fmt.Errorf("want %s, got %s: import or pull the snapshot again, or remove it", d.Want, d.Got), d.Affects...)
-			continue
-		}
-		how, err := r.st.Heal(ctx, in, blob, d.Affects, store.HealOptions{DryRun: r.o.DryRun, Copies: r.o.Copies})
-		switch {
-		case errors.Is(err, failure.Damaged), keyring.IsMissing(err):
-			r.left(d.Object, err, d.Affects...)
-		case err != nil:
-			return err
-		default:
-			r.repaired(d.Object, "made whole: "+how, d.Affects...)
-		}
-	}
-	return nil
-}
-
-// packs are the digests that readable manifests call packs.
-func (r *run) packs(ctx context.Context) (map[digest.Digest]bool, error) {
-	all := map[digest.Digest]bool{}
-	for sn, err := range r.st.List(ctx) {
-		if err != nil {
-			continue // it is among the damaged
-		}
-		for _, l := range sn.Manifest.Layers {
-			if l.MediaType == store.MediaTypePack {
-				all[l.Digest] = true
-			}
-		}
-	}
-	return all, ctx.Err()
 }
 
 // judge reads the snapshots in question again and marks or releases them.

@@ -1,0 +1,166 @@
+package repair
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// maintenanceWait is how long a collector may keep a repair waiting that has to
+// replace a manifest.
+const maintenanceWait = time.Minute
+
+// healAll heals what was found. Behind a config that was had back there may be
+// more: that snapshot is looked at once more. The answer is all that was found.
+func (r *run) healAll(ctx context.Context, found *store.VerifyReport) (*store.VerifyReport, error) {
+	if len(found.Damaged) == 0 {
+		return found, nil
+	}
+	lease, err := r.st.Lease(ctx, "system repair")
+	if err != nil {
+		return nil, err
+	}
+	defer lease.Release()
+	if r.in, err = r.st.Ingest(ctx, lease); err != nil {
+		return nil, err
+	}
+	readable, err := r.heal(ctx, found)
+	if err != nil || len(readable) == 0 {
+		return found, err
+	}
+	behind, err := r.st.Verify(ctx, readable, store.VerifyOptions{ReadData: true})
+	if err != nil {
+		return nil, err
+	}
+	r.rep.BytesRead += behind.BytesRead
+	_, err = r.heal(ctx, behind)
+	found.Damaged = append(found.Damaged, behind.Damaged...)
+	return found, err
+}
+
+// heal tries every damaged object. It answers the snapshots that can be read
+// since.
+func (r *run) heal(ctx context.Context, found *store.VerifyReport) (readable []store.ID, err error) {
+	blobs, packs, err := r.named(ctx)
+	if err != nil {
+		return nil, err
+	}
+	told := map[string]bool{}
+	for _, d := range found.Damaged {
+		told[d.Object] = true
+		if m, is := strings.CutPrefix(d.Object, "page map "); is && told["blob "+m] {
+			continue // it could not be read for that reason
+		}
+		how, err := r.healOne(ctx, d, blobs, packs)
+		switch {
+		case errors.Is(err, failure.Damaged), errors.Is(err, failure.NotFound), keyring.IsMissing(err):
+			r.left(d.Object, err, d.Affects...)
+		case err != nil:
+			return nil, err
+		default:
+			r.repaired(d.Object, how, d.Affects...)
+			if strings.HasPrefix(d.Object, "snapshot ") && !r.o.DryRun {
+				readable = append(readable, d.Affects...)
+			}
+		}
+	}
+	return readable, nil
+}
+
+// named are the blobs that readable manifests name, and which of them are packs.
+func (r *run) named(ctx context.Context) (blobs map[digest.Digest]store.Descriptor, packs map[digest.Digest]bool, err error) {
+	blobs, packs = map[digest.Digest]store.Descriptor{}, map[digest.Digest]bool{}
+	for sn, err := range r.st.List(ctx) {
+		if err != nil {
+			continue // it is among the damaged
+		}
+		for _, l := range append([]store.Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
+			blobs[l.Digest] = l
+			packs[l.Digest] = packs[l.Digest] || l.MediaType == store.MediaTypePack
+		}
+	}
+	return blobs, packs, ctx.Err()
+}
+
+func (r *run) healOne(ctx context.Context, d store.Damage, blobs map[digest.Digest]store.Descriptor, packs map[digest.Digest]bool) (string, error) {
+	blob := digest.Digest(strings.TrimPrefix(d.Object, "blob "))
+	want, named := blobs[blob]
+	why := failure.New(failure.Damaged, "want %s, got %s: import or pull the snapshot again, or remove it", d.Want, d.Got)
+	switch {
+	case packs[blob]:
+		return r.pack(ctx, blob, want, d.Affects)
+	case named:
+		return r.fetch(ctx, want, why)
+	}
+	if id, is := strings.CutPrefix(d.Object, "snapshot "); is {
+		if config, err := r.st.ConfigOf(store.ID(id)); err == nil {
+			return r.fetch(ctx, config, why)
+		}
+	}
+	return "", why
+}
+
+// fetch has a blob back from elsewhere, or is the error why.
+func (r *run) fetch(ctx context.Context, d store.Descriptor, why error) (string, error) {
+	if r.o.Fetch == nil {
+		return "", why
+	}
+	if r.o.DryRun {
+		return "would be fetched, if it is there", nil
+	}
+	from, err := r.o.Fetch(ctx, r.in, d)
+	if err != nil {
+		return "", fmt.Errorf("%w; %w", why, err)
+	}
+	return "fetched from " + from, nil
+}
+
+// pack makes a pack whole, or fetches it, or gives it up for another one.
+func (r *run) pack(ctx context.Context, d digest.Digest, want store.Descriptor, affects []store.ID) (string, error) {
+	o := store.HealOptions{DryRun: r.o.DryRun, Copies: r.o.Copies}
+	how, err := r.st.Heal(ctx, r.in, d, affects, o)
+	if err == nil {
+		return "made whole: " + how, nil
+	}
+	if !errors.Is(err, failure.Damaged) && !keyring.IsMissing(err) {
+		return "", err
+	}
+	if fetched, ferr := r.fetch(ctx, want, err); ferr == nil {
+		return fetched, nil
+	} else if r.o.Fetch != nil {
+		err = ferr
+	}
+	how, serr := r.salvage(ctx, d, affects, o)
+	if errors.Is(serr, failure.Busy) {
+		return "", serr
+	}
+	if serr != nil {
+		return "", fmt.Errorf("%w; %w", err, serr)
+	}
+	return "given up: " + how, nil
+}
+
+func (r *run) salvage(ctx context.Context, d digest.Digest, affects []store.ID, o store.HealOptions) (string, error) {
+	sv, err := r.st.PlanSalvage(ctx, r.in, d, affects, o)
+	if err != nil {
+		return "", err
+	}
+	defer sv.Close()
+	if r.o.DryRun {
+		return sv.How, nil
+	}
+	m, err := r.st.Maintain(ctx, maintenanceWait, "system repair")
+	if err != nil {
+		return "", err
+	}
+	defer m.End()
+	return sv.How, m.Salvage(ctx, sv)
+}
