@@ -171,7 +171,7 @@ type crasher struct {
 
 func (w *crasher) work(rounds int) {
 	for !w.enough(rounds) {
-		if w.rnd.IntN(4) == 0 {
+		if w.rnd.IntN(3) == 0 {
 			w.rest()
 			continue
 		}

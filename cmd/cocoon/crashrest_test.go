@@ -67,28 +67,30 @@ func (w *crasher) rest() {
 	w.next++
 	name := fmt.Sprintf("w%d-%d", w.number, w.next)
 	mine := w.one(w.vms, stands)
-	switch n := w.rnd.IntN(8); {
-	case n < 2:
+	switch n := w.rnd.IntN(10); {
+	case n < 1:
 		w.run("pull", "snapshot", "pull", w.pulled, name)
 		w.run("rm", "snapshot", "rm", name)
-	case n < 3:
+	case n < 2:
 		code, _ := w.run("pair", "vm", "create", name, "--from-snapshot", "two", "--count", "2", "--restore-mode", "map")
 		if gone := w.alone("vm", "rm", "-f", name+"-1", name+"-2"); code == 0 && gone != 0 {
 			w.t.Errorf("%s was acknowledged, the removal of both ends with %d", name, gone)
 		}
-	case n < 4:
+	case n < 3:
 		if of := w.one(w.kept, stands); of != "" {
 			if code, _ := w.run("tag", "snapshot", "tag", of, "--add", "by="+name); code == 0 {
 				w.there(of, "snapshot", "list", "-q", "--filter", "label=by="+name)
 			}
 		}
 	case mine == "":
-	case n < 7:
+		w.make(w.vms, name, "clone", "vm", "create", name, "--from-snapshot", "base")
+	case n < 6:
 		w.run("vm restore", "vm", "restore", mine, "base")
 	default:
-		if code, _ := w.run("suspend", "vm", "suspend", mine); code == 0 {
-			w.run("wake", "vm", "start", mine)
+		if code, _ := w.run("suspend", "vm", "suspend", mine); code != 0 {
+			w.alone("vm", "suspend", mine)
 		}
+		w.run("wake", "vm", "start", mine)
 		if code := w.alone("vm", "start", mine); !slices.Contains([]int{0, 4}, code) { // 4: it runs
 			w.t.Errorf("start of %s ends with %d", mine, code)
 		}
