@@ -26,11 +26,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -162,6 +164,8 @@ func classify(path string, err error) error {
 		return failure.New(failure.Busy, "refs: %s is in use by another process", path)
 	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, os.ErrNotExist):
 		return failure.New(failure.Damaged, "refs: %s: %w", path, err)
+	case strings.Contains(err.Error(), unix.ENOSPC.Error()), strings.Contains(err.Error(), unix.EDQUOT.Error()):
+		return failure.New(failure.NoSpace, "refs: %w", err) // bbolt keeps the text of it only
 	}
 	return fmt.Errorf("refs: %w", err)
 }
