@@ -79,6 +79,14 @@ type Leases struct {
 	Reaped int `json:"reaped"`
 }
 
+// Windows are the instants in which the store was locked: how many, and at how
+// many entries of leases, snapshots and records one had to look at most. That
+// grows with what happens beside the run, not with the store.
+type Windows struct {
+	Count       int `json:"count"`
+	MostEntries int `json:"mostEntries"`
+}
+
 // Report is the answer of Collect.
 type Report struct {
 	DryRun         bool      `json:"dryRun"`
@@ -88,6 +96,7 @@ type Report struct {
 	Leases         Leases    `json:"leases"`
 	DurationMs     float64   `json:"durationMs"`
 	LockMs         float64   `json:"lockMs"` // the longest that the store was locked at once
+	Windows        Windows   `json:"windows"`
 
 	Repack *RepackReport `json:"repack,omitempty"`
 }
@@ -152,6 +161,7 @@ func (c *collector) run(ctx context.Context) (told, err error) {
 func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) error {
 	p.marks = newMarks(c.o.Explain)
 	c.roots = newRoots(c.st, p.marks, dead)
+	defer func() { c.roots.watch.close() }()
 	if err := c.roots.update(ctx); err != nil {
 		return unreadable(err)
 	}

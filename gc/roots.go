@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -39,6 +40,10 @@ type roots struct {
 	checked   bool                // what snapshots named so far was looked for
 
 	memory map[digest.Digest]bool // keys of the RAM that snapshots have
+
+	watch  *watch // of the folder snapshots; nil: it is listed
+	listed bool   // the watch tells all that came since the last listing
+	looked int    // entries looked at, for the report
 }
 
 type leaseRead struct {
@@ -47,7 +52,7 @@ type leaseRead struct {
 }
 
 func newRoots(st *store.Store, m *marks, dead map[string]bool) *roots {
-	return &roots{st: st, marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}, memory: map[digest.Digest]bool{}}
+	return &roots{st: st, watch: newWatch(st.Path("snapshots")), marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}, memory: map[digest.Digest]bool{}}
 }
 
 // update reads what is new. A root that cannot be read is an error: what is
@@ -66,6 +71,7 @@ func (r *roots) readLeases(context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.looked += len(ids)
 	for _, id := range ids {
 		if r.dead[id] {
 			continue
@@ -102,17 +108,47 @@ func (r *roots) readLeases(context.Context) error {
 // of a removed snapshot can come back by a pull, but in a folder with another
 // inode: as long as this run lasts the removed one is not unlinked.
 func (r *roots) readSnapshots(ctx context.Context) error {
+	if r.watch != nil && r.listed {
+		if names, ok := r.watch.came(); ok {
+			return r.markNew(ctx, names)
+		}
+		r.listed = false // until it was listed again
+	}
+	return r.listSnapshots(ctx)
+}
+
+// markNew marks the snapshots that came, which may be gone again.
+func (r *roots) markNew(ctx context.Context, names []string) error {
+	r.looked += len(names)
+	ids := make([]store.ID, 0, len(names))
+	for _, name := range names {
+		ids = append(ids, store.ID(name))
+		delete(r.known, store.ID(name)) // a listing would read it again
+	}
+	slices.Sort(ids)
+	return r.markSnapshots(ctx, slices.Compact(ids))
+}
+
+func (r *roots) listSnapshots(ctx context.Context) error {
+	if r.watch != nil { // what comes from here on is told, what came before is listed
+		if _, ok := r.watch.came(); !ok {
+			r.watch.close()
+			r.watch = newWatch(r.st.Path("snapshots"))
+		}
+	}
 	at, err := stampOf(r.st.Path("snapshots"))
 	if err != nil {
 		return err
 	}
 	if at.holds(r.snapshots) {
+		r.listed = true
 		return nil
 	}
 	all, err := r.st.Inodes()
 	if err != nil {
 		return err
 	}
+	r.looked += len(all)
 	var fresh []store.ID
 	for id, inode := range all {
 		if r.known[id] != inode {
@@ -122,7 +158,7 @@ func (r *roots) readSnapshots(ctx context.Context) error {
 	if err := r.markSnapshots(ctx, fresh); err != nil {
 		return err
 	}
-	r.snapshots, r.known = at, all
+	r.snapshots, r.known, r.listed = at, all, true
 	return nil
 }
 
@@ -247,6 +283,7 @@ func (r *roots) readRecords(context.Context) error {
 }
 
 func (r *roots) readRecord(kind, path string) error {
+	r.looked++
 	at, err := stampOf(path)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil

@@ -35,6 +35,7 @@ var modules = []module{
 	{"network", (*collector).networks},
 	{"", (*collector).runDirs},
 	{"", (*collector).staging},
+	{"", (*collector).notes},
 	{"", (*collector).temporaries}, // last: a folder that goes takes its own along
 }
 
@@ -186,6 +187,10 @@ func (c *collector) endRunDirs(ctx context.Context, p *plan) error {
 			errs = append(errs, os.RemoveAll(v.path))
 		case "staging":
 			errs = append(errs, os.RemoveAll(v.path))
+		case "temporary":
+			if !v.inStore {
+				errs = append(errs, os.RemoveAll(v.path))
+			}
 		}
 	}
 	return errors.Join(append(errs, c.removeNetworks(ctx, p))...)

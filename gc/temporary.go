@@ -38,15 +38,42 @@ func (c *collector) temporaries(p *plan) error {
 			}
 			return nil
 		}
-		return c.temporary(p, rel, path)
+		return c.temporary(p, rel, path, true)
 	})
 	if err != nil {
 		return fmt.Errorf("gc: %w", err)
 	}
+	if c.o.RunDir == "" {
+		return nil
+	}
+	beside, err := filepath.Glob(filepath.Join(c.o.RunDir, "*", ".tmp-*"))
+	for _, path := range beside {
+		err = errors.Join(err, c.temporary(p, filepath.Join("run", filepath.Base(filepath.Dir(path)), filepath.Base(path)), path, false))
+	}
+	return err
+}
+
+// notes that a blob is damaged go with the blob.
+func (c *collector) notes(p *plan) error {
+	entries, err := os.ReadDir(c.st.Path("cache", "damaged"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("gc: %w", err)
+	}
+	for _, e := range entries {
+		if o, ok := parseObject("sha256:" + e.Name()); ok && !p.held(o) {
+			path := c.st.Path("cache", "damaged", e.Name())
+			p.victims = append(p.victims, victim{
+				kind: "cache", id: "damaged/" + e.Name(), path: path, reason: "nothing names the blob that it warns of", object: o, inStore: true,
+			})
+		}
+	}
 	return nil
 }
 
-func (c *collector) temporary(p *plan, rel, path string) error {
+func (c *collector) temporary(p *plan, rel, path string, inStore bool) error {
 	f, err := durable.Stray(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -56,7 +83,7 @@ func (c *collector) temporary(p *plan, rel, path string) error {
 	}
 	c.strays = append(c.strays, f)
 	p.victims = append(p.victims, victim{
-		kind: "temporary", id: rel, path: path, bytes: store.FileBytes(path), reason: "its writer is dead", inStore: true,
+		kind: "temporary", id: rel, path: path, bytes: store.FileBytes(path), reason: "its writer is dead", inStore: inStore,
 		still: func() bool { return exists(path) }, // not with its folder
 	})
 	return nil

@@ -1,11 +1,14 @@
 package gc
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,5 +58,41 @@ func TestTemporaryFilesGoWithTheirWriters(t *testing.T) {
 	}
 	if _, err := os.Lstat(living.Name()); err != nil {
 		t.Errorf("that of a living writer is gone: %v", err)
+	}
+}
+
+// TestTemporaryFilesOfRunningVMsGo, which lie outside the store.
+func TestTemporaryFilesOfRunningVMsGo(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "root"))
+	run := t.TempDir()
+	path := filepath.Join(run, strings.Repeat("ab", 16), ".tmp-vmm.json-1")
+	if err := errors.Join(os.Mkdir(s.Path("vms", strings.Repeat("ab", 16)), 0o700), os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	writeJSON(t, s.Path("vms", strings.Repeat("ab", 16), "record.json"), map[string]any{"id": strings.Repeat("ab", 16)})
+	rep := collect(t, s, Options{RunDir: run})
+	if len(rep.Removed) != 1 || rep.Removed[0].Kind != "temporary" || exists(path) {
+		t.Errorf("removed %+v", rep.Removed)
+	}
+}
+
+// TestNotesOfDamageGoWithTheBlob, in the same run.
+func TestNotesOfDamageGoWithTheBlob(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "root"))
+	kept, gone := mustPublish(t, s, "kept").Spec.CHConfig, orphans(t, s, "gone")
+	if err := os.MkdirAll(s.Path("cache", "damaged"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []digest.Digest{kept, gone} {
+		if err := os.WriteFile(s.Path("cache", "damaged", d.Encoded()), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	collect(t, s, Options{})
+	if !exists(s.Path("cache", "damaged", kept.Encoded())) || exists(s.Path("cache", "damaged", gone.Encoded())) {
+		t.Error("the note of a blob that stays has to stay, that of one that goes to go")
+	}
+	if again := collect(t, s, Options{}); len(again.Removed) > 0 {
+		t.Errorf("a second run removes %+v", again.Removed)
 	}
 }

@@ -33,7 +33,16 @@ type victim struct {
 	still                  func() bool // asked again in the window; nil is yes
 }
 
-// windows calls each for 0 … n-1 in exclusive windows that begin with before.
+// looked counts the entries that were looked at to learn what is needed.
+func (c *collector) looked() int {
+	if c.roots == nil {
+		return 0
+	}
+	return c.roots.looked
+}
+
+// windows calls each for 0 … n-1 in exclusive windows that begin with before,
+// which is called outside first, so that less is left to them.
 func (c *collector) windows(ctx context.Context, n int, before func() error, each func(w *store.Window, i int) error) error {
 	if n > 0 && !c.o.DryRun {
 		if err := c.sweep.Prepare(); err != nil {
@@ -41,9 +50,16 @@ func (c *collector) windows(ctx context.Context, n int, before func() error, eac
 		}
 	}
 	for next := 0; next < n; {
+		if err := before(); err != nil {
+			return err
+		}
 		err := c.sweep.Window(ctx, func(w *store.Window) error {
-			locked := time.Now()
-			defer func() { c.rep.LockMs = max(c.rep.LockMs, ms(locked)) }()
+			locked, looked := time.Now(), c.looked()
+			defer func() {
+				c.rep.LockMs = max(c.rep.LockMs, ms(locked))
+				c.rep.Windows.Count++
+				c.rep.Windows.MostEntries = max(c.rep.Windows.MostEntries, c.looked()-looked)
+			}()
 			if err := before(); err != nil {
 				return err
 			}
@@ -128,11 +144,14 @@ func (c *collector) addDead(p *plan, kind, id string) *victim {
 // execute discards the victims, each only if in its window nobody needs it
 // after all; those are taken off the plan. A dry run looks without discarding.
 func (c *collector) execute(ctx context.Context, p *plan) error {
-	if err := c.roots.update(ctx); err != nil { // so that less is left to the window
-		return unreadable(err)
-	}
 	spared := make([]bool, len(p.victims))
-	err := c.windows(ctx, len(p.victims), func() error { return c.roots.update(ctx) }, func(w *store.Window, i int) error {
+	update := func() error {
+		if err := c.roots.update(ctx); err != nil {
+			return unreadable(err)
+		}
+		return nil
+	}
+	err := c.windows(ctx, len(p.victims), update, func(w *store.Window, i int) error {
 		v := &p.victims[i]
 		if spared[i] = p.held(v.object) || v.still != nil && !v.still(); spared[i] {
 			return nil

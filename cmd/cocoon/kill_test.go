@@ -139,6 +139,15 @@ func (h *host) clean(snapshots ...string) {
 			h.t.Errorf("%s holds %v after gc", folder, left)
 		}
 	}
+	err := filepath.WalkDir(h.root, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && temporary.MatchString(e.Name()) {
+			h.t.Errorf("left behind: %s", path)
+		}
+		return nil // gone meanwhile
+	})
+	if err != nil {
+		h.t.Error(err)
+	}
 	h.must("snapshot", "verify", "--all", "--read-data")
 	names := strings.Fields(h.must("snapshot", "list", "--format", "{{.Name}}"))
 	for _, n := range snapshots {

@@ -33,6 +33,7 @@ func main() {
 	images := flag.String("images", "", "two raw files, an earlier and a later state, instead of generated ones (with -peers)")
 	curves := flag.String("curves", "", "draw cost against RAM, snapshots and generations into this folder instead")
 	encrypted := flag.Bool("encrypted", false, "only what encryption costs")
+	collecting := flag.Bool("collecting", false, "only gc of a large store")
 	flag.Parse()
 	work, err := os.MkdirTemp(*dir, "cocoon-bench-")
 	if err == nil {
@@ -43,6 +44,8 @@ func main() {
 			err = b.peers(*restic, *images)
 		case *encrypted:
 			err = header(b.encrypted)
+		case *collecting:
+			err = header(b.collecting)
 		case *curves != "":
 			err = b.curves(*curves)
 		default:
