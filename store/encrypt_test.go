@@ -60,14 +60,14 @@ func TestNothingOfTheGuestIsStoredInTheClear(t *testing.T) {
 			t.Errorf("%s is %q (%v)", name, got, err)
 		}
 	}
+	h := pack.Sum(image(1, 1))
 	err := filepath.WalkDir(s.Root(), func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
 		b, err := os.ReadFile(path)
-		h := pack.Sum(image(1, 1))
 		for _, secret := range []string{"page 1 of 1", `"state":1}`, string(h[:8]), "COCOPMAP\x01"} {
-			if bytes.Contains(b, []byte(secret)) && sn.Spec.CHState != "" && filepath.Base(path) != "manifest.json" {
+			if bytes.Contains(b, []byte(secret)) {
 				t.Errorf("%s holds %q", path, secret)
 			}
 		}
