@@ -82,7 +82,7 @@ func (b *bench) captures() error {
 	}
 	defer os.RemoveAll(tmp)
 	shm := filepath.Join(tmp, "ram")
-	var zstd, one, two, export, unzstd series
+	var zstd, one, two, fresh, export, unzstd series
 	var firstStats, secondStats captured
 	for i := range b.runs {
 		root := filepath.Join(b.work, fmt.Sprint("store", i))
@@ -106,11 +106,13 @@ func (b *bench) captures() error {
 		if secondStats, err = b.inspect(env, "second"); err != nil {
 			return err
 		}
-		out, err := b.export(env)
-		if err != nil {
-			return err
+		for name, to := range map[string]*series{"first": &fresh, "second": &export} {
+			out, err := b.exportOf(env, name)
+			if err != nil {
+				return err
+			}
+			*to = append(*to, out)
 		}
-		export = append(export, out)
 		if t, err = timed(nil, "zstd", "-d", "-q", "-f", filepath.Join(b.work, "first.zst"), "-o", shm); err != nil {
 			return err
 		}
@@ -140,8 +142,9 @@ func (b *bench) captures() error {
 	row("second capture (7 % changed), time", ms(two.wall()), "first "+ms(one.wall()), ratio(sec(one), sec(two))+" faster", "≥ 3")
 	row("second capture, processor time", ms(two.busy()), "first "+ms(one.busy()), ratio(one.busy().Seconds(), two.busy().Seconds())+" less", "")
 	row("second capture, stored anew", mib(secondStats.Size.Unique), "changed pages `zstd -1` "+mib(delta.Size()), ratio(float64(secondStats.Size.Unique), float64(delta.Size())), "≤ 1.1")
-	row("export of RAM, verified", speed(export), "`zstd -d`, unverified, "+speed(unzstd), ratio(sec(unzstd), sec(export))+" faster", "≥ 2.5 GB/s")
-	row("export of RAM, processor time", ms(export.busy()), "`zstd -d` "+ms(unzstd.busy()), ratio(unzstd.busy().Seconds(), export.busy().Seconds())+" less", "")
+	row("export of the first capture's RAM, verified", speed(fresh), "`zstd -d`, unverified, "+speed(unzstd), ratio(sec(unzstd), sec(fresh))+" faster", "≥ 2.5 GB/s")
+	row("export of it, processor time", ms(fresh.busy()), "`zstd -d` "+ms(unzstd.busy()), ratio(unzstd.busy().Seconds(), fresh.busy().Seconds())+" less", "")
+	row("export of the second, whose pages lie in both's packs", speed(export), "the first "+speed(fresh), ratio(sec(fresh), sec(export))+" faster", "≥ 2.5 GB/s")
 	row("peak memory of capture, second, export", mib(one.peak())+", "+mib(two.peak())+", "+mib(export.peak()), "RAM "+mib(b.bytes), "", "≤ 256 MiB")
 	return nil
 }

@@ -97,18 +97,22 @@ func (iw *ImageWriter) ReadFrom(ctx context.Context, r io.ReaderAt, onBytes func
 	var pending sync.WaitGroup
 	report := progress{onBytes: onBytes}
 	var reached int64
+	mapped := windows{r: r}
+	defer mapped.close()
 	err := iw.eachExtent(r, func(start, end int64) error {
 		report.add(start - reached)
 		reached = end
 		for at := start; at < end; at += frameRawBytes {
 			n := min(end-at, frameRawBytes)
 			pending.Add(1)
-			err := iw.sendRead(r, at, int(n), func(err error) {
+			j := &job{iw: iw, read: r, offset: at, length: int(n), done: func(err error) {
 				defer pending.Done()
 				if err == nil {
 					report.add(n)
 				}
-			})
+			}}
+			j.window, j.within = mapped.window(at, n, end)
+			err := iw.sendRead(j)
 			if err != nil {
 				return err
 			}
@@ -123,25 +127,24 @@ func (iw *ImageWriter) ReadFrom(ctx context.Context, r io.ReaderAt, onBytes func
 	return w.err()
 }
 
-// sendRead gives a part of the source the next turn. done is always called.
-func (iw *ImageWriter) sendRead(r io.ReaderAt, off int64, length int, done func(error)) error {
+// sendRead gives a job that reads the next turn. Its done is always called.
+func (iw *ImageWriter) sendRead(j *job) error {
 	w := iw.w
 	w.dispatch.Lock()
 	defer w.dispatch.Unlock()
-	if w.closed {
-		done(errEnded)
-		return errEnded
+	err := errEnded
+	if !w.closed {
+		err = w.sendOpen()
 	}
-	err := w.sendOpen()
-	var b *batch
 	if err == nil {
-		b, err = w.batch()
+		j.batch, err = w.batch()
 	}
 	if err != nil {
-		done(err)
+		j.window.leave()
+		j.done(err)
 		return err
 	}
-	return w.send(&job{iw: iw, batch: b, read: r, offset: off, length: length, done: done})
+	return w.send(j)
 }
 
 // smallHole is read rather than skipped: it would split a frame's read in two.

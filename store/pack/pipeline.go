@@ -24,6 +24,8 @@ type job struct {
 	iw     *ImageWriter
 	batch  *batch
 	read   io.ReaderAt // nil when batch.data is filled already
+	window *window     // read's part, mapped; nil: it must be read
+	within int64       // where the part begins in window
 	offset int64
 	length int
 	done   func(error) // called once when the pages are placed; may be nil
@@ -61,6 +63,7 @@ func (w *Writer) run(j *job, f *found) {
 	if err == nil {
 		err = j.examine(f)
 	}
+	j.window.leave()
 	<-j.before
 	var full []*frame
 	if err == nil {
@@ -130,9 +133,8 @@ func (j *job) fill(zero *[FramePages]bool) error {
 		for i := range pagesOf(uint64(j.length)) {
 			b.pages = append(b.pages, first+i)
 		}
-		if w := openWindow(j.read, j.offset, j.length); w != nil {
-			defer w.close()
-			return w.fill(b, zero)
+		if j.window != nil {
+			return j.window.fill(b, j.within, j.length, zero)
 		}
 		if err := j.readAll(); err != nil {
 			return err

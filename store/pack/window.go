@@ -6,38 +6,83 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
+
+// windowBytes is what is mapped at a time: few enough that what is mapped stays
+// small, enough that mapping costs little.
+const windowBytes = 16 * frameRawBytes
 
 // window is a part of a source file, mapped. Most pages of a guest are zero,
 // and to see that needs no copy: reading them by read(2) is a quarter of the
 // cost of a capture in which little changed.
 type window struct {
-	file *os.File
-	off  int64
-	data []byte
+	file  *os.File
+	off   int64 // of data in file
+	data  []byte
+	users atomic.Int32 // it is unmapped when the last one leaves
 }
 
-// openWindow maps length bytes of r from byte off on; nil where only reading
-// works, or will tell what is wrong.
-func openWindow(r io.ReaderAt, off int64, length int) *window {
+// openWindow maps length bytes of r from byte off on, for one user; nil where
+// only reading works, or will tell what is wrong.
+func openWindow(r io.ReaderAt, off, length int64) *window {
 	f, base := fileOf(r)
-	if f == nil || (base+off)%PageSize != 0 || !fileReaches(f, base+off+int64(length)) {
+	if f == nil || (base+off)%PageSize != 0 || !fileReaches(f, base+off+length) {
 		return nil
 	}
-	data, err := unix.Mmap(int(f.Fd()), base+off, length, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
+	data, err := unix.Mmap(int(f.Fd()), base+off, int(length), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return nil
 	}
-	return &window{file: f, off: base + off, data: data}
+	w := &window{file: f, off: base + off, data: data}
+	w.users.Store(1)
+	return w
 }
 
-// fill copies the pages that are not zero to their places in b, and says which
-// are. The file may change meanwhile: a page counts as zero by one look, and
-// whatever else is said about a page is said about the copy. Where read(2)
-// would fail, the processor faults; that comes back as an error.
-func (w *window) fill(b *batch, zero *[FramePages]bool) (err error) {
+// leave ends one user's use; nil has none.
+func (w *window) leave() {
+	if w != nil && w.users.Add(-1) == 0 {
+		_ = unix.Munmap(w.data)
+	}
+}
+
+// windows gives the windows of a source one after the other. The zero value of
+// all but r is ready.
+type windows struct {
+	r      io.ReaderAt
+	open   *window
+	at     int64 // where open begins, in r
+	end    int64 // where open ends
+	refuse bool  // r cannot be mapped
+}
+
+// window gives a part of r that begins at off, and where it stands in it. The
+// caller is one more user of it. end is how far the source may be mapped.
+func (ws *windows) window(off, length, end int64) (*window, int64) {
+	if !ws.refuse && off+length > ws.end {
+		ws.open.leave()
+		ws.at, ws.end = off, min(off+windowBytes, end)
+		if ws.open = openWindow(ws.r, ws.at, ws.end-ws.at); ws.open == nil {
+			ws.refuse = true
+		}
+	}
+	if ws.refuse {
+		return nil, 0
+	}
+	ws.open.users.Add(1)
+	return ws.open, off - ws.at
+}
+
+func (ws *windows) close() { ws.open.leave() }
+
+// fill copies the pages that are not zero from byte from of the window on to
+// their places in b, and says which are. The file may change meanwhile: a page
+// counts as zero by one look, and whatever else is said about a page is said
+// about the copy. Where read(2) would fail, the processor faults; that comes
+// back as an error.
+func (w *window) fill(b *batch, from int64, length int, zero *[FramePages]bool) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -48,11 +93,12 @@ func (w *window) fill(b *batch, zero *[FramePages]bool) (err error) {
 			if !ok {
 				panic(cause)
 			}
-			err = fmt.Errorf("read image at byte %d: %w", w.off, fault)
+			err = fmt.Errorf("read image at byte %d: %w", w.off+from, fault)
 		}
 	}()
+	data := w.data[from : from+int64(length)]
 	for i := range b.pages {
-		src := w.data[i*PageSize : min((i+1)*PageSize, len(w.data))]
+		src := data[i*PageSize : min((i+1)*PageSize, length)]
 		if len(src) < PageSize { // the image's end
 			clear(b.page(i)[copy(b.page(i), src):])
 			src = b.page(i)
@@ -62,10 +108,8 @@ func (w *window) fill(b *batch, zero *[FramePages]bool) (err error) {
 		}
 	}
 	// A file that was cut within a page reads as zeros behind its end.
-	if !fileReaches(w.file, w.off+int64(len(w.data))) {
-		return fmt.Errorf("read image at byte %d: %w", w.off, io.ErrUnexpectedEOF)
+	if !fileReaches(w.file, w.off+from+int64(length)) {
+		return fmt.Errorf("read image at byte %d: %w", w.off+from, io.ErrUnexpectedEOF)
 	}
 	return nil
 }
-
-func (w *window) close() { _ = unix.Munmap(w.data) }

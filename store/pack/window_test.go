@@ -2,6 +2,7 @@ package pack
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"os"
 	"path/filepath"
@@ -33,7 +34,8 @@ func sourceFile(t *testing.T, size int64) (*os.File, []byte) {
 // filled is what a job brings of a source.
 func filled(t *testing.T, r io.ReaderAt, off int64, length int) (*batch, *[FramePages]bool) {
 	t.Helper()
-	j := &job{batch: new(batch), read: r, offset: off, length: length}
+	j := &job{batch: new(batch), read: r, offset: off, length: length, window: openWindow(r, off, int64(length))}
+	defer j.window.leave()
 	zero := new([FramePages]bool)
 	if err := j.fill(zero); err != nil {
 		t.Fatal(err)
@@ -48,11 +50,11 @@ func TestWindowsBringWhatReadingBrings(t *testing.T) {
 		off    int64
 		length int
 	}{{0, frameRawBytes}, {frameRawBytes, 5*PageSize + 77}} {
-		if w := openWindow(f, at.off, at.length); w == nil {
+		w := openWindow(f, at.off, int64(at.length))
+		if w == nil {
 			t.Fatal("a plain file was not mapped")
-		} else {
-			w.close()
 		}
+		w.leave()
 		mapped, mappedZero := filled(t, f, at.off, at.length)
 		read, readZero := filled(t, bytes.NewReader(want), at.off, at.length)
 		for i := range read.pages {
@@ -96,16 +98,41 @@ func TestASourceThatIsCutMeanwhileIsAnError(t *testing.T) {
 			if w == nil {
 				t.Fatal("a plain file was not mapped")
 			}
-			defer w.close()
+			defer w.leave()
 			if err := f.Truncate(left); err != nil {
 				t.Fatal(err)
 			}
 			b := &batch{pages: []uint64{0, 1, 2, 3}}
-			if err := w.fill(b, new([FramePages]bool)); err == nil {
+			if err := w.fill(b, 0, 4*PageSize, new([FramePages]bool)); err == nil {
 				t.Error("no error")
 			} else {
 				t.Log(err)
 			}
 		})
 	}
+}
+
+// TestNothingStaysMapped, whether the source was taken or given up.
+func TestNothingStaysMapped(t *testing.T) {
+	f, want := sourceFile(t, 3*windowBytes+5*PageSize)
+	for name, ctx := range map[string]context.Context{"taken": t.Context(), "given up": cancelled(t)} {
+		w := NewWriter(t.Context(), newShelf(), WriterOptions{})
+		if err := w.Image(uint64(len(want)), nil).ReadFrom(ctx, f, nil); (err == nil) != (name == "taken") {
+			t.Errorf("%s: %v", name, err)
+		}
+		w.Abort()
+		maps, err := os.ReadFile("/proc/self/maps")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(maps, []byte(f.Name())) {
+			t.Errorf("%s: parts of the source are mapped still", name)
+		}
+	}
+}
+
+func cancelled(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	return ctx
 }
