@@ -46,6 +46,7 @@ func move(t testing.TB, s *shelf, old []digest.Digest, maps []*Map, family ...Kn
 		t.Fatal(err)
 	}
 	var out []*Map
+	named := map[digest.Digest]bool{} // a pack that was written again as it was has its old name
 	for _, m := range maps {
 		moved, err := mv.Rewrite(m)
 		if err == nil {
@@ -55,9 +56,14 @@ func move(t testing.TB, s *shelf, old []digest.Digest, maps []*Map, family ...Kn
 			t.Fatal(err)
 		}
 		out = append(out, moved)
+		for _, d := range moved.Packs {
+			named[d] = true
+		}
 	}
 	for _, d := range old {
-		delete(s.packs, d)
+		if !named[d] {
+			delete(s.packs, d)
+		}
 	}
 	return out
 }
