@@ -5,9 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
@@ -28,10 +31,14 @@ func TestEveryKindOfMemoryIsRestored(t *testing.T) {
 		{"zones", []string{"--memory", "size=0", "--memory-zone", "id=a,size=64M", "id=b,size=32M"}, true},
 		{"virtio-mem", []string{"--memory", "size=64M,hotplug_method=virtio-mem,hotplug_size=128M"}, true},
 		{"balloon", []string{"--memory", "size=64M", "--balloon", "size=0"}, true},
+		{hugePages, []string{"--memory", "size=64M,hugepages=on"}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.real && !real {
 				t.Skip("the simulator has no such memory")
+			}
+			if c.name == hugePages {
+				reserveHugePages(t, 2*64>>1) // two guests at once; a page is 2 MiB
 			}
 			h := newHost(t, vmm)
 			h.must("snapshot", "import", h.foreign(vmm, c.args), "--name", "base")
@@ -49,6 +56,60 @@ func TestEveryKindOfMemoryIsRestored(t *testing.T) {
 			h.clean("base")
 		})
 	}
+}
+
+const hugePages = "huge pages"
+
+// reserveHugePages has the kernel set so many more aside until the test ends.
+func reserveHugePages(t *testing.T, more int) {
+	t.Helper()
+	const path = "/proc/sys/vm/nr_hugepages"
+	count := func() int {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Skipf("no huge pages on this kernel: %v", err)
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := count()
+	set := func(n int) error { return os.WriteFile(path, []byte(strconv.Itoa(n)), 0) }
+	if err := set(before + more); err != nil {
+		t.Skipf("huge pages cannot be reserved: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := set(before); err != nil {
+			t.Error(err)
+		}
+	})
+	mountHugePages(t)
+	if got := count(); got < before+more {
+		t.Skipf("%d of %d huge pages could be reserved", got-before, more)
+	}
+}
+
+// mountHugePages makes the mount whose page size the VMM asks for, where systemd
+// has not.
+func mountHugePages(t *testing.T) {
+	t.Helper()
+	const dir = "/dev/hugepages"
+	if _, err := os.Stat(dir); err == nil {
+		return
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Skipf("no place for huge pages: %v", err)
+	}
+	if err := unix.Mount("hugetlbfs", dir, "hugetlbfs", 0, ""); err != nil {
+		t.Skipf("huge pages cannot be mounted: %v", errors.Join(err, os.Remove(dir)))
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(unix.Unmount(dir, 0), os.Remove(dir)); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // foreign boots a guest without cocoon, saves it into a folder and ends it.
