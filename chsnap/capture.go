@@ -22,6 +22,7 @@ type CaptureOptions struct {
 	// WhilePaused runs between vm.snapshot and vm.resume: the disks are cloned.
 	WhilePaused func(ctx context.Context) error
 	Guard       []string // argv prefix of the guard command; nil: no guard
+	Owed        string   // as in GuardOptions
 }
 
 // Captured is a saved VM in a staging folder that the caller removes.

@@ -27,6 +27,7 @@ type GuardOptions struct {
 	Client  *Client
 	Staging string // folder that goes with the pause; "" for none
 	Unless  string // file; when it is there by then, the VM is not resumed; "" for none
+	Owed    string // file; when it is gone by then, somebody has resumed the VM already; "" for none
 }
 
 // startGuard guards a capture. A VM that was paused before needs none.
@@ -34,16 +35,16 @@ func startGuard(o CaptureOptions, wasRunning bool) (*Guard, error) {
 	if !wasRunning {
 		return &Guard{}, nil
 	}
-	return StartGuard(GuardOptions{Command: o.Guard, Client: o.Client, Staging: o.StagingDir})
+	return StartGuard(GuardOptions{Command: o.Guard, Client: o.Client, Staging: o.StagingDir, Owed: o.Owed})
 }
 
-// StartGuard runs `guard SOCKET STAGING UNLESS`, which calls RunGuard. Without a
+// StartGuard runs `guard SOCKET STAGING UNLESS OWED`, which calls RunGuard. Without a
 // command the answer guards nothing.
 func StartGuard(o GuardOptions) (*Guard, error) {
 	if len(o.Command) == 0 {
 		return &Guard{}, nil
 	}
-	cmd := exec.Command(o.Command[0], slices.Concat(o.Command[1:], []string{o.Client.Socket(), o.Staging, o.Unless})...)
+	cmd := exec.Command(o.Command[0], slices.Concat(o.Command[1:], []string{o.Client.Socket(), o.Staging, o.Unless, o.Owed})...)
 	cmd.Env = []string{}
 	return Watch(cmd)
 }
@@ -88,18 +89,24 @@ func Abandoned(pipe *os.File) (bool, error) {
 }
 
 // RunGuard is the body of the guard process; args are the socket, the staging
-// folder and the file of GuardOptions.Unless. When the pipe closes without a
-// byte, the VM is resumed, unless that file is there, and the staged RAM removed.
+// folder and the files of GuardOptions.Unless and Owed. When the pipe closes
+// without a byte, the VM is resumed, if the files say so, and the staged RAM
+// removed.
 func RunGuard(args []string, pipe *os.File) error {
-	if len(args) != 3 {
-		return failure.New(failure.Usage, "the guard takes a socket, a folder and a file")
+	if len(args) != 4 {
+		return failure.New(failure.Usage, "the guard takes a socket, a folder and two files")
 	}
 	abandoned, err := Abandoned(pipe)
 	if err != nil || !abandoned {
 		return err
 	}
-	if _, there := os.Lstat(args[2]); args[2] == "" || there != nil {
+	if unless, owed := args[2], args[3]; (unless == "" || !exists(unless)) && (owed == "" || exists(owed)) {
 		err = NewClient(args[0], 0).EnsureRunning(context.Background())
 	}
 	return errors.Join(err, os.RemoveAll(args[1]))
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }

@@ -218,7 +218,11 @@ func (c *session) saveIn(ctx context.Context, mode string, src *source) (*chsnap
 			Client: client, Socket: c.VMs.MigrationSocket(c.rec.ID), Memory: m, WhilePaused: quiet,
 		})
 	}
-	got, err := chsnap.Capture(ctx, chsnap.CaptureOptions{Client: client, StagingDir: c.staging, WhilePaused: quiet, Guard: c.Guard})
+	o := chsnap.CaptureOptions{Client: client, StagingDir: c.staging, WhilePaused: quiet, Guard: c.Guard}
+	if c.rec.State == "running" { // else nothing is noted
+		o.Owed = c.VMs.OwedPath(c.rec.ID)
+	}
+	got, err := chsnap.Capture(ctx, o)
 	if err == nil {
 		src.memory = staged(got.Dir)
 	}

@@ -74,7 +74,7 @@ func (s *Saver) halt(ctx context.Context, rec *vm.Record) (goOn func() error, er
 	if err != nil {
 		return nil, err
 	}
-	guard, err := chsnap.StartGuard(chsnap.GuardOptions{Command: s.Guard, Client: client, Unless: s.VMs.SleepPath(rec.ID)})
+	guard, err := chsnap.StartGuard(chsnap.GuardOptions{Command: s.Guard, Client: client, Unless: s.VMs.SleepPath(rec.ID), Owed: s.VMs.OwedPath(rec.ID)})
 	if err != nil {
 		return nil, errors.Join(err, settle(ctx))
 	}

@@ -18,7 +18,7 @@ const owedFile = "resume-owed"
 // answer takes the note back if the guest runs or its VMM is gone, else it
 // leaves the debt to the next command. That of a VM that is put aside stays.
 func (m *Manager) OweResume(rec *Record) (func(context.Context) error, error) {
-	path := m.owedPath(rec.ID)
+	path := m.OwedPath(rec.ID)
 	if err := os.MkdirAll(m.RunDir(rec.ID), 0o700); err != nil {
 		return nil, err
 	}
@@ -38,7 +38,8 @@ func (m *Manager) OweResume(rec *Record) (func(context.Context) error, error) {
 	return settle, nil
 }
 
-func (m *Manager) owedPath(id string) string { return filepath.Join(m.RunDir(id), owedFile) }
+// OwedPath is where the note of OweResume lies.
+func (m *Manager) OwedPath(id string) string { return filepath.Join(m.RunDir(id), owedFile) }
 
 // Waker lets a VM go on that was put aside; its lock is held.
 type Waker func(ctx context.Context, rec *Record) error
@@ -46,7 +47,7 @@ type Waker func(ctx context.Context, rec *Record) error
 // Rescue lets each guest go on whose pauser died, and its guard with it, before
 // it could: its note is there and nobody holds its lock. It answers the names.
 func (m *Manager) Rescue(ctx context.Context, wake Waker) ([]string, error) {
-	owed, err := filepath.Glob(m.owedPath("*"))
+	owed, err := filepath.Glob(m.OwedPath("*"))
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +89,7 @@ func (m *Manager) RescueAfter(ctx context.Context, id string, wake Waker) error 
 }
 
 func (m *Manager) rescue(ctx context.Context, id string, wake Waker) (string, error) {
-	note := m.owedPath(id)
+	note := m.OwedPath(id)
 	if _, err := os.Stat(note); err != nil {
 		return "", nil // settled while we came
 	}
