@@ -83,8 +83,8 @@ func (m *mender) mend(w io.Writer, ix *Index, d digest.Digest, copyOf func(Hash,
 // mender reads frames that may be damaged.
 type mender struct {
 	r        io.ReaderAt
-	decoder  *zstd.Decoder // with checksums, unlike the one for reading
-	encoders []*zstd.Encoder
+	decoder  *zstd.Decoder   // with checksums, unlike the one for reading
+	encoders []*zstd.Encoder // made when first needed: most who read need none
 	stored   []byte
 	packed   []byte // the frame read last, opened; nil when it does not decode to its pages
 	raw      []byte
@@ -100,6 +100,14 @@ func newMender(r io.ReaderAt) (*mender, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make zstd decoder: %w", err)
 	}
+	return m, nil
+}
+
+// levels gives an encoder for each way in which a Writer may have compressed.
+func (m *mender) levels() ([]*zstd.Encoder, error) {
+	if m.encoders != nil {
+		return m.encoders, nil
+	}
 	for _, l := range []Level{Fastest, Better} {
 		e, err := newFrameEncoder(l, 1)
 		if err != nil {
@@ -107,7 +115,7 @@ func newMender(r io.ReaderAt) (*mender, error) {
 		}
 		m.encoders = append(m.encoders, e)
 	}
-	return m, nil
+	return m.encoders, nil
 }
 
 // read decodes frame i as far as it goes and compares its pages.
@@ -146,7 +154,11 @@ func (m *mender) frame(ix *Index, i int, copyOf func(Hash, []byte) bool) ([]byte
 		}
 	}
 	want := int(f.Bytes) - ix.seal.overhead()
-	for _, e := range m.encoders {
+	encoders, err := m.levels()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range encoders {
 		if m.packed == nil {
 			if again := e.EncodeAll(m.raw, nil); len(again) == want {
 				m.packed = again
