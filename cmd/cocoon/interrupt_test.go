@@ -103,7 +103,7 @@ func TestNextCommandResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.runsWithin(v, 100*time.Millisecond)
-	if !strings.Contains(stderr.String(), "was resumed") {
+	if !strings.Contains(stderr.String(), "goes on") {
 		t.Errorf("the rescue was not told: %q", stderr)
 	}
 	h.clean()
