@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/clone"
+	"github.com/cocoonv2/cocoon/internal/mapped"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -223,26 +224,35 @@ func (d *liveDisk) compare(ctx context.Context, stretches [][2]int64) error {
 	return g.Wait()
 }
 
+// compareStretch looks at the page cache itself where that can be mapped: the
+// guest waits, and a copy would take a third of the time.
 func (d *liveDisk) compareStretch(buf []byte, from, to int64) error {
+	if data, err := mapped.Open(d.file, from, to-from); err == nil {
+		defer mapped.Close(data)
+		return mapped.Guard(func() error { return d.compareBlocks(data, from) })
+	}
 	for off := from; off < to; off += d.read {
 		p := buf[:min(d.read, to-off)]
 		if err := d.fill(p, off); err != nil {
 			return err
 		}
-		err := d.each(p, off, func(block int64, b []byte) error {
-			if was, ok := d.tags[block]; ok {
-				d.seen.Add(1)
-				if was == d.sum(b) {
-					return nil
-				}
-			}
-			return d.later.put(b, block*d.block)
-		})
-		if err != nil {
+		if err := d.compareBlocks(p, off); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (d *liveDisk) compareBlocks(p []byte, off int64) error {
+	return d.each(p, off, func(block int64, b []byte) error {
+		if was, ok := d.tags[block]; ok {
+			d.seen.Add(1)
+			if was == d.sum(b) {
+				return nil
+			}
+		}
+		return d.later.put(b, block*d.block)
+	})
 }
 
 // emptied puts zeros over blocks that held data and are holes now.

@@ -4,11 +4,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
-	"runtime/debug"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
+	"github.com/cocoonv2/cocoon/internal/mapped"
 )
 
 // windowBytes is what is mapped at a time: few enough that what is mapped stays
@@ -32,7 +30,7 @@ func openWindow(r io.ReaderAt, off, length int64) *window {
 	if f == nil || (base+off)%PageSize != 0 || !fileReaches(f, base+off+length) {
 		return nil
 	}
-	data, err := unix.Mmap(int(f.Fd()), base+off, int(length), unix.PROT_READ, unix.MAP_SHARED)
+	data, err := mapped.Open(f, base+off, length)
 	if err != nil {
 		return nil
 	}
@@ -44,7 +42,7 @@ func openWindow(r io.ReaderAt, off, length int64) *window {
 // leave ends one user's use; nil has none.
 func (w *window) leave() {
 	if w != nil && w.users.Add(-1) == 0 {
-		_ = unix.Munmap(w.data)
+		mapped.Close(w.data)
 	}
 }
 
@@ -80,36 +78,28 @@ func (ws *windows) close() { ws.open.leave() }
 // fill copies the pages that are not zero from byte from of the window on to
 // their places in b, and says which are. The file may change meanwhile: a page
 // counts as zero by one look, and whatever else is said about a page is said
-// about the copy. Where read(2) would fail, the processor faults; that comes
-// back as an error.
-func (w *window) fill(b *batch, from int64, length int, zero *[FramePages]bool) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if cause := recover(); cause != nil {
-			fault, ok := cause.(interface {
-				runtime.Error
-				Addr() uintptr
-			})
-			if !ok {
-				panic(cause)
-			}
-			err = fmt.Errorf("read image at byte %d: %w", w.off+from, fault)
-		}
-	}()
+// about the copy.
+func (w *window) fill(b *batch, from int64, length int, zero *[FramePages]bool) error {
 	data := w.data[from : from+int64(length)]
-	for i := range b.pages {
-		src := data[i*PageSize : min((i+1)*PageSize, length)]
-		if len(src) < PageSize { // the image's end
-			clear(b.page(i)[copy(b.page(i), src):])
-			src = b.page(i)
+	err := mapped.Guard(func() error {
+		for i := range b.pages {
+			src := data[i*PageSize : min((i+1)*PageSize, length)]
+			if len(src) < PageSize { // the image's end
+				clear(b.page(i)[copy(b.page(i), src):])
+				src = b.page(i)
+			}
+			if zero[i] = isZero(src); !zero[i] {
+				copy(b.page(i), src)
+			}
 		}
-		if zero[i] = isZero(src); !zero[i] {
-			copy(b.page(i), src)
-		}
-	}
+		return nil
+	})
 	// A file that was cut within a page reads as zeros behind its end.
-	if !fileReaches(w.file, w.off+from+int64(length)) {
-		return fmt.Errorf("read image at byte %d: %w", w.off+from, io.ErrUnexpectedEOF)
+	if err == nil && !fileReaches(w.file, w.off+from+int64(length)) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return fmt.Errorf("read image at byte %d: %w", w.off+from, err)
 	}
 	return nil
 }
