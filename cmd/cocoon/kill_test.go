@@ -105,19 +105,22 @@ func (h *host) vm(name string) vmRow {
 	return rows[0]
 }
 
-// runsWithin asks the VMM itself, not cocoon, which would help it along.
+// runsWithin asks the VMM itself, not cocoon, which would help it along. It asks
+// once in a millisecond at most and as often as the limit has milliseconds: on
+// a machine that is busy with other tests both, the asking and the guard that
+// resumes the guest, get their turns later.
 func (h *host) runsWithin(v vmRow, limit time.Duration) {
 	h.t.Helper()
 	client := chsnap.NewClient(v.APISocket, 0)
 	start := time.Now()
-	for {
+	for asked := time.Duration(1); ; asked++ {
 		info, err := client.Info(context.Background())
 		took := time.Since(start)
 		if err == nil && info.State == "Running" {
 			h.t.Logf("the guest runs %d ms after the end of the command", took.Milliseconds())
 			return
 		}
-		if took > limit {
+		if took > limit && asked > limit/time.Millisecond {
 			h.t.Fatalf("the guest does not run %s after the end of the command: %+v, %v", took, info, err)
 		}
 		time.Sleep(time.Millisecond)
