@@ -96,14 +96,7 @@ type parcel struct{ config, state, memory []byte }
 // parcel prepares the shared snapshot for v: own serial port and disk.
 func (v *vm) parcel(from *savedVM, edit func(*saved)) parcel {
 	v.t.Helper()
-	sv, err := openSaved(from.dir)
-	if err != nil {
-		v.t.Fatal(err)
-	}
-	sv.setSerial(v.console.path)
-	v.disk = filepath.Join(v.dir, "disk.raw")
-	copyFile(v.t, v.disk, from.disk)
-	sv.setDisk(v.disk)
+	sv := v.own(from)
 	if edit != nil {
 		edit(sv)
 	}
@@ -114,7 +107,8 @@ func (v *vm) parcel(from *savedVM, edit func(*saved)) parcel {
 		v.t.Fatal(err)
 	}
 	sv.memory["memory_ranges"] = map[string]any{"data": []any{}}
-	p := parcel{}
+	var p parcel
+	var err error
 	if p.config, err = json.Marshal(map[string]any{"vm_config": sv.config, "memory_manager_data": sv.memory, "common_cpuid": root["common_cpuid"]}); err != nil {
 		v.t.Fatal(err)
 	}

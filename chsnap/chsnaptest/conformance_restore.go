@@ -18,11 +18,9 @@ type restoreBody struct {
 	Resume    bool   `json:"resume,omitempty"`
 }
 
-// place prepares a snapshot for a VM beside its source: own serial port, own copy
-// of the disk, memory linked or, with mapFrom, mapped from that file.
-func (v *vm) place(from *savedVM, mapFrom string) string {
+// own reads a snapshot and gives it v's serial port and a copy of the disk.
+func (v *vm) own(from *savedVM) *saved {
 	v.t.Helper()
-	dir := v.folder("restore")
 	sv, err := openSaved(from.dir)
 	if err != nil {
 		v.t.Fatal(err)
@@ -31,6 +29,15 @@ func (v *vm) place(from *savedVM, mapFrom string) string {
 	v.disk = filepath.Join(v.dir, "disk.raw")
 	copyFile(v.t, v.disk, from.disk)
 	sv.setDisk(v.disk)
+	return sv
+}
+
+// place prepares a snapshot for a VM beside its source: own serial port, own copy
+// of the disk, memory linked or, with mapFrom, mapped from that file.
+func (v *vm) place(from *savedVM, mapFrom string) string {
+	v.t.Helper()
+	dir := v.folder("restore")
+	sv := v.own(from)
 	if mapFrom != "" {
 		sv.mapFile(mapFrom)
 	} else if err := os.Link(filepath.Join(from.dir, "memory-ranges"), filepath.Join(dir, "memory-ranges")); err != nil {

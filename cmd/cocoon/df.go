@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -21,8 +20,8 @@ func newSystemDF(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "df", Short: "What the store occupies, and what with", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if format != "table" && format != "json" {
-				return failure.New(failure.Usage, "--format %q: table or json", format)
+			if err := checkReportFormat(format); err != nil {
+				return err
 			}
 			st, err := a.store(c.Context())
 			if err != nil {
@@ -42,7 +41,7 @@ func newSystemDF(a *app) *cobra.Command {
 			return a.printUsage(u, limit)
 		},
 	}
-	c.Flags().StringVar(&format, "format", "table", "table or json")
+	reportFormat(c, &format)
 	return c
 }
 

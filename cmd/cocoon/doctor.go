@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/doctor"
-	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -21,8 +20,8 @@ func newSystemDoctor(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "doctor", Short: "Is this host fit to run, save and rebuild VMs? Exit 1 when something is not", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if format != "table" && format != "json" {
-				return failure.New(failure.Usage, "--format %q: table or json", format)
+			if err := checkReportFormat(format); err != nil {
+				return err
 			}
 			if fix {
 				if err := a.closeToOthers(); err != nil {
@@ -51,7 +50,7 @@ func newSystemDoctor(a *app) *cobra.Command {
 			return unfit(found)
 		},
 	}
-	c.Flags().StringVar(&format, "format", "table", "table or json")
+	reportFormat(c, &format)
 	c.Flags().BoolVar(&fix, "fix", false, "first repair what needs no decision: a store open to others, the index")
 	return c
 }

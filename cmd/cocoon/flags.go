@@ -21,6 +21,19 @@ func listFlags(c *cobra.Command, o *listing.Options) {
 	f.StringVar(&o.Sort, "sort", "", "`key`, with a leading '-' descending")
 }
 
+// reportFormat is the --format of commands that print one report, no list.
+func reportFormat(c *cobra.Command, format *string) {
+	c.Flags().StringVar(format, "format", "table", "table or json")
+}
+
+// checkReportFormat comes before anything is done.
+func checkReportFormat(format string) error {
+	if format != "table" && format != "json" {
+		return failure.New(failure.Usage, "--format %q: table or json", format)
+	}
+	return nil
+}
+
 // short cuts an id for a table.
 func short(id string, full bool) string {
 	id = strings.TrimPrefix(id, "sha256:")

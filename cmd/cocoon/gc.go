@@ -23,8 +23,8 @@ func newGC(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "gc", Short: "Free what nothing names, and say why", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if format != "table" && format != "json" {
-				return failure.New(failure.Usage, "--format %q: table or json", format)
+			if err := checkReportFormat(format); err != nil {
+				return err
 			}
 			if o.DryRun && metricsFile != "" {
 				return failure.New(failure.Usage, "--metrics-file tells about runs, not about a --dry-run")
@@ -65,7 +65,7 @@ func newGC(a *app) *cobra.Command {
 	f.StringVar(&threshold, "repack-threshold", "", "rewrite packs of which less than this `share` is live (default repackThreshold of the configuration, 50%)")
 	f.StringVar(&metricsFile, "metrics-file", "", "write Prometheus text about the run and the store to `file`")
 	f.StringVar(&wait, "wait", "0", "how long to wait for another gc")
-	f.StringVar(&format, "format", "table", "table or json")
+	reportFormat(c, &format)
 	return c
 }
 

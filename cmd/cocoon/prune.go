@@ -42,8 +42,8 @@ func newSnapshotPrune(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "prune", Short: "Remove the snapshots that no retention rule keeps, and say why", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if format != "table" && format != "json" {
-				return failure.New(failure.Usage, "--format %q: table or json", format)
+			if err := checkReportFormat(format); err != nil {
+				return err
 			}
 			rules, err := givenRules(c)
 			if err != nil {
@@ -62,7 +62,7 @@ func newSnapshotPrune(a *app) *cobra.Command {
 	}
 	ruleFlags(c)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print every decision, remove nothing")
-	c.Flags().StringVar(&format, "format", "table", "table or json")
+	reportFormat(c, &format)
 	return c
 }
 

@@ -21,8 +21,8 @@ func newSystemRepair(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "repair", Short: "Read everything back, make damaged packs whole, rebuild what is derived", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if format != "table" && format != "json" {
-				return failure.New(failure.Usage, "--format %q: table or json", format)
+			if err := checkReportFormat(format); err != nil {
+				return err
 			}
 			r, err := a.open(c.Context())
 			if err != nil {
@@ -52,7 +52,7 @@ func newSystemRepair(a *app) *cobra.Command {
 			return err
 		},
 	}
-	c.Flags().StringVar(&format, "format", "table", "table or json")
+	reportFormat(c, &format)
 	c.Flags().StringVar(&from, "from", "", "fetch what is damaged from `REGISTRY/NAME`, where the snapshots were pushed")
 	c.Flags().BoolVar(&plainHTTP, "plain-http", false, "speak http to the registry (loopback ones are spoken to so anyway)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be repaired, change nothing")

@@ -21,6 +21,7 @@ import (
 	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/storetest"
 )
 
 // flips is how many bits a test flips: a short slice, or the share of
@@ -103,7 +104,7 @@ func published(t *testing.T, keys *keyring.Ring) (*store.Store, *store.Snapshot,
 		t.Fatal(err)
 	}
 	defer l.Release()
-	sn, err := publish(t.Context(), s, l, store.Meta{Name: "flipped"}, ram())
+	sn, err := storetest.Publish(t.Context(), s, l, store.Meta{Name: "flipped"}, ram())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ func reuseAfterRemove(t *testing.T, h Harness) {
 	}
 	mustRemove(t, s, old.ID)
 	h.collect(t, s)
-	sn, err := publish(t.Context(), s, l, "new", ram)
+	sn, err := Publish(t.Context(), s, l, store.Meta{Name: "new"}, ram)
 	if err := errors.Join(err, l.Release()); err != nil {
 		t.Fatal(err)
 	}

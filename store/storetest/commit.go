@@ -46,11 +46,11 @@ func commitExists(t *testing.T, h Harness) {
 		t.Errorf("%d blobs after an equal snapshot, want %d", got, want)
 	}
 	l := lease(t, s)
-	_, err := publish(t.Context(), s, l, "a", image(2, 9))
+	_, err := Publish(t.Context(), s, l, store.Meta{Name: "a"}, image(2, 9))
 	wants(t, "a name that is taken", err, failure.Conflict)
 
 	in := begin(t, s, l)
-	sn, err := fill(t.Context(), in, "c", image(3, 9))
+	sn, err := fill(t.Context(), in, store.Meta{Name: "c"}, image(3, 9))
 	if err != nil {
 		t.Fatal(err)
 	}

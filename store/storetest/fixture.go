@@ -76,20 +76,20 @@ func spec(ctx context.Context, in *store.Ingest, memory ...store.MemoryRange) (s
 	}, err
 }
 
-// publish makes a snapshot of the given RAM under a lease.
-func publish(ctx context.Context, s *store.Store, l *store.Lease, name string, ram []byte) (*store.Snapshot, error) {
+// Publish makes a snapshot of the given RAM under a lease.
+func Publish(ctx context.Context, s *store.Store, l *store.Lease, meta store.Meta, ram []byte) (*store.Snapshot, error) {
 	in, err := s.Ingest(ctx, l)
 	if err != nil {
 		return nil, err
 	}
-	sn, err := fill(ctx, in, name, ram)
+	sn, err := fill(ctx, in, meta, ram)
 	if err != nil {
 		return nil, errors.Join(err, in.Abort())
 	}
 	return sn, nil
 }
 
-func fill(ctx context.Context, in *store.Ingest, name string, ram []byte) (*store.Snapshot, error) {
+func fill(ctx context.Context, in *store.Ingest, meta store.Meta, ram []byte) (*store.Snapshot, error) {
 	m, err := writeMemory(ctx, in, uint64(len(ram)), bytes.NewReader(ram))
 	if err != nil {
 		return nil, err
@@ -98,13 +98,13 @@ func fill(ctx context.Context, in *store.Ingest, name string, ram []byte) (*stor
 	if err != nil {
 		return nil, err
 	}
-	return in.Commit(ctx, sp, store.Meta{Name: name})
+	return in.Commit(ctx, sp, meta)
 }
 
 func mustPublish(t testing.TB, s *store.Store, name string, ram []byte) *store.Snapshot {
 	t.Helper()
 	l := lease(t, s)
-	sn, err := publish(t.Context(), s, l, name, ram)
+	sn, err := Publish(t.Context(), s, l, store.Meta{Name: name}, ram)
 	if err := errors.Join(err, l.Release()); err != nil {
 		t.Fatal(err)
 	}

@@ -153,7 +153,7 @@ func publishSome(s *store.Store, seed int) error {
 		if err != nil {
 			return err
 		}
-		sn, err := publish(ctx, s, l, "", image(seed*100+i, 6))
+		sn, err := Publish(ctx, s, l, store.Meta{}, image(seed*100+i, 6))
 		if err := errors.Join(err, l.Release()); err != nil {
 			return err
 		}

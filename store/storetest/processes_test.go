@@ -20,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/storetest"
 )
 
 // A process of the model test is this test binary with these variables.
@@ -258,7 +259,7 @@ func (a *acting) publish(ctx context.Context, name, of string) error {
 	if err != nil {
 		return err
 	}
-	_, err = publish(ctx, a.s, l, store.Meta{Name: name, Description: of}, pages(of))
+	_, err = storetest.Publish(ctx, a.s, l, store.Meta{Name: name, Description: of}, pages(of))
 	return errors.Join(err, l.Release())
 }
 
@@ -293,37 +294,4 @@ func (a *acting) readAny(ctx context.Context) error {
 		return err
 	}
 	return nil
-}
-
-// publish makes a snapshot of the given RAM.
-func publish(ctx context.Context, s *store.Store, l *store.Lease, meta store.Meta, ram []byte) (*store.Snapshot, error) {
-	in, err := s.Ingest(ctx, l)
-	if err != nil {
-		return nil, err
-	}
-	w := in.Pages(ctx)
-	iw := w.Image(uint64(len(ram)), nil)
-	if err := iw.ReadFrom(ctx, bytes.NewReader(ram), nil); err != nil {
-		return nil, err
-	}
-	if _, err := w.Flush(ctx); err != nil {
-		return nil, err
-	}
-	m, err := iw.Finish()
-	if err != nil {
-		return nil, err
-	}
-	md, err := in.PutMap(ctx, m)
-	if err != nil {
-		return nil, err
-	}
-	config, cerr := in.Put(ctx, store.MediaTypeCHConfig, []byte("{}"))
-	state, serr := in.Put(ctx, store.MediaTypeCHState, []byte(`{"state":1}`))
-	if err := errors.Join(cerr, serr); err != nil {
-		return nil, err
-	}
-	return in.Commit(ctx, store.Spec{
-		Record: []byte("{}"), CHConfig: config.Digest, CHState: state.Digest, VM: store.VMRef{ID: "vm", Name: "web"},
-		Memory: []store.MemoryRange{{Bytes: uint64(len(ram)), Map: md.Digest}},
-	}, meta)
 }
