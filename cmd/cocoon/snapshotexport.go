@@ -46,6 +46,9 @@ func newSnapshotPush(a *app) *cobra.Command {
 		Use: "push SNAPSHOT REGISTRY/NAME:TAG", Short: "Copy a snapshot to an OCI registry; what is there is not sent again",
 		Args: needArgs(cobra.ExactArgs(2)), ValidArgsFunction: a.completeSnapshots,
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := checkReportFormat(format); err != nil {
+				return err
+			}
 			m, err := a.mover(c.Context(), f)
 			if err != nil {
 				return err
@@ -67,15 +70,12 @@ func newSnapshotPush(a *app) *cobra.Command {
 }
 
 func (a *app) printPushed(out *registry.Pushed, format string) error {
-	switch format {
-	case "json":
+	if format == "json" {
 		return printJSON(a.out, out)
-	case "table":
-		fmt.Fprintf(a.errOut, "sent %s of %s\n", size(out.SentBytes), size(out.Bytes))
-		fmt.Fprintln(a.out, out.Digest)
-		return nil
 	}
-	return failure.New(failure.Usage, "--format %q: table or json", format)
+	fmt.Fprintf(a.errOut, "sent %s of %s\n", size(out.SentBytes), size(out.Bytes))
+	fmt.Fprintln(a.out, out.Digest)
+	return nil
 }
 
 func newSnapshotExport(a *app) *cobra.Command {

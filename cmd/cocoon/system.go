@@ -69,6 +69,9 @@ func newSystemInfo(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "info", Short: "Folders, free space, reflinks, VMM version, counts", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkReportFormat(format); err != nil {
+				return err
+			}
 			i, err := a.info(c)
 			if err != nil {
 				return err
@@ -81,7 +84,7 @@ func newSystemInfo(a *app) *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&format, "format", "table", "table or json")
+	reportFormat(c, &format)
 	return c
 }
 
