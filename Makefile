@@ -63,13 +63,13 @@ crash: build ## SIGKILLs at every named step and at random, then verify (CRASH_R
 	COCOON_CRASH_ROUNDS=$(CRASH_ROUNDS) go test -count=1 -timeout 60m -v -run 'Kill|Crash' ./store/... ./gc/... ./restore/... ./internal/... ./cmd/cocoon
 
 pairs: build ## each command held at each of its steps beside each other command
-	COCOON_PAIRS=1 go test -count=1 -timeout 60m -v -run TestPairs ./cmd/cocoon
+	COCOON_PAIRS=1 go test -count=1 -timeout 120m -v -run TestPairs ./cmd/cocoon
 
-faults: build ## every call that changes the store fails once: EIO, ENOSPC, short write
-	COCOON_FAULTS=1 go test -count=1 -timeout 60m -v -run TestFaults ./cmd/cocoon
+faults: build ## every call that changes a store, plain or encrypted, fails once: EIO, ENOSPC, short write
+	COCOON_FAULTS=1 go test -count=1 -timeout 120m -v -run TestFaults ./cmd/cocoon
 
-powercuts: build ## the power is cut after every call that changes the store (POWERCUTS=4 random parts each)
-	COCOON_POWERCUTS=$(POWERCUTS) go test -count=1 -timeout 60m -v -run TestPowerCuts ./cmd/cocoon
+powercuts: build ## the power is cut after every call that changes a store, plain or encrypted (POWERCUTS=4 random parts each)
+	COCOON_POWERCUTS=$(POWERCUTS) go test -count=1 -timeout 120m -v -run TestPowerCuts ./cmd/cocoon
 
 strace-faults: build ## every N-th fsync, rename, write and unlink fails or kills, by strace
 	COCOON_STRACE=1 go test -count=1 -timeout 60m -v -run TestStraceFaults ./cmd/cocoon

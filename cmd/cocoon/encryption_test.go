@@ -12,7 +12,6 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // inTheClear: of the blobs below a folder, one of a plain snapshot holds what the
@@ -44,11 +43,8 @@ func inTheClear(ts *testscript.TestScript, neg bool, args []string) {
 // which makes the store one of encrypted snapshots.
 func TestKillEncryptedCaptures(t *testing.T) {
 	vmm, _ := chsnaptest.VMM(t)
-	key := filepath.Join(t.TempDir(), "key")
-	if _, err := keyring.Create(key); err != nil {
-		t.Fatal(err)
-	}
-	h := newHost(t, vmm, "COCOON_KEY_FILE="+key)
+	h := newHost(t, vmm)
+	encrypted(h)
 	v := h.boot("web")
 	for _, step := range slices.Concat(encryptSteps, commitSteps) {
 		h.killed(step, "snapshot", "create", "web")

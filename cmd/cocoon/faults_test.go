@@ -9,80 +9,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/durable/durabletest"
-	"github.com/cocoonv2/cocoon/internal/guest"
 )
-
-// changes are the verbs that write to the store, for the tests in which the file
-// system fails or forgets.
-var changes = append(slices.DeleteFunc(slices.Clone(verbs), func(v verb) bool { return v.name == "verify" }),
-	verb{
-		name: "vm create",
-		before: func(p *pairs, r string) { // a kernel that is not in the store yet
-			p.write("guest.elf", append(guest.ELF(), r...))
-		},
-		args: func(r string) []string {
-			return []string{"vm", "create", "v-" + r, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M"}
-		},
-	},
-	verb{
-		name: "vm start",
-		before: func(p *pairs, r string) {
-			p.must("vm", "create", "v-"+r, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M")
-		},
-		args: func(r string) []string { return []string{"vm", "start", "v-" + r} },
-	},
-	verb{
-		name: "vm rm",
-		before: func(p *pairs, r string) {
-			p.must("vm", "create", "v-"+r, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M")
-		},
-		args: func(r string) []string { return []string{"vm", "rm", "-f", "v-" + r} },
-	},
-	verb{
-		name:   "image import",
-		before: func(p *pairs, r string) { p.write("image.elf", append(guest.ELF(), r...)) },
-		args:   func(r string) []string { return []string{"image", "import", "image.elf", "--name", "i-" + r} },
-	},
-	tagVerb,
-	verb{name: "rename", args: func(r string) []string { return []string{"snapshot", "rename", "target", "t-" + r} }},
-)
-
-// tagVerb changes meta.json and nothing else.
-var tagVerb = verb{name: "tag", args: func(r string) []string { return []string{"snapshot", "tag", "target", "--add", "by=" + r} }}
-
-func (p *pairs) write(name string, b []byte) {
-	p.t.Helper()
-	if err := os.WriteFile(filepath.Join(p.work, name), b, 0o600); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-// onTmpfs puts the store where no inode number comes twice.
-func onTmpfs(h *host) {
-	h.t.Helper()
-	if err := os.Mkdir(h.root, 0o700); err != nil {
-		h.t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", h.root, "tmpfs", 0, "size=1g,mode=700"); err != nil {
-		h.t.Skipf("cannot mount a tmpfs here: %v", err)
-	}
-	h.t.Cleanup(func() {
-		killLeftovers(h.run)
-		if err := syscall.Unmount(h.root, syscall.MNT_DETACH); err != nil {
-			h.t.Error(err)
-		}
-	})
-}
 
 // traced runs a command under a tracer.
 func (h *host) traced(args []string, t durabletest.Tracer) (status unix.WaitStatus, stdout, stderr string) {
@@ -125,8 +60,8 @@ type fault struct {
 // faults` injects all (COCOON_FAULTS=1).
 const faultsSlice = 16
 
-// TestFaults lets every place of the program that changes a file of the store
-// fail once, with EIO, with ENOSPC and by a short write: the command says so or
+// TestFaults lets every place of the program that changes a file of the store,
+// plain or encrypted, fail once, with EIO, with ENOSPC and by a short write: the command says so or
 // had no need of it, what was published is whole, nothing is left, and the
 // command works when it is repeated. A fault that is not met fails the test.
 func TestFaults(t *testing.T) {
@@ -139,15 +74,22 @@ func TestFaults(t *testing.T) {
 		every = uint32(n)
 	}
 	vmm := storeVMM(t)
+	for _, k := range storeKinds {
+		t.Run(k.name, func(t *testing.T) { k.faults(t, vmm, every) })
+	}
+}
+
+// faults injects every every-th fault of every verb.
+func (k storeKind) faults(t *testing.T, vmm string, every uint32) {
 	var sites, injected, refused atomic.Int64
 	t.Run("injected", func(t *testing.T) {
-		for i, v := range changes {
-			if every > 1 && i%3 != 1 {
+		for i, v := range k.verbs {
+			if every > 1 && i%k.share != 1 {
 				continue
 			}
 			t.Run(v.name, func(t *testing.T) {
 				t.Parallel()
-				p := newPairs(t, vmm, onTmpfs)
+				p := newPairs(t, vmm, k.make...)
 				all, faults := p.faults(v)
 				sites.Add(int64(all))
 				for _, f := range faults {
@@ -164,8 +106,17 @@ func TestFaults(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d faults injected at %d call sites of %d verbs: %d ended the command, %d it coped with",
-		injected.Load(), sites.Load(), len(changes), refused.Load(), injected.Load()-refused.Load())
+	t.Logf("%s store: %d faults injected at %d call sites of %d verbs: %d ended the command, %d it coped with",
+		k.name, injected.Load(), sites.Load(), len(k.verbs), refused.Load(), injected.Load()-refused.Load())
+}
+
+// forgetListing removes the derived listing, so that whoever lists writes it. Else
+// the ages of the snapshots, in milliseconds, decide who does.
+func (h *host) forgetListing() {
+	h.t.Helper()
+	if err := os.Remove(filepath.Join(h.root, "cache", "summaries")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		h.t.Fatal(err)
+	}
 }
 
 // inStore: the call changes something below the root.
@@ -178,6 +129,7 @@ func (p *pairs) faults(v verb) (sites int, all []fault) {
 	p.t.Helper()
 	p.ready()
 	p.prepare(v, "learn")
+	p.forgetListing()
 	seen := map[string]bool{}
 	status, _, stderr := p.traced(p.argsOf(v, "learn"), durabletest.Tracer{Entry: func(c *durabletest.Call) durabletest.Verdict {
 		if p.inStore(c) && !seen[c.Name+" "+c.Site] {
@@ -190,6 +142,7 @@ func (p *pairs) faults(v verb) (sites int, all []fault) {
 	if status.ExitStatus() != 0 {
 		p.t.Fatalf("%s ends with %d: %s", v.name, status.ExitStatus(), stderr)
 	}
+	p.ended(v, "learn", true)
 	p.settle(nil)
 	return sites, all
 }
@@ -214,6 +167,7 @@ func (p *pairs) inject(v verb, f fault, n int) (failed bool) {
 	p.ready()
 	role := fmt.Sprintf("f%d", n)
 	p.prepare(v, role)
+	p.forgetListing()
 	met := false
 	status, _, stderr := p.traced(p.argsOf(v, role), durabletest.Tracer{Entry: func(c *durabletest.Call) durabletest.Verdict {
 		if met || c.Name != f.call || c.Site != f.site || !p.inStore(c) {
@@ -224,8 +178,6 @@ func (p *pairs) inject(v verb, f fault, n int) (failed bool) {
 	}})
 	code := status.ExitStatus()
 	switch {
-	case !met && strings.HasPrefix(f.site, "store/summarycache.go"):
-		// Which run renews the derived listing is a matter of milliseconds.
 	case !met:
 		p.t.Errorf("%s: the call was not made", what)
 	case code != 0 && f.verdict.Short:
@@ -235,11 +187,13 @@ func (p *pairs) inject(v verb, f fault, n int) (failed bool) {
 	case code != 0 && f.verdict.Errno == unix.ENOSPC && code != 8:
 		p.t.Errorf("%s: it ends with %d, want 8: %s", what, code, stderr)
 	}
+	p.ended(v, role, code == 0)
 	p.settle(nil)
 	if code != 0 {
 		p.ready()
 		p.prepare(v, role+"r")
 		p.must(p.argsOf(v, role+"r")...)
+		p.ended(v, role+"r", true)
 		p.settle(nil)
 	}
 	if p.t.Failed() {

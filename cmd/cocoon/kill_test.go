@@ -22,6 +22,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/guest"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
 // host is a store with its run folder, and the program that works on it as
@@ -31,6 +32,7 @@ type host struct {
 	root, run string
 	work      string
 	env       []string
+	keys      *keyring.Ring // nil where nothing is encrypted
 }
 
 func newHost(t *testing.T, vmm string, env ...string) *host {

@@ -25,102 +25,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 )
 
-// verb is a command that works on what the other one of a pair works on: the
-// snapshot "target" or the VM "web".
-type verb struct {
-	name   string
-	before func(p *pairs, role string) // makes what it needs besides; may be nil
-	args   func(role string) []string
-	on     func(p *pairs, role string) []string // the same, where it depends on the host
-	vms    func(role string) []string           // names that success makes
-	snap   func(role string) string
-}
-
-// argsOf a verb that works on this host.
-func (p *pairs) argsOf(v verb, role string) []string {
-	if v.on != nil {
-		return v.on(p, role)
-	}
-	return v.args(role)
-}
-
-func fixed(args ...string) func(string) []string { return func(string) []string { return args } }
-
-// verbs of the pairs. A verb that is added here is held at each of its steps
-// beside every other, and beside itself.
-var verbs = []verb{
-	{
-		name: "create",
-		args: func(r string) []string {
-			return []string{"snapshot", "create", "web", "new-" + r, "--parent", "target"}
-		},
-		snap: func(r string) string { return "new-" + r },
-	},
-	{
-		name: "import",
-		args: func(r string) []string { return []string{"snapshot", "import", "folder", "--name", "imp-" + r} },
-		snap: func(r string) string { return "imp-" + r },
-	},
-	{name: "rm", args: fixed("snapshot", "rm", "target")},
-	{
-		name: "restore",
-		args: func(r string) []string { return []string{"vm", "create", "r-" + r, "--from-snapshot", "target"} },
-		vms:  func(r string) []string { return []string{"r-" + r} },
-	},
-	{
-		name: "clone",
-		args: func(r string) []string {
-			return []string{"vm", "create", "c-" + r, "--from-snapshot", "target", "--count", "2"}
-		},
-		vms: func(r string) []string { return []string{"c-" + r + "-1", "c-" + r + "-2"} },
-	},
-	{name: "prune", args: fixed("snapshot", "prune", "--keep-last", "100")},
-	{name: "gc", args: fixed("gc")},
-	{
-		name:   "repack",
-		before: func(p *pairs, r string) { p.worn("web", "worn-"+r) },
-		args:   fixed(repackAll...),
-	},
-	{name: "repair", args: fixed("system", "repair")},
-	{
-		name: "vm restore",
-		before: func(p *pairs, r string) {
-			p.must("vm", "create", "x-"+r, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--start")
-		},
-		args: func(r string) []string { return []string{"vm", "restore", "x-" + r, "target"} },
-		vms:  func(r string) []string { return []string{"x-" + r} },
-	},
-	{
-		name: "pull",
-		before: func(p *pairs, r string) {
-			p.must("snapshot", "create", "web", "pulled-"+r, "--parent", "target")
-			p.must("snapshot", "push", "pulled-"+r, p.registry()+"/vm:"+r)
-			p.must("snapshot", "rm", "pulled-"+r)
-		},
-		on: func(p *pairs, r string) []string {
-			return []string{"snapshot", "pull", p.registry() + "/vm:" + r, "pulled-" + r}
-		},
-		snap: func(r string) string { return "pulled-" + r },
-	},
-	{name: "verify", args: fixed("snapshot", "verify", "--all", "--read-data")},
-	{
-		name: "suspend",
-		before: func(p *pairs, r string) {
-			p.must("vm", "create", "s-"+r, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--start")
-		},
-		args: func(r string) []string { return []string{"vm", "suspend", "s-" + r} },
-	},
-	{
-		name: "wake",
-		before: func(p *pairs, r string) {
-			p.must("vm", "create", "w-"+r, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--start")
-			p.must("vm", "suspend", "w-"+r)
-		},
-		args: func(r string) []string { return []string{"vm", "start", "w-" + r} },
-		vms:  func(r string) []string { return []string{"w-" + r} },
-	},
-}
-
 // pairsSlice is the share of the pairs that a plain `go test` holds; `make
 // pairs` holds all (COCOON_PAIRS=1).
 const pairsSlice = 40
@@ -211,6 +115,14 @@ func (p *pairs) prepare(v verb, role string) {
 	p.t.Helper()
 	if v.before != nil {
 		v.before(p, role)
+	}
+}
+
+// ended looks at what a verb worked on.
+func (p *pairs) ended(v verb, role string, ok bool) {
+	p.t.Helper()
+	if v.after != nil {
+		v.after(p, role, ok)
 	}
 }
 
@@ -363,6 +275,9 @@ func (s *started) stat() (state string, ticks int) {
 // settle looks at what must never be after a pair, and removes what it made.
 func (p *pairs) settle(ran []*started) {
 	p.t.Helper()
+	for _, s := range ran {
+		p.ended(s.verb, s.role, s.cmd.ProcessState.ExitCode() == 0)
+	}
 	p.clean("keep")
 	p.runsWithin(p.web, 10*time.Second)
 	have := p.snapshots()

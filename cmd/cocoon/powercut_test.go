@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ import (
 )
 
 // TestPowerCuts cuts the power after every call of every verb that changes the
-// store. Of what was not fsynced by then nothing is on the disk, or all, or any
+// store, plain or encrypted. Of what was not fsynced by then nothing is on the disk, or all, or any
 // part (COCOON_POWERCUTS random parts for each call; a plain `go test` tries
 // some verbs and calls only). What was published and acknowledged is whole each time, and
 // one collection brings the store in order.
@@ -37,15 +38,22 @@ func TestPowerCuts(t *testing.T) {
 		}
 	}
 	vmm := storeVMM(t)
+	for _, k := range storeKinds {
+		t.Run(k.name, func(t *testing.T) { k.powerCuts(t, vmm, parts) })
+	}
+}
+
+// powerCuts cuts the power during every verb.
+func (k storeKind) powerCuts(t *testing.T, vmm string, parts int) {
 	var cuts, calls, collected atomic.Int64
 	t.Run("cut", func(t *testing.T) {
-		for i, v := range changes {
-			if parts == 0 && i%3 != 0 {
+		for i, v := range k.verbs {
+			if parts == 0 && i%k.share != 0 {
 				continue
 			}
 			t.Run(v.name, func(t *testing.T) {
 				t.Parallel()
-				c := &cutter{pairs: newPairs(t, vmm, onTmpfs), verb: v, parts: parts, rnd: rand.New(rand.NewPCG(7, uint64(i)))}
+				c := &cutter{pairs: newPairs(t, vmm, k.make...), verb: v, parts: parts, rnd: rand.New(rand.NewPCG(7, uint64(i)))}
 				c.play()
 				cuts.Add(int64(c.cuts))
 				calls.Add(int64(c.calls))
@@ -53,7 +61,8 @@ func TestPowerCuts(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d power cuts after %d calls of %d verbs; %d of the stores were collected too", cuts.Load(), calls.Load(), len(changes), collected.Load())
+	t.Logf("%s store: %d power cuts after %d calls of %d verbs; %d of the stores were collected too",
+		k.name, cuts.Load(), calls.Load(), len(k.verbs), collected.Load())
 }
 
 // cutter cuts the power during one verb.
@@ -67,6 +76,8 @@ type cutter struct {
 	row         string // the file that the last call wrote
 	calls, cuts int
 	kept        []string // stores that are collected when the verb has ended
+	healing     bool     // a snapshot was damaged before, and may be so until the verb has ended
+	awake       bool     // the guest was told to go on
 }
 
 // cutEvery is after which calls the power is cut where no parts are asked for.
@@ -80,11 +91,17 @@ func (c *cutter) play() {
 	c.t.Helper()
 	c.ready()
 	c.prepare(c.verb, "a")
+	c.forgetListing()
+	c.healing = c.verb.name == heal.name
 	var err error
 	if c.disk, err = durabletest.NewDisk(c.root); err != nil {
 		c.t.Fatal(err)
 	}
 	status, _, stderr := c.traced(c.argsOf(c.verb, "a"), durabletest.Tracer{Exit: func(call *durabletest.Call) {
+		if !c.inStore(call) { // its inode number may be one of ours
+			c.resumes(call)
+			return
+		}
 		if !c.disk.Apply(call) || c.bulk(call) {
 			return
 		}
@@ -95,11 +112,25 @@ func (c *cutter) play() {
 	if status.ExitStatus() != 0 {
 		c.t.Fatalf("%s ends with %d: %s", c.verb.name, status.ExitStatus(), stderr)
 	}
+	healing := c.healing
+	c.healing = false
 	c.acknowledged()
+	c.healing, c.awake = healing, false // as it was when the power was cut
 	for _, dir := range c.kept {
 		c.collects(dir)
 	}
+	c.ended(c.verb, "a", true)
 	c.settle(nil)
+}
+
+// resumes looks for the request that lets a guest go on. From here on its disks
+// are others than its RAM in a snapshot believes: it must not be suspended any
+// more, whatever the power cut takes.
+func (c *cutter) resumes(call *durabletest.Call) {
+	if c.verb.name == "wake" && bytes.Contains(call.Data, []byte("/vm.resume ")) {
+		c.awake = true
+		c.cut("the guest goes on")
+	}
 }
 
 // bulk: the call is not the first write of a row to one file.
@@ -151,15 +182,16 @@ func (c *cutter) one(what string, survives func(int) bool) {
 // long ago is there.
 func (c *cutter) whole(what, dir string) *store.Store {
 	c.t.Helper()
-	s, err := store.Open(context.Background(), dir, store.Options{})
+	s, err := store.Open(context.Background(), dir, store.Options{Keys: c.keys})
 	if err != nil {
 		c.t.Errorf("%s: %v", what, err)
 		return nil
 	}
 	rep, err := s.Verify(context.Background(), nil, store.VerifyOptions{ReadData: true})
-	if err != nil || len(rep.Damaged) > 0 {
+	if err != nil || len(rep.Unopened) > 0 || len(rep.Damaged) > 0 && !c.healing {
 		c.t.Errorf("%s: verify: %+v, %v", what, rep, err)
 	}
+	c.sleepers(what, s)
 	if _, err := s.ResolveName(context.Background(), "keep"); err != nil {
 		c.t.Errorf("%s: %v", what, err)
 	}
@@ -167,6 +199,23 @@ func (c *cutter) whole(what, dir string) *store.Store {
 		c.t.Errorf("%s: index: %v", what, err)
 	}
 	return s
+}
+
+// sleepers: each suspended VM has its RAM, and none whose guest runs is suspended.
+func (c *cutter) sleepers(what string, s *store.Store) {
+	c.t.Helper()
+	all, err := s.Sleepers(context.Background())
+	if err != nil {
+		c.t.Errorf("%s: suspended VMs: %v", what, err)
+	}
+	for id, who := range all {
+		if _, err := s.Get(context.Background(), id); err != nil {
+			c.t.Errorf("%s: %s has lost its RAM: %v", what, who, err)
+		}
+		if c.awake {
+			c.t.Errorf("%s: %s is suspended, and its guest runs", what, who)
+		}
+	}
 }
 
 // acknowledged cuts the power after the command's end: what it said is true.
@@ -206,7 +255,15 @@ func (c *cutter) acknowledged() {
 			}
 		}
 		holds("label", err)
-	case "vm create", "restore", "clone", "vm start", "vm rm":
+	case "suspend":
+		if all, err := s.Sleepers(context.Background()); len(all) != 1 {
+			c.t.Errorf("a suspended VM is none after a power cut: %v, %v", all, err)
+		}
+	case "wake":
+		if !c.awake {
+			c.t.Error("nobody saw that the guest goes on")
+		}
+	case "vm create", "restore", "clone", "vm start", "vm rm", "vm restore":
 		live, lerr := filepath.Glob(filepath.Join(c.root, "vms", "*", "record.json"))
 		cut, cerr := filepath.Glob(filepath.Join(dir, "vms", "*", "record.json"))
 		if len(live) != len(cut) {
