@@ -25,8 +25,8 @@ var storeKinds = []storeKind{
 	{"encrypted", []func(*host){onTmpfs, encrypted}, append(slices.Clone(changesOfSnapshots), firstEncrypted), 14},
 }
 
-// changesOfSnapshots are the verbs of the pairs that write, and repairs.
-var changesOfSnapshots = append(slices.DeleteFunc(slices.Clone(verbs), func(v verb) bool { return v.name == "verify" }), heal)
+// changesOfSnapshots are the verbs of the pairs that write.
+var changesOfSnapshots = slices.DeleteFunc(slices.Clone(verbs), func(v verb) bool { return v.name == "verify" })
 
 var changesOfVMs = []verb{
 	{
@@ -63,27 +63,6 @@ var changesOfVMs = []verb{
 
 // tagVerb changes meta.json and nothing else.
 var tagVerb = verb{name: "tag", args: func(r string) []string { return []string{"snapshot", "tag", "target", "--add", "by=" + r} }}
-
-// heal is a repair that has something to mend: of the packs, not of what is
-// derived.
-var heal = verb{
-	name: "heal",
-	before: func(p *pairs, _ string) {
-		if err := spoilPack(p.root, p.must("snapshot", "inspect", "target"), "index"); err != nil {
-			p.t.Fatal(err)
-		}
-		verify, _, stderr := p.command([]string{"snapshot", "verify", "--all", "--read-data", "--quarantine"})
-		if err := verify.Run(); verify.ProcessState.ExitCode() != 5 {
-			p.t.Fatalf("verify of a damaged pack: %v: %s", err, stderr)
-		}
-	},
-	args: fixed("system", "repair"),
-	after: func(p *pairs, _ string, ok bool) {
-		if !ok {
-			p.must("system", "repair")
-		}
-	},
-}
 
 // firstEncrypted is a capture that makes the store one of encrypted snapshots.
 var firstEncrypted = verb{

@@ -113,8 +113,30 @@ func (p *pairs) ready() {
 // prepare makes what a verb needs besides.
 func (p *pairs) prepare(v verb, role string) {
 	p.t.Helper()
+	p.before(v, role)
+	p.damage(v)
+}
+
+func (p *pairs) before(v verb, role string) {
+	p.t.Helper()
 	if v.before != nil {
 		v.before(p, role)
+	}
+}
+
+// damage breaks a pack of target if one of the verbs is to find it so; nothing
+// can be made of it any more.
+func (p *pairs) damage(vs ...verb) {
+	p.t.Helper()
+	if !slices.ContainsFunc(vs, func(v verb) bool { return v.damages }) {
+		return
+	}
+	if err := spoilPack(p.root, p.must("snapshot", "inspect", "target"), "index"); err != nil {
+		p.t.Fatal(err)
+	}
+	verify, _, stderr := p.command([]string{"snapshot", "verify", "--all", "--read-data", "--quarantine"})
+	if err := verify.Run(); verify.ProcessState.ExitCode() != 5 {
+		p.t.Fatalf("verify of a damaged pack: %v: %s", err, stderr)
 	}
 }
 
@@ -131,9 +153,11 @@ func (p *pairs) snapshots() []string {
 }
 
 // steps runs a verb once and answers the steps that it goes through, the first
-// and the last visit of each.
+// and the last visit of each. The target shares nothing with another snapshot,
+// as after a pair that has removed it: no pair goes through fewer.
 func (p *pairs) steps(v verb) []string {
 	p.t.Helper()
+	p.must("snapshot", "rm", "target")
 	p.ready()
 	p.prepare(v, "a")
 	log := filepath.Join(p.t.TempDir(), "steps")
@@ -191,8 +215,13 @@ func (p *pairs) hold(a verb, step string, b verb) (waited bool) {
 	p.t.Helper()
 	p.ready()
 	what := fmt.Sprintf("%s held at %s, %s beside it", a.name, step, b.name)
-	p.prepare(a, "a")
-	p.prepare(b, "b")
+	p.before(a, "a")
+	p.before(b, "b")
+	p.damage(a, b)
+	answers := []int{0, 3, 4, 7} // gone, in use, taken or busy
+	if a.damages || b.damages {
+		answers = append(answers, 5)
+	}
 	first := p.start(a, "a", durable.StopAt+"="+step)
 	stands := first.stands()
 	second := p.start(b, "b")
@@ -209,8 +238,7 @@ func (p *pairs) hold(a verb, step string, b verb) (waited bool) {
 			_ = s.cmd.Process.Kill()
 			p.t.Fatalf("%s: %s hangs", what, s.verb.name)
 		}
-		// Gone, in use, taken or busy are answers; damage and failure are none.
-		if code := s.cmd.ProcessState.ExitCode(); !slices.Contains([]int{0, 3, 4, 7}, code) {
+		if code := s.cmd.ProcessState.ExitCode(); !slices.Contains(answers, code) {
 			p.t.Errorf("%s: %s ends with %d: %s", what, s.verb.name, code, s.stderr)
 		}
 	}

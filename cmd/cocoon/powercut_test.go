@@ -92,7 +92,7 @@ func (c *cutter) play() {
 	c.ready()
 	c.prepare(c.verb, "a")
 	c.forgetListing()
-	c.healing = c.verb.name == heal.name
+	c.healing = c.verb.damages
 	var err error
 	if c.disk, err = durabletest.NewDisk(c.root); err != nil {
 		c.t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 )
 
 // straceVerbs start no VMM: strace would follow it too.
-var straceVerbs = []string{"import", "rm", "gc", "prune", "create", "tag", "pull", "repair"}
+var straceVerbs = []string{"import", "rm", "gc", "prune", "create", "tag", "pull", "repair", "repack", "heal"}
 
 // straceFaults are injected by the kernel's own tracer at the N-th call, for all
 // N up to the last one: the same failures as those of TestFaults from another
@@ -41,7 +41,7 @@ func TestStraceFaults(t *testing.T) {
 	}
 	whole := os.Getenv("COCOON_STRACE") == "1"
 	vmm := storeVMM(t)
-	var injected, ours, ended, killed atomic.Int64
+	var injected, ours, failed, killed atomic.Int64
 	t.Run("injected", func(t *testing.T) {
 		for _, v := range append(slices.Clone(verbs), tagVerb) {
 			if !slices.Contains(straceVerbs, v.name) || (!whole && v.name != "rm") {
@@ -56,13 +56,13 @@ func TestStraceFaults(t *testing.T) {
 				}
 				injected.Add(s.injected)
 				ours.Add(s.ours)
-				ended.Add(s.ended)
+				failed.Add(s.failed)
 				killed.Add(s.killed)
 			})
 		}
 	})
 	t.Logf("%d faults injected, %d of them into calls on the store: %d ended the command with an error, %d killed it",
-		injected.Load(), ours.Load(), ended.Load(), killed.Load())
+		injected.Load(), ours.Load(), failed.Load(), killed.Load())
 }
 
 // sweep is one verb under strace.
@@ -72,7 +72,7 @@ type sweep struct {
 	verb   verb
 	runs   int
 
-	injected, ours, ended, killed int64
+	injected, ours, failed, killed int64
 }
 
 var injectedLine = regexp.MustCompile(`(?m)^.*\(INJECTED\).*$|^.*killed by SIGKILL.*$`)
@@ -83,6 +83,7 @@ func (s *sweep) inject(calls, how string, n int) bool {
 	s.ready()
 	s.runs++
 	role := fmt.Sprintf("x%d", s.runs)
+	s.prepare(s.verb, role)
 	log := filepath.Join(s.t.TempDir(), "log")
 	c, _, stderr := s.command(nil)
 	args := append([]string{
@@ -96,7 +97,12 @@ func (s *sweep) inject(calls, how string, n int) bool {
 		s.t.Fatal(err)
 	}
 	lines := injectedLine.FindAllString(string(b), -1)
+	code := c.ProcessState.ExitCode()
+	s.ended(s.verb, role, code == 0)
 	if len(lines) == 0 {
+		if code != 0 {
+			s.t.Errorf("%s ends with %d, and nothing was injected: %s", s.verb.name, code, stderr)
+		}
 		s.settle(nil)
 		return false
 	}
@@ -106,13 +112,12 @@ func (s *sweep) inject(calls, how string, n int) bool {
 	// Each thread has an n-th call. A write to a terminal that fails says nothing
 	// any more, one to an event descriptor of the runtime ends any program.
 	store := !strings.HasPrefix(calls, "write") || !slices.ContainsFunc(lines, func(l string) bool { return !strings.Contains(l, s.root) })
-	code := c.ProcessState.ExitCode()
 	switch {
 	case kill:
 		s.killed++
 	case !store:
 	case code != 0:
-		s.ended++
+		s.failed++
 		if !strings.HasPrefix(stderr.String(), "cocoon: ") || strings.Contains(stderr.String(), "goroutine ") {
 			s.t.Errorf("%s: it ends with %d: %s", what, code, stderr)
 		}

@@ -10,6 +10,9 @@ type verb struct {
 	vms    func(role string) []string           // names that success makes
 	snap   func(role string) string
 	after  func(p *pairs, role string, ok bool) // looks at what it worked on, however it ended; may be nil
+	// damages: a pack of target is damaged beforehand, and its snapshots are in
+	// quarantine.
+	damages bool
 }
 
 // argsOf a verb that works on this host.
@@ -93,6 +96,16 @@ var verbs = []verb{
 		},
 		args:  func(r string) []string { return []string{"vm", "start", "w-" + r} },
 		after: func(p *pairs, r string, ok bool) { p.sleptOrRuns("w-"+r, ok, "running") },
+	},
+	{ // a repair that has more to mend than what is derived
+		name: "heal",
+		args: fixed("system", "repair"),
+		after: func(p *pairs, _ string, ok bool) {
+			if !ok {
+				p.must("system", "repair")
+			}
+		},
+		damages: true,
 	},
 }
 
