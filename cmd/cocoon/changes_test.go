@@ -103,11 +103,17 @@ func onTmpfs(h *host) {
 // encrypted gives every command of the host a key.
 func encrypted(h *host) {
 	h.t.Helper()
+	h.env = append(h.env, "COCOON_KEY_FILE="+h.newKey())
+}
+
+// newKey makes the key of the host and gives its file.
+func (h *host) newKey() string {
+	h.t.Helper()
 	path := filepath.Join(h.t.TempDir(), "key")
 	key, err := keyring.Create(path)
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	h.keys = keyring.FromKeys(key)
-	h.env = append(h.env, "COCOON_KEY_FILE="+path)
+	return path
 }

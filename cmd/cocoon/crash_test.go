@@ -38,7 +38,9 @@ const (
 // TestCrash has eight processes work on one store and kills one after the other
 // by SIGKILL, half of them at named steps, half at random moments. Afterwards
 // nothing that was acknowledged is lost, nothing is damaged, nothing leaks past
-// one gc and no guest stands still. COCOON_CRASH_ROUNDS says how many kills.
+// one gc and no guest stands still. Half of the processes encrypt what they store,
+// the others do not, and each reads what all have stored. COCOON_CRASH_ROUNDS
+// says how many kills.
 func TestCrash(t *testing.T) {
 	rounds := 40
 	if v := os.Getenv("COCOON_CRASH_ROUNDS"); v != "" {
@@ -57,6 +59,8 @@ func TestCrash(t *testing.T) {
 	t.Logf("COCOON_CRASH_SEED=%d", seed)
 	vmm := storeVMM(t)
 	c := &crash{host: newHost(t, vmm), kills: map[string]int{}, ends: map[int]int{}, at: map[string]int{}}
+	key := c.newKey()
+	c.env = append(c.env, "COCOON_KEY_FILE=none:"+key) // reads, and stores in the clear
 	c.begin()
 	workers := make([]*crasher, crashers)
 	var running sync.WaitGroup
@@ -64,6 +68,9 @@ func TestCrash(t *testing.T) {
 		workers[i] = &crasher{
 			crash: c, number: i, web: fmt.Sprintf("web%d", i%crashVMs), rnd: rand.New(rand.NewPCG(seed, uint64(i))),
 			kept: map[string]fate{}, vms: map[string]fate{},
+		}
+		if i >= crashers/2 {
+			workers[i].seals = []string{"COCOON_KEY_FILE=" + key}
 		}
 		running.Go(func() { workers[i].work(rounds) })
 	}
@@ -164,6 +171,7 @@ type crasher struct {
 	number int
 	web    string
 	rnd    *rand.Rand
+	seals  []string // setting of the key that its processes encrypt with
 	next   int
 	kept   map[string]fate // its protected snapshots
 	vms    map[string]fate // its clones
@@ -250,12 +258,12 @@ func (w *crasher) unmake(of map[string]fate, name, verb string, args ...string) 
 
 // run runs a command that may be killed; -1 says that it was.
 func (w *crasher) run(verb string, args ...string) (code int, stdout string) {
-	var env []string
+	env := slices.Clone(w.seals)
 	step, after := "", time.Duration(-1)
 	switch w.rnd.IntN(5) {
 	case 0, 1:
 		step = w.rarest(verb)
-		env = []string{durable.KillAt + "=" + step}
+		env = append(env, durable.KillAt+"="+step)
 	case 2, 3:
 		after = time.Duration(w.rnd.Int64N(int64(600 * time.Millisecond)))
 	}
@@ -363,7 +371,8 @@ func (c *crash) judge(workers []*crasher) {
 	}
 	c.t.Logf("%d processes killed: %d at %d of %d named steps and visits, %d at random moments; by verb %v; exit codes of the others %v",
 		killed, named, len(c.at)-1, len(all), c.at[""], c.kills, c.ends)
-	c.t.Logf("%d acknowledgements hold; %d snapshots and %d VMs stand at the end, every VM runs", acknowledged, len(snaps), len(rows))
+	sealed := strings.Fields(c.must("snapshot", "list", "--format", "{{.Key}}"))
+	c.t.Logf("%d acknowledgements hold; %d snapshots, %d of them encrypted, and %d VMs stand at the end, every VM runs", acknowledged, len(snaps), len(sealed), len(rows))
 }
 
 var temporary = regexp.MustCompile(`^\.tmp-`)

@@ -56,8 +56,8 @@ type fault struct {
 	verdict    durabletest.Verdict
 }
 
-// faultsSlice is the share of the faults that a plain `go test` injects; `make
-// faults` injects all (COCOON_FAULTS=1).
+// faultsSlice is the share of the faults of some verbs that a plain `go test`
+// injects; `make faults` injects all of all (COCOON_FAULTS=1).
 const faultsSlice = 16
 
 // TestFaults lets every place of the program that changes a file of the store,
@@ -65,26 +65,26 @@ const faultsSlice = 16
 // had no need of it, what was published is whole, nothing is left, and the
 // command works when it is repeated. A fault that is not met fails the test.
 func TestFaults(t *testing.T) {
-	every := uint32(faultsSlice)
+	every, ofAll := uint32(faultsSlice), false
 	if v := os.Getenv("COCOON_FAULTS"); v != "" {
 		n, err := strconv.ParseUint(v, 10, 32)
 		if err != nil || n == 0 {
 			t.Fatalf("COCOON_FAULTS=%q: want a number: every how manieth fault is injected", v)
 		}
-		every = uint32(n)
+		every, ofAll = uint32(n), true
 	}
 	vmm := storeVMM(t)
 	for _, k := range storeKinds {
-		t.Run(k.name, func(t *testing.T) { k.faults(t, vmm, every) })
+		t.Run(k.name, func(t *testing.T) { k.faults(t, vmm, every, ofAll) })
 	}
 }
 
-// faults injects every every-th fault of every verb.
-func (k storeKind) faults(t *testing.T, vmm string, every uint32) {
+// faults injects every every-th fault, of all verbs or of some.
+func (k storeKind) faults(t *testing.T, vmm string, every uint32, ofAll bool) {
 	var sites, injected, refused atomic.Int64
 	t.Run("injected", func(t *testing.T) {
 		for i, v := range k.verbs {
-			if every > 1 && i%k.share != 1 {
+			if !ofAll && i%k.share != 1 {
 				continue
 			}
 			t.Run(v.name, func(t *testing.T) {
