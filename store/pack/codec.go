@@ -54,9 +54,15 @@ func newFrameDecoder() (*frameDecoder, error) {
 	return &frameDecoder{zstd: d}, nil
 }
 
-// decode fills raw, whose length is exactly what the frame must hold.
+// decodeSlack is capacity behind a frame's bytes that lets the decoder copy in
+// whole words up to the end: a block and a word. Without it the last block of
+// each frame is decoded with care, at two thirds of the speed.
+const decodeSlack = 128<<10 + 16
+
+// decode fills raw, whose length is exactly what the frame must hold. What lies
+// behind it within decodeSlack may be overwritten.
 func (d *frameDecoder) decode(stored, raw []byte) error {
-	out, err := d.zstd.DecodeAll(stored, raw[:0:len(raw)])
+	out, err := d.zstd.DecodeAll(stored, raw[:0:min(cap(raw), len(raw)+decodeSlack)])
 	if err != nil {
 		return err
 	}

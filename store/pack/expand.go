@@ -2,15 +2,9 @@ package pack
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"os"
-	"runtime"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // piece is a part of a run within one frame.
@@ -40,25 +34,46 @@ type Part struct {
 // are in image order and do not overlap; they are valid until visit returns.
 // worker, below workers, says which goroutine calls.
 func (im *Image) EachFrame(ctx context.Context, workers int, visit func(worker int, parts []Part) error) error {
+	expanders := make([]*expander, workers)
+	for i := range expanders {
+		var err error
+		if expanders[i], err = newExpander(im); err != nil {
+			return err
+		}
+	}
+	return im.eachFrame(ctx, workers, func(_ context.Context, worker int, f neededFrame) error {
+		e := expanders[worker]
+		if err := e.expand(f); err != nil {
+			return err
+		}
+		return visit(worker, e.parts)
+	})
+}
+
+// neededFrame is a frame and what of it the image has.
+type neededFrame struct {
+	pack   uint32
+	number int // among all frames of the image
+	pieces []piece
+}
+
+// eachFrame gives do the frames that the image has pages of, in pack order.
+func (im *Image) eachFrame(ctx context.Context, workers int, do func(ctx context.Context, worker int, f neededFrame) error) error {
 	pl := im.plan()
 	var next atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
 	for worker := range workers {
 		group.Go(func() error {
-			e, err := newExpander(im)
-			if err != nil {
-				return err
-			}
 			for ctx.Err() == nil {
 				f := int(next.Add(1) - 1)
 				if f >= len(pl.packs) {
 					return nil
 				}
-				parts, err := e.frame(pl.packs[f], f, pl.pieces[pl.starts[f]:pl.starts[f+1]])
-				if err == nil && len(parts) > 0 {
-					err = visit(worker, parts)
+				pieces := pl.pieces[pl.starts[f]:pl.starts[f+1]]
+				if len(pieces) == 0 {
+					continue
 				}
-				if err != nil {
+				if err := do(ctx, worker, neededFrame{pl.packs[f], f, pieces}); err != nil {
 					return err
 				}
 			}
@@ -67,53 +82,6 @@ func (im *Image) EachFrame(ctx context.Context, workers int, visit func(worker i
 	}
 	return group.Wait()
 }
-
-// WriteTo writes the image's non-zero pages to w and keeps workers CPUs busy (0:
-// all), verified as [Image.EachFrame] says. Zero pages are not written: w must
-// be fresh. w may be an *os.File (neighbouring pages are then written by one
-// call) or a memory map; WriteAt is called by several goroutines.
-// onBytes, if not nil, is told of image bytes done since its last call, zero
-// pages included, by one goroutine at a time.
-func (im *Image) WriteTo(ctx context.Context, w io.WriterAt, workers int, onBytes func(n int64)) error {
-	if workers < 1 {
-		workers = runtime.GOMAXPROCS(0)
-	}
-	report := &progress{onBytes: onBytes}
-	report.add(im.m.zeroBytes())
-	// The kernel lets one writer at a time into a file and has the others spin.
-	// They wait here instead, while more goroutines than CPUs decode.
-	workers *= writersAWorker
-	var turn sync.Mutex
-	writers := make([]scatterer, workers)
-	for i := range writers {
-		writers[i].w, writers[i].turn = w, &turn
-		switch w := w.(type) {
-		case *os.File:
-			writers[i].file = w
-		case fileAt:
-			writers[i].file, writers[i].base = w.file, w.base
-		}
-	}
-	return im.EachFrame(ctx, workers, func(worker int, parts []Part) error {
-		n, err := writers[worker].scatter(parts)
-		report.add(n)
-		return err
-	})
-}
-
-// writersAWorker keeps a CPU busy while one goroutine waits to write.
-const writersAWorker = 2
-
-// At is the part of a file from byte off on, as a target of WriteTo. Unlike an
-// [io.OffsetWriter] it lets neighbouring pages be written by one call.
-func At(f *os.File, off int64) io.WriterAt { return fileAt{f, off} }
-
-type fileAt struct {
-	file *os.File
-	base int64
-}
-
-func (a fileAt) WriteAt(p []byte, off int64) (int, error) { return a.file.WriteAt(p, a.base+off) }
 
 // plan sorts the map's runs by frame in two passes, without comparing.
 func (im *Image) plan() plan {
@@ -152,11 +120,11 @@ func (im *Image) eachPiece(do func(frame int, p piece)) {
 	}
 }
 
-// expander decodes frames for one goroutine.
+// expander decodes one frame at a time.
 type expander struct {
 	im     *Image
 	reader *frameReader
-	parts  []Part
+	parts  []Part // of the frame that was decoded last
 }
 
 func newExpander(im *Image) (*expander, error) {
@@ -164,116 +132,29 @@ func newExpander(im *Image) (*expander, error) {
 	return &expander{im: im, reader: r}, err
 }
 
-// frame checks the pieces of one frame and gives their bytes.
-func (e *expander) frame(pack uint32, number int, pieces []piece) ([]Part, error) {
-	if len(pieces) == 0 {
-		return nil, nil
-	}
-	p := &e.im.packs[pack]
-	f, err := e.reader.read(p, number-p.firstFrame)
+// expand decodes a frame and checks its pieces: e.parts are their bytes.
+func (e *expander) expand(needed neededFrame) error {
+	p := &e.im.packs[needed.pack]
+	f, err := e.reader.read(p, needed.number-p.firstFrame)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var want pageSet
-	for _, pc := range pieces {
+	for _, pc := range needed.pieces {
 		want.add(pc.packPage-f.info.First, pc.pages)
 	}
 	if err := f.check(want); err != nil {
-		return nil, err
+		return err
 	}
 	e.parts = e.parts[:0]
-	for _, pc := range pieces {
+	for _, pc := range needed.pieces {
 		e.parts = append(e.parts, Part{int64(pc.first) * PageSize, e.bytes(&f, pc)})
 	}
-	return e.parts, nil
+	return nil
 }
 
 // bytes gives a piece's bytes without what lies behind the image.
 func (e *expander) bytes(f *openFrame, p piece) []byte {
 	n := min(uint64(p.pages)*PageSize, e.im.m.Bytes-p.first*PageSize)
 	return f.raw[uint64(p.packPage-f.info.First)*PageSize:][:n]
-}
-
-// scatterer writes parts for one goroutine.
-type scatterer struct {
-	w       io.WriterAt
-	file    *os.File    // under w, if there is one
-	base    int64       // where w begins in it
-	turn    *sync.Mutex // held to write to file
-	vectors [][]byte
-}
-
-// scatter writes parts to their places, neighbours by one call, and gives the
-// bytes written.
-func (s *scatterer) scatter(parts []Part) (int64, error) {
-	if s.file != nil {
-		s.turn.Lock()
-		defer s.turn.Unlock()
-	}
-	var total int64
-	for len(parts) > 0 {
-		start, end := parts[0].Offset, parts[0].Offset
-		s.vectors = s.vectors[:0]
-		for len(parts) > 0 && parts[0].Offset == end {
-			s.vectors = append(s.vectors, parts[0].Data)
-			end += int64(len(parts[0].Data))
-			parts = parts[1:]
-		}
-		n, err := s.write(start)
-		total += n
-		if err != nil {
-			return total, fmt.Errorf("write image at %d: %w", start, err)
-		}
-	}
-	return total, nil
-}
-
-// maxVectors is what one pwritev takes (IOV_MAX).
-const maxVectors = 1024
-
-// write writes the gathered vectors one behind the other from off on.
-func (s *scatterer) write(off int64) (int64, error) {
-	start, vectors := off, s.vectors
-	if s.file != nil && len(vectors) > 1 && len(vectors) <= maxVectors {
-		n, err := pwritev(s.file, vectors, s.base+off)
-		if err != nil {
-			return 0, err
-		}
-		for n > 0 && n >= len(vectors[0]) {
-			n -= len(vectors[0])
-			off += int64(len(vectors[0]))
-			vectors = vectors[1:]
-			if len(vectors) == 0 {
-				return off - start, nil
-			}
-		}
-		vectors[0] = vectors[0][n:]
-		off += int64(n)
-	}
-	for _, part := range vectors {
-		n, err := s.w.WriteAt(part, off)
-		if err != nil {
-			return 0, err
-		}
-		off += int64(n)
-	}
-	return off - start, nil
-}
-
-func pwritev(f *os.File, parts [][]byte, off int64) (n int, err error) {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	cerr := conn.Control(func(fd uintptr) {
-		for {
-			if n, err = unix.Pwritev(int(fd), parts, off); err != unix.EINTR {
-				return
-			}
-		}
-	})
-	if cerr != nil {
-		return 0, cerr
-	}
-	return max(n, 0), err
 }

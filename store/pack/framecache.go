@@ -100,7 +100,7 @@ type openFrame struct {
 func (fr *frameReader) read(p *imagePack, number int) (openFrame, error) {
 	f := p.index.Frames[number]
 	fr.stored = slices.Grow(fr.stored[:0], int(f.Bytes))[:f.Bytes]
-	fr.raw = slices.Grow(fr.raw[:0], int(f.Pages)*PageSize)[:f.Pages*PageSize]
+	fr.raw = slices.Grow(fr.raw[:0], int(f.Pages)*PageSize+decodeSlack)[:f.Pages*PageSize]
 	if err := readFull(p.file, fr.stored, f.Offset); err != nil {
 		return openFrame{}, fmt.Errorf("read frame %d of pack %s: %w", number, p.digest, err)
 	}

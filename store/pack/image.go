@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sort"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/internal/keyring"
 )
@@ -48,15 +50,13 @@ func OpenImage(ctx context.Context, m *Map, src Source) (*Image, error) {
 		return nil, err
 	}
 	im := &Image{m: m}
+	if err := im.openPacks(ctx, src); err != nil {
+		return nil, errors.Join(err, im.Close())
+	}
 	frames := 0
-	for _, d := range m.Packs {
-		p, err := openPackIndex(ctx, d, src)
-		if err != nil {
-			return nil, errors.Join(err, im.Close())
-		}
-		p.firstFrame = frames
-		frames += len(p.index.Frames)
-		im.packs = append(im.packs, p)
+	for i := range im.packs {
+		im.packs[i].firstFrame = frames
+		frames += len(im.packs[i].index.Frames)
 	}
 	for _, r := range m.Runs {
 		if p := im.packs[r.Pack]; uint64(r.PackPage)+r.Pages > uint64(len(p.index.Hashes)) {
@@ -65,6 +65,21 @@ func OpenImage(ctx context.Context, m *Map, src Source) (*Image, error) {
 		}
 	}
 	return im, nil
+}
+
+// openPacks reads the packs' indexes side by side: that is most of what opening
+// an image takes.
+func (im *Image) openPacks(ctx context.Context, src Source) error {
+	im.packs = make([]imagePack, len(im.m.Packs))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, d := range im.m.Packs {
+		g.Go(func() (err error) {
+			im.packs[i], err = openPackIndex(gctx, d, src)
+			return err
+		})
+	}
+	return g.Wait()
 }
 
 func openPackIndex(ctx context.Context, d digest.Digest, src Source) (imagePack, error) {
@@ -92,7 +107,9 @@ func (im *Image) Packs() []digest.Digest { return im.m.Packs }
 func (im *Image) Close() error {
 	var err error
 	for _, p := range im.packs {
-		err = errors.Join(err, p.file.Close())
+		if p.file != nil {
+			err = errors.Join(err, p.file.Close())
+		}
 	}
 	return err
 }
