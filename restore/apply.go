@@ -64,6 +64,9 @@ func (e *Engine) hold(ctx context.Context, lease *store.Lease, p *Plan) error {
 	if err != nil {
 		return fmt.Errorf("snapshot %s went away: %w", p.SnapshotID, err)
 	}
+	if p.snapshot != nil && p.snapshot.ManifestDigest == sn.ManifestDigest {
+		return nil // what the plan saw is there as long as this manifest is
+	}
 	if err := e.Store.Unlock(ctx, sn); err != nil {
 		return err
 	}

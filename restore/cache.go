@@ -141,12 +141,21 @@ func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
 func (e *Engine) storedRAM(ctx context.Context, sn *store.Snapshot) (int64, error) {
 	var sum int64
 	for _, m := range sn.Spec.Memory {
-		pages, err := e.Store.ReadMap(ctx, sn, m.Map)
+		n, err := e.storedBytes(ctx, sn, m.Map)
 		if err != nil {
 			return 0, fmt.Errorf("RAM at %#x of snapshot %s: %w", m.GPA, sn.ID, err)
 		}
-		_, stored := pages.Stat()
-		sum += int64(stored) * pack.PageSize
+		sum += n
 	}
 	return sum, nil
+}
+
+// storedBytes is what the pages of a map that are not zero occupy.
+func (e *Engine) storedBytes(ctx context.Context, sn *store.Snapshot, m digest.Digest) (int64, error) {
+	pages, err := e.Store.ReadMap(ctx, sn, m)
+	if err != nil {
+		return 0, err
+	}
+	_, stored := pages.Stat()
+	return int64(stored) * pack.PageSize, nil
 }

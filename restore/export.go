@@ -25,7 +25,7 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
 	if _, err := os.Lstat(dir); err == nil {
 		return failure.New(failure.Conflict, "%s exists already", dir)
 	}
-	p, err := e.NewPlan(ctx, Request{Snapshot: ref, Mode: Copy, AllowIncompatible: true, Networks: []Wish{{How: None}}})
+	p, err := e.NewPlan(ctx, Request{Snapshot: ref, export: true})
 	if err != nil {
 		return err
 	}
@@ -35,6 +35,9 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
 	}
 	defer lease.Release()
 	if err := e.hold(ctx, lease, p); err != nil {
+		return err
+	}
+	if err := e.roomFor(ctx, p, filepath.Dir(dir)); err != nil {
 		return err
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".cocoon-export-")
@@ -51,8 +54,34 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
 	return durable.Publish(tmp, dir)
 }
 
+// roomFor refuses an export that the file system of dir has no room for.
+func (e *Engine) roomFor(ctx context.Context, p *Plan, dir string) error {
+	need, err := e.storedRAM(ctx, p.snapshot)
+	if err != nil {
+		return err
+	}
+	for _, d := range p.snapshot.Spec.Disks {
+		if d.Image != "" {
+			continue // perhaps shared with its blob
+		}
+		n, err := e.storedBytes(ctx, p.snapshot, d.Map)
+		if err != nil {
+			return fmt.Errorf("disk %d: %w", d.Index, err)
+		}
+		need += n
+	}
+	free, err := store.FreeBytes(dir)
+	if err == nil && free < need {
+		err = failure.New(failure.NoSpace, "the export of snapshot %s takes %d bytes, %d are free at %s", p.SnapshotID, need, free, dir)
+	}
+	return err
+}
+
 func (e *Engine) exportInto(ctx context.Context, lease *store.Lease, p *Plan, tmp, final string) error {
 	c, s, err := e.readConfig(ctx, p.snapshot)
+	if err == nil {
+		err = judge(p.snapshot, c)
+	}
 	if err != nil {
 		return err
 	}

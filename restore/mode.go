@@ -80,9 +80,8 @@ func (e *Engine) chooseMode(ctx context.Context, p *Plan, r Request) error {
 	if err != nil {
 		return err
 	}
-	// One that was pulled without its key could not be judged then.
-	if bad := c.Unsupported(); len(bad) > 0 && p.snapshot.Spec.Key != "" {
-		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s: %s", p.SnapshotID, bad[0].Device, bad[0].Reason), bad[0].Remedy)
+	if err := judge(p.snapshot, c); err != nil {
+		return err
 	}
 	f := facts{noMap: c.MapRefusal(), noStream: c.StreamRefusal(), clones: r.Clones}
 	if chsnap.Major(p.vmmVersion) < chsnap.StreamVersion {
@@ -93,6 +92,15 @@ func (e *Engine) chooseMode(ctx context.Context, p *Plan, r Request) error {
 		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
 	}
 	p.Ahead = p.Mode == Stream && r.Mode != Stream && f.noMap == "" && !r.ownDisks
+	return nil
+}
+
+// judge refuses what a capture or a pull would have refused: a snapshot that
+// was pulled without its key could not be judged then.
+func judge(sn *store.Snapshot, c *chsnap.Config) error {
+	if bad := c.Unsupported(); len(bad) > 0 && sn.Spec.Key != "" {
+		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s: %s", sn.ID, bad[0].Device, bad[0].Reason), bad[0].Remedy)
+	}
 	return nil
 }
 

@@ -33,6 +33,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -53,6 +54,7 @@ type Request struct {
 	Networks          []Wish // none: by default; one: for every interface; else one each
 
 	ownDisks bool // the VM has its disks and interfaces already
+	export   bool // no VM is made: no host, network, mode or room in the store is asked for
 }
 
 // Plan is what Apply will do. It is plain data: print it as JSON.
@@ -92,6 +94,12 @@ type Engine struct {
 // nothing and changes nothing, except that the cache gives up files that nobody
 // uses where space is short.
 func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
+	ctx, stop := context.WithCancel(ctx)
+	version := func() (string, error) { return "", nil }
+	if r.needsHost() {
+		version = begin(func() (string, error) { return e.VMMVersion(ctx) })
+	}
+	defer func() { stop(); version() }() // no process is left behind
 	id, err := e.Store.Resolve(ctx, r.Snapshot)
 	if err != nil {
 		return nil, err
@@ -101,7 +109,7 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 		if err != nil {
 			return nil, err
 		}
-		p, err := e.planOf(ctx, r, sn)
+		p, err := e.planOf(ctx, r, sn, version)
 		if err == nil || e.Store.Current(sn) {
 			return p, err
 		}
@@ -109,7 +117,19 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	}
 }
 
-func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot) (*Plan, error) {
+// needsHost: the VMM is going to load what the snapshot has.
+func (r Request) needsHost() bool { return !r.Cold && !r.export }
+
+// begin runs f beside the caller; what it gives waits for f.
+func begin[T any](f func() (T, error)) func() (T, error) {
+	wait := sync.OnceValues(f)
+	go wait()
+	return wait
+}
+
+// planOf makes the plan of the snapshot as it was read. version waits for the
+// VMM's answer, which takes longer than the rest.
+func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot, version func() (string, error)) (*Plan, error) {
 	if err := sn.Usable(); err != nil {
 		return nil, err
 	}
@@ -130,13 +150,19 @@ func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot) (*Pl
 		return nil, err
 	}
 	p.count()
+	if r.export {
+		return p, nil
+	}
 	if r.ownDisks {
 		p.DiskBytes = 0
 	} else if err := e.planNetworks(p, r); err != nil {
 		return nil, err
 	}
-	if !r.Cold {
-		if err := e.checkHost(ctx, p, r.AllowIncompatible); err != nil {
+	if r.needsHost() {
+		if p.vmmVersion, err = version(); err != nil {
+			return nil, err
+		}
+		if err := p.checkHost(r.AllowIncompatible); err != nil {
 			return nil, err
 		}
 	}
@@ -224,15 +250,10 @@ func (e *Engine) checkObjects(ctx context.Context, sn *store.Snapshot) error {
 
 // checkHost compares the VMM's major version and the CPU's flags with those
 // at capture: Cloud Hypervisor supports neither difference.
-func (e *Engine) checkHost(ctx context.Context, p *Plan, allow bool) error {
-	have, err := e.VMMVersion(ctx)
-	if err != nil {
-		return err
-	}
-	p.vmmVersion = have
+func (p *Plan) checkHost(allow bool) error {
 	var wrong []string
-	if want := p.snapshot.Spec.Hypervisor.Version; want != "" && chsnap.Major(want) != chsnap.Major(have) {
-		wrong = append(wrong, fmt.Sprintf("snapshot was made by Cloud Hypervisor %s, this host has %s", want, have))
+	if want := p.snapshot.Spec.Hypervisor.Version; want != "" && chsnap.Major(want) != chsnap.Major(p.vmmVersion) {
+		wrong = append(wrong, fmt.Sprintf("snapshot was made by Cloud Hypervisor %s, this host has %s", want, p.vmmVersion))
 	}
 	if missing := missingFlags(p.snapshot.Spec.Host.CPUFlags, hostFlags()); len(missing) > 0 {
 		wrong = append(wrong, "this CPU lacks "+strings.Join(missing, " "))

@@ -71,6 +71,7 @@ type Store struct {
 	maxBytes int64
 	keys     *keyring.Ring
 	locks    filelock.Pair
+	maps     mapMemo
 	onCommit func(context.Context, *Snapshot)
 	onRemove func(context.Context, ID)
 }

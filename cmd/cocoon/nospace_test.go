@@ -54,6 +54,32 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestExportWithoutRoom: it is refused before anything is written where it is
+// to go, whatever room the store has.
+func TestExportWithoutRoom(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	h := newHost(t, vmm)
+	h.must("vm", "create", "web", "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--start")
+	h.counts("web")
+	h.must("snapshot", "create", "web", "first")
+	small := t.TempDir()
+	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=4m,mode=700"); err != nil {
+		t.Skipf("cannot mount a tmpfs here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(small, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if h.fits("snapshot", "export", "first", "-o", small+"/out") {
+		t.Error("64 MiB of RAM fit into 4 MiB")
+	}
+	left, err := os.ReadDir(small)
+	if err != nil || len(left) > 0 {
+		t.Errorf("the export left %v, %v", left, err)
+	}
+}
+
 // fits tells whether a command succeeded; one that did not must say that the
 // space is short.
 func (h *host) fits(args ...string) bool {
