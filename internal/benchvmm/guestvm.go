@@ -20,7 +20,7 @@ import (
 
 // prepare makes the store's place, the kernel and the settings.
 func (b *bench) prepare() error {
-	run, err := os.MkdirTemp("", "cb") // short: socket paths end at 108 bytes
+	run, err := os.MkdirTemp("/run", "cb") // a tmpfs, as by default, and short: socket paths end at 108 bytes
 	if err != nil {
 		return err
 	}

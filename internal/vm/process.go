@@ -46,6 +46,10 @@ func startTime(pid int) (uint64, error) {
 	return strconv.ParseUint(f[19], 10, 64)
 }
 
+// vmmLog is what a VMM prints, in its run folder. It is there before the process
+// is.
+const vmmLog = "vmm.log"
+
 // launchTimeout is how long a VMM may take to answer its first ping.
 const launchTimeout = 20 * time.Second
 
@@ -69,7 +73,7 @@ func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra 
 	}
 	defer disks.detach()
 	socket := filepath.Join(dir, fmt.Sprintf("api-%d.sock", time.Now().UnixNano()%1e6)) // one path a process
-	log, err := os.OpenFile(filepath.Join(dir, "vmm.log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(filepath.Join(dir, vmmLog), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -92,10 +96,11 @@ func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra 
 	return p, nil
 }
 
-// freshRunDir makes the run folder of a VM. One that is there already may have
-// the VMM of a start that was killed before it could record it.
+// freshRunDir makes the run folder of a VM. One in which a VMM was started
+// before, which has its log since, may have the VMM of a start that was killed
+// before it could record it.
 func (m *Manager) freshRunDir(ctx context.Context, dir string) error {
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(dir, vmmLog)); errors.Is(err, os.ErrNotExist) {
 		return os.MkdirAll(dir, 0o700)
 	}
 	if err := KillVMM(ctx, dir); err != nil && !errors.Is(err, failure.Damaged) {
@@ -157,7 +162,7 @@ func (m *Manager) died(id string, err error) error {
 // LastLog is the last line that a VM's VMM printed: the cause of a failure that
 // it does not answer in full.
 func (m *Manager) LastLog(id string) string {
-	b, _ := os.ReadFile(filepath.Join(m.RunDir(id), "vmm.log"))
+	b, _ := os.ReadFile(filepath.Join(m.RunDir(id), vmmLog))
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
 	return lines[len(lines)-1]
 }
