@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -133,6 +134,12 @@ func TestRewriteRefusesForeignPaths(t *testing.T) {
 		`"disks":[{"id":"_disk0","path":"/d","readonly":true,"image_type":"Qcow2","backing_files":true}]`,
 		`"disks":[{"id":"_disk0","path":"/d","vhost_user":true,"vhost_socket":"/x"}]`,
 		`"net":[{"id":"_net7","tap":"eth0"}]`, `"net":[{"id":"_net7","vhost_socket":"/x"}]`,
+		// Go reads both of these keys, the VMM the first.
+		`"rng":{"src":"/etc/shadow","SRC":"/dev/urandom"}`, `"rng":{"src":"/etc/shadow","\u017frc":"/dev/urandom"}`,
+		`"memory":{"size":0,"zones":[{"id":"z","size":4096,"file":"/etc/shadow"}],"Zones":[]}`,
+		`"disks":[{"id":"_disk0","path":"/d","image_type":"Qcow2","backing_files":true,"Backing_files":false,"Image_type":"Raw"}]`,
+		`"disks":[{"id":"_disk0","path":"/d","Image_type":"Raw"}]`,
+		`"disks":[{"id":"_disk0","path":"/d","vhost_socket":"/x","VHOST_SOCKET":""}]`,
 	} {
 		if !strings.HasPrefix(field, `"payload"`) {
 			field = `"payload":{"kernel":"/k"},` + field
@@ -312,6 +319,7 @@ func FuzzParseConfig(f *testing.F) {
 		_, _, cb, _ := documents(f, dir)
 		f.Add(cb)
 	}
+	f.Add([]byte(`{"rng":{"src":"/etc/shadow","SRC":"/dev/urandom"}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := ParseConfig(b)
 		if err != nil {
@@ -321,10 +329,66 @@ func FuzzParseConfig(f *testing.F) {
 			t.Error("reading changed the bytes")
 		}
 		c.Unsupported()
-		if c.Rewrite(Rewrite{SerialFile: "/s"}) == nil && !json.Valid(c.Bytes()) {
-			t.Errorf("rewriting made no JSON: %s", c.Bytes())
+		w := Rewrite{SerialFile: "/own/serial", Kernel: "/own/kernel", Vsock: "/own/vsock", Disks: map[string]string{}, Taps: map[string]string{}}
+		for _, d := range c.Disks() {
+			w.Disks[d.ID] = "/own/disk"
+		}
+		for _, n := range c.Nets() {
+			w.Taps[n.ID] = "own0"
+		}
+		if c.Rewrite(w) == nil {
+			opensOnlyItsOwn(t, c.Bytes())
 		}
 	})
+}
+
+// opensOnlyItsOwn reads a rewritten configuration as the VMM does, keys exactly
+// as they are spelt, and looks at all that it would open.
+func opensOnlyItsOwn(t *testing.T, b []byte) {
+	t.Helper()
+	var doc any
+	if err := json.Unmarshal(b, &doc); err != nil {
+		t.Fatalf("rewriting made no JSON: %s", b)
+	}
+	for _, path := range []string{
+		"disks/*/path", "disks/*/vhost_socket", "net/*/tap", "net/*/vhost_socket", "payload/kernel", "payload/firmware", "payload/initramfs",
+		"payload/igvm", "rng/src", "serial/file", "serial/socket", "console/file", "console/socket", "debug_console/file",
+		"debug_console/socket", "vsock/socket", "memory/zones/*/file",
+	} {
+		for _, v := range at(doc, strings.Split(path, "/")) {
+			s, _ := v.(string)
+			if s != "" && !strings.HasPrefix(s, "/own/") && s != "own0" && !slices.Contains(entropy, s) {
+				t.Errorf("%s is %q in %s", path, s, b)
+			}
+		}
+	}
+	for _, d := range at(doc, []string{"disks", "*"}) {
+		d, _ := d.(map[string]any)
+		if d["backing_files"] == true || d["readonly"] != true && d["image_type"] != "Raw" {
+			t.Errorf("disk %v may be read as another format", d)
+		}
+	}
+}
+
+// at gives the values at a path, "*" standing for each element of an array.
+func at(v any, path []string) []any {
+	if len(path) == 0 {
+		return []any{v}
+	}
+	var out []any
+	switch v := v.(type) {
+	case map[string]any:
+		if inner, ok := v[path[0]]; ok {
+			out = at(inner, path[1:])
+		}
+	case []any:
+		for _, e := range v {
+			if path[0] == "*" {
+				out = append(out, at(e, path[1:])...)
+			}
+		}
+	}
+	return out
 }
 
 func FuzzParseState(f *testing.F) {

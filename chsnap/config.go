@@ -210,6 +210,9 @@ var foreignNet = []string{"host_mac", "ip", "mask", "fds"}
 // cover is failure.Incompatible and named: a snapshot may come from anybody.
 func (c *Config) Rewrite(w Rewrite) error {
 	b := c.raw
+	if err := exactKeys(b); err != nil {
+		return err
+	}
 	if err := onlyKnown(b, "config", knownFields); err != nil {
 		return err
 	}
@@ -352,6 +355,9 @@ func (w Rewrite) vsock(b []byte) ([]byte, error) {
 	})
 }
 
+// entropy are the devices that a VM's random numbers may come from.
+var entropy = []string{"/dev/urandom", "/dev/random", "/dev/hwrng"}
+
 func (w Rewrite) rng(b []byte) ([]byte, error) {
 	return edit(b, "rng", func(r []byte) ([]byte, error) {
 		var v struct {
@@ -360,7 +366,7 @@ func (w Rewrite) rng(b []byte) ([]byte, error) {
 		if err := json.Unmarshal(r, &v); err != nil {
 			return nil, err
 		}
-		if !slices.Contains([]string{"", "/dev/urandom", "/dev/random", "/dev/hwrng"}, v.Src) {
+		if v.Src != "" && !slices.Contains(entropy, v.Src) {
 			return nil, failure.New(failure.Incompatible, "rng reads %q", v.Src)
 		}
 		return r, nil

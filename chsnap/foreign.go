@@ -2,7 +2,12 @@ package chsnap
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
 	"slices"
+	"strings"
+	"unicode"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
@@ -28,6 +33,42 @@ func onlyKnown(b []byte, object string, known []string) error {
 		}
 	}
 	return nil
+}
+
+// exactKeys refuses an object anywhere in b with a key that is not spelt as the
+// VMM spells its own, in lower case. Go takes a key for a field whatever its
+// case, the VMM does not: "SRC" behind "src" would be what is judged here, and
+// "src" what is opened.
+func exactKeys(b []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	var objects []bool // what is open, outermost first: an object, or an array
+	isKey := false     // what the next token is
+	for {
+		t, err := dec.Token()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return failure.New(failure.Damaged, "JSON: %w", err)
+		}
+		switch t := t.(type) {
+		case json.Delim:
+			if t == '{' || t == '[' {
+				objects = append(objects, t == '{')
+			} else {
+				objects = objects[:len(objects)-1]
+			}
+		case string:
+			if isKey && strings.ContainsFunc(t, func(r rune) bool { return unicode.IsUpper(r) || r > unicode.MaxASCII }) {
+				return failure.New(failure.Incompatible, "config: %.40q is not how the VMM spells a key, and may hide another", t)
+			}
+			if isKey {
+				isKey = false
+				continue
+			}
+		}
+		isKey = len(objects) > 0 && objects[len(objects)-1]
+	}
 }
 
 // diskFormat is how the VMM reads a disk's file.
