@@ -2,6 +2,7 @@ package chsnap
 
 import (
 	"encoding/json"
+	"errors"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
@@ -13,6 +14,9 @@ import (
 func MapMemory(c *Config, s *State, file string) error {
 	if why := c.MapRefusal(); why != "" {
 		return failure.New(failure.Incompatible, "map restore: %s", why)
+	}
+	if m, err := get(c.raw, "memory"); err != nil || m == nil || isEmptyJSON(m) {
+		return errors.Join(failure.New(failure.Damaged, "map restore: the configuration has no memory"), err)
 	}
 	offsets, total := map[uint64]uint64{}, uint64(0)
 	for _, r := range s.ranges {

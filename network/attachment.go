@@ -175,11 +175,13 @@ func (r Request) checkIdentity(bad func(string, ...any) error) error {
 // multicast, zero.
 func parseMAC(s string) (net.HardwareAddr, error) {
 	mac, err := net.ParseMAC(s)
-	if err != nil || len(mac) != 6 || mac[0]&1 != 0 || isZero(mac) {
+	if err != nil || !ofInterface(mac) {
 		return nil, fmt.Errorf("%q is not the MAC of an interface", s)
 	}
 	return mac, nil
 }
+
+func ofInterface(mac net.HardwareAddr) bool { return len(mac) == 6 && mac[0]&1 == 0 && !isZero(mac) }
 
 func isZero(mac net.HardwareAddr) bool {
 	return !slices.ContainsFunc(mac, func(b byte) bool { return b != 0 })

@@ -95,12 +95,14 @@ func take(rec *record, result *types100.Result) error {
 	a := &rec.Attachment
 	a.IPs, a.Gateways = nil, nil
 	for _, c := range result.IPs {
-		ip, ok := netip.AddrFromSlice(c.Address.IP)
-		ones, _ := c.Address.Mask.Size()
-		if !ok {
+		if c == nil {
+			return errors.New("result of the plugins: an address is null")
+		}
+		p := prefixOf(c.Address)
+		if !p.IsValid() {
 			return fmt.Errorf("result of the plugins: address %v", c.Address)
 		}
-		a.IPs = append(a.IPs, netip.PrefixFrom(ip.Unmap(), ones))
+		a.IPs = append(a.IPs, p)
 		if gw, ok := netip.AddrFromSlice(c.Gateway); ok {
 			a.Gateways = append(a.Gateways, gw.Unmap())
 		}
@@ -112,6 +114,17 @@ func take(rec *record, result *types100.Result) error {
 		}
 	}
 	return nil
+}
+
+// prefixOf gives an address with its length; one of IPv4 may be written as one
+// of IPv6. It is not valid where the two do not fit.
+func prefixOf(n net.IPNet) netip.Prefix {
+	ip, _ := netip.AddrFromSlice(n.IP)
+	ones, bits := n.Mask.Size()
+	if ip.Is4In6() && bits == 128 {
+		ones -= 96
+	}
+	return netip.PrefixFrom(ip.Unmap(), ones)
 }
 
 // del undoes what the plugins did, or may have done, for an interface.

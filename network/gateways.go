@@ -161,7 +161,8 @@ func onesComplement(b []byte) uint16 {
 }
 
 // answered reads a frame: an ARP reply, or an advertisement with the MAC of its
-// target.
+// target. A MAC that no interface may have is no answer: as that of the gateway
+// in a snapshot it would be refused at the restore.
 func answered(f []byte) (who netip.Addr, mac net.HardwareAddr, ok bool) {
 	if len(f) < arpBytes {
 		return who, nil, false
@@ -171,12 +172,12 @@ func answered(f []byte) (who netip.Addr, mac net.HardwareAddr, ok bool) {
 		if binary.BigEndian.Uint16(f[20:]) != 2 {
 			return who, nil, false
 		}
-		return netip.AddrFrom4([4]byte(f[28:32])), bytes.Clone(f[22:28]), true
+		who, mac = netip.AddrFrom4([4]byte(f[28:32])), bytes.Clone(f[22:28])
 	case unix.ETH_P_IPV6:
 		if len(f) < icmpAt+ndBytes || f[ipv6At+6] != unix.IPPROTO_ICMPV6 || f[icmpAt] != neighbourAdvert || f[icmpAt+24] != optionTarget {
 			return who, nil, false
 		}
-		return netip.AddrFrom16([16]byte(f[icmpAt+8 : icmpAt+24])), bytes.Clone(f[icmpAt+26 : icmpAt+32]), true
+		who, mac = netip.AddrFrom16([16]byte(f[icmpAt+8:icmpAt+24])), bytes.Clone(f[icmpAt+26:icmpAt+32])
 	}
-	return who, nil, false
+	return who, mac, ofInterface(mac)
 }

@@ -121,8 +121,8 @@ func (h Host) read(vm, ifname string) (*record, error) {
 	if err == nil && rec.Version != recordVersion {
 		err = fmt.Errorf("version %d", rec.Version)
 	}
-	a := rec.Attachment
-	if err == nil && (a.VM != vm || a.Ifname != ifname || a.Netns != h.netnsPath(vm)) {
+	a, r := rec.Attachment, rec.Request
+	if err == nil && (a.VM != vm || r.VM != vm || r.Index != a.Index || a.Ifname != ifname || a.Netns != h.netnsPath(vm)) {
 		err = errors.New("it names another interface")
 	}
 	if err != nil {
