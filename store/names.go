@@ -48,6 +48,10 @@ func (s *Store) readClaims() *claims {
 	if err != nil {
 		return nil
 	}
+	return decodeClaims(b)
+}
+
+func decodeClaims(b []byte) *claims {
 	text := string(b) // ids and names are parts of it
 	lines := bytes.Count(b, []byte{'\n'})
 	c := &claims{of: make(map[string][]ID, lines), known: make(map[ID]bool, lines)}

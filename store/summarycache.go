@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
 // The derived file cache/summaries has one line a snapshot, so that lines are
@@ -115,7 +117,20 @@ func (l *line) parse(c *cached, blobs bool) error {
 			return err
 		}
 	}
-	return json.Unmarshal(l.body, &c.Summary)
+	if err := json.Unmarshal(l.body, &c.Summary); err != nil {
+		return err
+	}
+	if c.Summary.ID != l.id {
+		return failure.New(failure.Damaged, "the line of snapshot %s is a summary of %q", l.id, c.Summary.ID)
+	}
+	return nil
+}
+
+// line is what parseLine reads.
+func (c *cached) line() ([]byte, error) {
+	body, err := json.Marshal(c.Summary)
+	blobs, berr := json.Marshal(c.Blobs)
+	return fmt.Appendf(nil, "%s %d %d %s %s\n", c.Summary.ID, c.stamp.inode, c.stamp.mtime, blobs, body), errors.Join(err, berr)
 }
 
 // writeSummaries is best effort: without the file the next list is slower.
@@ -123,12 +138,11 @@ func (s *Store) writeSummaries(all []cached) {
 	var b bytes.Buffer
 	now := time.Now()
 	for _, c := range all {
-		body, err := json.Marshal(c.Summary)
-		blobs, berr := json.Marshal(c.Blobs)
-		if err != nil || berr != nil || now.Sub(time.Unix(0, c.stamp.mtime)) < settled {
+		line, err := c.line()
+		if err != nil || now.Sub(time.Unix(0, c.stamp.mtime)) < settled {
 			continue
 		}
-		fmt.Fprintf(&b, "%s %d %d %s %s\n", c.Summary.ID, c.stamp.inode, c.stamp.mtime, blobs, body)
+		b.Write(line)
 	}
 	_ = durable.WriteFile(s.summaryPath(), b.Bytes(), 0o600)
 }

@@ -1,0 +1,140 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+const fuzzID = "0123456789abcdef0123456789abcdef"
+
+// FuzzClaims: the file of names is believed whole or not at all, and what is
+// believed of it is written again as the same claims.
+func FuzzClaims(f *testing.F) {
+	f.Add([]byte(fuzzID + " \"web\"\n" + fuzzID + " \"\"\n"))
+	f.Add([]byte(fuzzID + " \"a\\u00e9\\\"b\"\ntorn"))
+	f.Add([]byte(fuzzID + " 'x'\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if c := decodeClaims(b); c != nil && c.count > 0 {
+			checkClaims(t, c)
+		}
+		var summed []byte // so that lines are read beyond their checksums
+		for line := range bytes.Lines(b) {
+			body := bytes.TrimSuffix(line, []byte("\n"))
+			summed = fmt.Appendf(summed, "%08x %s", crc32.ChecksumIEEE(body), line)
+		}
+		c := decodeClaims(summed)
+		if c == nil {
+			return
+		}
+		checkClaims(t, c)
+		if c.torn != (len(summed) > 0 && summed[len(summed)-1] != '\n') || c.count != bytes.Count(summed, []byte("\n")) {
+			t.Errorf("%d claims, torn %v, of %q", c.count, c.torn, summed)
+		}
+	})
+}
+
+func checkClaims(t *testing.T, c *claims) {
+	t.Helper()
+	var b []byte
+	for _, name := range slices.Sorted(maps.Keys(c.of)) {
+		for _, id := range c.of[name] {
+			if !validID(string(id)) || !c.known[id] {
+				t.Errorf("%q claims %q", id, name)
+			}
+			b = append(b, claimLine(id, name)...)
+		}
+	}
+	again := decodeClaims(b)
+	if again == nil || again.count != c.count || !maps.EqualFunc(again.of, c.of, slices.Equal) {
+		t.Errorf("written again as %q they are other claims", b)
+	}
+}
+
+// FuzzSummaryLine: a line is a summary of the snapshot that it begins with, and
+// is written again as the same.
+func FuzzSummaryLine(f *testing.F) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	c := cached{Summary: Summary{ID: fuzzID, Name: "web", Created: at, Expires: &at, Labels: map[string]string{"a b": "c"}}, Blobs: []blobShare{{"00", 5}}, stamp: metaStamp{7, -8}}
+	line, err := c.line()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(line)
+	f.Add([]byte(fuzzID + " 1 2 null {}\n"))
+	f.Fuzz(func(t *testing.T, row []byte) {
+		l, ok := parseLine(row)
+		if !ok {
+			return
+		}
+		var c cached
+		if l.parse(&c, true) != nil {
+			return
+		}
+		if c.Summary.ID != l.id || !validID(string(l.id)) {
+			t.Fatalf("the line of %s is a summary of %q", l.id, c.Summary.ID)
+		}
+		line, err := c.line()
+		if err != nil {
+			return // it is left out of the file then
+		}
+		var again cached
+		l, ok = parseLine(line)
+		if err := l.parse(&again, true); !ok || err != nil {
+			t.Fatalf("%q cannot be read back: %v", line, err)
+		}
+		if d := cmp.Diff(c, again, cmp.AllowUnexported(cached{}, metaStamp{})); d != "" {
+			t.Errorf("%q reads back as another (-want +got):\n%s", line, d)
+		}
+	})
+}
+
+// FuzzMeta: what an operator may change of a snapshot survives being written by
+// the next change.
+func FuzzMeta(f *testing.F) {
+	f.Add([]byte(`{"name":"web","description":"d","labels":{"a":"b"},"expires":"2026-01-02T03:04:05+01:00","protected":true,"quarantine":{"reason":"r"}}`))
+	f.Add([]byte(`{"labels":null}`))
+	dir := f.TempDir()
+	path := filepath.Join(dir, "meta.json")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m, err := readMeta(dir)
+		if err != nil {
+			if !errors.Is(err, failure.Damaged) {
+				t.Fatal(err)
+			}
+			return
+		}
+		text, err := m.encode()
+		if err != nil {
+			t.Fatalf("%+v cannot be changed any more: %v", m, err)
+		}
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		again, err := readMeta(dir)
+		if err != nil {
+			t.Fatalf("%s cannot be read back: %v", text, err)
+		}
+		if m.Labels == nil {
+			m.Labels = map[string]string{}
+		}
+		if d := cmp.Diff(m, again); d != "" {
+			t.Errorf("%s reads back as another (-want +got):\n%s", strings.TrimSpace(string(text)), d)
+		}
+	})
+}
