@@ -155,7 +155,7 @@ func (i *Store) read(name string) (*Record, error) {
 		return nil, err
 	}
 	var rec Record
-	if err := json.Unmarshal(b, &rec); err != nil || rec.ID.Validate() != nil {
+	if err := json.Unmarshal(b, &rec); err != nil || rec.ID.Validate() != nil || rec.ID.Algorithm() != digest.SHA256 {
 		return nil, failure.New(failure.Damaged, "record of image %s is not readable", name)
 	}
 	return &rec, nil
