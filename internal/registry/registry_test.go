@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
 }
 
-func newMover(t *testing.T) *Mover {
+func newMover(t testing.TB) *Mover {
 	t.Helper()
 	st, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "root"), store.Options{Create: true})
 	if err != nil {
@@ -37,7 +37,7 @@ func newMover(t *testing.T) *Mover {
 }
 
 // publish makes a small snapshot that stands on a kernel image.
-func publish(t *testing.T, m *Mover, name string, change func(*store.Spec, *vm.Record)) *store.Snapshot {
+func publish(t testing.TB, m *Mover, name string, change func(*store.Spec, *vm.Record)) *store.Snapshot {
 	t.Helper()
 	ctx := t.Context()
 	l, err := m.Store.Lease(ctx, "test")
@@ -133,7 +133,7 @@ func same(t *testing.T, m *Mover, from, got *store.Snapshot) {
 	nothingLeft(t, m)
 }
 
-func nothingLeft(t *testing.T, m *Mover) {
+func nothingLeft(t testing.TB, m *Mover) {
 	t.Helper()
 	for _, dir := range []string{"leases", "ingest"} {
 		left, err := os.ReadDir(m.Store.Path(dir))
