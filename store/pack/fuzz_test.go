@@ -1,0 +1,92 @@
+package pack
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"io"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/keyring"
+)
+
+// FuzzSealedMap: whoever has the key could still have sealed a wrong map. What is
+// in it is read as it would be without encryption, once.
+func FuzzSealedMap(f *testing.F) {
+	k := testKey(7)
+	keys := keyring.FromKeys(k)
+	f.Add(readGolden(f, "v1.map"))
+	f.Add(readGolden(f, "v2.map"))
+	f.Fuzz(func(t *testing.T, inner []byte) {
+		inner = resum(inner)
+		head := binary.LittleEndian.AppendUint16([]byte(mapMagic), sealedVersion)
+		head = binary.LittleEndian.AppendUint32(append(head, 0, 0), PageSize)
+		got, err := DecodeMap(resum(append(append(head, k.Seal(mapKind, inner)...), make([]byte, mapSumBytes)...)), keys)
+		want, werr := DecodeMap(inner, keyring.None())
+		if (err == nil) != (werr == nil) {
+			t.Fatalf("sealed %v, plain %v", err, werr)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Error(d)
+		}
+	})
+}
+
+// resum gives a map the checksum that its other bytes have.
+func resum(b []byte) []byte {
+	if len(b) < mapSumBytes {
+		return b
+	}
+	body := bytes.Clone(b[:len(b)-mapSumBytes])
+	sum := sha256.Sum256(body)
+	return append(body, sum[:]...)
+}
+
+// FuzzMend: of a damaged pack a mender makes the pack that it was, or nothing.
+func FuzzMend(f *testing.F) {
+	keys := keyring.FromKeys(testKey(7))
+	whole := [][]byte{readGolden(f, "v1.pack"), readGolden(f, "v2.pack")}
+	pages := map[Hash][]byte{}
+	for _, p := range whole {
+		f.Add(p, true)
+		f.Add(p[:len(p)-40], false)
+		ix, err := ReadIndex(bytes.NewReader(p), int64(len(p)), keys)
+		if err != nil {
+			f.Fatal(err)
+		}
+		want := map[Hash]bool{}
+		for _, h := range ix.Hashes {
+			want[h] = true
+		}
+		if err := FindPages(bytes.NewReader(p), ix, want, func(h Hash, page []byte) { pages[h] = bytes.Clone(page) }); err != nil {
+			f.Fatal(err)
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte, copies bool) {
+		r := bytes.NewReader(b)
+		ix, err := ReadIndex(r, int64(len(b)), keys)
+		if err != nil {
+			ix, err = Reindex(r, int64(len(b)), keys)
+		}
+		if err != nil {
+			return
+		}
+		lost, err := Damages(r, ix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copyOf := func(h Hash, page []byte) bool { return copies && copy(page, pages[h]) > 0 }
+		for _, p := range whole {
+			var out bytes.Buffer
+			if Mend(&out, r, ix, digest.FromBytes(p), copyOf) == nil && !bytes.Equal(out.Bytes(), p) {
+				t.Error("it was mended to another pack")
+			}
+		}
+		if err := Mend(io.Discard, r, ix, digest.FromBytes(b), copyOf); err == nil && len(lost) > 0 {
+			t.Errorf("%d pages are lost of a pack that is as it should be", len(lost))
+		}
+	})
+}
