@@ -7,7 +7,8 @@
 //	holders     <kind>/<id> → entry: name, digests, summary
 //	digests     <digest> 0x00 <kind>/<id> → name
 //
-// Every value ends with the CRC-32C of what is before it.
+// Every value ends with the CRC-32C of its key's length, its key and what is
+// before it.
 //
 // Invariants: the file is opened for one transaction and closed again, with a
 // time-out, since bbolt locks it for as long as it is open; no callback runs
@@ -77,7 +78,7 @@ func New(path string, o Options) *DB {
 	return &DB{path, o.Timeout}
 }
 
-const schemaVersion = 1
+const schemaVersion = 2 // 1: the checksums did not cover the keys
 
 var (
 	bucketMeta    = []byte("meta")
@@ -87,24 +88,36 @@ var (
 	keyGeneration = []byte("generation")
 )
 
-// seal appends the checksum to a value, open checks and removes it.
-func seal(v []byte) []byte {
-	return binary.LittleEndian.AppendUint32(bytes.Clone(v), crc32.Checksum(v, crc32.MakeTable(crc32.Castagnoli)))
+// checksum of a value under its key: a key has none of its own.
+func checksum(key, body []byte) uint32 {
+	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	sum.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(key))))
+	sum.Write(key)
+	sum.Write(body)
+	return sum.Sum32()
 }
 
-func open(v []byte) ([]byte, error) {
+// put writes a value with its checksum, open checks and removes that.
+func put(b *bolt.Bucket, key, body []byte) error { return b.Put(key, seal(key, body)) }
+
+func seal(key, body []byte) []byte {
+	return binary.LittleEndian.AppendUint32(bytes.Clone(body), checksum(key, body))
+}
+
+func open(key, v []byte) ([]byte, error) {
 	if len(v) < 4 {
 		return nil, failure.New(failure.Damaged, "refs: value of %d bytes", len(v))
 	}
 	body := v[:len(v)-4]
-	if crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)) != binary.LittleEndian.Uint32(v[len(v)-4:]) {
+	if checksum(key, body) != binary.LittleEndian.Uint32(v[len(v)-4:]) {
 		return nil, failure.New(failure.Damaged, "refs: a value fails its checksum")
 	}
 	return bytes.Clone(body), nil
 }
 
 // transact opens the file for one transaction. bbolt trusts the pages of its
-// file: what a damaged one makes it do is caught here, bad addresses included.
+// file: what a damaged one makes it do is caught here, bad addresses included,
+// where openSound has not refused it.
 func (db *DB) transact(ctx context.Context, path string, write bool, f func(*bolt.Tx) error) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -118,7 +131,10 @@ func (db *DB) transact(ctx context.Context, path string, write bool, f func(*bol
 	if err := checkSize(path, write); err != nil {
 		return err
 	}
-	b, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: db.timeout, ReadOnly: !write, FreelistType: bolt.FreelistMapType})
+	opened := func(path string, flag int, mode os.FileMode) (*os.File, error) {
+		return openSound(path, flag, mode, db.timeout)
+	}
+	b, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: db.timeout, ReadOnly: !write, FreelistType: bolt.FreelistMapType, OpenFile: opened})
 	if err != nil {
 		return classify(path, err)
 	}
@@ -179,7 +195,7 @@ func prepare(tx *bolt.Tx) error {
 			return err
 		}
 	}
-	return tx.Bucket(bucketMeta).Put(keyVersion, seal(binary.LittleEndian.AppendUint64(nil, schemaVersion)))
+	return put(tx.Bucket(bucketMeta), keyVersion, binary.LittleEndian.AppendUint64(nil, schemaVersion))
 }
 
 func checkSchema(tx *bolt.Tx) error {
@@ -200,7 +216,7 @@ func readNumber(tx *bolt.Tx, key []byte) (uint64, error) {
 	if raw == nil {
 		return 0, nil
 	}
-	b, err := open(raw)
+	b, err := open(key, raw)
 	if err == nil && len(b) != 8 {
 		err = failure.New(failure.Damaged, "refs: %s has %d bytes", key, len(b))
 	}
@@ -215,7 +231,7 @@ func bump(tx *bolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	return tx.Bucket(bucketMeta).Put(keyGeneration, seal(binary.LittleEndian.AppendUint64(nil, n+1)))
+	return put(tx.Bucket(bucketMeta), keyGeneration, binary.LittleEndian.AppendUint64(nil, n+1))
 }
 
 func digestKey(d digest.Digest, h Holder) []byte {
@@ -237,11 +253,11 @@ func record(tx *bolt.Tx, e Entry) error {
 	if err != nil {
 		return err
 	}
-	if err := tx.Bucket(bucketHolders).Put(e.Holder.key(), seal(v)); err != nil {
+	if err := put(tx.Bucket(bucketHolders), e.Holder.key(), v); err != nil {
 		return err
 	}
 	for _, d := range e.Digests {
-		if err := tx.Bucket(bucketDigests).Put(digestKey(d, e.Holder), seal([]byte(e.Holder.Name))); err != nil {
+		if err := put(tx.Bucket(bucketDigests), digestKey(d, e.Holder), []byte(e.Holder.Name)); err != nil {
 			return err
 		}
 	}
@@ -260,7 +276,7 @@ func forget(tx *bolt.Tx, h Holder) error {
 	if raw == nil {
 		return nil
 	}
-	e, err := decode(raw)
+	e, err := decode(h.key(), raw)
 	if err != nil {
 		return err
 	}
@@ -272,9 +288,9 @@ func forget(tx *bolt.Tx, h Holder) error {
 	return tx.Bucket(bucketHolders).Delete(h.key())
 }
 
-func decode(raw []byte) (Entry, error) {
+func decode(key, raw []byte) (Entry, error) {
 	var e Entry
-	b, err := open(raw)
+	b, err := open(key, raw)
 	if err != nil {
 		return e, err
 	}
@@ -291,7 +307,7 @@ func (db *DB) Holders(ctx context.Context, d digest.Digest) ([]Holder, error) {
 		prefix := append([]byte(d), 0)
 		c := tx.Bucket(bucketDigests).Cursor()
 		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
-			name, err := open(v)
+			name, err := open(k, v)
 			if err != nil {
 				return err
 			}

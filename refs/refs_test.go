@@ -185,14 +185,19 @@ func TestGenerationGrows(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(seal([]byte(`{"holder":{"kind":"vm","id":"x"}}`)))
+	key := []byte("vm/x")
+	f.Add(seal(key, []byte(`{"holder":{"kind":"vm","id":"x"}}`)))
 	f.Add([]byte{1, 2, 3})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := decode(b); err != nil && !errors.Is(err, failure.Damaged) {
+		if _, err := decode(key, b); err != nil && !errors.Is(err, failure.Damaged) {
 			t.Error(err)
 		}
-		if e, err := decode(seal(b)); err == nil && e.Holder.Kind == "" && len(b) == 0 {
+		e, err := decode(key, seal(key, b))
+		if err == nil && e.Holder.Kind == "" && len(b) == 0 {
 			t.Error("nothing was decoded")
+		}
+		if _, err := decode([]byte("vm/y"), seal(key, b)); err == nil {
+			t.Error("decoded under another key")
 		}
 	})
 }
