@@ -56,8 +56,9 @@ func parseSize(flag, s string) (int64, error) {
 func parseDuration(flag, s string) (time.Duration, error) {
 	for suffix, unit := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
 		if n, ok := strings.CutSuffix(s, suffix); ok {
-			if v, err := strconv.ParseFloat(n, 64); err == nil && v > 0 && v < 1e5 {
-				return time.Duration(v * float64(unit)), nil
+			v, err := strconv.ParseFloat(n, 64)
+			if d := time.Duration(v * float64(unit)); err == nil && v < 1e5 && d > 0 {
+				return d, nil
 			}
 		}
 	}
