@@ -9,7 +9,7 @@ CRASH_ROUNDS ?= 1000
 POWERCUTS ?= 4
 BITFLIPS ?= 1000000
 
-.PHONY: help build test race demo lint bench bench-vmm fuzz crash pairs faults powercuts strace-faults bitflips clean
+.PHONY: help build test race demo lint bench bench-vmm fuzz nightly crash pairs faults powercuts strace-faults bitflips clean
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,10 +54,17 @@ curves: build ## draw docs/curves: cost against RAM size, number of snapshots, g
 bench-vmm: build ## what guests notice of captures, on the real Cloud Hypervisor (needs it, KVM and root)
 	go run ./internal/benchvmm -cocoon $(BIN)
 
-fuzz: ## each fuzz target for FUZZTIME (30s, or a number of inputs: 300x)
-	@set -e; for d in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n1 dirname | sort -u); do \
+fuzz: ## each fuzz target for FUZZTIME (30s, or a number of inputs: 300x); goes on behind one that fails
+	@failed=; for d in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$d/*_test.go | sed 's/func //'); do \
-	    echo "== $$d $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$$d; done; done
+	    echo "== $$d $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$$d || failed="$$failed $$d:$$f"; done; done; \
+	  if [[ -n $$failed ]]; then echo "failed:$$failed"; exit 1; fi
+
+nightly: FUZZTIME = 10m
+nightly: ## all of the long suites, one after the other: fuzz (FUZZTIME=10m) crash pairs faults powercuts strace-faults bitflips
+	@failed=; for t in fuzz crash pairs faults powercuts strace-faults bitflips; do \
+	  echo "==== $$t, $$(date -u +%FT%TZ)"; $(MAKE) --no-print-directory $$t FUZZTIME=$(FUZZTIME) || failed="$$failed $$t"; done; \
+	  if [[ -n $$failed ]]; then echo "failed:$$failed"; exit 1; fi
 
 crash: build ## SIGKILLs at every named step and at random, then verify (CRASH_ROUNDS=1000)
 	COCOON_CRASH_ROUNDS=$(CRASH_ROUNDS) go test -count=1 -timeout 60m -v -run 'Kill|Crash' ./store/... ./gc/... ./restore/... ./internal/... ./cmd/cocoon
