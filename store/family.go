@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -86,9 +85,8 @@ func (s *Store) family(ctx context.Context, images []ImageRef) []ID {
 		b = s.rebuildFamilies(ctx)
 	}
 	var members []ID
-	sc := bufio.NewScanner(bytes.NewReader(b))
-	for sc.Scan() {
-		key, id, _ := strings.Cut(sc.Text(), " ")
+	for line := range strings.Lines(string(b)) {
+		key, id, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		if validID(id) && slices.Contains(keys, digest.Digest(key)) {
 			members = append(members, ID(id))
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
@@ -135,6 +136,51 @@ func FuzzMeta(f *testing.F) {
 		}
 		if d := cmp.Diff(m, again); d != "" {
 			t.Errorf("%s reads back as another (-want +got):\n%s", strings.TrimSpace(string(text)), d)
+		}
+	})
+}
+
+// FuzzFamilies: whatever stands in the file of families, who joins one behind it
+// is its first member.
+func FuzzFamilies(f *testing.F) {
+	s := openTest(f)
+	image := ImageRef{Digest: digest.FromString("x"), Role: "disk"}
+	sn := &Snapshot{ID: fuzzID, Spec: Spec{Images: []ImageRef{image}}}
+	f.Add([]byte(string(image.Digest) + " fedcba9876543210fedcba9876543210\ntorn"))
+	f.Add(bytes.Repeat([]byte("long"), 1<<15))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(s.familiesPath(), append(b, '\n'), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.joinFamily(sn)
+		members := s.family(t.Context(), sn.Spec.Images)
+		if len(members) == 0 || members[0] != fuzzID {
+			t.Errorf("members %v", members)
+		}
+		for _, id := range members {
+			if !validID(string(id)) {
+				t.Errorf("%q is a member", id)
+			}
+		}
+	})
+}
+
+// FuzzFormat: a folder is a store of a version that is known, or no store.
+func FuzzFormat(f *testing.F) {
+	s := openTest(f)
+	f.Add([]byte(`{"format":"cocoon-store","version":1}`))
+	f.Add([]byte(`{"format":"cocoon-store","version":2}`))
+	f.Add([]byte(`{"format":"cocoon-store","version":1e0}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(s.Path("format"), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		v, err := s.formatVersion()
+		if err == nil && v != Version && v != EncryptedVersion {
+			t.Errorf("version %d of %q", v, b)
+		}
+		if len(b) <= 4096 && err != nil && !errors.Is(err, failure.Incompatible) {
+			t.Errorf("%v: another program's folder is taken for a broken store", err)
 		}
 	})
 }
