@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cocoonv2/cocoon/internal/ramgen"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -55,6 +56,29 @@ func (b *bench) listing() error {
 	}
 	row(fmt.Sprintf("`gc` of %d snapshots, nothing to do", b.snapshots), ms(g.wall()), "", "", "≤ 5 s")
 	row("peak memory of that gc", mib(g.peak()), "", "", "≤ 300 MiB")
+	return b.besideMany(env)
+}
+
+// besideMany measures what a capture costs more in a store with many snapshots
+// than in one that has none.
+func (b *bench) besideMany(many []string) error {
+	small := filepath.Join(b.work, "small")
+	if err := folder(small, ramgen.New(4<<20, 1)); err != nil {
+		return err
+	}
+	_, alone := b.home("alone")
+	var one, beside series
+	for range 3 * b.runs {
+		for env, s := range map[*[]string]*series{&alone: &one, &many: &beside} {
+			t, err := timed(*env, b.cocoon, "snapshot", "import", small)
+			if err != nil {
+				return err
+			}
+			*s = append(*s, t)
+		}
+	}
+	more := beside.wall() - one.wall()
+	row(fmt.Sprintf("capture of 4 MiB beside %d snapshots", b.snapshots), ms(beside.wall()), "in an empty store "+ms(one.wall()), "+"+ms(more), "≤ 20 ms more")
 	return nil
 }
 
