@@ -68,9 +68,9 @@ func (b *bench) besideMany(many []string) error {
 	}
 	_, alone := b.home("alone")
 	var one, beside series
-	for range 3 * b.runs {
+	for i := range 3 * b.runs {
 		for env, s := range map[*[]string]*series{&alone: &one, &many: &beside} {
-			t, err := timed(*env, b.cocoon, "snapshot", "import", small)
+			t, err := timed(*env, b.cocoon, "snapshot", "import", small, "--name", fmt.Sprint("small-", i))
 			if err != nil {
 				return err
 			}
@@ -78,7 +78,7 @@ func (b *bench) besideMany(many []string) error {
 		}
 	}
 	more := beside.wall() - one.wall()
-	row(fmt.Sprintf("capture of 4 MiB beside %d snapshots", b.snapshots), ms(beside.wall()), "in an empty store "+ms(one.wall()), "+"+ms(more), "≤ 20 ms more")
+	row(fmt.Sprintf("named capture of 4 MiB beside %d snapshots", b.snapshots), ms(beside.wall()), "in an empty store "+ms(one.wall()), "+"+ms(more), "≤ 20 ms more")
 	return nil
 }
 

@@ -85,6 +85,7 @@ func namesFileLies(t *testing.T, h Harness) {
 				t.Fatal(err)
 			}
 		}
+		mustPublish(t, s, "", image(3, 3)) // it asks for no name, and must not harm those of others
 		for name, want := range map[string]store.ID{"c": a, "b": b} {
 			if got, err := s.Resolve(t.Context(), name); err != nil || got != want {
 				t.Errorf("%s: %s is %s, %v, want %s", state, name, got, err, want)
