@@ -3,13 +3,14 @@ package store
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -29,12 +30,21 @@ import (
 
 func (s *Store) namesPath() string { return s.Path("cache", "names") }
 
-// claims is what the file says: who claims which name, and who claims any.
+// claims is what the file says of one name: who claims it, and who claims any.
 type claims struct {
-	of    map[string][]ID
-	known map[ID]bool
+	of    []ID
+	known map[idKey]struct{}
+	lines []byte // the file
 	count int
 	torn  bool // the last line has no end: its writer was killed
+}
+
+// idKey is an ID in half of its length.
+type idKey [16]byte
+
+func keyOf[T ID | []byte](id T) (k idKey, ok bool) {
+	n, err := hex.Decode(k[:], []byte(id))
+	return k, err == nil && n == len(k)
 }
 
 func claimLine(id ID, name string) []byte {
@@ -43,54 +53,57 @@ func claimLine(id ID, name string) []byte {
 }
 
 // readClaims answers nil when there is no file that can be trusted.
-func (s *Store) readClaims() *claims {
+func (s *Store) readClaims(name string) *claims {
 	b, err := os.ReadFile(s.namesPath())
 	if err != nil {
 		return nil
 	}
-	return decodeClaims(b)
+	return decodeClaims(b, name)
 }
 
-func decodeClaims(b []byte) *claims {
-	text := string(b) // ids and names are parts of it
-	lines := bytes.Count(b, []byte{'\n'})
-	c := &claims{of: make(map[string][]ID, lines), known: make(map[ID]bool, lines)}
-	for at := 0; at < len(b); {
-		end := bytes.IndexByte(b[at:], '\n')
-		if end < 0 {
+// decodeClaims answers nil when a line does not hold.
+func decodeClaims(b []byte, name string) *claims {
+	c := &claims{known: make(map[idKey]struct{}, bytes.Count(b, []byte{'\n'})), lines: b}
+	want := strconv.AppendQuote(nil, name)
+	for len(b) > 0 {
+		line, rest, whole := bytes.Cut(b, []byte{'\n'})
+		if !whole {
 			c.torn = true
 			break
 		}
-		id, name, ok := parseClaim(b[at:at+end], text[at:at+end])
+		key, id, quoted, ok := parseClaim(line)
 		if !ok {
 			return nil
 		}
-		c.of[name] = append(c.of[name], id)
-		c.known[id] = true
+		if bytes.Equal(quoted, want) {
+			c.of = append(c.of, ID(id))
+		}
+		c.known[key] = struct{}{}
 		c.count++
-		at += end + 1
+		b = rest
 	}
 	return c
 }
 
-// claimPrefix is the length of what stands before a claim's ID.
-const claimPrefix = len("01234567 ")
-
-// parseClaim reads a line, given in both forms to spare a copy.
-func parseClaim(b []byte, line string) (ID, string, bool) {
-	sum, body, ok := strings.Cut(line, " ")
-	if want, err := strconv.ParseUint(sum, 16, 32); !ok || len(sum) != claimPrefix-1 || err != nil || uint32(want) != crc32.ChecksumIEEE(b[claimPrefix:]) {
-		return "", "", false
+// parseClaim reads a line.
+func parseClaim(line []byte) (key idKey, id, quoted []byte, ok bool) {
+	const sumEnd, idEnd = 8, 8 + 1 + 32
+	if len(line) < idEnd+len(` ""`) || line[sumEnd] != ' ' || line[idEnd] != ' ' || line[idEnd+1] != '"' || line[len(line)-1] != '"' {
+		return key, nil, nil, false
 	}
-	id, quoted, _ := strings.Cut(body, " ")
-	name, err := strconv.Unquote(quoted)
-	return ID(id), name, err == nil && validID(id)
+	var sum [4]byte
+	if _, err := hex.Decode(sum[:], line[:sumEnd]); err != nil || binary.BigEndian.Uint32(sum[:]) != crc32.ChecksumIEEE(line[sumEnd+1:]) {
+		return key, nil, nil, false
+	}
+	id, quoted = line[sumEnd+1:idEnd], line[idEnd+1:]
+	key, ok = keyOf(id)
+	return key, id, quoted, ok && validID(string(id))
 }
 
 // idOf finds the snapshot of exactly this name; "" if there is none as far as
 // the file knows.
 func (s *Store) idOf(ctx context.Context, name string) (ID, error) {
-	c := s.readClaims()
+	c := s.readClaims(name)
 	if c == nil {
 		return s.idInFiles(ctx, name)
 	}
@@ -98,18 +111,24 @@ func (s *Store) idOf(ctx context.Context, name string) (ID, error) {
 	if err != nil {
 		return "", err
 	}
-	return s.named(c.whomToAsk(ids, name), name), nil
+	return s.named(c.whomToAsk(ids), name), nil
 }
 
 // whomToAsk picks those that claim the name, and those that claim none.
-func (c *claims) whomToAsk(ids []ID, name string) []ID {
-	ask := slices.Clone(c.of[name])
+func (c *claims) whomToAsk(ids []ID) []ID {
+	ask := slices.Clone(c.of)
 	for _, id := range ids {
-		if !c.known[id] {
+		if !c.knows(id) {
 			ask = append(ask, id)
 		}
 	}
 	return ask
+}
+
+func (c *claims) knows(id ID) bool {
+	key, _ := keyOf(id)
+	_, ok := c.known[key]
+	return ok
 }
 
 // named gives the one of these snapshots that has the name. One that is damaged
@@ -135,10 +154,10 @@ func (s *Store) idInFiles(ctx context.Context, name string) (ID, error) {
 		return "", err
 	}
 	id := s.named(ids, name)
-	if id != "" || s.readClaims() == nil {
+	if id != "" || s.readClaims(name) == nil {
 		_ = s.names(ctx, func() error {
 			if ids, err = s.IDs(); err == nil {
-				_, err = s.rewriteNames(ids, nil)
+				_, err = s.rewriteNames(ids, nil, name)
 			}
 			return err
 		})
@@ -163,14 +182,14 @@ func (s *Store) claimName(id ID, name string, lasting bool) error {
 	if err != nil {
 		return err
 	}
-	c := s.readClaims()
+	c := s.readClaims(name)
 	if c == nil || c.torn || c.count > 2*len(ids)+minClaims {
-		if c, err = s.rewriteNames(ids, c); err != nil {
+		if c, err = s.rewriteNames(ids, c, name); err != nil {
 			return err
 		}
 	}
 	if name != "" {
-		if holder := s.named(c.whomToAsk(ids, name), name); holder != "" {
+		if holder := s.named(c.whomToAsk(ids), name); holder != "" {
 			return failure.New(failure.Conflict, "snapshot name %q is taken by %s", name, holder)
 		}
 	}
@@ -202,37 +221,36 @@ const lookEvery = 64 << 10
 const minClaims = 1000
 
 // rewriteNames writes the file anew for these snapshots: from what it said
-// itself or, when that is nil, from the snapshots. names.lock is held, so that
-// no claim is under way.
-func (s *Store) rewriteNames(ids []ID, old *claims) (*claims, error) {
-	c := &claims{of: map[string][]ID{}, known: map[ID]bool{}}
-	var b bytes.Buffer
-	add := func(id ID, name string) {
-		c.of[name] = append(c.of[name], id)
-		c.known[id] = true
-		c.count++
-		b.Write(claimLine(id, name))
-	}
-	if old != nil {
-		there := make(map[ID]bool, len(ids))
+// itself or, when that is nil, from the snapshots. It gives what the new one says
+// of a name. names.lock is held, so that no claim is under way.
+func (s *Store) rewriteNames(ids []ID, old *claims, name string) (*claims, error) {
+	b := old.linesOf(ids)
+	if old == nil {
 		for _, id := range ids {
-			there[id] = true
-		}
-		for name, claimants := range old.of {
-			for _, id := range claimants {
-				if there[id] {
-					add(id, name)
-				}
+			if m, err := readMeta(s.Path("snapshots", string(id))); err == nil {
+				b = append(b, claimLine(id, m.Name)...)
 			}
 		}
-		return c, durable.WriteFile(s.namesPath(), b.Bytes(), 0o600)
 	}
+	return decodeClaims(b, name), durable.WriteFile(s.namesPath(), b, 0o600)
+}
+
+// linesOf is what the file says of these snapshots; nil says nothing.
+func (c *claims) linesOf(ids []ID) (b []byte) {
+	if c == nil {
+		return nil
+	}
+	there := make(map[idKey]bool, len(ids))
 	for _, id := range ids {
-		if m, err := readMeta(s.Path("snapshots", string(id))); err == nil {
-			add(id, m.Name)
+		key, _ := keyOf(id)
+		there[key] = true
+	}
+	for line := range bytes.Lines(c.lines) {
+		if key, _, _, ok := parseClaim(bytes.TrimSuffix(line, []byte{'\n'})); ok && there[key] && line[len(line)-1] == '\n' {
+			b = append(b, line...)
 		}
 	}
-	return c, durable.WriteFile(s.namesPath(), b.Bytes(), 0o600)
+	return b
 }
 
 // appendTo adds a line to a file that exists.
