@@ -76,13 +76,6 @@ var firstEncrypted = verb{
 	snap: func(r string) string { return "first-" + r },
 }
 
-func (p *pairs) write(name string, b []byte) {
-	p.t.Helper()
-	if err := os.WriteFile(filepath.Join(p.work, name), b, 0o600); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
 // onTmpfs puts the store where no inode number comes twice.
 func onTmpfs(h *host) {
 	h.t.Helper()

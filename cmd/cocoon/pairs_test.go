@@ -71,7 +71,8 @@ type pairs struct {
 	*host
 	web     vmRow
 	orphans int
-	address string // of the registry, once there is one
+	address string            // of the registry, once there is one
+	asleep  map[string]uint32 // the last counter of VMs that were put to sleep, by name
 }
 
 // registry is an empty one on a loopback port, until the test ends.
@@ -84,8 +85,10 @@ func (p *pairs) registry() string {
 	return p.address
 }
 
+// newPairs makes a host with a VM and two snapshots of it. The guests of the
+// simulator fill 8 MiB: how much there is to copy does not matter here.
 func newPairs(t *testing.T, vmm string, prepare ...func(*host)) *pairs {
-	p := &pairs{host: newHost(t, vmm)}
+	p := &pairs{host: newHost(t, vmm, "CHSIM_FILL=8M"), asleep: map[string]uint32{}}
 	for _, do := range prepare {
 		do(p.host)
 	}
@@ -124,11 +127,11 @@ func (p *pairs) before(v verb, role string) {
 	}
 }
 
-// damage breaks a pack of target if one of the verbs is to find it so; nothing
-// can be made of it any more.
-func (p *pairs) damage(vs ...verb) {
+// damage breaks a pack of target if the verb is to find it so; nothing can be
+// made of it any more.
+func (p *pairs) damage(v verb) {
 	p.t.Helper()
-	if !slices.ContainsFunc(vs, func(v verb) bool { return v.damages }) {
+	if !v.damages {
 		return
 	}
 	if err := spoilPack(p.root, p.must("snapshot", "inspect", "target"), "index"); err != nil {
@@ -217,13 +220,22 @@ func (p *pairs) hold(a verb, step string, b verb) (waited bool) {
 	what := fmt.Sprintf("%s held at %s, %s beside it", a.name, step, b.name)
 	p.before(a, "a")
 	p.before(b, "b")
-	p.damage(a, b)
+	p.damage(a)
+	var sound string // target, which is damaged when the first stands
+	if b.damages && !a.damages {
+		sound = p.must("snapshot", "inspect", "target")
+	}
 	answers := []int{0, 3, 4, 7} // gone, in use, taken or busy
 	if a.damages || b.damages {
 		answers = append(answers, 5)
 	}
 	first := p.start(a, "a", durable.StopAt+"="+step)
 	stands := first.stands()
+	if sound != "" {
+		if err := spoilPack(p.root, sound, "index"); err != nil && !errors.Is(err, os.ErrNotExist) { // removed already
+			p.t.Fatal(err)
+		}
+	}
 	second := p.start(b, "b")
 	if stands {
 		waited = !second.endsAlone()

@@ -1,5 +1,10 @@
 package main
 
+import (
+	"os"
+	"path/filepath"
+)
+
 // verb is a command that works on what the other one of a pair works on: the
 // snapshot "target" or the VM "web".
 type verb struct {
@@ -62,12 +67,10 @@ var verbs = []verb{
 	},
 	{name: "repair", args: fixed("system", "repair")},
 	{
-		name: "vm restore",
-		before: func(p *pairs, r string) {
-			p.must("vm", "create", "x-"+r, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--start")
-		},
-		args:  func(r string) []string { return []string{"vm", "restore", "x-" + r, "target"} },
-		after: func(p *pairs, r string, _ bool) { p.counts("x-" + r) },
+		name:   "vm restore",
+		before: func(p *pairs, r string) { p.awake("x-" + r) },
+		args:   func(r string) []string { return []string{"vm", "restore", "x-" + r, "target"} },
+		after:  func(p *pairs, r string, _ bool) { p.counts("x-" + r) },
 	},
 	{
 		name: "pull",
@@ -93,6 +96,7 @@ var verbs = []verb{
 		before: func(p *pairs, r string) {
 			p.awake("w-" + r)
 			p.must("vm", "suspend", "w-"+r)
+			p.asleep["w-"+r] = p.tick("w-" + r)
 		},
 		args:  func(r string) []string { return []string{"vm", "start", "w-" + r} },
 		after: func(p *pairs, r string, ok bool) { p.sleptOrRuns("w-"+r, ok, "running") },
@@ -109,28 +113,45 @@ var verbs = []verb{
 	},
 }
 
-// awake makes a VM whose guest has begun to count: what its RAM holds then is
-// the same each time.
+// awake makes a VM whose guest has begun to count, with a disk of its own: else
+// it could be that all its pages are in the store already, by the same count of
+// another guest, and nothing is to be written.
 func (p *pairs) awake(name string) {
 	p.t.Helper()
-	p.must("vm", "create", name, "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--start")
+	disk := make([]byte, 8<<20)
+	copy(disk[len(disk)/2:], name)
+	p.write(name+".raw", disk)
+	p.must("vm", "create", name, "--kernel", "guest.elf", "--disk", name+".raw", "--memory", "64M", "--start")
 	p.counts(name)
 }
 
 // sleptOrRuns: a VM that was to fall asleep or to wake is in the state that was
-// acknowledged, and in one of the two if nothing was. Asleep it can be woken.
+// acknowledged, and in one of the two if nothing was. Asleep it can be woken, and
+// goes on where it was; the log of a wake that failed does not say where.
 func (p *pairs) sleptOrRuns(name string, ok bool, acknowledged string) {
 	p.t.Helper()
 	v := p.vm(name)
+	last, slept := p.asleep[name]
 	switch {
 	case ok && v.State != acknowledged, v.State != "suspended" && v.State != "running":
 		p.t.Errorf("VM %s is %s (%s), acknowledged %v", name, v.State, v.LastError, ok)
 		return
 	case v.State == "suspended":
-		last := p.tick(name)
+		if !slept {
+			last = p.tick(name)
+		}
 		p.must("vm", "start", name)
+		p.goesOn(name, last)
+	case slept:
 		p.goesOn(name, last)
 	default:
 		p.counts(name)
+	}
+}
+
+func (p *pairs) write(name string, b []byte) {
+	p.t.Helper()
+	if err := os.WriteFile(filepath.Join(p.work, name), b, 0o600); err != nil {
+		p.t.Fatal(err)
 	}
 }
