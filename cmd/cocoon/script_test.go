@@ -40,6 +40,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":      exits,
 			"counts":     counts,
+			"wentback":   wentBack,
 			"truncate":   truncate,
 			"samefile":   sameFile,
 			"rot":        rot,
@@ -111,13 +112,16 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// counts VM [PAST]: the guest prints a counter above PAST, RAM and disk agree
-// where it has a disk, and no BAD line was ever printed.
+// counts VM [PAST|+MORE]: the guest prints a counter above PAST, or above what it
+// printed so far and MORE; RAM and disk agree where it has a disk, and no BAD
+// line was ever printed.
 func counts(ts *testscript.TestScript, neg bool, args []string) {
-	past := uint64(0)
+	past, more := uint64(0), false
 	if len(args) == 2 {
+		var number string
 		var err error
-		past, err = strconv.ParseUint(args[1], 10, 32)
+		number, more = strings.CutPrefix(args[1], "+")
+		past, err = strconv.ParseUint(number, 10, 32)
 		ts.Check(err)
 	}
 	deadline := time.Now().Add(60 * time.Second)
@@ -127,13 +131,36 @@ func counts(ts *testscript.TestScript, neg bool, args []string) {
 			if bad := guest.Bad(log); len(bad) > 0 {
 				ts.Fatalf("guest says %s", bad[0])
 			}
-			if ram, _, ok := guest.LastTick(log); ok && uint64(ram) > past {
+			ram, _, ok := guest.LastTick(log)
+			if ok && more {
+				past, more = past+uint64(ram), false
+			}
+			if ok && uint64(ram) > past {
 				return
 			}
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	ts.Fatalf("guest %s did not count past %d: %s", args[0], past, ts.ReadFile("stderr"))
+}
+
+// wentBack OLD NEW: the guest whose serial log is NEW began where it had been
+// before the end of OLD, and has not booted.
+func wentBack(ts *testscript.TestScript, neg bool, args []string) {
+	old, now := []byte(ts.ReadFile(args[0])), []byte(ts.ReadFile(args[1]))
+	last, _, ok := guest.LastTick(old)
+	if !ok || bytes.Contains(now, []byte("BOOT")) {
+		ts.Fatalf("no ticks, or a boot: %s, then %s", old, now)
+	}
+	for line := range bytes.Lines(now) {
+		if first, _, ok := guest.LastTick(line); ok {
+			if (first < last) == neg {
+				ts.Fatalf("it counted to %d and went on at %d", last, first)
+			}
+			return
+		}
+	}
+	ts.Fatalf("no ticks: %s", now)
 }
 
 // truncate FILE SIZE cuts or grows a file.
