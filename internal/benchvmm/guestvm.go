@@ -81,16 +81,16 @@ type machine struct {
 }
 
 // boot starts a guest of size RAM, nearly all of it filled, and waits until it
-// counts. disk may be "".
-func (b *bench) boot(ctx context.Context, name, size, disk, cmdline string) (*machine, error) {
+// counts. disk may be ""; more are flags of vm create.
+func (b *bench) boot(ctx context.Context, name, size, disk, cmdline string, more ...string) (*machine, error) {
 	mib, err := mebibytes(size)
 	if err != nil {
 		return nil, err
 	}
-	args := []string{
+	args := append([]string{
 		"vm", "create", name, "--kernel", filepath.Join(b.work, "guest.elf"), "--memory", size, "--start",
 		"--cmdline", strings.TrimSpace(fmt.Sprintf("fill=%d %s", mib-32, cmdline)),
-	}
+	}, more...)
 	if disk != "" {
 		args = append(args, "--disk", disk)
 	}

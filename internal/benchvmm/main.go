@@ -2,7 +2,7 @@
 // what a guest notices of a capture, beside what an operator would do by hand
 // through the API, in the same run on the same machine.
 //
-//	go run ./internal/benchvmm -cocoon bin/cocoon [-sizes 128M,1G,4G] [-runs 3] [-only live,disks,restore] [-dir DIR]
+//	go run ./internal/benchvmm -cocoon bin/cocoon [-sizes 128M,1G,4G] [-runs 3] [-only live,disks,restore,network] [-dir DIR]
 //
 // Each section is one file that prints one table; sections lists them. Seconds
 // mean nothing on another machine, the ratios do.
@@ -20,6 +20,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/cocoonv2/cocoon/network/networktest"
 )
 
 // section is one table.
@@ -32,6 +34,7 @@ var sections = []section{
 	{"live", liveSection},
 	{"disks", disksSection},
 	{"restore", restoreSection},
+	{"network", networkSection},
 }
 
 // bench is one session of measuring.
@@ -40,6 +43,7 @@ type bench struct {
 	vmm    string
 	sizes  []string // of guests, as cocoon takes them
 	runs   int
+	dir    string // where work is made
 	work   string
 	env    []string
 }
@@ -50,12 +54,12 @@ func main() {
 	flag.StringVar(&b.vmm, "vmm", "cloud-hypervisor", "the real VMM")
 	sizes := flag.String("sizes", "128M,1G,4G", "RAM of the guests")
 	only := flag.String("only", "", "names of the sections to run, with commas (default: all)")
-	dir := flag.String("dir", "", "where the store and the disks lie (default: the temporary folder)")
+	flag.StringVar(&b.dir, "dir", "", "where the store and the disks lie (default: the temporary folder)")
 	flag.IntVar(&b.runs, "runs", 3, "runs of each figure")
 	flag.Parse()
 	b.sizes = strings.Split(*sizes, ",")
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, &b, *dir, *only)
+	err := run(ctx, &b, *only)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-vmm:", err)
@@ -63,19 +67,26 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, b *bench, dir, only string) (err error) {
+func run(ctx context.Context, b *bench, only string) (err error) {
+	if networktest.Isolated() { // the second life, which networkSection starts
+		if err := networktest.Prepare(); err != nil {
+			return err
+		}
+	}
 	version, err := b.check(ctx)
 	if err != nil {
 		return err
 	}
-	if b.work, err = os.MkdirTemp(dir, "cocoon-benchvmm-"); err != nil {
+	if b.work, err = os.MkdirTemp(b.dir, "cocoon-benchvmm-"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.clean()) }()
 	if err := b.prepare(); err != nil {
 		return err
 	}
-	fmt.Printf("machine: %d processors, %s, %s\n", runtime.NumCPU(), version, runtime.Version())
+	if !networktest.Isolated() {
+		fmt.Printf("machine: %d processors, %s, %s\n", runtime.NumCPU(), version, runtime.Version())
+	}
 	for _, s := range sections {
 		if only != "" && !slices.Contains(strings.Split(only, ","), s.name) {
 			continue

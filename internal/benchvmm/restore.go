@@ -127,9 +127,9 @@ func (b *bench) restoreByHand(ctx context.Context, folder string) (time.Duration
 
 // clones times one vm create, with --count above 0, has every guest count, and
 // removes them. dirty is the private memory of the first VMM when the command
-// ended.
-func (b *bench) clones(ctx context.Context, snapshot, mode string, count int) (took time.Duration, dirty int64, err error) {
-	args := []string{"vm", "create", "clone", "--from-snapshot", snapshot, "--restore-mode", mode}
+// ended. more are flags of vm create.
+func (b *bench) clones(ctx context.Context, snapshot, mode string, count int, more ...string) (took time.Duration, dirty int64, err error) {
+	args := append([]string{"vm", "create", "clone", "--from-snapshot", snapshot, "--restore-mode", mode}, more...)
 	if count > 0 {
 		args = append(args, "--count", strconv.Itoa(count))
 	}
