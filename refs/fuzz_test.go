@@ -78,7 +78,16 @@ func harmful(tb testing.TB, b []byte) map[string][]byte {
 		endless = change{p, 10, 0xff}.append(change{p, 11, 0xff}.append(endless))
 		endless = change{p, headBytes + 5, 0x7f}.append(endless)
 	}
-	return map[string][]byte{"a branch that leads back to itself": loop, "an endless list of free pages": endless}
+	var vast []byte
+	for _, p := range pagesOf(b, leafPage) {
+		if b[int(p)*4096+headBytes]&bucketFlag != 0 {
+			continue // no entries
+		}
+		for i := range binary.LittleEndian.Uint16(b[int(p)*4096+10:]) {
+			vast = change{p, headBytes + i*elementBytes + 15, 0x71}.append(vast)
+		}
+	}
+	return map[string][]byte{"a branch that leads back to itself": loop, "an endless list of free pages": endless, "values of gigabytes": vast}
 }
 
 func TestWhatWouldEndTheProgramIsDamage(t *testing.T) {

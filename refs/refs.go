@@ -115,10 +115,16 @@ func open(key, v []byte) ([]byte, error) {
 	return bytes.Clone(body), nil
 }
 
+// tx is a transaction, and the file's pages as they were before it.
+type tx struct {
+	*bolt.Tx
+	pages *pages
+}
+
 // transact opens the file for one transaction. bbolt trusts the pages of its
 // file: what a damaged one makes it do is caught here, bad addresses included,
 // where openSound has not refused it.
-func (db *DB) transact(ctx context.Context, path string, write bool, f func(*bolt.Tx) error) (err error) {
+func (db *DB) transact(ctx context.Context, path string, write bool, f func(*tx) error) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -131,8 +137,10 @@ func (db *DB) transact(ctx context.Context, path string, write bool, f func(*bol
 	if err := checkSize(path, write); err != nil {
 		return err
 	}
-	opened := func(path string, flag int, mode os.FileMode) (*os.File, error) {
-		return openSound(path, flag, mode, db.timeout)
+	var p *pages
+	opened := func(path string, flag int, mode os.FileMode) (f *os.File, err error) {
+		f, p, err = openSound(path, flag, mode, db.timeout)
+		return f, err
 	}
 	b, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: db.timeout, ReadOnly: !write, FreelistType: bolt.FreelistMapType, OpenFile: opened})
 	if err != nil {
@@ -144,18 +152,18 @@ func (db *DB) transact(ctx context.Context, path string, write bool, f func(*bol
 		}
 	}()
 	if write {
-		return classify(path, b.Update(func(tx *bolt.Tx) error {
-			if err := prepare(tx); err != nil {
+		return classify(path, b.Update(func(bt *bolt.Tx) error {
+			if err := prepare(bt); err != nil {
 				return err
 			}
-			return f(tx)
+			return f(&tx{bt, p})
 		}))
 	}
-	return classify(path, b.View(func(tx *bolt.Tx) error {
-		if err := checkSchema(tx); err != nil {
+	return classify(path, b.View(func(bt *bolt.Tx) error {
+		if err := checkSchema(bt); err != nil {
 			return err
 		}
-		return f(tx)
+		return f(&tx{bt, p})
 	}))
 }
 
@@ -226,8 +234,11 @@ func readNumber(tx *bolt.Tx, key []byte) (uint64, error) {
 	return binary.LittleEndian.Uint64(b), nil
 }
 
-func bump(tx *bolt.Tx) error {
-	n, err := readNumber(tx, keyGeneration)
+func bump(tx *tx) error {
+	n, err := readNumber(tx.Tx, keyGeneration)
+	if err == nil {
+		err = tx.pages.fits(bucketMeta, keyGeneration)
+	}
 	if err != nil {
 		return err
 	}
@@ -240,15 +251,15 @@ func digestKey(d digest.Digest, h Holder) []byte {
 
 // Record adds an entry, replacing what its holder held before.
 func (db *DB) Record(ctx context.Context, e Entry) error {
-	return db.transact(ctx, db.path, true, func(tx *bolt.Tx) error {
-		if err := forget(tx, e.Holder); err != nil {
+	return db.transact(ctx, db.path, true, func(tx *tx) error {
+		if err := errors.Join(forget(tx, e.Holder), e.fit(tx)); err != nil {
 			return err
 		}
 		return errors.Join(record(tx, e), bump(tx))
 	})
 }
 
-func record(tx *bolt.Tx, e Entry) error {
+func record(tx *tx, e Entry) error {
 	v, err := json.Marshal(e)
 	if err != nil {
 		return err
@@ -266,18 +277,34 @@ func record(tx *bolt.Tx, e Entry) error {
 
 // Forget drops a holder and all its edges; an unknown one is no error.
 func (db *DB) Forget(ctx context.Context, h Holder) error {
-	return db.transact(ctx, db.path, true, func(tx *bolt.Tx) error {
+	return db.transact(ctx, db.path, true, func(tx *tx) error {
 		return errors.Join(forget(tx, h), bump(tx))
 	})
 }
 
-func forget(tx *bolt.Tx, h Holder) error {
+// fit asks whether all of an entry can be written.
+func (e Entry) fit(tx *tx) error {
+	if err := tx.pages.fits(bucketHolders, e.Holder.key()); err != nil {
+		return err
+	}
+	for _, d := range e.Digests {
+		if err := tx.pages.fits(bucketDigests, digestKey(d, e.Holder)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func forget(tx *tx, h Holder) error {
 	raw := tx.Bucket(bucketHolders).Get(h.key())
 	if raw == nil {
 		return nil
 	}
 	e, err := decode(h.key(), raw)
 	if err != nil {
+		return err
+	}
+	if err := (Entry{Holder: h, Digests: e.Digests}).fit(tx); err != nil {
 		return err
 	}
 	for _, d := range e.Digests {
@@ -303,7 +330,7 @@ func decode(key, raw []byte) (Entry, error) {
 // Holders answers who holds a digest.
 func (db *DB) Holders(ctx context.Context, d digest.Digest) ([]Holder, error) {
 	var out []Holder
-	err := db.transact(ctx, db.path, false, func(tx *bolt.Tx) error {
+	err := db.transact(ctx, db.path, false, func(tx *tx) error {
 		prefix := append([]byte(d), 0)
 		c := tx.Bucket(bucketDigests).Cursor()
 		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
@@ -321,8 +348,8 @@ func (db *DB) Holders(ctx context.Context, d digest.Digest) ([]Holder, error) {
 
 // Generation counts the changes of the index.
 func (db *DB) Generation(ctx context.Context) (n uint64, err error) {
-	err = db.transact(ctx, db.path, false, func(tx *bolt.Tx) error {
-		n, err = readNumber(tx, keyGeneration)
+	err = db.transact(ctx, db.path, false, func(tx *tx) error {
+		n, err = readNumber(tx.Tx, keyGeneration)
 		return err
 	})
 	return n, err
@@ -350,7 +377,7 @@ func (db *DB) rebuild(ctx context.Context, entries iter.Seq2[Entry, error]) erro
 		}
 		all = append(all, e)
 	}
-	err := db.transact(ctx, tmp, true, func(tx *bolt.Tx) error {
+	err := db.transact(ctx, tmp, true, func(tx *tx) error {
 		for _, e := range all {
 			if err := record(tx, e); err != nil {
 				return err

@@ -1,11 +1,14 @@
 package refs
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"iter"
 	"os"
+	"sort"
 	"time"
 
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -19,7 +22,9 @@ import (
 // stack, and a list of free pages that is absurdly long ends the memory, and
 // neither can be caught. So branches and that list are looked at before bbolt
 // sees the file: every page is led to once, and none is free. Leaves, of which
-// there are twenty for each branch, are not read: they lead nowhere.
+// there are twenty for each branch, lead nowhere and are not read. But who writes
+// makes room for what a leaf says that it holds, and frees what it says that it
+// takes, gigabytes maybe: so whoever writes asks before (fits).
 
 // Layout of the file, bbolt version 2, little-endian. A page begins with id u64,
 // kind u16, count u16, overflow u32; then come count elements.
@@ -39,22 +44,23 @@ const (
 )
 
 // openSound opens and locks the index for bbolt, if it is sound.
-func openSound(path string, flag int, mode os.FileMode, timeout time.Duration) (*os.File, error) {
+func openSound(path string, flag int, mode os.FileMode, timeout time.Duration) (*os.File, *pages, error) {
 	f, err := os.OpenFile(path, flag, mode)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	how := unix.LOCK_SH
 	if flag&os.O_RDWR != 0 {
 		how = unix.LOCK_EX
 	}
+	p := &pages{f: f, trees: map[string][]leaf{}, held: map[uint64]bool{}}
 	if err := lock(f, how, timeout); err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, nil, errors.Join(err, f.Close())
 	}
-	if err := sound(f); err != nil {
-		return nil, errors.Join(err, f.Close())
+	if err := p.sound(); err != nil {
+		return nil, nil, errors.Join(err, f.Close())
 	}
-	return f, nil
+	return f, p, nil
 }
 
 // lock takes the lock that bbolt takes, so that it finds it taken by itself.
@@ -70,34 +76,44 @@ func lock(f *os.File, how int, timeout time.Duration) error {
 	}
 }
 
-// sound refuses an index whose pages are no tree.
-func sound(f *os.File) error {
-	fi, err := f.Stat()
-	if err != nil || fi.Size() == 0 { // an empty one is made by bbolt
-		return err
-	}
-	p := &pages{f: f}
-	if err := p.readMeta(uint64(fi.Size())); err != nil || p.bytes == 0 {
-		return err
-	}
-	if err := p.free(); err != nil {
-		return err
-	}
-	roots, err := p.tree(p.root, true)
-	for _, root := range roots {
-		if err == nil {
-			_, err = p.tree(root, false)
-		}
-	}
-	return err
-}
-
 // pages is a file of bbolt.
 type pages struct {
 	f              *os.File
 	bytes, count   uint64 // of a page; of pages that can be in use
 	root, freelist uint64
 	used           []bool
+	trees          map[string][]leaf // by bucket, in the order of keys
+	held           map[uint64]bool   // leaves that were looked at
+}
+
+// leaf is a page and the first key that may be in it.
+type leaf struct {
+	page  uint64
+	first []byte
+}
+
+// sound refuses an index whose pages are no tree.
+func (p *pages) sound() error {
+	fi, err := p.f.Stat()
+	if err != nil || fi.Size() == 0 { // an empty one is made by bbolt
+		return err
+	}
+	if err := p.readMeta(uint64(fi.Size())); err != nil || p.bytes == 0 {
+		return err
+	}
+	if err := p.free(); err != nil {
+		return err
+	}
+	top, err := p.leavesOf(p.root)
+	if err != nil {
+		return err
+	}
+	for _, l := range top {
+		if err := p.buckets(l.page); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readMeta takes the last of the two meta pages that is whole. With none, bytes
@@ -144,11 +160,8 @@ func (p *pages) claim(id uint64) error {
 	return nil
 }
 
-// read claims a page and gives its bytes, with those that it overflows into.
-func (p *pages) read(id uint64) (page []byte, kind uint16, err error) {
-	if err := p.claim(id); err != nil {
-		return nil, 0, err
-	}
+// load gives the bytes of a page, with those that it overflows into.
+func (p *pages) load(id uint64) (page []byte, kind uint16, err error) {
 	page = make([]byte, p.bytes)
 	if err := p.at(page, int64(id*p.bytes)); err != nil {
 		return nil, 0, err
@@ -158,16 +171,32 @@ func (p *pages) read(id uint64) (page []byte, kind uint16, err error) {
 	if le.Uint64(page) != id || more >= p.count-id {
 		return nil, 0, broken(id, "it says that it is %d and %d more", le.Uint64(page), more)
 	}
-	for i := range more {
-		if err := p.claim(id + 1 + i); err != nil {
-			return nil, 0, err
-		}
-	}
 	if more > 0 {
 		page = make([]byte, (more+1)*p.bytes)
 		err = p.at(page, int64(id*p.bytes))
 	}
 	return page, le.Uint16(page[8:]), err
+}
+
+// read claims and loads a page.
+func (p *pages) read(id uint64) (page []byte, kind uint16, err error) {
+	if err := p.claim(id); err != nil {
+		return nil, 0, err
+	}
+	if page, kind, err = p.load(id); err != nil {
+		return nil, 0, err
+	}
+	return page, kind, p.claimMore(id, page)
+}
+
+// claimMore claims what a page overflows into.
+func (p *pages) claimMore(id uint64, page []byte) error {
+	for i := uint64(1); i < uint64(len(page))/p.bytes; i++ {
+		if err := p.claim(id + i); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // free notes the pages that are free.
@@ -195,93 +224,154 @@ func (p *pages) free() error {
 	return nil
 }
 
-// tree follows every branch from the root, level by level: all pages of a level
-// are of one kind. Of the tree of buckets it gives their roots.
-func (p *pages) tree(root uint64, ofBuckets bool) (roots []uint64, err error) {
-	for level := []uint64{root}; ; {
-		first, kind, err := p.read(level[0])
+// leavesOf follows every branch from a root, level by level: all pages of a level
+// are of one kind. Of the leaves only the first is read.
+func (p *pages) leavesOf(root uint64) ([]leaf, error) {
+	for level := []leaf{{page: root}}; ; {
+		page, kind, err := p.read(level[0].page)
 		if err != nil {
 			return nil, err
 		}
-		leadsTo := childrenOf
-		switch {
-		case kind == leafPage && !ofBuckets:
-			for _, id := range level[1:] {
-				err = errors.Join(err, p.claim(id))
+		if kind == leafPage {
+			p.held[level[0].page] = true
+			for _, l := range level[1:] {
+				err = errors.Join(err, p.claim(l.page))
 			}
-			return nil, err
-		case kind == leafPage:
-			leadsTo = bucketsOf
-		case kind != branchPage:
-			return nil, broken(level[0], "kind %d", kind)
+			return level, errors.Join(err, holds(level[0].page, page))
 		}
-		next, err := leadsTo(level[0], first)
-		for _, id := range level[1:] {
+		var below []leaf
+		for i, l := range level {
+			if i > 0 {
+				page, kind, err = p.read(l.page)
+			}
+			if err == nil && kind != branchPage {
+				err = broken(l.page, "kind %d", kind)
+			}
+			if err == nil {
+				below, err = appendChildren(below, l.page, page)
+			}
 			if err != nil {
-				break
+				return nil, err
 			}
-			next, err = p.follow(id, kind, leadsTo, next)
 		}
-		if err != nil || kind == leafPage {
-			return next, err
-		}
-		level = next
+		level = below
 	}
-}
-
-// follow appends what a page leads to, which must be of that kind.
-func (p *pages) follow(id uint64, want uint16, leadsTo func(uint64, []byte) ([]uint64, error), to []uint64) ([]uint64, error) {
-	page, kind, err := p.read(id)
-	if err == nil && kind != want {
-		err = broken(id, "kind %d beside kind %d", kind, want)
-	}
-	if err != nil {
-		return nil, err
-	}
-	more, err := leadsTo(id, page)
-	return append(to, more...), err
 }
 
 // elements gives those of a page, each with all that follows it.
-func elements(id uint64, page []byte) (all [][]byte, err error) {
+func elements(id uint64, page []byte) (iter.Seq2[int, []byte], error) {
 	n := int(binary.LittleEndian.Uint16(page[10:]))
 	if headBytes+n*elementBytes > len(page) {
 		return nil, broken(id, "%d elements", n)
 	}
-	for i := range n {
-		all = append(all, page[headBytes+i*elementBytes:])
-	}
-	return all, nil
+	return func(yield func(int, []byte) bool) {
+		for i := range n {
+			if !yield(i, page[headBytes+i*elementBytes:]) {
+				return
+			}
+		}
+	}, nil
 }
 
-// childrenOf gives the pages that a branch leads to.
-func childrenOf(id uint64, page []byte) (children []uint64, err error) {
+// appendChildren appends what a branch leads to.
+func appendChildren(to []leaf, id uint64, page []byte) ([]leaf, error) {
 	all, err := elements(id, page)
-	if err == nil && len(all) == 0 {
-		err = broken(id, "it leads nowhere")
+	if err != nil {
+		return nil, err
 	}
-	for _, e := range all {
-		children = append(children, binary.LittleEndian.Uint64(e[8:]))
+	le := binary.LittleEndian
+	before := len(to)
+	for i, e := range all {
+		from := uint64(le.Uint32(e))
+		end := from + uint64(le.Uint32(e[4:]))
+		if end > uint64(len(e)) {
+			return nil, broken(id, "key %d ends outside of it", i)
+		}
+		to = append(to, leaf{le.Uint64(e[8:]), e[from:end]})
 	}
-	return children, err
+	if len(to) == before {
+		return nil, broken(id, "it leads nowhere")
+	}
+	return to, nil
 }
 
-// bucketsOf gives the roots of the buckets in a leaf. The pages of small ones
+// holds refuses a leaf that does not hold what it says.
+func holds(id uint64, page []byte) error {
+	if len(page) < headBytes || binary.LittleEndian.Uint16(page[8:]) != leafPage {
+		return broken(id, "it is no leaf")
+	}
+	all, err := elements(id, page)
+	if err != nil {
+		return err
+	}
+	for i, e := range all {
+		if _, _, end := partsOf(e); end > uint64(len(e)) {
+			return broken(id, "element %d ends outside of it", i)
+		}
+	}
+	return nil
+}
+
+// partsOf says where the key of an element of a leaf begins, and its value, and
+// where that ends.
+func partsOf(e []byte) (key, value, end uint64) {
+	le := binary.LittleEndian
+	key = uint64(le.Uint32(e[4:]))
+	value = key + uint64(le.Uint32(e[8:]))
+	return key, value, value + uint64(le.Uint32(e[12:]))
+}
+
+// buckets looks at the trees of the buckets in a leaf. The pages of small ones
 // stand in it.
-func bucketsOf(id uint64, page []byte) (roots []uint64, err error) {
+func (p *pages) buckets(id uint64) error {
+	page, _, err := p.load(id)
+	if err == nil {
+		err = holds(id, page)
+	}
+	if err != nil {
+		return err
+	}
 	le := binary.LittleEndian
 	all, err := elements(id, page)
+	if err != nil {
+		return err
+	}
 	for i, e := range all {
-		from := uint64(le.Uint32(e[4:])) + uint64(le.Uint32(e[8:]))
-		end := from + uint64(le.Uint32(e[12:]))
-		if le.Uint32(e)&bucketFlag == 0 || end > uint64(len(e)) || end-from < bucketBytes {
-			return nil, broken(id, "element %d is no bucket", i)
+		key, value, end := partsOf(e)
+		if le.Uint32(e)&bucketFlag == 0 || end-value < bucketBytes {
+			return broken(id, "element %d is no bucket", i)
 		}
-		if root := le.Uint64(e[from:]); root != 0 {
-			roots = append(roots, root)
+		root := le.Uint64(e[value:])
+		if root == 0 {
+			err = holds(id, e[value+bucketBytes:end])
+		} else {
+			p.trees[string(e[key:value])], err = p.leavesOf(root)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return roots, err
+	return nil
+}
+
+// fits refuses to write a key of a bucket where one of the leaves that this may
+// change, its own and those beside it, does not hold what it says.
+func (p *pages) fits(bucket, key []byte) error {
+	leaves := p.trees[string(bucket)] // none of a bucket without pages
+	at := sort.Search(len(leaves), func(i int) bool { return bytes.Compare(leaves[i].first, key) > 0 }) - 1
+	for i := max(at-1, 0); i < min(at+2, len(leaves)); i++ {
+		if id := leaves[i].page; !p.held[id] {
+			page, _, err := p.load(id)
+			if err == nil {
+				err = errors.Join(holds(id, page), p.claimMore(id, page))
+			}
+			if err != nil {
+				return err
+			}
+			p.held[id] = true
+		}
+	}
+	return nil
 }
 
 func broken(id uint64, format string, args ...any) error {
