@@ -161,6 +161,7 @@ func (p *pairs) snapshots() []string {
 func (p *pairs) steps(v verb) []string {
 	p.t.Helper()
 	p.must("snapshot", "rm", "target")
+	p.must(repackAll...) // what it leaves, also in packs of others, is not there for the pairs
 	p.ready()
 	p.prepare(v, "a")
 	log := filepath.Join(p.t.TempDir(), "steps")
