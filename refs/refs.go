@@ -97,6 +97,9 @@ func checksum(key, body []byte) uint32 {
 	return sum.Sum32()
 }
 
+// entryLimit bounds a value, bytes: a holder of 100,000 digests takes half.
+const entryLimit = 16 << 20
+
 // put writes a value with its checksum, open checks and removes that.
 func put(b *bolt.Bucket, key, body []byte) error { return b.Put(key, seal(key, body)) }
 
@@ -105,7 +108,7 @@ func seal(key, body []byte) []byte {
 }
 
 func open(key, v []byte) ([]byte, error) {
-	if len(v) < 4 {
+	if len(v) < 4 || len(v) > entryLimit { // a length may be damaged, and what follows the file is not ours
 		return nil, failure.New(failure.Damaged, "refs: value of %d bytes", len(v))
 	}
 	body := v[:len(v)-4]
