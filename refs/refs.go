@@ -17,6 +17,7 @@ package refs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -27,6 +28,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -263,15 +265,57 @@ func (db *DB) Record(ctx context.Context, e Entry) error {
 }
 
 func record(tx *tx, e Entry) error {
+	if err := recordHolder(tx, e); err != nil {
+		return err
+	}
+	for _, d := range e.Digests {
+		if err := recordDigest(tx, d, e.Holder); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func recordHolder(tx *tx, e Entry) error {
 	v, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}
-	if err := put(tx.Bucket(bucketHolders), e.Holder.key(), v); err != nil {
-		return err
+	return put(tx.Bucket(bucketHolders), e.Holder.key(), v)
+}
+
+func recordDigest(tx *tx, d digest.Digest, h Holder) error {
+	return put(tx.Bucket(bucketDigests), digestKey(d, h), []byte(h.Name))
+}
+
+// fullPages is how much of a page is used of what is written in the order of its
+// keys; bbolt's own half is for what comes at random.
+const fullPages = 0.9
+
+// fill records entries into an empty index, each bucket in the order of its
+// keys: at random the pages would be half empty and each touched many times.
+func fill(tx *tx, all []Entry) error {
+	slices.SortStableFunc(all, func(a, b Entry) int { return bytes.Compare(a.Holder.key(), b.Holder.key()) })
+	type edge struct {
+		digest digest.Digest
+		holder int // in all
 	}
-	for _, d := range e.Digests {
-		if err := put(tx.Bucket(bucketDigests), digestKey(d, e.Holder), []byte(e.Holder.Name)); err != nil {
+	var edges []edge
+	tx.Bucket(bucketHolders).FillPercent = fullPages
+	for i, e := range all {
+		if err := recordHolder(tx, e); err != nil {
+			return err
+		}
+		for _, d := range e.Digests {
+			edges = append(edges, edge{d, i})
+		}
+	}
+	slices.SortFunc(edges, func(a, b edge) int {
+		return cmp.Or(strings.Compare(string(a.digest), string(b.digest)), a.holder-b.holder)
+	})
+	tx.Bucket(bucketDigests).FillPercent = fullPages
+	for _, e := range edges {
+		if err := recordDigest(tx, e.digest, all[e.holder].Holder); err != nil {
 			return err
 		}
 	}
@@ -381,12 +425,7 @@ func (db *DB) rebuild(ctx context.Context, entries iter.Seq2[Entry, error]) erro
 		all = append(all, e)
 	}
 	err := db.transact(ctx, tmp, true, func(tx *tx) error {
-		for _, e := range all {
-			if err := record(tx, e); err != nil {
-				return err
-			}
-		}
-		return bump(tx)
+		return errors.Join(fill(tx, all), bump(tx))
 	})
 	if err != nil {
 		return errors.Join(err, os.Remove(tmp))
