@@ -191,7 +191,7 @@ func classify(path string, err error) error {
 		return err
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return failure.New(failure.Busy, "refs: %s is in use by another process", path)
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrIncompatibleValue), errors.Is(err, os.ErrNotExist):
 		return failure.New(failure.Damaged, "refs: %s: %w", path, err)
 	case strings.Contains(err.Error(), unix.ENOSPC.Error()), strings.Contains(err.Error(), unix.EDQUOT.Error()):
 		return failure.New(failure.NoSpace, "refs: %w", err) // bbolt keeps the text of it only
