@@ -36,6 +36,7 @@ var modules = []module{
 	{"", (*collector).runDirs},
 	{"", (*collector).staging},
 	{"", (*collector).notes},
+	{"", (*collector).sockets},
 	{"", (*collector).temporaries}, // last: a folder that goes takes its own along
 }
 
@@ -162,14 +163,41 @@ func (c *collector) staging(p *plan) error {
 	return nil
 }
 
+// sockets: a live capture listens on one below the run folder of its VM, whose
+// lock it holds. One that was killed at once leaves it there.
+func (c *collector) sockets(p *plan) error {
+	found, err := filepath.Glob(filepath.Join(c.o.RunDir, "*", vm.MigrationSocketFile))
+	for _, path := range found {
+		id := filepath.Base(filepath.Dir(path))
+		if c.o.RunDir == "" || !c.idle(id) {
+			continue
+		}
+		p.victims = append(p.victims, victim{
+			kind: "temporary", id: filepath.Join("run", id, vm.MigrationSocketFile), path: path, reason: "the capture that listened is dead",
+			still: func() bool { return exists(path) }, vm: id, // its end asks for the lock again
+		})
+	}
+	return err
+}
+
 // idle: the VM is of this store and no verb holds its lock.
 func (c *collector) idle(id string) bool {
+	idle, _ := c.whileIdle(id, func() error { return nil })
+	return idle
+}
+
+// whileIdle does something under the lock of a VM of this store, unless a verb
+// holds it.
+func (c *collector) whileIdle(id string, do func() error) (idle bool, err error) {
 	f, err := os.OpenFile(c.st.Path("vms", id, "lock"), os.O_RDWR, 0)
 	if err != nil {
-		return false
+		return false, nil // gone with its VM
 	}
 	defer f.Close()
-	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return false, nil
+	}
+	return true, do()
 }
 
 // endRunDirs ends VMMs of VMs that do not exist and removes what lies outside
@@ -188,8 +216,14 @@ func (c *collector) endRunDirs(ctx context.Context, p *plan) error {
 		case "staging":
 			errs = append(errs, os.RemoveAll(v.path))
 		case "temporary":
-			if !v.inStore {
-				errs = append(errs, os.RemoveAll(v.path))
+			remove := func() error { return os.RemoveAll(v.path) }
+			switch {
+			case v.inStore:
+			case v.vm != "":
+				_, err := c.whileIdle(v.vm, remove)
+				errs = append(errs, err)
+			default:
+				errs = append(errs, remove())
 			}
 		}
 	}

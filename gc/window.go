@@ -31,6 +31,7 @@ type victim struct {
 	object                 object      // that nobody may need
 	inStore                bool        // discarded in a window; else ended afterwards
 	still                  func() bool // asked again in the window; nil is yes
+	vm                     string      // whose lock keeps others from path; "" is none
 }
 
 // looked counts the entries that were looked at to learn what is needed.

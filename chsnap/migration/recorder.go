@@ -81,6 +81,7 @@ func (r *Recorder) Record(ctx context.Context, h Handler) (*Recording, error) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	durable.Step("migration.connected")
 	if err := os.Remove(r.listener.Addr().String()); err != nil { // one peer: no second one finds it
 		return nil, fmt.Errorf("unname the migration socket: %w", err)
 	}

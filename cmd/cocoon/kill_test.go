@@ -193,7 +193,7 @@ func (h *host) noStrangers(vms []vmRow) {
 var (
 	pauseSteps  = []string{"capture.paused", "capture.saved", "capture.disks"}
 	streamSteps = []string{
-		"migration.start", "migration.config", "migration.memory", "migration.memory#2",
+		"migration.connected", "migration.start", "migration.config", "migration.memory", "migration.memory#2",
 		"migration.state", "migration.complete", "migration.answered",
 	}
 	commitSteps = []string{

@@ -55,8 +55,11 @@ func (m *Manager) SerialPath(id string) string { return filepath.Join(m.RunDir(i
 // MigrationSocket is where a VM sends itself for a live capture; it belongs to
 // the holder of the VM's lock.
 func (m *Manager) MigrationSocket(id string) string {
-	return filepath.Join(m.RunDir(id), "migration.sock")
+	return filepath.Join(m.RunDir(id), MigrationSocketFile)
 }
+
+// MigrationSocketFile is its name in a VM's run folder.
+const MigrationSocketFile = "migration.sock"
 
 // Patience bounds each wait for a VMM.
 func (m *Manager) Patience() time.Duration {
