@@ -166,10 +166,13 @@ func (c *collector) staging(p *plan) error {
 // sockets: a live capture listens on one below the run folder of its VM, whose
 // lock it holds. One that was killed at once leaves it there.
 func (c *collector) sockets(p *plan) error {
+	if c.o.RunDir == "" {
+		return nil
+	}
 	found, err := filepath.Glob(filepath.Join(c.o.RunDir, "*", vm.MigrationSocketFile))
 	for _, path := range found {
 		id := filepath.Base(filepath.Dir(path))
-		if c.o.RunDir == "" || !c.idle(id) {
+		if !c.idle(id) {
 			continue
 		}
 		p.victims = append(p.victims, victim{

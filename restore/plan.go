@@ -95,11 +95,12 @@ type Engine struct {
 // uses where space is short.
 func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	ctx, stop := context.WithCancel(ctx)
-	version := func() (string, error) { return "", nil }
+	version := sync.OnceValues(func() (string, error) { return e.VMMVersion(ctx) })
 	if r.needsHost() {
-		version = begin(func() (string, error) { return e.VMMVersion(ctx) })
+		go version()    // it takes longer than the rest
+		defer version() // no process is left behind
 	}
-	defer func() { stop(); version() }() // no process is left behind
+	defer stop()
 	id, err := e.Store.Resolve(ctx, r.Snapshot)
 	if err != nil {
 		return nil, err
@@ -120,15 +121,8 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 // needsHost: the VMM is going to load what the snapshot has.
 func (r Request) needsHost() bool { return !r.Cold && !r.export }
 
-// begin runs f beside the caller; what it gives waits for f.
-func begin[T any](f func() (T, error)) func() (T, error) {
-	wait := sync.OnceValues(f)
-	go wait()
-	return wait
-}
-
 // planOf makes the plan of the snapshot as it was read. version waits for the
-// VMM's answer, which takes longer than the rest.
+// VMM's answer.
 func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot, version func() (string, error)) (*Plan, error) {
 	if err := sn.Usable(); err != nil {
 		return nil, err

@@ -246,7 +246,8 @@ func (c *claims) linesOf(ids []ID) (b []byte) {
 		there[key] = true
 	}
 	for line := range bytes.Lines(c.lines) {
-		if key, _, _, ok := parseClaim(bytes.TrimSuffix(line, []byte{'\n'})); ok && there[key] && line[len(line)-1] == '\n' {
+		claim, whole := bytes.CutSuffix(line, []byte{'\n'})
+		if key, _, _, ok := parseClaim(claim); ok && whole && there[key] {
 			b = append(b, line...)
 		}
 	}

@@ -60,15 +60,10 @@ type writeQueue struct {
 }
 
 func newWriteQueue(w io.WriterAt, expanders int, report *progress) *writeQueue {
-	q := &writeQueue{report: report, slots: make(chan struct{}, expanders)}
 	if f, ok := w.(*os.File); ok {
 		w = At(f, 0)
 	}
-	q.scatterer.w = w
-	if part, ok := w.(fileAt); ok {
-		q.scatterer.file, q.scatterer.base = part.file, part.base
-	}
-	return q
+	return &writeQueue{scatterer: scatterer{w: w}, report: report, slots: make(chan struct{}, expanders)}
 }
 
 // expander waits for an expander whose parts are written.
@@ -134,8 +129,6 @@ func (a fileAt) WriteAt(p []byte, off int64) (int, error) { return shortWrite(a.
 // scatterer writes parts to their places.
 type scatterer struct {
 	w       io.WriterAt
-	file    *os.File // under w, if there is one
-	base    int64    // where w begins in it
 	vectors [][]byte
 }
 
@@ -166,8 +159,8 @@ const maxVectors = 1024
 // write writes the gathered vectors one behind the other from off on.
 func (s *scatterer) write(off int64) (int64, error) {
 	start, vectors := off, s.vectors
-	if s.file != nil && len(vectors) > 1 && len(vectors) <= maxVectors {
-		n, err := pwritev(s.file, vectors, s.base+off)
+	if part, ok := s.w.(fileAt); ok && len(vectors) > 1 && len(vectors) <= maxVectors {
+		n, err := pwritev(part.file, vectors, part.base+off)
 		if err != nil {
 			return 0, err
 		}
