@@ -69,12 +69,15 @@ func (b *bench) besideMany(many []string) error {
 	_, alone := b.home("alone")
 	var one, beside series
 	for i := range 3 * b.runs {
-		for env, s := range map[*[]string]*series{&alone: &one, &many: &beside} {
-			t, err := timed(*env, b.cocoon, "snapshot", "import", small, "--name", fmt.Sprint("small-", i))
+		for _, m := range []struct {
+			into *series
+			env  []string
+		}{{&one, alone}, {&beside, many}} {
+			t, err := timed(m.env, b.cocoon, "snapshot", "import", small, "--name", fmt.Sprint("small-", i))
 			if err != nil {
 				return err
 			}
-			*s = append(*s, t)
+			*m.into = append(*m.into, t)
 		}
 	}
 	more := beside.wall() - one.wall()

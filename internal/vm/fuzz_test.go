@@ -58,6 +58,22 @@ func contents(tb testing.TB, path string) []byte {
 	return b
 }
 
+// readWith reads the VM with these bytes in one of its files; nil is damage.
+func readWith(t *testing.T, m *Manager, path string, b []byte) *Record {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rec, err := m.read(fuzzID)
+	if err != nil && !errors.Is(err, failure.Damaged) {
+		t.Errorf("%v is no damage", err)
+	}
+	if err != nil {
+		return nil
+	}
+	return rec
+}
+
 // FuzzRecord: a record is that of the VM in whose folder it lies, and is saved
 // again as the same.
 func FuzzRecord(f *testing.F) {
@@ -68,14 +84,8 @@ func FuzzRecord(f *testing.F) {
 	f.Add(contents(f, m.recordPath(fuzzID)))
 	f.Add([]byte(`{"version":1,"id":"0123456789abcdef0123456789abcdef","networks":[{"ips":["10.0.0.1/33"]}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if err := os.WriteFile(m.recordPath(fuzzID), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		rec, err := m.read(fuzzID)
-		if err != nil {
-			if !errors.Is(err, failure.Damaged) {
-				t.Errorf("%v is no damage", err)
-			}
+		rec := readWith(t, m, m.recordPath(fuzzID), b)
+		if rec == nil {
 			return
 		}
 		text, err := json.MarshalIndent(rec, "", "  ")
@@ -108,14 +118,8 @@ func FuzzSleep(f *testing.F) {
 	f.Add(contents(f, m.SleepPath(fuzzID)))
 	f.Add([]byte(`{"version":1,"snapshot":"0123456789abcdef0123456789abcdef","Snapshot":"x","record":{"id":"0123456789abcdef0123456789abcdef"}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if err := os.WriteFile(m.SleepPath(fuzzID), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		rec, err := m.read(fuzzID)
-		if err != nil {
-			if !errors.Is(err, failure.Damaged) {
-				t.Errorf("%v is no damage", err)
-			}
+		rec := readWith(t, m, m.SleepPath(fuzzID), b)
+		if rec == nil {
 			return
 		}
 		if rec.ID != fuzzID || rec.Sleep == nil {
