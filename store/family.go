@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -160,16 +162,39 @@ func (in *Ingest) openFamily(ctx context.Context, images []ImageRef, key string)
 		if in.lease.Hold(ctx, packs...) != nil {
 			break
 		}
-		for _, d := range packs {
-			k, err := pack.OpenKnown(ctx, d, in.st)
-			if err != nil {
-				continue
+		for some := range slices.Chunk(packs, openedAtOnce) {
+			for _, k := range in.openKnown(ctx, some) {
+				if pages >= familyPages || len(known) == familyPacks {
+					_ = k.File.Close()
+					continue
+				}
+				known = append(known, k)
+				pages += len(k.Index.Hashes)
 			}
-			known = append(known, k)
-			if pages += len(k.Index.Hashes); pages >= familyPages || len(known) == familyPacks {
+			if pages >= familyPages || len(known) == familyPacks {
 				return known
 			}
 		}
 	}
 	return known
+}
+
+// openedAtOnce bounds what is opened for nothing when the bounds are met.
+const openedAtOnce = 16
+
+// openKnown opens packs side by side, without those that cannot be read.
+func (in *Ingest) openKnown(ctx context.Context, packs []digest.Digest) []pack.Known {
+	opened := make([]pack.Known, len(packs))
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, d := range packs {
+		g.Go(func() error {
+			if k, err := pack.OpenKnown(ctx, d, in.st); err == nil {
+				opened[i] = k
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return slices.DeleteFunc(opened, func(k pack.Known) bool { return k.Index == nil })
 }

@@ -272,7 +272,7 @@ func (m *Map) add(r Run) {
 func (w *Writer) resolve(l location) (pack int, page uint32) {
 	if l.isNew() {
 		n := uint64(l &^ newPage)
-		s := w.out.starts[int(n/FramePages)]
+		s := w.out.starts[n/FramePages]
 		return len(w.table.known) + int(s.pack), s.first + uint32(n%FramePages)
 	}
 	return w.table.stored(l)

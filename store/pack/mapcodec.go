@@ -37,7 +37,7 @@ func (m *Map) Encode() ([]byte, error) {
 	if len(payload) > maxMapPayload {
 		return nil, failure.New(failure.Incompatible, "encode page map: %d runs take %d bytes, at most %d are allowed", len(m.Runs), len(payload), maxMapPayload)
 	}
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true))
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true))
 	if err != nil {
 		return nil, fmt.Errorf("encode page map: %w", err)
 	}

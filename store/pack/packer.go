@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -44,7 +45,7 @@ type packer struct {
 
 	current     *openPack
 	packs       []digest.Digest
-	starts      map[int]frameStart // by number
+	starts      []frameStart // by number
 	storedBytes int64
 
 	commits   sync.WaitGroup
@@ -71,7 +72,7 @@ const commitsAtOnce = 2
 
 func newPacker(ctx context.Context, sink Sink, key *keyring.Key, frames int) *packer {
 	p := &packer{
-		ctx: ctx, sink: sink, key: key, random: rand.Reader, waiting: map[int]*frame{}, starts: map[int]frameStart{},
+		ctx: ctx, sink: sink, key: key, random: rand.Reader, waiting: map[int]*frame{},
 		free: make(chan *frame, frames), slots: make(chan struct{}, commitsAtOnce),
 	}
 	for range frames {
@@ -148,6 +149,8 @@ func (p *packer) write(f *frame) error {
 	f.stored = sealed
 	c.index.Frames = append(c.index.Frames, Frame{Offset: c.bytes, Bytes: uint32(len(border) + len(sealed)), First: uint32(first), Pages: uint32(f.pages)})
 	c.index.Hashes = append(c.index.Hashes, f.hashes[:f.pages]...)
+	p.starts = slices.Grow(p.starts, max(0, f.number+1-len(p.starts)))
+	p.starts = p.starts[:max(len(p.starts), f.number+1)]
 	p.starts[f.number] = frameStart{uint32(len(p.packs)), uint32(first)}
 	if err := c.write(border); err != nil {
 		return err

@@ -30,6 +30,7 @@ type frameUse struct {
 type packUse struct {
 	pages  []uint64         // a bit for each page
 	frames []int            // used pages of each frame
+	last   int              // frame of the page that was asked for last
 	moved  map[int]location // where a page was stored again
 }
 
@@ -77,8 +78,8 @@ func (w *Writer) use() (known map[int]*packUse, newLive, newFrames int) {
 	known = map[int]*packUse{}
 	fresh := make([]uint64, w.frames*FramePages/64)
 	for _, iw := range w.images {
-		for _, lf := range iw.places.leaves {
-			for _, l := range lf {
+		for _, at := range iw.places.sorted() { // neighbours are often of one frame
+			for _, l := range iw.places.leaves[at] {
 				if l.isNew() {
 					n := uint32(l &^ newPage)
 					fresh[n/64] |= 1 << (n % 64)
@@ -110,7 +111,10 @@ func (w *Writer) usePage(known map[int]*packUse, pack int, page uint32) {
 	}
 	if bit := uint64(1) << (page % 64); u.pages[page/64]&bit == 0 {
 		u.pages[page/64] |= bit
-		u.frames[ix.frameOf(page)]++
+		if f := ix.Frames[u.last]; page < f.First || page >= f.First+f.Pages {
+			u.last = ix.frameOf(page)
+		}
+		u.frames[u.last]++
 	}
 }
 

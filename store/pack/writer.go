@@ -123,8 +123,23 @@ func NewWriter(ctx context.Context, sink Sink, o WriterOptions) *Writer {
 	if o.Key != nil {
 		w.table.key = o.Key.ID()
 	}
-	w.table.registerAll(o.Family)
+	w.register(o.Family)
 	return w
+}
+
+// register adds the family's packs to the table while the caller opens what he
+// writes; whoever needs the table waits for it.
+func (w *Writer) register(family []Known) {
+	if len(family) == 0 {
+		return
+	}
+	w.append.Lock()
+	w.running.Add(1)
+	go func() {
+		defer w.running.Done()
+		defer w.append.Unlock()
+		w.table.registerAll(family)
+	}()
 }
 
 func closedTurn() <-chan struct{} {
