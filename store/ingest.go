@@ -263,10 +263,15 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 // publishStaged makes a staged snapshot exist and tells who follows the store.
 func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descriptor, sp *Spec, meta Meta) (*Snapshot, error) {
 	err := in.st.names(ctx, func() error {
-		if err := in.st.claimName(in.id, meta.Name, false); err != nil {
+		v, err := in.st.claimName(in.id, meta.Name, false)
+		if err != nil {
 			return err
 		}
-		return in.st.shared(ctx, func() error { return in.publish(staged, config, sp) })
+		if err := in.st.shared(ctx, func() error { return in.publish(staged, config, sp) }); err != nil {
+			return err
+		}
+		in.st.vouch(v)
+		return nil
 	})
 	if err != nil {
 		return nil, err

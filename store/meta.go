@@ -70,9 +70,11 @@ func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) er
 			return err
 		}
 		if m.Name != old {
-			if err := s.claimName(id, m.Name, true); err != nil {
+			v, err := s.claimName(id, m.Name, true)
+			if err != nil {
 				return err
 			}
+			s.vouch(v)
 		}
 		b, err := m.encode()
 		if err != nil {

@@ -15,7 +15,7 @@ func TestUnnamedSnapshotsDoNotMakeTheNamesGrow(t *testing.T) {
 	}
 	largest := int64(0)
 	for i := range 20_000 { // none of them is there: they were removed
-		if err := s.claimName(ID(fmt.Sprintf("%032x", i)), "", false); err != nil {
+		if _, err := s.claimName(ID(fmt.Sprintf("%032x", i)), "", false); err != nil {
 			t.Fatal(err)
 		}
 		fi, err := os.Stat(s.namesPath())

@@ -21,10 +21,15 @@ type RemoveOptions struct {
 func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
 	var trashed string
 	err := s.names(ctx, func() error {
-		return s.shared(ctx, func() (err error) {
+		v := s.vouched()
+		err := s.shared(ctx, func() (err error) {
 			trashed, err = s.unpublish(ctx, id, o)
 			return err
 		})
+		if err == nil {
+			s.vouch(v)
+		}
+		return err
 	})
 	if err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 	"iter"
 	"os"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -39,9 +38,9 @@ var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 
 // validID: 32 lower-case hexadecimal digits. By hand, for a listing asks it of
 // every folder.
-func validID(s string) bool {
-	for _, c := range []byte(s) {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+func validID[T ~string | ~[]byte](s T) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
 			return false
 		}
 	}
@@ -145,27 +144,6 @@ func (sn *Snapshot) readManifest(b []byte) error {
 		sn.StoredBytes += d.Size
 	}
 	return nil
-}
-
-// IDs lists the snapshot folders; others' files are not ours to judge.
-func (s *Store) IDs() ([]ID, error) {
-	d, err := os.Open(s.Path("snapshots"))
-	if err != nil {
-		return nil, fmt.Errorf("list snapshots: %w", err)
-	}
-	defer d.Close()
-	entries, err := d.Readdirnames(-1) // what they are is seen when they are opened
-	if err != nil {
-		return nil, fmt.Errorf("list snapshots: %w", err)
-	}
-	ids := make([]ID, 0, len(entries))
-	for _, name := range entries {
-		if validID(name) {
-			ids = append(ids, ID(name))
-		}
-	}
-	slices.Sort(ids)
-	return ids, nil
 }
 
 // List yields every snapshot; one that cannot be read yields an error and the

@@ -13,7 +13,8 @@
 //	snapshots/<id>/        manifest.json, meta.json
 //	blobs/sha256/<hex>     packs, page maps, CH config and state, specs
 //	images/ vms/ pins/ cache/ journals/ network/   of other rooms
-//	cache/summaries cache/names cache/families   derived: see their files here
+//	cache/summaries cache/names cache/names.voucher cache/families   derived: see
+//	                       their files here
 //	ingest/<lease>/ leases/<id> trash/<run>/
 //
 // Invariants:

@@ -46,6 +46,8 @@ var cases = []struct {
 	{"ResolvePrefix", resolvePrefix},
 	{"ResolveAmbiguous", resolveAmbiguous},
 	{"NamesFileLies", namesFileLies},
+	{"LostClaims", lostClaims},
+	{"VouchersLie", vouchersLie},
 	{"ListDuringPublish", listDuringPublish},
 	{"TrashResume", trashResume},
 	{"TwoGC", twoCollectors},

@@ -65,6 +65,7 @@ func TestDebris(t *testing.T) {
 			"cache/memory/" + hex64:               "torn",
 			"cache/summaries":                     "torn",
 			"cache/families":                      "torn",
+			"cache/names.voucher":                 "torn",
 			"snapshots/" + hex32 + "/meta.json":   "{}",
 			"trash/gc-1/" + hex64:                 "torn",
 			"trash/snapshot-" + hex32 + "/m.json": "{}",
