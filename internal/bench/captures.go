@@ -65,7 +65,7 @@ func (b *bench) inspect(env []string, id string) (captured, error) {
 
 // captures measures a first and a second capture and the way back.
 func (b *bench) captures() error {
-	first := ramgen.New(b.bytes, 7)
+	first := b.ram(b.bytes, 7)
 	dirs := map[string]*ramgen.Image{"first": first, "second": first.Mutate(0.07, 8)}
 	for name, im := range dirs {
 		if err := folder(filepath.Join(b.work, name), im); err != nil {

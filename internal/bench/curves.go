@@ -48,7 +48,7 @@ func (b *bench) byRAM() ([]chart, error) {
 	peak := curve{name: "largest of the three"}
 	for bytes := int64(128 << 20); bytes <= b.bytes; bytes *= 2 {
 		root, env := b.home("curve")
-		ram := ramgen.New(bytes, 7)
+		ram := b.ram(bytes, 7)
 		dirs := []string{filepath.Join(b.work, "a"), filepath.Join(b.work, "b")}
 		for i, im := range []*ramgen.Image{ram, ram.Mutate(0.07, 8)} {
 			if err := folder(dirs[i], im); err != nil {
@@ -86,7 +86,7 @@ func (b *bench) byRAM() ([]chart, error) {
 func (b *bench) bySnapshots() ([]chart, error) {
 	list, collect, create := curve{name: "snapshot list"}, curve{name: "gc, nothing to do"}, curve{name: "capture of 4 MiB"}
 	small := filepath.Join(b.work, "small")
-	if err := folder(small, ramgen.New(4<<20, 1)); err != nil {
+	if err := folder(small, b.ram(4<<20, 1)); err != nil {
 		return nil, err
 	}
 	for n := 10; n <= b.snapshots; n *= 10 {
@@ -126,7 +126,7 @@ const generations = 50
 func (b *bench) byGeneration() ([]chart, error) {
 	root, env := b.home("generations")
 	dir := filepath.Join(b.work, "generation")
-	ram := ramgen.New(b.bytes/8, 7)
+	ram := b.ram(b.bytes/8, 7)
 	stored, changed := curve{name: "stored anew"}, curve{name: "3 % of RAM"}
 	export, fresh := curve{name: "with 0 … 50 ancestors"}, curve{name: "the same, no ancestor"}
 	for gen := range generations + 1 {

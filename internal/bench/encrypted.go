@@ -19,7 +19,7 @@ type kind struct {
 
 // encrypted measures the same commands without and with a key file, in turns.
 func (b *bench) encrypted() error {
-	first := ramgen.New(b.bytes, 7)
+	first := b.ram(b.bytes, 7)
 	for name, im := range map[string]*ramgen.Image{"first": first, "second": first.Mutate(0.07, 8)} {
 		if err := folder(filepath.Join(b.work, name), im); err != nil {
 			return err

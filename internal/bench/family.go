@@ -11,7 +11,7 @@ import (
 // family measures the first captures of two guests of one image: the second
 // finds the pages that it shares with the first, at other addresses.
 func (b *bench) family() error {
-	first := ramgen.New(b.bytes, 7)
+	first := b.ram(b.bytes, 7)
 	root := filepath.Join(b.work, "family")
 	env := []string{"COCOON_ROOT_DIR=" + root, "COCOON_RUN_DIR=" + root + ".run"}
 	var runs series

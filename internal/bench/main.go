@@ -5,6 +5,7 @@
 //	go run ./internal/bench -cocoon bin/cocoon -peers [-restic PROGRAM] [-images A.raw,B.raw]
 //	go run ./internal/bench -cocoon bin/cocoon -curves docs/curves
 //	go run ./internal/bench -cocoon bin/cocoon -encrypted
+//	go run ./internal/bench -cocoon bin/cocoon -captures [-hard]
 //
 // Each figure is the median of runs that alternate with their yardstick; both
 // are started on the same two processors. Seconds mean nothing on another
@@ -18,6 +19,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/cocoonv2/cocoon/internal/ramgen"
 	"github.com/cocoonv2/cocoon/network/networktest"
 )
 
@@ -33,15 +35,22 @@ func main() {
 	images := flag.String("images", "", "two raw files, an earlier and a later state, instead of generated ones (with -peers)")
 	curves := flag.String("curves", "", "draw cost against RAM, snapshots and generations into this folder instead")
 	encrypted := flag.Bool("encrypted", false, "only what encryption costs")
+	hard := flag.Bool("hard", false, "guest RAM that compresses worse than that of Linux guests")
+	captures := flag.Bool("captures", false, "only captures and exports")
 	collecting := flag.Bool("collecting", false, "only gc of a large store")
 	flag.Parse()
 	work, err := os.MkdirTemp(*dir, "cocoon-bench-")
 	if err == nil {
 		defer os.RemoveAll(work)
-		b := &bench{cocoon: *cocoon, bytes: *bytes, runs: *runs, work: work, snapshots: *snapshots, blobs: *blobs}
+		b := &bench{cocoon: *cocoon, bytes: *bytes, runs: *runs, work: work, snapshots: *snapshots, blobs: *blobs, ram: ramgen.New}
+		if *hard {
+			b.ram = ramgen.NewHard
+		}
 		switch {
 		case *peers:
 			err = b.peers(*restic, *images)
+		case *captures:
+			err = header(b.captures)
 		case *encrypted:
 			err = header(b.encrypted)
 		case *collecting:
@@ -67,6 +76,7 @@ type bench struct {
 	work      string
 	snapshots int
 	blobs     int
+	ram       func(bytes int64, seed uint64) *ramgen.Image // makes guest RAM
 }
 
 func run(b *bench) error {

@@ -66,7 +66,7 @@ func (b *bench) imagePair(images string) (imagePair, error) {
 	paths := strings.Split(images, ",")
 	if images == "" {
 		paths = []string{filepath.Join(b.work, "first.raw"), filepath.Join(b.work, "second.raw")}
-		ram := ramgen.New(b.bytes, 7)
+		ram := b.ram(b.bytes, 7)
 		if err := errors.Join(ram.WriteFile(paths[0], false), ram.Mutate(0.07, 8).WriteFile(paths[1], false)); err != nil {
 			return imagePair{}, err
 		}

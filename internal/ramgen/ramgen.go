@@ -1,6 +1,7 @@
 // Package ramgen makes images that look like the RAM of a guest, for tests and
 // benchmarks: 60 % of the pages are zero and lie in runs; the others hold text,
-// pointers, code, records and random bytes; some pages occur many times.
+// programs, heaps, records and random bytes, and compress as those of Linux
+// guests do ([New]) or worse ([NewHard]); some pages occur many times.
 //
 // An image is a function of its length and seed: every page can be made alone,
 // nothing of the image's size is kept but nine bytes a page. [Image.Mutate]
@@ -9,7 +10,6 @@
 package ramgen
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -38,6 +38,7 @@ const sharedPages = 64
 // Image is one state of a simulated RAM. It implements io.ReaderAt and is safe
 // for concurrent reading.
 type Image struct {
+	content *content
 	bytes   int64
 	seed    uint64
 	kinds   []kind
@@ -47,44 +48,60 @@ type Image struct {
 }
 
 // New makes the image of a length in bytes (a last short page is allowed).
-func New(bytes int64, seed uint64) *Image {
+func New(bytes int64, seed uint64) *Image { return newImage(bytes, seed, &linux) }
+
+// NewHard makes one whose pages compress worse than those of Linux guests do:
+// half of what is not zero remains, in many short repeats.
+func NewHard(bytes int64, seed uint64) *Image { return newImage(bytes, seed, &hard) }
+
+func newImage(bytes int64, seed uint64, c *content) *Image {
 	pages := (bytes + PageSize - 1) / PageSize
-	im := &Image{bytes: bytes, seed: seed, kinds: make([]kind, pages), changed: make([]uint32, pages), origin: make([]uint32, pages)}
+	im := &Image{content: c, bytes: bytes, seed: seed, kinds: make([]kind, pages), changed: make([]uint32, pages), origin: make([]uint32, pages)}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	for at := 0; at < len(im.kinds); {
 		used := min(1+rng.IntN(128), len(im.kinds)-at)
-		for i := range used {
-			im.kinds[at+i] = draw(rng)
+		for end := at + used; at < end; {
+			k, run := c.draw(rng), 1
+			if c.run > 1 {
+				run += rng.IntN(c.run)
+			}
+			for ; run > 0 && at < end; run, at = run-1, at+1 {
+				im.kinds[at] = k
+			}
 		}
-		at += used
 		at += min(1+rng.IntN(194), len(im.kinds)-at) // zero: three pages in five
 	}
 	return im
 }
 
+// content is what the pages that are not zero hold.
+type content struct {
+	shares []share // of 100
+	run    int     // most pages of one kind that are drawn at once
+	fill   func(k kind, p []byte, s *splitmix)
+}
+
+type share struct {
+	kind    kind
+	percent int
+}
+
 // draw picks the content of a page that is not zero.
-func draw(rng *rand.Rand) kind {
-	switch n := rng.IntN(100); {
-	case n < 25:
-		return text
-	case n < 50:
-		return pointers
-	case n < 65:
-		return code
-	case n < 82:
-		return records
-	case n < 90:
-		return noise
-	default:
-		return shared
+func (c *content) draw(rng *rand.Rand) kind {
+	n := rng.IntN(100)
+	for _, s := range c.shares {
+		if n -= s.percent; n < 0 {
+			return s.kind
+		}
 	}
+	return noise
 }
 
 // Mutate gives a copy in which a fraction (0 to 1) of all pages differs, in
 // short runs, nine in ten of them pages that were not zero.
 func (im *Image) Mutate(fraction float64, seed uint64) *Image {
 	next := &Image{
-		bytes: im.bytes, seed: im.seed, source: im.source,
+		content: im.content, bytes: im.bytes, seed: im.seed, source: im.source,
 		kinds: slices.Clone(im.kinds), changed: slices.Clone(im.changed), origin: slices.Clone(im.origin),
 	}
 	rng := rand.New(rand.NewPCG(seed, 2))
@@ -115,7 +132,7 @@ const siblingShare = 0.6
 // (files read into the page cache), at other addresses. im must be fresh: made
 // by New, not mutated.
 func (im *Image) Sibling(seed uint64) *Image {
-	next := New(im.bytes, seed)
+	next := newImage(im.bytes, seed, im.content)
 	next.source = im.seed
 	rng := rand.New(rand.NewPCG(seed, 3))
 	for at := 0; at < len(next.kinds); {
@@ -165,7 +182,7 @@ func (im *Image) Page(p []byte, page int64) {
 	if k == shared {
 		state = uint64(page) * 0x9E3779B97F4A7C15 >> 32 % sharedPages
 	}
-	k.fill(p, &splitmix{state})
+	im.content.fill(k, p, &splitmix{state})
 }
 
 // ReadAt implements io.ReaderAt.
@@ -222,51 +239,4 @@ func (s *splitmix) next() uint64 {
 	z = (z ^ z>>30) * 0xBF58476D1CE4E5B9
 	z = (z ^ z>>27) * 0x94D049BB133111EB
 	return z ^ z>>31
-}
-
-// words are what text pages are made of.
-const words = "the error of file page kernel return value static struct int char open read write lock unlock queue device memory buffer " +
-	"process thread signal network socket packet address cache block inode mount user group root config option default server client"
-
-// fill writes one page of this kind.
-func (k kind) fill(p []byte, s *splitmix) {
-	le := binary.LittleEndian
-	switch k {
-	case text, shared:
-		for at := 0; at < len(p); {
-			r := s.next()
-			start := int(r % uint64(len(words)-12))
-			at += copy(p[at:], words[start:start+2+int(r>>32%10)])
-		}
-	case pointers:
-		for at := 0; at < len(p); at += 8 {
-			r := s.next()
-			switch r % 4 {
-			case 0:
-				le.PutUint64(p[at:], 0)
-			case 1:
-				le.PutUint64(p[at:], r>>8%256)
-			default:
-				le.PutUint64(p[at:], 0xffff888000000000|r>>20&0x3ffffff8)
-			}
-		}
-	case code:
-		for at := 0; at < len(p); at += 4 {
-			r := s.next()
-			le.PutUint32(p[at:], uint32(0x8b480000|r%16<<8|r>>8&0xff&uint64(-int64(r>>60&1))))
-			p[at+3] = byte(r >> 16 & 0x3f)
-		}
-	case records:
-		base := s.next()
-		for at := 0; at < len(p); at += 64 {
-			clear(p[at : at+64])
-			le.PutUint64(p[at:], base+uint64(at))
-			le.PutUint32(p[at+16:], uint32(s.next()))
-			le.PutUint64(p[at+32:], 0xffffffff81000000|s.next()&0xffff)
-		}
-	case noise:
-		for at := 0; at < len(p); at += 8 {
-			le.PutUint64(p[at:], s.next())
-		}
-	}
 }

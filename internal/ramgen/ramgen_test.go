@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 func TestImageLooksLikeRAM(t *testing.T) {
@@ -21,6 +23,43 @@ func TestImageLooksLikeRAM(t *testing.T) {
 	most := len(im.kinds) - im.ZeroPages()
 	if got := len(distinct); got < most*8/10 || got > most*97/100 {
 		t.Errorf("%d distinct pages of %d that are not zero: some must repeat", got, most)
+	}
+}
+
+// What docs/benchmarks.md says of the generated RAM.
+func TestPagesCompressLikeThoseOfGuests(t *testing.T) {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ratio := func(raw []byte) float64 { return float64(len(enc.EncodeAll(raw, nil))) / float64(len(raw)) }
+	for _, c := range []struct {
+		kind     kind
+		from, to float64
+	}{{text, 0.20, 0.27}, {code, 0.36, 0.44}, {pointers, 0.15, 0.25}, {records, 0.10, 0.15}, {noise, 0.99, 1.01}} {
+		raw := make([]byte, 4<<20)
+		for p := 0; p < len(raw); p += PageSize {
+			linux.fill(c.kind, raw[p:p+PageSize], &splitmix{uint64(p) * 0x9E3779B97F4A7C15})
+		}
+		if r := ratio(raw); r < c.from || r > c.to {
+			t.Errorf("pages of kind %d compress to %.3f, want %.2f to %.2f", c.kind, r, c.from, c.to)
+		}
+	}
+	for name, c := range map[string]struct {
+		im       *Image
+		from, to float64
+	}{"guests": {New(64<<20, 3), 0.30, 0.36}, "hard": {NewHard(64<<20, 3), 0.48, 0.54}} {
+		var raw []byte
+		page := make([]byte, PageSize)
+		for p, k := range c.im.kinds {
+			if k != zero {
+				c.im.Page(page, int64(p))
+				raw = append(raw, page...)
+			}
+		}
+		if r := ratio(raw); r < c.from || r > c.to {
+			t.Errorf("%s: what is not zero compresses to %.3f, want %.2f to %.2f", name, r, c.from, c.to)
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) { leaktest.Main(m) }
 func palette(n byte) []byte {
 	p := make([]byte, PageSize)
 	if n > 0 {
-		ramgen.New(1<<20, uint64(n)).Page(p, 0)
+		ramgen.NewHard(1<<20, uint64(n)).Page(p, 0)
 		p[0], p[PageSize-1] = n, n
 	}
 	return p
