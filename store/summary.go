@@ -31,7 +31,13 @@ type Summary struct {
 	Parent      ID                `json:"parent"`
 	Capture     Capture           `json:"capture"`
 	Key         string            `json:"key,omitempty"` // id of the key it is encrypted with
+
+	encoded string
 }
+
+// Encoded is the JSON of an unchanged answer of Summaries, where it need not be
+// made again; else "".
+func (s *Summary) Encoded() string { return s.encoded }
 
 // MemorySummary counts guest RAM, bytes.
 type MemorySummary struct {
@@ -84,12 +90,22 @@ func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
 			return nil, err
 		}
 	}
-	out := make([]Summary, len(all))
-	for i := range all {
-		out[i] = all[i].Summary
+	return oldestFirst(all), nil
+}
+
+// oldestFirst sorts by numbers, for a Summary is large; what was made at once
+// stays sorted by id.
+func oldestFirst(all []cached) []Summary {
+	order := make([]int, len(all))
+	for i := range order {
+		order[i] = i
 	}
-	slices.SortFunc(out, func(a, b Summary) int { return a.Created.Compare(b.Created) })
-	return out, nil
+	slices.SortStableFunc(order, func(a, b int) int { return all[a].Summary.Created.Compare(all[b].Summary.Created) })
+	out := make([]Summary, len(all))
+	for i, at := range order {
+		out[i] = all[at].Summary
+	}
+	return out
 }
 
 // renew makes the summaries of which the file says nothing, and the file anew.
@@ -158,7 +174,7 @@ func countUnique(all []cached) {
 		}
 	}
 	for i := range all {
-		all[i].Summary.Size.Unique = 0
+		all[i].Summary.Size.Unique, all[i].Summary.encoded = 0, ""
 		for _, b := range all[i].Blobs {
 			if holders[b.Digest] == 1 {
 				all[i].Summary.Size.Unique += b.Bytes

@@ -13,15 +13,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"text/template"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
-// Column is one column of a table and one key of --filter and --sort.
+// Column is one column of a table and one key of --filter and --sort. Cells of
+// several rows are asked for at the same time.
 type Column[T any] struct {
 	Name   string // heading in capitals; its lower case is the key
 	Cell   func(T) string
@@ -41,6 +45,12 @@ type Options struct {
 
 // Write prints rows. id gives the full id of a row for -q.
 func Write[T any](w io.Writer, o Options, rows []T, id func(T) string, columns []Column[T]) error {
+	return WriteEncoded(w, o, rows, id, func(*T) string { return "" }, columns)
+}
+
+// WriteEncoded is Write for rows whose JSON may be known already: encoded gives
+// it, or "" for a row that has to be encoded.
+func WriteEncoded[T any](w io.Writer, o Options, rows []T, id func(T) string, encoded func(*T) string, columns []Column[T]) error {
 	rows, err := filter(rows, o.Filters, columns)
 	if err != nil {
 		return err
@@ -49,11 +59,11 @@ func Write[T any](w io.Writer, o Options, rows []T, id func(T) string, columns [
 		return err
 	}
 	out := bufio.NewWriter(w) // a list is many small writes
-	err = write(out, o, rows, id, columns)
+	err = write(out, o, rows, id, encoded, columns)
 	return errors.Join(err, out.Flush())
 }
 
-func write[T any](w io.Writer, o Options, rows []T, id func(T) string, columns []Column[T]) error {
+func write[T any](w io.Writer, o Options, rows []T, id func(T) string, encoded func(*T) string, columns []Column[T]) error {
 	switch {
 	case o.Quiet:
 		for _, r := range rows {
@@ -61,7 +71,7 @@ func write[T any](w io.Writer, o Options, rows []T, id func(T) string, columns [
 		}
 		return nil
 	case o.Format == "json":
-		return lines(w, rows)
+		return lines(w, rows, encoded)
 	case o.Format == "" || o.Format == "table":
 		return table(w, rows, columns)
 	default:
@@ -82,40 +92,98 @@ func JSON[T any](w io.Writer, rows []T) error {
 
 // lines prints rows as one array, a row a line: half the work of indenting,
 // and `head`, `grep` and `diff` work on it.
-func lines[T any](w io.Writer, rows []T) error {
-	before := "["
-	for _, r := range rows {
-		var b bytes.Buffer
-		enc := json.NewEncoder(&b)
-		enc.SetEscapeHTML(false)
-		if err := enc.Encode(r); err != nil {
-			return err
-		}
-		fmt.Fprintf(w, "%s%s", before, bytes.TrimSuffix(b.Bytes(), []byte{'\n'}))
-		before = ",\n "
-	}
+func lines[T any](w io.Writer, rows []T, encoded func(*T) string) error {
 	if len(rows) == 0 {
 		_, err := fmt.Fprintln(w, "[]")
 		return err
 	}
-	_, err := fmt.Fprintln(w, "]")
+	parts, err := inParts(rows, func(b *bytes.Buffer, rows []T) error { return encode(b, rows, encoded) })
+	if err != nil {
+		return err
+	}
+	before := "["
+	for _, part := range parts {
+		if _, err := fmt.Fprintf(w, "%s%s", before, part); err != nil {
+			return err
+		}
+		before = separator
+	}
+	_, err = fmt.Fprintln(w, "]")
 	return err
 }
 
-func table[T any](w io.Writer, rows []T, columns []Column[T]) error {
-	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	line := func(cell func(Column[T]) string) {
-		var cells []string
-		for _, c := range columns {
-			if !c.Hidden {
-				cells = append(cells, cell(c))
-			}
-		}
-		fmt.Fprintln(tw, strings.TrimRight(strings.Join(cells, "\t"), " "))
+const separator = ",\n "
+
+func encode[T any](b *bytes.Buffer, rows []T, encoded func(*T) string) error {
+	known := 0
+	for i := range rows {
+		known += len(encoded(&rows[i])) + len(separator)
 	}
-	line(func(c Column[T]) string { return c.Name })
-	for _, r := range rows {
-		line(func(c Column[T]) string { return c.Cell(r) })
+	b.Grow(known)
+	enc := json.NewEncoder(b)
+	enc.SetEscapeHTML(false)
+	for i := range rows {
+		if i > 0 {
+			b.WriteString(separator)
+		}
+		if text := encoded(&rows[i]); text != "" {
+			b.WriteString(text)
+			continue
+		}
+		if err := enc.Encode(&rows[i]); err != nil {
+			return err
+		}
+		b.Truncate(b.Len() - 1) // the line's end
+	}
+	return nil
+}
+
+// inParts has every processor turn its part of the rows into text; the parts come
+// in the order of the rows.
+func inParts[T any](rows []T, text func(b *bytes.Buffer, rows []T) error) ([][]byte, error) {
+	parts := make([][]byte, min(runtime.GOMAXPROCS(0), len(rows)))
+	var g errgroup.Group
+	for i := range parts {
+		from, to := len(rows)*i/len(parts), len(rows)*(i+1)/len(parts)
+		g.Go(func() error {
+			var b bytes.Buffer
+			err := text(&b, rows[from:to])
+			parts[i] = b.Bytes()
+			return err
+		})
+	}
+	return parts, g.Wait()
+}
+
+func table[T any](w io.Writer, rows []T, columns []Column[T]) error {
+	shown := slices.DeleteFunc(slices.Clone(columns), func(c Column[T]) bool { return c.Hidden })
+	line := func(b *bytes.Buffer, cell func(Column[T]) string) {
+		start := b.Len()
+		for i, c := range shown {
+			if i > 0 {
+				b.WriteByte('\t')
+			}
+			b.WriteString(cell(c))
+		}
+		b.Truncate(start + len(bytes.TrimRight(b.Bytes()[start:], " ")))
+		b.WriteByte('\n')
+	}
+	var heading bytes.Buffer
+	line(&heading, func(c Column[T]) string { return c.Name })
+	parts, err := inParts(rows, func(b *bytes.Buffer, rows []T) error {
+		for i := range rows {
+			line(b, func(c Column[T]) string { return c.Cell(rows[i]) })
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, part := range append([][]byte{heading.Bytes()}, parts...) {
+		if _, err := tw.Write(part); err != nil {
+			return err
+		}
 	}
 	return tw.Flush()
 }

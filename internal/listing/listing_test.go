@@ -3,6 +3,8 @@ package listing
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -48,6 +50,37 @@ func TestWrite(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", b.String(), tc.want)
 			}
 		})
+	}
+}
+
+// TestRowsKeepTheirOrder: rows are made into text on every processor, and some
+// are text already.
+func TestRowsKeepTheirOrder(t *testing.T) {
+	for n := range 40 {
+		var many []row
+		var asJSON []string
+		table := "ID   SIZE\n"
+		for i := range n {
+			r := row{ID: fmt.Sprint(100 + i), Bytes: i}
+			many = append(many, r)
+			asJSON = append(asJSON, fmt.Sprintf(`{"id":"%s","bytes":%d}`, r.ID, i))
+			table += r.ID + "  s\n"
+		}
+		for format, want := range map[string]string{"json": "[" + strings.Join(asJSON, ",\n ") + "]\n", "table": table} {
+			known := func(r *row) string {
+				if r.Bytes%3 == 0 {
+					return fmt.Sprintf(`{"id":"%s","bytes":%d}`, r.ID, r.Bytes)
+				}
+				return ""
+			}
+			var b bytes.Buffer
+			if err := WriteEncoded(&b, Options{Format: format}, many, func(r row) string { return r.ID }, known, columns()); err != nil {
+				t.Fatal(err)
+			}
+			if n > 0 && b.String() != want {
+				t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+			}
+		}
 	}
 }
 
