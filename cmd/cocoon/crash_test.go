@@ -33,6 +33,8 @@ const (
 	crashVMs = 2
 	// wholeRun is how many kills reach every step of every verb.
 	wholeRun = 1000
+	// hangSeconds is after how long a command that has not ended hangs.
+	hangSeconds = 180
 )
 
 // TestCrash has eight processes work on one store and kills one after the other
@@ -58,7 +60,7 @@ func TestCrash(t *testing.T) {
 	}
 	t.Logf("COCOON_CRASH_SEED=%d", seed)
 	vmm := storeVMM(t)
-	c := &crash{host: newHost(t, vmm), kills: map[string]int{}, ends: map[int]int{}, at: map[string]int{}}
+	c := &crash{host: newHost(t, vmm), kills: map[string]int{}, ends: map[int]int{}, at: map[string]int{}, tried: map[string]int{}}
 	key := c.newKey()
 	c.env = append(c.env, "COCOON_KEY_FILE=none:"+key) // reads, and stores in the clear
 	c.begin()
@@ -97,6 +99,7 @@ type crash struct {
 	mu    sync.Mutex
 	kills map[string]int // by verb
 	at    map[string]int // kills by step; "" is a random moment
+	tried map[string]int // commands that were to die at a step
 	ends  map[int]int    // exit codes of those that lived
 }
 
@@ -207,11 +210,20 @@ func (w *crasher) work(rounds int) {
 		case 11:
 			w.run("gc", "gc", "--wait", "20s")
 		case 12:
+			w.wear(name)
 			w.run("repack", append(slices.Clone(repackAll), "--wait", "20s")...)
 		case 13:
 			w.run("repair", "system", "repair")
 		}
 	}
+}
+
+// wear leaves a pack of which a part is not needed any more, so that a repack
+// has something to do. Of what it makes the next prune takes the rest.
+func (w *crasher) wear(name string) {
+	w.alone("snapshot", "create", w.web, name+"-parent", "--parent", "none")
+	w.alone("snapshot", "create", w.web, name, "--parent", name+"-parent")
+	w.alone("snapshot", "rm", name+"-parent")
 }
 
 // source is a snapshot to clone: the one that always stands, or one of ours.
@@ -276,24 +288,46 @@ func (w *crasher) run(verb string, args ...string) (code int, stdout string) {
 		timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
 		defer timer.Stop()
 	}
-	hang := time.AfterFunc(3*time.Minute, func() {
-		w.t.Errorf("cocoon %v hangs", args)
-		_ = cmd.Process.Kill()
-	})
-	defer hang.Stop()
+	ended := make(chan struct{})
+	go func() {
+		if livesThrough(hangSeconds, ended) {
+			w.t.Errorf("cocoon %v hangs", args)
+			_ = cmd.Process.Kill()
+		}
+	}()
 	_ = cmd.Wait() // the state says it all
+	close(ended)
 	w.count(verb, step, args, cmd.ProcessState.Sys().(syscall.WaitStatus), stderr)
 	return cmd.ProcessState.ExitCode(), out.String()
 }
 
-// rarest is the step of a verb at which the fewest were killed so far.
+// livesThrough waits that many seconds of this process's life, or until ended is
+// closed. A machine that stood still meanwhile, and the command with it, makes
+// one second of it.
+func livesThrough(seconds int, ended <-chan struct{}) bool {
+	for range seconds {
+		select {
+		case <-ended:
+			return false
+		case <-time.After(time.Second):
+		}
+	}
+	return true
+}
+
+// rarest is the step of a verb at which the fewest were killed so far. Tries
+// count too, by less: what a command finds to do may not bring it to a later
+// visit, and the other steps must have their turn.
 func (w *crasher) rarest(verb string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.steps[verb]) == 0 {
 		return ""
 	}
-	return slices.MinFunc(w.steps[verb], func(a, b string) int { return w.at[a] - w.at[b] })
+	had := func(step string) int { return 4*w.at[step] + w.tried[step] }
+	step := slices.MinFunc(w.steps[verb], func(a, b string) int { return had(a) - had(b) })
+	w.tried[step]++
+	return step
 }
 
 func (w *crasher) count(verb, step string, args []string, status syscall.WaitStatus, stderr *bytes.Buffer) {
