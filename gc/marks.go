@@ -4,6 +4,8 @@ import (
 	"encoding/hex"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -31,6 +33,19 @@ func parseObject(s string) (object, bool) {
 	}
 	n, err := hex.Decode(o.id[:], []byte(id[:min(len(id), 2*len(o.id))]))
 	return o, err == nil && n == want && len(id) == 2*want
+}
+
+// digest of a blob.
+func (o object) digest() digest.Digest { return digest.NewDigestFromBytes(digest.SHA256, o.id[:]) }
+
+// parseBlob reads the name of a blob.
+func parseBlob(name string) (object, bool) {
+	o := object{kind: 'd'}
+	if len(name) != 2*len(o.id) {
+		return o, false
+	}
+	_, err := hex.Decode(o.id[:], []byte(name))
+	return o, err == nil
 }
 
 // holder is who needs an object, in words, and its id where it is a snapshot.

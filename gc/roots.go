@@ -176,8 +176,12 @@ func (r *roots) markSnapshots(ctx context.Context, ids []store.ID) error {
 				if err != nil {
 					return err
 				}
+				edges, err := edgesOf(sn)
+				if err != nil {
+					return err
+				}
 				mu.Lock()
-				err = r.markSnapshot(sn)
+				err = r.markSnapshot(sn, edges)
 				mu.Unlock()
 				if err != nil {
 					return err
@@ -189,7 +193,24 @@ func (r *roots) markSnapshots(ctx context.Context, ids []store.ID) error {
 	return g.Wait()
 }
 
-func (r *roots) markSnapshot(sn *store.Snapshot) error {
+// edgesOf are the objects that a snapshot needs.
+func edgesOf(sn *store.Snapshot) ([]object, error) {
+	digests := store.Edges(sn)
+	edges := make([]object, 0, len(digests))
+	for _, d := range digests {
+		if d == "" { // an image that has none
+			continue
+		}
+		o, ok := parseObject(string(d))
+		if !ok {
+			return nil, failure.New(failure.Damaged, "snapshot %s names %.80q, which is no object", sn.ID, d)
+		}
+		edges = append(edges, o)
+	}
+	return edges, nil
+}
+
+func (r *roots) markSnapshot(sn *store.Snapshot, edges []object) error {
 	name := "snapshot " + string(sn.ID)
 	if sn.Meta.Name != "" {
 		name = fmt.Sprintf("snapshot %s (%s)", sn.Meta.Name, sn.ID)
@@ -197,12 +218,10 @@ func (r *roots) markSnapshot(sn *store.Snapshot) error {
 	by := r.marks.by(holder{name, string(sn.ID)})
 	r.memory[store.MemoryKey(sn)] = true
 	needed := sn.Meta.Quarantine == nil // what is missing of such a one is known, and told by verify
-	for _, d := range store.Edges(sn) {
-		if err := r.marks.holdName(string(d), by, needed); err != nil {
-			return err
-		}
+	for _, o := range edges {
+		r.marks.hold(o, by, needed)
 		if needed && r.checked {
-			if err := r.present(d, by); err != nil {
+			if err := r.present(o.digest(), by); err != nil {
 				return err
 			}
 		}
@@ -215,7 +234,7 @@ func (r *roots) markSnapshot(sn *store.Snapshot) error {
 func (r *roots) check() error {
 	for o, x := range r.marks.objects {
 		if x.needed && !x.seen {
-			if err := r.present(digest.NewDigestFromBytes(digest.SHA256, o.id[:]), x.holder); err != nil {
+			if err := r.present(o.digest(), x.holder); err != nil {
 				return err
 			}
 		}

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -59,27 +59,14 @@ func (c *collector) plan(ctx context.Context, p *plan) error {
 
 // each visits the entries of a folder of the store.
 func (c *collector) each(folder string, visit func(name, path string)) error {
-	f, err := os.Open(c.st.Path(folder))
+	err := store.EachEntry(c.st.Path(folder), func(name []byte, _ uint64) {
+		visit(string(name), c.st.Path(folder, string(name)))
+	})
 	if err != nil {
 		return fmt.Errorf("gc: %w", err)
 	}
-	defer f.Close()
-	for {
-		names, err := f.Readdirnames(namesAtOnce)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("gc: %w", err)
-		}
-		for _, name := range names {
-			visit(name, c.st.Path(folder, name))
-		}
-	}
+	return nil
 }
-
-// namesAtOnce bounds what a folder of a million entries costs.
-const namesAtOnce = 1024
 
 // snapshots: a folder without a manifest was never published.
 func (c *collector) snapshots(p *plan) error {
@@ -94,10 +81,49 @@ func (c *collector) snapshots(p *plan) error {
 	})
 }
 
+// blobs are listed beside being judged; few of a million are judged by more than
+// their name.
 func (c *collector) blobs(p *plan, kind, folder string) error {
-	return c.each(folder, func(name, path string) {
-		p.judge(kind, "sha256:"+name, path, "no snapshot, VM, image, pin or living process names it", nil)
+	batches := make(chan []string, 4)
+	var listing errgroup.Group
+	listing.Go(func() error { defer close(batches); return listNames(c.st.Path(folder), batches) })
+	for batch := range batches {
+		for _, name := range batch {
+			if o, ok := parseBlob(name); ok && (p.everyHolder || !p.see(o)) {
+				p.judge(kind, "sha256:"+name, c.st.Path(folder, name), "no snapshot, VM, image, pin or living process names it", nil)
+			}
+		}
+	}
+	if err := listing.Wait(); err != nil {
+		return fmt.Errorf("gc: %w", err)
+	}
+	return nil
+}
+
+// namesAtOnce bounds what a folder of a million entries costs.
+const namesAtOnce = 1024
+
+// listNames gives the names in a folder, many at once, each batch cut from one
+// text.
+func listNames(folder string, batches chan<- []string) error {
+	var text []byte
+	var ends []int
+	flush := func() {
+		all, names, from := string(text), make([]string, len(ends)), 0
+		for i, end := range ends {
+			names[i], from = all[from:end], end
+		}
+		batches <- names
+		text, ends = text[:0], ends[:0]
+	}
+	err := store.EachEntry(folder, func(name []byte, _ uint64) {
+		text = append(text, name...)
+		if ends = append(ends, len(text)); len(ends) == namesAtOnce {
+			flush()
+		}
 	})
+	flush()
+	return err
 }
 
 // vms: a folder without a record is a creation that died.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -171,10 +172,17 @@ func (in *Ingest) Adopt(ctx context.Context, sn *Snapshot, manifest []byte, meta
 }
 
 func checkDescriptor(d Descriptor) error {
-	if d.Digest.Validate() != nil || d.Digest.Algorithm() != digest.SHA256 || d.Size < 0 || d.Size > 1<<40 {
+	if !isSHA256(d.Digest) || d.Size < 0 || d.Size > 1<<40 {
 		return failure.New(failure.Damaged, "descriptor %q of %d bytes", d.Digest, d.Size)
 	}
 	return nil
+}
+
+// isSHA256 is Digest.Validate for the one algorithm there is here. By hand, for a
+// collection asks it of a million.
+func isSHA256(d digest.Digest) bool {
+	hex, ok := strings.CutPrefix(string(d), "sha256:")
+	return ok && len(hex) == 64 && lowerHex(hex)
 }
 
 // stageBytes writes the snapshot's folder, durable but not published.

@@ -21,13 +21,13 @@ const (
 // listingBytes is what is asked of the kernel at once: some 6,000 entries.
 const listingBytes = 256 << 10
 
-// eachFolder visits the snapshot folders in the order in which the file system
-// has them, from the listing alone: no folder is looked at. Others' files are not
-// ours to judge. The name is valid during the visit only.
-func (s *Store) eachFolder(visit func(name []byte, inode uint64)) error {
-	f, err := os.Open(s.Path("snapshots"))
+// EachEntry visits the entries of a folder in the order in which the file system
+// has them, from the listing alone: nothing is looked at. The name is valid during
+// the visit only.
+func EachEntry(folder string, visit func(name []byte, inode uint64)) error {
+	f, err := os.Open(folder)
 	if err != nil {
-		return fmt.Errorf("list snapshots: %w", err)
+		return err
 	}
 	defer f.Close()
 	for buf := make([]byte, listingBytes); ; {
@@ -36,7 +36,7 @@ func (s *Store) eachFolder(visit func(name []byte, inode uint64)) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("list snapshots: %w", err)
+			return &os.PathError{Op: "list", Path: folder, Err: err}
 		}
 		if n == 0 {
 			return nil
@@ -44,12 +44,25 @@ func (s *Store) eachFolder(visit func(name []byte, inode uint64)) error {
 		for b := buf[:n]; len(b) > 0; {
 			length := binary.NativeEndian.Uint16(b[direntLength:])
 			name, _, _ := bytes.Cut(b[direntName:length], []byte{0})
-			if validID(name) {
+			if string(name) != "." && string(name) != ".." {
 				visit(name, binary.NativeEndian.Uint64(b[direntInode:]))
 			}
 			b = b[length:]
 		}
 	}
+}
+
+// eachFolder visits the snapshot folders; others' files are not ours to judge.
+func (s *Store) eachFolder(visit func(name []byte, inode uint64)) error {
+	err := EachEntry(s.Path("snapshots"), func(name []byte, inode uint64) {
+		if validID(name) {
+			visit(name, inode)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
+	return nil
 }
 
 // IDs lists the snapshot folders, sorted.

@@ -81,17 +81,22 @@ func (s *Store) ForSleep(ctx context.Context) ([]ID, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []ID
-	for _, id := range ids {
-		m, err := readMeta(s.Path("snapshots", string(id)))
-		if err != nil {
-			return nil, err
-		}
-		if m.forSleep() {
-			found = append(found, id)
+	found := make([]bool, len(ids))
+	err = inParallel(len(ids), func(i int) error {
+		m, err := readMeta(s.Path("snapshots", string(ids[i])))
+		found[i] = err == nil && m.forSleep()
+		return errors.Join(err, ctx.Err())
+	})
+	if err != nil {
+		return nil, err
+	}
+	var spare []ID
+	for i, id := range ids {
+		if found[i] {
+			spare = append(spare, id)
 		}
 	}
-	return found, ctx.Err()
+	return spare, nil
 }
 
 // DropSuspended removes a snapshot if it is only there for a VM to sleep on. One

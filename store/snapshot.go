@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -10,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 
+	jsonv1 "github.com/go-json-experiment/json/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -39,12 +39,16 @@ var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 // validID: 32 lower-case hexadecimal digits. By hand, for a listing asks it of
 // every folder.
 func validID[T ~string | ~[]byte](s T) bool {
+	return len(s) == 32 && lowerHex(s)
+}
+
+func lowerHex[T ~string | ~[]byte](s T) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
 			return false
 		}
 	}
-	return len(s) == 32
+	return true
 }
 
 // ValidateName refuses what is no snapshot name; one that looks like an id too.
@@ -129,7 +133,7 @@ func asDamage(err error) error {
 }
 
 func (sn *Snapshot) readManifest(b []byte) error {
-	if err := json.Unmarshal(b, &sn.Manifest); err != nil {
+	if err := jsonv1.Unmarshal(b, &sn.Manifest); err != nil { // by the rules of encoding/json, in half of its time
 		return failure.New(failure.Damaged, "manifest: %w", err)
 	}
 	m := &sn.Manifest

@@ -38,6 +38,7 @@ func main() {
 	hard := flag.Bool("hard", false, "guest RAM that compresses worse than that of Linux guests")
 	captures := flag.Bool("captures", false, "only captures and exports")
 	collecting := flag.Bool("collecting", false, "only gc of a large store")
+	listing := flag.Bool("listing", false, "only lists, gc and captures beside many small snapshots")
 	flag.Parse()
 	work, err := os.MkdirTemp(*dir, "cocoon-bench-")
 	if err == nil {
@@ -55,6 +56,8 @@ func main() {
 			err = header(b.encrypted)
 		case *collecting:
 			err = header(b.collecting)
+		case *listing:
+			err = header(b.listing)
 		case *curves != "":
 			err = b.curves(*curves)
 		default:
