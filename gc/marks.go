@@ -18,35 +18,33 @@ type object struct {
 
 // parseObject reads "sha256:<64 hex>", "vm:<32 hex>" and "snapshot:<32 hex>".
 func parseObject(s string) (object, bool) {
-	var o object
-	kind, id, _ := strings.Cut(s, ":")
-	want := 16
-	switch kind {
+	switch kind, id, _ := strings.Cut(s, ":"); kind {
 	case "sha256":
-		o.kind, want = 'd', 32
+		return parseBlob(id)
 	case "vm":
-		o.kind = 'v'
+		return parseID('v', 16, id)
 	case "snapshot":
-		o.kind = 's'
+		return parseID('s', 16, id)
 	default:
+		return object{}, false
+	}
+}
+
+// parseBlob reads the name of a blob.
+func parseBlob(name string) (object, bool) { return parseID('d', 32, name) }
+
+// parseID reads the id of n bytes of an object.
+func parseID(kind byte, n int, id string) (object, bool) {
+	o := object{kind: kind}
+	if len(id) != 2*n {
 		return o, false
 	}
-	n, err := hex.Decode(o.id[:], []byte(id[:min(len(id), 2*len(o.id))]))
-	return o, err == nil && n == want && len(id) == 2*want
+	_, err := hex.Decode(o.id[:], []byte(id))
+	return o, err == nil
 }
 
 // digest of a blob.
 func (o object) digest() digest.Digest { return digest.NewDigestFromBytes(digest.SHA256, o.id[:]) }
-
-// parseBlob reads the name of a blob.
-func parseBlob(name string) (object, bool) {
-	o := object{kind: 'd'}
-	if len(name) != 2*len(o.id) {
-		return o, false
-	}
-	_, err := hex.Decode(o.id[:], []byte(name))
-	return o, err == nil
-}
 
 // holder is who needs an object, in words, and its id where it is a snapshot.
 type holder struct{ name, snapshot string }

@@ -63,7 +63,7 @@ func (c *collector) notes(p *plan) error {
 		return fmt.Errorf("gc: %w", err)
 	}
 	for _, e := range entries {
-		if o, ok := parseObject("sha256:" + e.Name()); ok && !p.held(o) {
+		if o, ok := parseBlob(e.Name()); ok && !p.held(o) {
 			path := c.st.Path("cache", "damaged", e.Name())
 			p.victims = append(p.victims, victim{
 				kind: "cache", id: "damaged/" + e.Name(), path: path, reason: "nothing names the blob that it warns of", object: o, inStore: true,

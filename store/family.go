@@ -139,6 +139,7 @@ func familyLines(all []*Snapshot) []byte {
 func (in *Ingest) openFamily(ctx context.Context, images []ImageRef, key string) []pack.Known {
 	var known []pack.Known
 	pages := 0
+	full := func() bool { return pages >= familyPages || len(known) == familyPacks }
 	seen := map[ID]bool{}
 	tried := map[digest.Digest]bool{}
 	for _, id := range in.st.family(ctx, images) {
@@ -164,14 +165,14 @@ func (in *Ingest) openFamily(ctx context.Context, images []ImageRef, key string)
 		}
 		for some := range slices.Chunk(packs, openedAtOnce) {
 			for _, k := range in.openKnown(ctx, some) {
-				if pages >= familyPages || len(known) == familyPacks {
+				if full() {
 					_ = k.File.Close()
 					continue
 				}
 				known = append(known, k)
 				pages += len(k.Index.Hashes)
 			}
-			if pages >= familyPages || len(known) == familyPacks {
+			if full() {
 				return known
 			}
 		}

@@ -6,6 +6,8 @@
 //	go run ./internal/bench -cocoon bin/cocoon -curves docs/curves
 //	go run ./internal/bench -cocoon bin/cocoon -encrypted
 //	go run ./internal/bench -cocoon bin/cocoon -captures [-hard]
+//	go run ./internal/bench -cocoon bin/cocoon -listing [-snapshots 10000]
+//	go run ./internal/bench -cocoon bin/cocoon -collecting [-snapshots 10000] [-blobs 1000000]
 //
 // Each figure is the median of runs that alternate with their yardstick; both
 // are started on the same two processors. Seconds mean nothing on another

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -149,8 +148,9 @@ func (p *packer) write(f *frame) error {
 	f.stored = sealed
 	c.index.Frames = append(c.index.Frames, Frame{Offset: c.bytes, Bytes: uint32(len(border) + len(sealed)), First: uint32(first), Pages: uint32(f.pages)})
 	c.index.Hashes = append(c.index.Hashes, f.hashes[:f.pages]...)
-	p.starts = slices.Grow(p.starts, max(0, f.number+1-len(p.starts)))
-	p.starts = p.starts[:max(len(p.starts), f.number+1)]
+	if more := f.number + 1 - len(p.starts); more > 0 {
+		p.starts = append(p.starts, make([]frameStart, more)...)
+	}
 	p.starts[f.number] = frameStart{uint32(len(p.packs)), uint32(first)}
 	if err := c.write(border); err != nil {
 		return err
