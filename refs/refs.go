@@ -254,13 +254,18 @@ func digestKey(d digest.Digest, h Holder) []byte {
 	return append(append([]byte(d), 0), h.key()...)
 }
 
-// Record adds an entry, replacing what its holder held before.
-func (db *DB) Record(ctx context.Context, e Entry) error {
+// Record adds entries, all or none, each replacing what its holder held before.
+func (db *DB) Record(ctx context.Context, entries ...Entry) error {
 	return db.transact(ctx, db.path, true, func(tx *tx) error {
-		if err := errors.Join(forget(tx, e.Holder), e.fit(tx)); err != nil {
-			return err
+		for _, e := range entries {
+			if err := errors.Join(forget(tx, e.Holder), e.fit(tx)); err != nil {
+				return err
+			}
+			if err := record(tx, e); err != nil {
+				return err
+			}
 		}
-		return errors.Join(record(tx, e), bump(tx))
+		return bump(tx)
 	})
 }
 

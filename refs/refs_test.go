@@ -60,14 +60,19 @@ func TestTheIndexIsAMapOfSets(t *testing.T) {
 					rt.Fatal(err)
 				}
 			default:
-				var ds []digest.Digest
-				for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, 5), 0, 4, rapid.ID).Draw(rt, "digests") {
-					ds = append(ds, dig(i))
+				var entries []Entry
+				for _, n := range rapid.SliceOfN(rapid.IntRange(0, 3), 1, 3).Draw(rt, "holders") {
+					id := fmt.Sprint("s", n)
+					var ds []digest.Digest
+					for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, 5), 0, 4, rapid.ID).Draw(rt, "digests") {
+						ds = append(ds, dig(i))
+					}
+					entries = append(entries, Entry{Holder: Holder{Kind: "snapshot", ID: id, Name: "n" + id}, Digests: ds})
+					model[id] = ds
 				}
-				if err := db.Record(ctx, Entry{Holder: h, Digests: ds}); err != nil {
+				if err := db.Record(ctx, entries...); err != nil {
 					rt.Fatal(err)
 				}
-				model[id] = ds
 			}
 		}
 		compare(rt, db, model)

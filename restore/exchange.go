@@ -38,9 +38,8 @@ func (e *Engine) Try(ctx context.Context, rec *vm.Record, r Request) (*Trial, er
 	if err := e.hold(ctx, lease, p); err != nil {
 		return nil, errors.Join(err, t.Close(ctx))
 	}
-	none := func(context.Context) error { return nil }
-	steps := []step{{"reserve", t.reserve, t.unreserve}, {"network", t.attach, none}, {"disks", t.disks, none}}
-	if err := runSteps(ctx, "exchange.", append(steps, t.loadSteps()...)); err != nil {
+	steps := []step{{"reserve", t.reserve, t.unreserve}, {"network", t.attach, nothing}, {"disks", t.disks, nothing}}
+	if err := t.doOrUndo(ctx, "exchange.", append(steps, t.loadSteps()...)); err != nil {
 		return nil, errors.Join(fmt.Errorf("restore snapshot %s in place of VM %s: %w", p.SnapshotID, rec.Name, err), t.Close(ctx))
 	}
 	// It works. The VMM is not needed any more, its TAPs are not the right ones.
@@ -108,11 +107,10 @@ func (t *Trial) Become(ctx context.Context) error {
 		return err
 	}
 	b := &run{Engine: t.Engine, plan: t.plan, lease: t.lease, rec: rec, started: t.started}
-	none := func(context.Context) error { return nil }
-	steps := []step{{"adopt", t.adopt(rec), b.disown}, {"network", b.attach, none}}
+	steps := []step{{"adopt", t.adopt(rec), b.disown}, {"network", b.attach, nothing}}
 	steps = append(steps, b.loadSteps()...)
-	steps = append(steps, step{"commit", b.awake, b.takeBack(was)}, step{"resume", b.goOn, none})
-	err = errors.Join(runSteps(ctx, "become.", steps), settle(ctx))
+	steps = append(steps, step{"commit", b.awake, b.takeBack(was)}, step{"resume", b.goOn, nothing})
+	err = errors.Join(b.doOrUndo(ctx, "become.", steps), settle(ctx))
 	if err != nil {
 		return fmt.Errorf("restore snapshot %s in place of VM %s: %w", t.plan.SnapshotID, rec.Name, err)
 	}

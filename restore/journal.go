@@ -49,9 +49,12 @@ func readJournal(path string) (*Journal, error) {
 	return &j, nil
 }
 
-func removeJournal(path string) error {
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
-		return err
+// removeJournals of one store; one that is gone is no error.
+func removeJournals(paths ...string) error {
+	for _, p := range paths {
+		if err := os.Remove(p); err != nil && !os.IsNotExist(err) {
+			return err
+		}
 	}
-	return durable.SyncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(paths[0]))
 }

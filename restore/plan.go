@@ -4,10 +4,10 @@
 // A [Plan] is made first and changes nothing: every refusal that can be
 // foreseen (missing or damaged objects, VMM version, CPU flags, name, address,
 // space)
-// is made there, and it can be printed. [Engine.Apply] then runs numbered
+// is made there, and it can be printed. [Engine.ApplyAll] then runs numbered
 // steps, each with its undo:
 //
-//	1 reserve   name, id, folders; a journal that names them
+//	1 reserve   id, folders; a journal that names them
 //	2 network   netns, devices, addresses: kept, fresh or none; TAPs are up
 //	3 disks     page maps → sparse files, verified page by page
 //	4 memory    copy: a CH snapshot folder; map: the materialised cache file;
@@ -18,8 +18,10 @@
 //	8 announce  who is where, to the network and to a guest that must know
 //	9 record    the VM exists from here on
 //
-// A failing step undoes those before it, last first. A crash leaves the
-// journal; [Engine.Recover], which gc runs, finishes the undoing.
+// Several VMs are made side by side and meet twice: none goes on to step 7
+// before all have done step 6, and all are recorded at once. A failing step
+// undoes those before it, last first, of every VM. A crash leaves the journals;
+// [Engine.Recover], which gc runs, finishes the undoing.
 //
 // Invariants: no VM record before the guest is loaded; no journal left after a
 // success or a clean failure; nothing that an imported snapshot says becomes a

@@ -76,14 +76,13 @@ func (e *Engine) wake(ctx context.Context, rec *vm.Record, r Request) error {
 		return err
 	}
 	w := &run{Engine: e, plan: p, lease: lease, rec: rec, started: time.Now()}
-	err = runSteps(ctx, "wake.", w.wakeSteps())
+	err = w.doOrUndo(ctx, "wake.", w.wakeSteps())
 	return errors.Join(err, settle(ctx))
 }
 
 func (r *run) wakeSteps() []step {
-	none := func(context.Context) error { return nil }
-	steps := append([]step{{"network", r.attach, none}}, r.loadSteps()...)
-	return append(steps, step{"awake", r.awake, r.takeBack(*r.rec)}, step{"resume", r.goOn, none})
+	steps := append([]step{{"network", r.attach, nothing}}, r.loadSteps()...)
+	return append(steps, step{"awake", r.awake, r.takeBack(*r.rec)}, step{"resume", r.goOn, nothing})
 }
 
 // attach gives the VM the interfaces of its record, with the MACs and addresses

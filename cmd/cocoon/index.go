@@ -30,6 +30,24 @@ func (a *app) follow(st *store.Store) {
 	})
 }
 
+// forgetVM drops a VM from the derived index; see follow.
+func (a *app) forgetVM(ctx context.Context, id string) {
+	if err := a.db.Forget(ctx, vmHolder(id)); err != nil {
+		fmt.Fprintln(a.errOut, "cocoon: warning: refs.db not updated:", oneLine(err))
+	}
+}
+
+// recordVMs tells the derived index of VMs; see follow.
+func (a *app) recordVMs(ctx context.Context, recs ...*vm.Record) {
+	var entries []refs.Entry
+	for _, rec := range recs {
+		entries = append(entries, vmEntry(rec))
+	}
+	if err := a.db.Record(ctx, entries...); err != nil {
+		fmt.Fprintln(a.errOut, "cocoon: warning: refs.db not updated:", oneLine(err))
+	}
+}
+
 func snapshotEntry(sn *store.Snapshot) refs.Entry {
 	return refs.Entry{Holder: refs.Holder{Kind: "snapshot", ID: string(sn.ID), Name: sn.Meta.Name}, Digests: store.Edges(sn)}
 }

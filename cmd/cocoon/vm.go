@@ -286,16 +286,3 @@ func (a *app) copyLog(ctx context.Context, f *os.File, tail int, follow bool) er
 	}
 	return nil
 }
-
-// forgetVM drops a VM from the derived index; see follow.
-func (a *app) forgetVM(ctx context.Context, id string) {
-	if err := a.db.Forget(ctx, vmHolder(id)); err != nil {
-		fmt.Fprintln(a.errOut, "cocoon: warning: refs.db not updated:", oneLine(err))
-	}
-}
-
-func (a *app) recordVM(ctx context.Context, rec *vm.Record) {
-	if err := a.db.Record(ctx, vmEntry(rec)); err != nil {
-		fmt.Fprintln(a.errOut, "cocoon: warning: refs.db not updated:", oneLine(err))
-	}
-}

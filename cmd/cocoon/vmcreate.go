@@ -88,7 +88,7 @@ func (a *app) createFresh(ctx context.Context, r *rooms, name string, f *createF
 	if err != nil {
 		return err
 	}
-	a.recordVM(ctx, rec)
+	a.recordVMs(ctx, rec)
 	fmt.Fprintln(a.out, rec.ID)
 	return nil
 }
@@ -178,8 +178,8 @@ func (a *app) applyAll(ctx context.Context, r *rooms, plans []*restore.Plan) err
 	if err != nil {
 		return err
 	}
+	a.recordVMs(ctx, recs...)
 	for _, rec := range recs {
-		a.recordVM(ctx, rec)
 		fmt.Fprintln(a.out, rec.ID)
 	}
 	if plans[0].Ahead {

@@ -38,7 +38,7 @@ func newVMRestore(a *app) *cobra.Command {
 				return err
 			}
 			if rec, err := r.vms.Get(c.Context(), args[0]); err == nil {
-				a.recordVM(c.Context(), rec)
+				a.recordVMs(c.Context(), rec)
 			}
 			if backup != "" {
 				fmt.Fprintln(a.out, backup)

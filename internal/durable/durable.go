@@ -37,33 +37,15 @@ import (
 // WriteFile replaces path by a file that holds data, atomically and durably.
 // A crash leaves either the old or the new contents, and at worst a file beside
 // it that Stray tells.
-func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
-	dir := filepath.Dir(path)
-	f, err := newTemporary(path)
+func WriteFile(path string, data []byte, perm os.FileMode) error {
+	f, err := Stage(path, data, perm)
 	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write %s: %w", path, errors.Join(err, ignoreClosed(f.Close()), ignoreMissing(os.Remove(f.Name()))))
-		}
-	}()
-	if _, err = f.Write(data); err != nil {
 		return err
 	}
-	if err = f.Chmod(perm); err != nil {
-		return err
+	if err := f.Rename(); err != nil {
+		return errors.Join(err, f.Drop())
 	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil { // its lock was needed until it had its name
-		return err
-	}
-	return SyncDir(dir)
+	return SyncDir(filepath.Dir(path))
 }
 
 // Publish renames oldpath to newpath and fsyncs both parents. It never replaces
@@ -178,13 +160,6 @@ func syncPath(path string, flags int) error {
 		return fmt.Errorf("sync: %w", err)
 	}
 	return nil
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
-		return nil
-	}
-	return err
 }
 
 func ignoreMissing(err error) error {

@@ -146,3 +146,16 @@ func (m *Manager) save(rec *Record) error {
 	}
 	return nil
 }
+
+// stage is save of a record that gets its name later.
+func (m *Manager) stage(rec *Record) (*durable.Staged, error) {
+	b, err := json.MarshalIndent(rec, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	f, err := durable.Stage(m.recordPath(rec.ID), b, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("save record of VM %s: %w", rec.Name, err)
+	}
+	return f, nil
+}

@@ -1,0 +1,62 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"os"
+)
+
+// Staged is a file whose contents are durable and which has no name yet that
+// anybody looks for: the slow part of WriteFile, for callers that have to hold a
+// lock while the file gets its name.
+type Staged struct {
+	f    *os.File // locked while it stands under its temporary name
+	path string
+}
+
+// Stage writes data beside path. Drop it, also after Rename.
+func Stage(path string, data []byte, perm os.FileMode) (*Staged, error) {
+	f, err := newTemporary(path)
+	if err != nil {
+		return nil, fmt.Errorf("write %s: %w", path, err)
+	}
+	s := &Staged{f, path}
+	if err := s.fill(data, perm); err != nil {
+		return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), s.Drop())
+	}
+	return s, nil
+}
+
+func (s *Staged) fill(data []byte, perm os.FileMode) error {
+	if _, err := s.f.Write(data); err != nil {
+		return err
+	}
+	if err := s.f.Chmod(perm); err != nil {
+		return err
+	}
+	return s.f.Sync()
+}
+
+// Rename gives the file its name, in place of what has it; SyncDir must follow.
+func (s *Staged) Rename() error {
+	if err := os.Rename(s.f.Name(), s.path); err != nil {
+		return fmt.Errorf("write %s: %w", s.path, err)
+	}
+	err := s.f.Close() // its lock was needed until it had its name
+	s.f = nil
+	if err != nil {
+		return fmt.Errorf("write %s: %w", s.path, err)
+	}
+	return nil
+}
+
+// Drop removes a file that got no name; of others and of nil there is nothing to
+// do.
+func (s *Staged) Drop() error {
+	if s == nil || s.f == nil {
+		return nil
+	}
+	f := s.f
+	s.f = nil
+	return errors.Join(ignoreMissing(os.Remove(f.Name())), f.Close())
+}
