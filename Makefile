@@ -49,7 +49,7 @@ bench-peers: build ## against restic, borg, casync and zstd: generated images, o
 
 .PHONY: curves
 curves: build ## draw docs/curves: cost against RAM size, number of snapshots, generations
-	go run ./internal/bench -cocoon $(BIN) -runs 1 -curves docs/curves
+	go run ./internal/bench -cocoon $(BIN) -runs 3 -curves docs/curves
 
 bench-vmm: build ## what guests notice of captures, on the real Cloud Hypervisor (needs it, KVM and root)
 	go run ./internal/benchvmm -cocoon $(BIN)

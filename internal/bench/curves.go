@@ -55,24 +55,36 @@ func (b *bench) byRAM() ([]chart, error) {
 				return nil, err
 			}
 		}
-		one, err := timed(env, b.cocoon, "snapshot", "import", dirs[0], "--name", "first")
-		if err != nil {
-			return nil, err
-		}
-		two, err := timed(env, b.cocoon, "snapshot", "import", dirs[1], "--name", "second", "--parent", "first")
-		if err != nil {
-			return nil, err
-		}
-		out, err := b.export(env)
-		if err != nil {
-			return nil, err
+		var one, two, out series
+		for range b.runs {
+			for _, m := range []struct {
+				into *series
+				do   func() (took, error)
+			}{
+				{&one, func() (took, error) {
+					return timed(env, b.cocoon, "snapshot", "import", dirs[0], "--name", "first")
+				}},
+				{&two, func() (took, error) {
+					return timed(env, b.cocoon, "snapshot", "import", dirs[1], "--name", "second", "--parent", "first")
+				}},
+				{&out, func() (took, error) { return b.export(env) }},
+			} {
+				t, err := m.do()
+				if err != nil {
+					return nil, err
+				}
+				*m.into = append(*m.into, t)
+			}
+			if err := removeAll(root); err != nil {
+				return nil, err
+			}
 		}
 		gib := float64(bytes) / (1 << 30)
-		first.add(gib, one.busy.Seconds())
-		second.add(gib, two.busy.Seconds())
-		export.add(gib, out.busy.Seconds())
-		peak.add(gib, float64(max(one.peak, two.peak, out.peak))/(1<<20))
-		if err := removeAll(append(dirs, root)...); err != nil {
+		first.add(gib, one.busy().Seconds())
+		second.add(gib, two.busy().Seconds())
+		export.add(gib, out.busy().Seconds())
+		peak.add(gib, float64(max(one.peak(), two.peak(), out.peak()))/(1<<20))
+		if err := removeAll(dirs...); err != nil {
 			return nil, err
 		}
 	}
@@ -144,7 +156,7 @@ func (b *bench) byGeneration() ([]chart, error) {
 		if err != nil {
 			return nil, err
 		}
-		out, err := b.exportOf(env, fmt.Sprint("gen", gen))
+		out, err := b.exportsOf(env, fmt.Sprint("gen", gen))
 		if err != nil {
 			return nil, err
 		}
@@ -152,13 +164,13 @@ func (b *bench) byGeneration() ([]chart, error) {
 			stored.add(float64(gen), float64(got.Capture.PagesNew)*ramgen.PageSize/(1<<20))
 			changed.add(float64(gen), 0.03*float64(ram.Bytes())/(1<<20))
 		}
-		export.add(float64(gen), float64(out.busy.Milliseconds()))
+		export.add(float64(gen), float64(out.busy().Milliseconds()))
 		if gen%10 == 0 {
 			t, err := b.exportFresh(dir)
 			if err != nil {
 				return nil, err
 			}
-			fresh.add(float64(gen), float64(t.busy.Milliseconds()))
+			fresh.add(float64(gen), float64(t.busy().Milliseconds()))
 		}
 		ram = ram.Mutate(0.03, uint64(100+gen))
 		if err := removeAll(dir); err != nil {
@@ -173,16 +185,28 @@ func (b *bench) byGeneration() ([]chart, error) {
 }
 
 // exportFresh reads back the RAM of a folder from a store that has nothing else.
-func (b *bench) exportFresh(dir string) (took, error) {
+func (b *bench) exportFresh(dir string) (series, error) {
 	root, env := b.home("fresh")
 	if _, err := timed(env, b.cocoon, "snapshot", "import", dir, "--name", "fresh"); err != nil {
-		return took{}, err
+		return nil, err
 	}
-	t, err := b.exportOf(env, "fresh")
+	s, err := b.exportsOf(env, "fresh")
 	if err != nil {
-		return took{}, err
+		return nil, err
 	}
-	return t, removeAll(root)
+	return s, removeAll(root)
+}
+
+// exportsOf reads a snapshot's RAM back as often as every figure is taken.
+func (b *bench) exportsOf(env []string, name string) (s series, err error) {
+	for range b.runs {
+		t, err := b.exportOf(env, name)
+		if err != nil {
+			return nil, err
+		}
+		s = append(s, t)
+	}
+	return s, nil
 }
 
 func removeAll(paths ...string) error {

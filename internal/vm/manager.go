@@ -2,8 +2,6 @@ package vm
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -11,8 +9,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/durable"
@@ -211,89 +207,6 @@ func ignoreMissing(err error) error {
 		return nil
 	}
 	return err
-}
-
-// Reserve makes the folders of a new VM, held by the lease, and locks it. The
-// VM does not exist before Publish, which refuses a name that is taken; Discard
-// takes the folders away again.
-func (m *Manager) Reserve(ctx context.Context, l *store.Lease, name, verb string) (*Record, func(), error) {
-	var b [16]byte
-	rand.Read(b[:])
-	rec := &Record{Version: recordVersion, ID: hex.EncodeToString(b[:]), Name: name, Created: time.Now().UTC(), State: "created", Disks: []Disk{}, Networks: []Network{}}
-	if err := l.HoldVM(ctx, rec.ID); err != nil {
-		return nil, nil, err
-	}
-	if err := durable.Mkdir(m.Dir(rec.ID), 0o700); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("make VM folder: %w", err), ignoreMissing(os.Remove(m.Dir(rec.ID))))
-	}
-	durable.Step("vm.reserved")
-	if err := os.MkdirAll(m.RunDir(rec.ID), 0o700); err != nil {
-		return nil, nil, errors.Join(err, os.Remove(m.Dir(rec.ID)))
-	}
-	unlock, err := m.lock(ctx, rec.ID, verb)
-	if err != nil {
-		return nil, nil, errors.Join(err, m.Discard(ctx, rec.ID))
-	}
-	return rec, unlock, nil
-}
-
-// Publish writes the records of reserved VMs: they exist from here on. Where a
-// name is taken by now it is failure.Conflict and none exists; after any other
-// error some may.
-func (m *Manager) Publish(ctx context.Context, recs ...*Record) error {
-	staged := make([]*durable.Staged, len(recs))
-	defer func() {
-		for _, f := range staged {
-			f.Drop()
-		}
-	}()
-	err := sideBySide(len(recs), func(i int) (err error) {
-		staged[i], err = m.stage(recs[i])
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	err = m.named(ctx, recs, func() error {
-		for _, f := range staged {
-			if err := f.Rename(); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return sideBySide(len(recs), func(i int) error { return durable.SyncDir(m.Dir(recs[i].ID)) })
-}
-
-// named calls f while nobody else can take the names of these VMs.
-func (m *Manager) named(ctx context.Context, recs []*Record, f func() error) error {
-	lock, err := filelock.Exclusive(ctx, m.st.Path("vms", "names.lock"))
-	if err != nil {
-		return err
-	}
-	defer lock.Unlock()
-	var names []string
-	for _, rec := range recs {
-		names = append(names, rec.Name)
-	}
-	if err := m.CheckNames(ctx, names); err != nil {
-		return err
-	}
-	return f()
-}
-
-// sideBySide calls f for each number below n: file systems commit fsyncs that
-// meet together. The answer is the first error.
-func sideBySide(n int, f func(i int) error) error {
-	var g errgroup.Group
-	g.SetLimit(16)
-	for i := range n {
-		g.Go(func() error { return f(i) })
-	}
-	return g.Wait()
 }
 
 // Discard ends the VMM, if any, undoes the network and removes every folder of
