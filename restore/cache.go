@@ -81,7 +81,10 @@ func (e *Engine) make(ctx context.Context, lease *store.Lease, sn *store.Snapsho
 	if err := errors.Join(f.Truncate(0), f.Truncate(total)); err != nil { // it may be a dead maker's
 		return err
 	}
-	if err := e.fillMemory(ctx, lease, sn, f, total); err != nil {
+	w := durable.NewWriteback(f)
+	err = e.fillMemory(ctx, lease, sn, f, total, w)
+	w.Wait()
+	if err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {

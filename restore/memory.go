@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/store"
-	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // rewrite patches config.json for the new VM: its own disks, TAPs, serial file
@@ -114,38 +112,4 @@ func removeStaging(vmID string) error {
 		}
 	}
 	return nil
-}
-
-// writeImage expands one image to a new sparse file of its full length.
-func writeImage(ctx context.Context, im *pack.Image, path string, onBytes func(done, total int64)) error {
-	return newSparse(path, im.Bytes(), func(f *os.File) error {
-		if err := im.WriteTo(ctx, f, runtime.NumCPU(), nil); err != nil {
-			return err
-		}
-		if onBytes != nil {
-			onBytes(im.Bytes(), im.Bytes())
-		}
-		return f.Sync()
-	})
-}
-
-// newSparse makes a file of size bytes, all holes, and has it filled. On error
-// no file is left.
-func newSparse(path string, size int64, fill func(*os.File) error) (err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			os.Remove(path)
-		}
-	}()
-	if err := f.Truncate(size); err != nil {
-		return err
-	}
-	return fill(f)
 }

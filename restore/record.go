@@ -2,17 +2,13 @@ package restore
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
-	"sync/atomic"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
-	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // sourceRecord decodes the VM record that the snapshot carries.
@@ -60,46 +56,4 @@ func hostFlags() []string {
 		}
 	}
 	return nil
-}
-
-// WriteMemory expands a snapshot's RAM into one new sparse file: its ranges
-// one after the other, in the order of the table in state.json. Every page is
-// verified. The file is not fsynced.
-func (e *Engine) WriteMemory(ctx context.Context, lease *store.Lease, sn *store.Snapshot, path string) error {
-	var total int64
-	for _, m := range sn.Spec.Memory {
-		total += int64(m.Bytes)
-	}
-	return newSparse(path, total, func(f *os.File) error { return e.fillMemory(ctx, lease, sn, f, total) })
-}
-
-func (e *Engine) fillMemory(ctx context.Context, lease *store.Lease, sn *store.Snapshot, f *os.File, total int64) error {
-	var offset int64
-	told := &meter{total: total, onBytes: e.OnBytes}
-	for i, m := range sn.Spec.Memory {
-		im, err := e.Store.OpenMemory(ctx, lease, sn, i)
-		if err != nil {
-			return err
-		}
-		err = im.WriteTo(ctx, pack.At(f, offset), runtime.NumCPU(), told.add)
-		im.Close()
-		if err != nil {
-			return fmt.Errorf("RAM at %#x of snapshot %s: %w", m.GPA, sn.ID, err)
-		}
-		offset += int64(m.Bytes)
-	}
-	return nil
-}
-
-// meter sums up progress that several goroutines tell of.
-type meter struct {
-	done    atomic.Int64
-	total   int64
-	onBytes func(done, total int64) // may be nil
-}
-
-func (m *meter) add(n int64) {
-	if done := m.done.Add(n); m.onBytes != nil {
-		m.onBytes(done, m.total)
-	}
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -143,25 +142,14 @@ func (in *Ingest) CreatePack(context.Context) (pack.PackFile, error) {
 // blobFile is a blob being written.
 type blobFile struct {
 	*os.File
-	in      *Ingest
-	written int64 // bytes
-	started int64 // bytes that the kernel was told to write out
+	in        *Ingest
+	writeback *durable.Writeback
 }
-
-// writeOutBytes is how much of a pack is gathered before the kernel is told to
-// write it out: the disk works while pages are compressed, and the fsync at
-// the end finds little left.
-const writeOutBytes = 8 << 20
 
 // Write appends to the blob; see pack.PackFile.
 func (f *blobFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
-	f.written += int64(n)
-	if ready := f.written - f.started; ready >= writeOutBytes {
-		// A file system that cannot costs time, not safety: keep calls fsync.
-		_ = unix.SyncFileRange(int(f.Fd()), f.started, ready, unix.SYNC_FILE_RANGE_WRITE)
-		f.started = f.written
-	}
+	f.writeback.Wrote(int64(n))
 	return n, err
 }
 
@@ -174,7 +162,7 @@ func (in *Ingest) create() (*blobFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("begin blob: %w", err)
 	}
-	return &blobFile{File: f, in: in}, nil
+	return &blobFile{f, in, durable.NewWriteback(f)}, nil
 }
 
 // Commit keeps a pack; see pack.PackFile.
@@ -185,11 +173,15 @@ func (f *blobFile) Commit(ctx context.Context, d digest.Digest, size int64) erro
 // Abort drops a pack; see pack.PackFile.
 func (f *blobFile) Abort() error { return f.discard() }
 
-func (f *blobFile) discard() error { return errors.Join(f.Close(), os.Remove(f.Name())) }
+func (f *blobFile) discard() error {
+	f.writeback.Wait()
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
 
 // keep makes the blob durable and gives it its name, under which it may exist
 // already: then the one that is there serves, if it is sound, and ours goes.
 func (f *blobFile) keep(ctx context.Context, d Descriptor) error {
+	f.writeback.Wait()
 	if err := errors.Join(f.has(d.Size), f.in.spend(d.Size), f.Sync(), f.Close()); err != nil {
 		return errors.Join(fmt.Errorf("write blob %s: %w", d.Digest, err), os.Remove(f.Name()))
 	}
