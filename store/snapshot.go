@@ -103,9 +103,16 @@ func (s *Store) readSpec(ctx context.Context, sn *Snapshot) error {
 	return sn.Spec.standsOn(sn.Manifest.Layers)
 }
 
+// withMeta reads meta.json, which may be lost. One that was taken away since the
+// manifest was read, with the whole folder, is no snapshot without a name.
 func (sn *Snapshot) withMeta() (*Snapshot, error) {
 	var err error
 	sn.Meta, err = readMeta(sn.Dir)
+	if err == nil && sn.Meta.Name == "" {
+		if _, err := os.Lstat(sn.Dir); errors.Is(err, os.ErrNotExist) {
+			return nil, failure.New(failure.NotFound, "no snapshot %s", sn.ID)
+		}
+	}
 	if sn.Meta.Quarantine != nil {
 		sn.State = quarantinedState
 	}

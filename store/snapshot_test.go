@@ -1,0 +1,29 @@
+package store
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// TestASnapshotThatGoesBetweenTwoReads is gone, while one whose meta.json was lost
+// has no name.
+func TestASnapshotThatGoesBetweenTwoReads(t *testing.T) {
+	s := openTest(t)
+	sn := mustPublish(t, s, "here", make([]byte, 4096))
+	if err := os.Remove(filepath.Join(sn.Dir, "meta.json")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Get(t.Context(), sn.ID); err != nil || got.Meta.Name != "" {
+		t.Errorf("without meta.json: %v; want a snapshot without a name", err)
+	}
+	if err := os.Rename(sn.Dir, s.Path("trash", string(sn.ID))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sn.withMeta(); !errors.Is(err, failure.NotFound) { // its manifest was read before
+		t.Errorf("taken away meanwhile: %v, want %v", err, failure.NotFound)
+	}
+}
