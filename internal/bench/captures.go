@@ -87,40 +87,32 @@ func (b *bench) captures() error {
 	for i := range b.runs {
 		root := filepath.Join(b.work, fmt.Sprint("store", i))
 		env := []string{"COCOON_ROOT_DIR=" + root, "COCOON_RUN_DIR=" + root + ".run"}
-		t, err := timed(nil, "zstd", "-1", "-T2", "-q", "-f", filepath.Join(b.work, "first", "memory-ranges"), "-o", filepath.Join(b.work, "first.zst"))
-		if err != nil {
+		if err := zstd.add(timed(nil, "zstd", "-1", "-T2", "-q", "-f", filepath.Join(b.work, "first", "memory-ranges"), "-o", filepath.Join(b.work, "first.zst"))); err != nil {
 			return err
 		}
-		zstd = append(zstd, t)
-		if t, err = timed(env, b.cocoon, "snapshot", "import", filepath.Join(b.work, "first"), "--name", "first"); err != nil {
+		if err := one.add(timed(env, b.cocoon, "snapshot", "import", filepath.Join(b.work, "first"), "--name", "first")); err != nil {
 			return err
 		}
-		one = append(one, t)
 		if firstStats, err = b.inspect(env, "first"); err != nil {
 			return err
 		}
-		if t, err = timed(env, b.cocoon, "snapshot", "import", filepath.Join(b.work, "second"), "--name", "second", "--parent", "first"); err != nil {
+		if err := two.add(timed(env, b.cocoon, "snapshot", "import", filepath.Join(b.work, "second"), "--name", "second", "--parent", "first")); err != nil {
 			return err
 		}
-		two = append(two, t)
 		if secondStats, err = b.inspect(env, "second"); err != nil {
 			return err
 		}
 		for name, to := range map[string]*series{"first": &fresh, "second": &export} {
-			out, err := b.exportOf(env, name)
-			if err != nil {
+			if err := to.add(b.exportOf(env, name)); err != nil {
 				return err
 			}
-			*to = append(*to, out)
 		}
-		if t, err = timed(env, b.cocoon, "__materialise", "first"); err != nil {
+		if err := mapped.add(timed(env, b.cocoon, "__materialise", "first")); err != nil {
 			return err
 		}
-		mapped = append(mapped, t)
-		if t, err = timed(nil, "zstd", "-d", "-q", "-f", filepath.Join(b.work, "first.zst"), "-o", shm); err != nil {
+		if err := unzstd.add(timed(nil, "zstd", "-d", "-q", "-f", filepath.Join(b.work, "first.zst"), "-o", shm)); err != nil {
 			return err
 		}
-		unzstd = append(unzstd, t)
 		if err := os.RemoveAll(root); err != nil {
 			return err
 		}

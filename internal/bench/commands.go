@@ -14,11 +14,9 @@ import (
 func (b *bench) repeat(env []string, argv ...string) (series, error) {
 	var s series
 	for range 3 * b.runs {
-		t, err := timed(env, argv...)
-		if err != nil {
+		if err := s.add(timed(env, argv...)); err != nil {
 			return nil, err
 		}
-		s = append(s, t)
 	}
 	return s, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -57,25 +58,12 @@ func (b *bench) byRAM() ([]chart, error) {
 		}
 		var one, two, out series
 		for range b.runs {
-			for _, m := range []struct {
-				into *series
-				do   func() (took, error)
-			}{
-				{&one, func() (took, error) {
-					return timed(env, b.cocoon, "snapshot", "import", dirs[0], "--name", "first")
-				}},
-				{&two, func() (took, error) {
-					return timed(env, b.cocoon, "snapshot", "import", dirs[1], "--name", "second", "--parent", "first")
-				}},
-				{&out, func() (took, error) { return b.export(env) }},
-			} {
-				t, err := m.do()
-				if err != nil {
-					return nil, err
-				}
-				*m.into = append(*m.into, t)
-			}
-			if err := removeAll(root); err != nil {
+			err := errors.Join(
+				one.add(timed(env, b.cocoon, "snapshot", "import", dirs[0], "--name", "first")),
+				two.add(timed(env, b.cocoon, "snapshot", "import", dirs[1], "--name", "second", "--parent", "first")),
+				out.add(b.export(env)),
+				removeAll(root))
+			if err != nil {
 				return nil, err
 			}
 		}
@@ -200,11 +188,9 @@ func (b *bench) exportFresh(dir string) (series, error) {
 // exportsOf reads a snapshot's RAM back as often as every figure is taken.
 func (b *bench) exportsOf(env []string, name string) (s series, err error) {
 	for range b.runs {
-		t, err := b.exportOf(env, name)
-		if err != nil {
+		if err := s.add(b.exportOf(env, name)); err != nil {
 			return nil, err
 		}
-		s = append(s, t)
 	}
 	return s, nil
 }

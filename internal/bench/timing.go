@@ -44,6 +44,14 @@ func timedIn(dir string, env []string, argv ...string) (took, error) {
 // series collects the runs of one figure.
 type series []took
 
+// add takes the answer of timed: what it took, unless it failed.
+func (s *series) add(t took, err error) error {
+	if err == nil {
+		*s = append(*s, t)
+	}
+	return err
+}
+
 func (s series) wall() time.Duration { return s.median(func(t took) time.Duration { return t.wall }) }
 
 func (s series) busy() time.Duration { return s.median(func(t took) time.Duration { return t.busy }) }
