@@ -10,6 +10,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 // Apply makes the VM of the plan. On error nothing of it is left.
@@ -24,17 +25,21 @@ func (e *Engine) Apply(ctx context.Context, p *Plan) (*vm.Record, error) {
 // ApplyAll makes the VMs of several plans side by side: all or none. No guest
 // runs before all of them can: one that runs takes processors from those that
 // are still being made, and none has run where another cannot be made.
-func (e *Engine) ApplyAll(ctx context.Context, plans []*Plan) (recs []*vm.Record, err error) {
+func (e *Engine) ApplyAll(ctx context.Context, plans []*Plan) ([]*vm.Record, error) {
 	lease, err := e.Store.Lease(ctx, "restore "+string(plans[0].SnapshotID))
 	if err != nil {
 		return nil, err
 	}
 	defer lease.Release()
 	c := cohort{engine: e}
+	held := map[store.ID]*store.Snapshot{}
 	for _, p := range plans {
-		if err := e.hold(ctx, lease, p); err != nil {
+		if sn := held[p.SnapshotID]; sn != nil {
+			p.snapshot = sn
+		} else if err := e.hold(ctx, lease, p); err != nil {
 			return nil, err
 		}
+		held[p.SnapshotID] = p.snapshot
 		c.runs = append(c.runs, &run{Engine: e, plan: p, lease: lease, started: time.Now(), unlock: func() {}})
 	}
 	defer func() {

@@ -88,11 +88,14 @@ func (m *Manager) named(ctx context.Context, recs []*Record, f func() error) err
 	return f()
 }
 
+// fsyncsAtOnce bounds how many of sideBySide's calls wait for the disk.
+const fsyncsAtOnce = 16
+
 // sideBySide calls f for each number below n: file systems commit fsyncs that
 // meet together. The answer is the first error.
 func sideBySide(n int, f func(i int) error) error {
 	var g errgroup.Group
-	g.SetLimit(16)
+	g.SetLimit(fsyncsAtOnce)
 	for i := range n {
 		g.Go(func() error { return f(i) })
 	}
