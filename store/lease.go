@@ -59,6 +59,16 @@ func (s *Store) shared(ctx context.Context, f func() error) error {
 	return errors.Join(f(), lock.Unlock())
 }
 
+// exclusive runs f under the store lock alone: nobody leases, publishes, removes
+// or decides meanwhile.
+func (s *Store) exclusive(ctx context.Context, f func() error) error {
+	lock, err := s.locks.Exclusive(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(), lock.Unlock())
+}
+
 // ID names the lease and its ingest folder.
 func (l *Lease) ID() string { return l.id }
 

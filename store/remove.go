@@ -22,8 +22,12 @@ func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
 	var trashed string
 	err := s.names(ctx, func() error {
 		v := s.vouched()
-		err := s.shared(ctx, func() (err error) {
-			trashed, err = s.unpublish(ctx, id, o)
+		if err := s.shared(ctx, func() error { return s.removable(ctx, id, o) }); err != nil {
+			return err
+		}
+		durable.Step("store.remove.checked")
+		err := s.exclusive(ctx, func() (err error) {
+			trashed, err = s.unpublish(ctx, id)
 			return err
 		})
 		if err == nil {
@@ -56,33 +60,47 @@ func (s *Store) unlink(trashed string) error {
 	return os.RemoveAll(trashed)
 }
 
-func (s *Store) unpublish(ctx context.Context, id ID, o RemoveOptions) (trashed string, err error) {
+// removable refuses what may not be removed. It asks for the sleeper after the
+// leases: who suspends holds one until his file is there.
+func (s *Store) removable(ctx context.Context, id ID, o RemoveOptions) error {
 	dir := s.Path("snapshots", string(id))
 	if _, err := os.Stat(dir); err != nil {
-		return "", failure.New(failure.NotFound, "no snapshot %s", id)
+		return failure.New(failure.NotFound, "no snapshot %s", id)
 	}
 	m, err := readMeta(dir)
 	if err != nil && !o.Force {
-		return "", err
+		return err
 	}
 	if m.Protected && !o.Force {
-		return "", failure.Hint(failure.New(failure.Conflict, "snapshot %s is protected", id), "cocoon snapshot unprotect, or --force")
+		return failure.Hint(failure.New(failure.Conflict, "snapshot %s is protected", id), "cocoon snapshot unprotect, or --force")
 	}
-	live, err := s.LeaseHoldings(ctx)
-	if err != nil {
+	if err := s.refuseHeld(ctx, id); err != nil {
+		return err
+	}
+	return s.refuseSleeper(ctx, id)
+}
+
+// unpublish asks the leases once more, now that nobody can add to one.
+func (s *Store) unpublish(ctx context.Context, id ID) (trashed string, err error) {
+	if err := s.refuseHeld(ctx, id); err != nil {
 		return "", err
 	}
-	for _, h := range live {
-		if slices.Contains(h.Snapshots, id) {
-			return "", failure.New(failure.Conflict, "snapshot %s is in use by: %s", id, h.Purpose)
-		}
-	}
-	if err := s.refuseSleeper(ctx, id); err != nil { // after the leases: who suspends holds one until his file is there
-		return "", err
-	}
-	durable.Step("store.remove.checked")
-	if trashed, err = durable.Trash(dir, s.Path("trash")); err != nil {
+	if trashed, err = durable.Trash(s.Path("snapshots", string(id)), s.Path("trash")); err != nil {
 		return "", fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
 	return trashed, nil
+}
+
+// refuseHeld: a living process that holds the snapshot needs it.
+func (s *Store) refuseHeld(ctx context.Context, id ID) error {
+	live, err := s.LeaseHoldings(ctx)
+	if err != nil {
+		return err
+	}
+	for _, h := range live {
+		if slices.Contains(h.Snapshots, id) {
+			return failure.New(failure.Conflict, "snapshot %s is in use by: %s", id, h.Purpose)
+		}
+	}
+	return nil
 }

@@ -146,13 +146,11 @@ func rawMeta(dir string) ([]byte, error) {
 
 // exchange is the instant in which nobody leases, publishes or removes.
 func (m *Maintenance) exchange(ctx context.Context, in *Ingest, r *replacement, staged string) error {
-	lock, err := m.st.locks.Exclusive(ctx)
-	if err != nil {
-		return err
-	}
-	since := time.Now()
-	defer func() { m.locked = max(m.locked, time.Since(since)) }()
-	return errors.Join(m.exchangeNow(ctx, in, r, staged), lock.Unlock())
+	return m.st.exclusive(ctx, func() error {
+		since := time.Now()
+		defer func() { m.locked = max(m.locked, time.Since(since)) }()
+		return m.exchangeNow(ctx, in, r, staged)
+	})
 }
 
 func (m *Maintenance) exchangeNow(ctx context.Context, in *Ingest, r *replacement, staged string) error {

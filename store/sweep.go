@@ -43,11 +43,7 @@ type Window struct{ sweep *Sweep }
 // short: everybody else waits. What it discards is not durably gone before
 // Settle.
 func (sw *Sweep) Window(ctx context.Context, f func(*Window) error) error {
-	lock, err := sw.st.locks.Exclusive(ctx)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(&Window{sw}), lock.Unlock())
+	return sw.st.exclusive(ctx, func() error { return f(&Window{sw}) })
 }
 
 // Discard moves a file or folder of the store into this run's trash.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
@@ -123,6 +124,36 @@ func removeInUse(t *testing.T, h Harness) {
 	wants(t, "rm of a protected one", s.Remove(t.Context(), sn.ID, store.RemoveOptions{}), failure.Conflict)
 	if err := s.Remove(t.Context(), sn.ID, store.RemoveOptions{Force: true}); err != nil {
 		t.Error(err)
+	}
+}
+
+// removeOrHold: who holds a snapshot and then still finds it keeps it, in
+// whatever instant another removes it: one of the two loses, and is told.
+func removeOrHold(t *testing.T, h Harness) {
+	s := h.open(t)
+	for round := range 60 {
+		sn := mustPublish(t, s, "", image(round, 3))
+		l := lease(t, s)
+		removed := make(chan error, 1)
+		go func() { removed <- s.Remove(t.Context(), sn.ID, store.RemoveOptions{}) }()
+		time.Sleep(time.Duration(round) * 5 * time.Microsecond)
+		if err := l.HoldSnapshot(t.Context(), sn.ID); err != nil {
+			t.Fatal(err)
+		}
+		_, held := s.Get(t.Context(), sn.ID)
+		if held == nil {
+			wants(t, "rm of what is held", <-removed, failure.Conflict)
+			_, held = s.Get(t.Context(), sn.ID)
+		} else {
+			wants(t, "a look at what is removed", held, failure.NotFound)
+			held = <-removed
+		}
+		if held != nil {
+			t.Fatalf("round %d: %v", round, held)
+		}
+		if err := l.Release(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -43,6 +43,7 @@ var cases = []struct {
 	{"LeaseBlocksSweep", leaseBlocksSweep},
 	{"DeadLeaseReaped", deadLeaseReaped},
 	{"RemoveInUse", removeInUse},
+	{"RemoveOrHold", removeOrHold},
 	{"ResolvePrefix", resolvePrefix},
 	{"ResolveAmbiguous", resolveAmbiguous},
 	{"NamesFileLies", namesFileLies},
