@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
 // Adopting takes in a snapshot that another store published: its manifest is
@@ -182,7 +183,7 @@ func checkDescriptor(d Descriptor) error {
 // collection asks it of a million.
 func isSHA256(d digest.Digest) bool {
 	hex, ok := strings.CutPrefix(string(d), "sha256:")
-	return ok && len(hex) == 64 && lowerHex(hex)
+	return ok && spelling.Hex(hex, 64)
 }
 
 // stageBytes writes the snapshot's folder, durable but not published.

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
 // The folder cache/memory holds RAM as raw sparse files, made from page maps and
@@ -45,8 +46,6 @@ type Cached struct {
 	Mapped bool // by a VM
 }
 
-var cacheName = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
 // CachedMemory lists the whole files of the cache, least recently used first.
 func (s *Store) CachedMemory() ([]Cached, error) {
 	entries, err := os.ReadDir(s.Path("cache", "memory"))
@@ -57,7 +56,7 @@ func (s *Store) CachedMemory() ([]Cached, error) {
 	for _, e := range entries {
 		path := s.Path("cache", "memory", e.Name())
 		var st unix.Stat_t
-		if !cacheName.MatchString(e.Name()) || unix.Lstat(path, &st) != nil {
+		if !spelling.Hex(e.Name(), 64) || unix.Lstat(path, &st) != nil {
 			continue
 		}
 		all = append(all, Cached{

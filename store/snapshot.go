@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"os"
-	"regexp"
 	"strings"
 
 	jsonv1 "github.com/go-json-experiment/json/v1"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
 // Snapshot is a published snapshot as read from its folder.
@@ -34,26 +34,14 @@ const (
 	metaLimit     = 1 << 20
 )
 
-var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+// nameLength bounds the name of a snapshot, characters.
+const nameLength = 128
 
-// validID: 32 lower-case hexadecimal digits. By hand, for a listing asks it of
-// every folder.
-func validID[T ~string | ~[]byte](s T) bool {
-	return len(s) == 32 && lowerHex(s)
-}
-
-func lowerHex[T ~string | ~[]byte](s T) bool {
-	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
-}
+func validID[T ~string | ~[]byte](s T) bool { return spelling.Hex(s, 32) }
 
 // ValidateName refuses what is no snapshot name; one that looks like an id too.
 func ValidateName(name string) error {
-	if !namePattern.MatchString(name) || validID(name) {
+	if !spelling.Name(name, nameLength) || validID(name) {
 		return failure.New(failure.Usage, "name %q: 1 to 128 of letters, digits, '_', '.', '-', beginning with a letter or digit, and no id", name)
 	}
 	return nil
@@ -192,7 +180,7 @@ func (s *Store) ResolveName(ctx context.Context, name string) (ID, error) {
 
 // Resolve finds a snapshot by name, id, or unique id prefix of at least three.
 func (s *Store) Resolve(ctx context.Context, ref string) (ID, error) {
-	couldBeName := namePattern.MatchString(ref) && !validID(ref)
+	couldBeName := spelling.Name(ref, nameLength) && !validID(ref)
 	if couldBeName {
 		if id, err := s.idOf(ctx, ref); err != nil || id != "" {
 			return id, err

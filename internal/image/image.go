@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -27,6 +26,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -49,7 +49,8 @@ type Record struct {
 
 const recordLimit = 64 << 10
 
-var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+// nameLength bounds the name of an image, characters.
+const nameLength = 128
 
 // Path is where a blob lies.
 func (i *Store) Path(d digest.Digest) string { return i.st.ImageBlobPath(d) }
@@ -80,7 +81,7 @@ func (i *Store) Import(ctx context.Context, l *store.Lease, path, name string) (
 	if name == "" {
 		name = strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
 	}
-	if !namePattern.MatchString(name) {
+	if !spelling.Name(name, nameLength) {
 		return nil, failure.New(failure.Usage, "image name %q", name)
 	}
 	if _, err := os.Stat(i.recordPath(name)); err == nil {
@@ -134,7 +135,7 @@ func (i *Store) List(ctx context.Context) ([]*Record, error) {
 	var all []*Record
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok || !namePattern.MatchString(name) {
+		if !ok || !spelling.Name(name, nameLength) {
 			continue
 		}
 		rec, err := i.read(name)

@@ -3,20 +3,17 @@ package vm
 import (
 	"encoding/json"
 	"net"
-	"regexp"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// token is what may become a part of a comma-separated argument of the VMM: a
-// comma or '=' in it would add options, such as another path, of its own.
-var token = regexp.MustCompile(`^[a-zA-Z0-9_.:/-]{0,64}$`)
-
 const (
+	maxWord        = 64
 	maxCPUs        = 1024
 	maxMemoryBytes = 1 << 46
 	maxDevices     = 256
@@ -58,7 +55,7 @@ func (r *Record) CheckForeign() error {
 		}
 	}
 	for _, w := range words {
-		if !token.MatchString(w) {
+		if !spelling.Word(w, maxWord) {
 			return failure.New(failure.Damaged, "VM record: %.80q is no id, serial or name", w)
 		}
 	}

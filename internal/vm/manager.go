@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -83,7 +84,7 @@ func (m *Manager) List(ctx context.Context) ([]*Record, error) {
 	}
 	var all []*Record
 	for _, e := range entries {
-		if !idPattern.MatchString(e.Name()) {
+		if !validID(e.Name()) {
 			continue
 		}
 		rec, err := m.read(e.Name())
@@ -186,7 +187,7 @@ func (m *Manager) CheckName(ctx context.Context, name string) error {
 // CheckNames is CheckName for several.
 func (m *Manager) CheckNames(ctx context.Context, names []string) error {
 	for _, name := range names {
-		if !namePattern.MatchString(name) || idPattern.MatchString(name) {
+		if !spelling.Name(name, nameLength) || validID(name) {
 			return failure.New(failure.Usage, "VM name %q: 1 to 64 of letters, digits, '_', '.', '-', beginning with a letter or digit, and no id", name)
 		}
 	}

@@ -18,13 +18,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -94,10 +94,10 @@ const (
 	recordLimit   = 8 << 20
 )
 
-var (
-	namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)
-	idPattern   = regexp.MustCompile(`^[0-9a-f]{32}$`)
-)
+// nameLength bounds the name of a VM, characters.
+const nameLength = 64
+
+func validID(s string) bool { return spelling.Hex(s, 32) }
 
 func (m *Manager) recordPath(id string) string { return filepath.Join(m.Dir(id), "record.json") }
 

@@ -1,0 +1,39 @@
+// Package spelling says how the names and ids of objects are written. It is by
+// hand: the regular expressions that say the same, in the test, take longer to
+// compile than most commands run, and a listing asks of every folder.
+package spelling
+
+// Name: a letter or digit, then letters, digits, '_', '.' and '-', at most so
+// many characters in all.
+func Name(s string, most int) bool {
+	return s != "" && len(s) <= most && alphanumeric(s[0]) && each(s, func(c byte) bool {
+		return alphanumeric(c) || c == '_' || c == '.' || c == '-'
+	})
+}
+
+// Hex: just so many lower-case hexadecimal digits.
+func Hex[T ~string | ~[]byte](s T, digits int) bool {
+	return len(s) == digits && each(s, func(c byte) bool { return digit(c) || 'a' <= c && c <= 'f' })
+}
+
+// Word: what may become a part of a comma-separated argument of the VMM, at most
+// so many characters or none: a comma or '=' in it would add options, such as
+// another path, of its own.
+func Word(s string, most int) bool {
+	return len(s) <= most && each(s, func(c byte) bool {
+		return alphanumeric(c) || c == '_' || c == '.' || c == ':' || c == '/' || c == '-'
+	})
+}
+
+func each[T ~string | ~[]byte](s T, ok func(c byte) bool) bool {
+	for i := range len(s) {
+		if !ok(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func alphanumeric(c byte) bool { return digit(c) || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
+
+func digit(c byte) bool { return '0' <= c && c <= '9' }
