@@ -185,9 +185,10 @@ func (t *pageTable) place(h *Hash, l location) {
 	t.tags[i], t.at[i] = tag(h), l
 }
 
-// reserve makes room for n more pages with some to spare.
+// reserve makes room for n more pages, and for a fifth of them beside: to grow
+// moves every page while all who place some wait.
 func (t *pageTable) reserve(n int) {
-	if want := (t.used + n) / 3 * 4; want > len(t.tags) {
+	if want := (t.used + n) / 2 * 3; want > len(t.tags) {
 		t.resize(want)
 	}
 }
