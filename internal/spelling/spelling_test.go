@@ -4,7 +4,11 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/leaktest"
 )
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // rules say as regular expressions what the package says by hand.
 var rules = []struct {
