@@ -46,55 +46,45 @@ func (b *bench) restoreRow(ctx context.Context, name, size string) error {
 	}
 	defer os.RemoveAll(onDisk)
 	blobs := filepath.Join(b.work, "root", "blobs")
-	var handFromDisk, streamFromDisk, hand, stream, cold, warm, ten []time.Duration
 	private := int64(0)
-	for range b.runs {
-		for _, m := range []struct {
-			into *[]time.Duration
-			from string
-			cold string // folder that is dropped from the page cache before
-		}{
-			{&handFromDisk, onDisk, onDisk},
-			{&hand, folder, ""},
-		} {
-			if err := uncache(m.cold); err != nil {
-				return err
-			}
-			d, err := b.restoreByHand(ctx, m.from)
-			if err != nil {
-				return err
-			}
-			*m.into = append(*m.into, d)
-		}
-		for _, m := range []struct {
-			into  *[]time.Duration
-			mode  string
-			count int
-			cold  string   // folder that is dropped from the page cache before
-			then  []string // command that follows
-		}{
-			{&streamFromDisk, "stream", 0, blobs, nil},
-			{&stream, "stream", 0, "", nil},
-			{&cold, "map", 0, "", nil},
-			{&warm, "map", 0, "", nil},
-			{&ten, "map", 10, "", []string{"gc", "--cache-max-bytes", "0"}},
-		} {
-			if err := uncache(m.cold); err != nil {
-				return err
-			}
-			took, dirty, err := b.clones(ctx, name, m.mode, m.count)
-			if err != nil {
-				return err
-			}
-			*m.into = append(*m.into, took)
-			if m.mode == "map" {
+	byHand := func(folder string) func() (time.Duration, error) {
+		return func() (time.Duration, error) { return b.restoreByHand(ctx, folder) }
+	}
+	clones := func(mode string, count int) func() (time.Duration, error) {
+		return func() (time.Duration, error) {
+			took, dirty, err := b.clones(ctx, name, mode, count)
+			if mode == "map" {
 				private = max(private, dirty)
 			}
-			if m.then != nil {
-				if _, err := b.run(ctx, m.then...); err != nil {
-					return err
-				}
+			return took, err
+		}
+	}
+	var handFromDisk, streamFromDisk, hand, stream, cold, warm, ten []time.Duration
+	for range b.runs {
+		for _, way := range []struct {
+			took *[]time.Duration
+			cold string // folder that is dropped from the page cache before
+			run  func() (time.Duration, error)
+		}{
+			{&handFromDisk, onDisk, byHand(onDisk)},
+			{&hand, "", byHand(folder)},
+			{&streamFromDisk, blobs, clones("stream", 0)},
+			{&stream, "", clones("stream", 0)},
+			{&cold, "", clones("map", 0)},
+			{&warm, "", clones("map", 0)},
+			{&ten, "", clones("map", 10)},
+		} {
+			if err := uncache(way.cold); err != nil {
+				return err
 			}
+			took, err := way.run()
+			if err != nil {
+				return err
+			}
+			*way.took = append(*way.took, took)
+		}
+		if _, err := b.run(ctx, "gc", "--cache-max-bytes", "0"); err != nil {
+			return err
 		}
 	}
 	faster := func(a, b []time.Duration) float64 { return float64(median(a)) / float64(median(b)) }
