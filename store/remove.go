@@ -22,7 +22,7 @@ func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
 	var trashed string
 	err := s.names(ctx, func() error {
 		v := s.vouched()
-		if err := s.shared(ctx, func() error { return s.removable(ctx, id, o) }); err != nil {
+		if err := s.removable(ctx, id, o); err != nil {
 			return err
 		}
 		durable.Step("store.remove.checked")
@@ -60,8 +60,9 @@ func (s *Store) unlink(trashed string) error {
 	return os.RemoveAll(trashed)
 }
 
-// removable refuses what may not be removed. It asks for the sleeper after the
-// leases: who suspends holds one until his file is there.
+// removable refuses what may not be removed; unpublish looks at the leases again,
+// when it has the store for itself. It asks for the sleeper, which takes longer,
+// after the leases: who suspends holds one until his file is there.
 func (s *Store) removable(ctx context.Context, id ID, o RemoveOptions) error {
 	dir := s.Path("snapshots", string(id))
 	if _, err := os.Stat(dir); err != nil {
@@ -80,7 +81,7 @@ func (s *Store) removable(ctx context.Context, id ID, o RemoveOptions) error {
 	return s.refuseSleeper(ctx, id)
 }
 
-// unpublish asks the leases once more, now that nobody can add to one.
+// unpublish runs under the exclusive store lock: nobody adds to a lease now.
 func (s *Store) unpublish(ctx context.Context, id ID) (trashed string, err error) {
 	if err := s.refuseHeld(ctx, id); err != nil {
 		return "", err
