@@ -61,23 +61,19 @@ func (b *bench) encrypted() error {
 func (b *bench) roundTrip(k *kind) error {
 	root := filepath.Join(b.work, k.name)
 	env := []string{"COCOON_ROOT_DIR=" + root, "COCOON_RUN_DIR=" + root + ".run", "COCOON_KEY_FILE=" + k.keyFile}
-	t, err := timed(env, b.cocoon, "snapshot", "import", filepath.Join(b.work, "first"), "--name", "first")
-	if err != nil {
+	if err := k.one.add(timed(env, b.cocoon, "snapshot", "import", filepath.Join(b.work, "first"), "--name", "first")); err != nil {
 		return err
 	}
-	k.one = append(k.one, t)
 	stats, err := b.inspect(env, "first")
 	if err != nil {
 		return err
 	}
 	k.stored = stats.Size.Stored
-	if t, err = timed(env, b.cocoon, "snapshot", "import", filepath.Join(b.work, "second"), "--name", "second", "--parent", "first"); err != nil {
+	if err := k.two.add(timed(env, b.cocoon, "snapshot", "import", filepath.Join(b.work, "second"), "--name", "second", "--parent", "first")); err != nil {
 		return err
 	}
-	k.two = append(k.two, t)
-	if t, err = b.export(env); err != nil {
+	if err := k.out.add(b.export(env)); err != nil {
 		return err
 	}
-	k.out = append(k.out, t)
 	return os.RemoveAll(root)
 }

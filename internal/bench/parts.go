@@ -44,7 +44,6 @@ func (p *parts) measure() error {
 	if err := p.disk.add(timed(nil, "dd", "if="+p.nonZero, "of="+p.scratch, "bs=1M", "conv=fsync")); err != nil {
 		return err
 	}
-
 	return os.Remove(p.scratch)
 }
 

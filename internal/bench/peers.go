@@ -106,23 +106,21 @@ func (b *bench) measure(p *peer, pair imagePair, f *peerFigures) error {
 		}
 	}
 	before := treeBytes(home)
-	t, err := timed(p.env, p.save("first", pair.first)...)
-	if err != nil {
+	if err := f.first.add(timed(p.env, p.save("first", pair.first)...)); err != nil {
 		return err
 	}
-	f.first, f.stored = append(f.first, t), treeBytes(home)-before
-	if t, err = timed(p.env, p.save("second", pair.second)...); err != nil {
+	f.stored = treeBytes(home) - before
+	if err := f.second.add(timed(p.env, p.save("second", pair.second)...)); err != nil {
 		return err
 	}
-	f.second, f.anew = append(f.second, t), treeBytes(home)-before-f.stored
+	f.anew = treeBytes(home) - before - f.stored
 	run := timed
 	if p.inTarget {
 		run = func(env []string, argv ...string) (took, error) { return timedIn(target, env, argv...) }
 	}
-	if t, err = run(p.env, p.restore("second", target)...); err != nil {
+	if err := f.restore.add(run(p.env, p.restore("second", target)...)); err != nil {
 		return err
 	}
-	f.restore = append(f.restore, t)
 	return restored(target, pair)
 }
 
