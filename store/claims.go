@@ -9,6 +9,8 @@ import (
 	"hash/crc32"
 	"os"
 	"strconv"
+
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
 // claims is the file cache/names (see names.go), and what it says of one name.
@@ -88,7 +90,7 @@ func parseClaim(line []byte) (id, quoted []byte, ok bool) {
 		return nil, nil, false
 	}
 	id, quoted = line[sumEnd+1:idEnd], line[idEnd+1:]
-	return id, quoted, validID(id)
+	return id, quoted, spelling.ID(id)
 }
 
 // claimant is who claims something by a line that holds.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -89,7 +90,7 @@ func (s *Store) family(ctx context.Context, images []ImageRef) []ID {
 	var members []ID
 	for line := range strings.Lines(string(b)) {
 		key, id, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		if validID(id) && slices.Contains(keys, digest.Digest(key)) {
+		if spelling.ID(id) && slices.Contains(keys, digest.Digest(key)) {
 			members = append(members, ID(id))
 		}
 	}

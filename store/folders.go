@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
 // Offsets in struct linux_dirent64, see getdents64(2).
@@ -55,7 +57,7 @@ func EachEntry(folder string, visit func(name []byte, inode uint64)) error {
 // eachFolder visits the snapshot folders; others' files are not ours to judge.
 func (s *Store) eachFolder(visit func(name []byte, inode uint64)) error {
 	err := EachEntry(s.Path("snapshots"), func(name []byte, inode uint64) {
-		if validID(name) {
+		if spelling.ID(name) {
 			visit(name, inode)
 		}
 	})

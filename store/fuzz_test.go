@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
 const fuzzID = "0123456789abcdef0123456789abcdef"
@@ -52,7 +53,7 @@ func FuzzClaims(f *testing.F) {
 func checkClaims(t *testing.T, c *claims, name string) {
 	t.Helper()
 	for _, id := range c.of {
-		if key, _ := keyOf(id); !validID(id) || len(c.unclaimed([]idKey{key})) > 0 {
+		if key, _ := keyOf(id); !spelling.ID(id) || len(c.unclaimed([]idKey{key})) > 0 {
 			t.Errorf("%q claims %q", id, name)
 		}
 	}
@@ -87,7 +88,7 @@ func FuzzSummaryLine(f *testing.F) {
 		if l.parse(&c, true) != nil {
 			return
 		}
-		if c.Summary.ID != l.id || !validID(string(l.id)) {
+		if c.Summary.ID != l.id || !spelling.ID(string(l.id)) {
 			t.Fatalf("the line of %s is a summary of %q", l.id, c.Summary.ID)
 		}
 		var any Summary // read without knowing the layout
@@ -168,7 +169,7 @@ func FuzzFamilies(f *testing.F) {
 			t.Errorf("members %v", members)
 		}
 		for _, id := range members {
-			if !validID(string(id)) {
+			if !spelling.ID(string(id)) {
 				t.Errorf("%q is a member", id)
 			}
 		}

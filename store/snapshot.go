@@ -37,11 +37,9 @@ const (
 // nameLength bounds the name of a snapshot, characters.
 const nameLength = 128
 
-func validID[T ~string | ~[]byte](s T) bool { return spelling.Hex(s, 32) }
-
 // ValidateName refuses what is no snapshot name; one that looks like an id too.
 func ValidateName(name string) error {
-	if !spelling.Name(name, nameLength) || validID(name) {
+	if !spelling.Name(name, nameLength) || spelling.ID(name) {
 		return failure.New(failure.Usage, "name %q: 1 to 128 of letters, digits, '_', '.', '-', beginning with a letter or digit, and no id", name)
 	}
 	return nil
@@ -49,7 +47,7 @@ func ValidateName(name string) error {
 
 // Get reads a snapshot: manifest, spec (verified by digest) and meta.
 func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
-	if !validID(string(id)) {
+	if !spelling.ID(string(id)) {
 		return nil, failure.New(failure.NotFound, "no snapshot %q", id)
 	}
 	for {
@@ -180,7 +178,7 @@ func (s *Store) ResolveName(ctx context.Context, name string) (ID, error) {
 
 // Resolve finds a snapshot by name, id, or unique id prefix of at least three.
 func (s *Store) Resolve(ctx context.Context, ref string) (ID, error) {
-	couldBeName := spelling.Name(ref, nameLength) && !validID(ref)
+	couldBeName := spelling.Name(ref, nameLength) && !spelling.ID(ref)
 	if couldBeName {
 		if id, err := s.idOf(ctx, ref); err != nil || id != "" {
 			return id, err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
 // Media types of what a manifest names.
@@ -137,7 +138,7 @@ func decodeSpec(b []byte) (Spec, error) {
 }
 
 func (sp *Spec) check() error {
-	if !validID(string(sp.ID)) {
+	if !spelling.ID(string(sp.ID)) {
 		return failure.New(failure.Damaged, "snapshot config: id %q", sp.ID)
 	}
 	if _, err := keyring.ParseID(sp.Key); (sp.Version == encryptedSpecVersion) != (sp.Key != "") || sp.Key != "" && err != nil {

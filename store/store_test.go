@@ -16,6 +16,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
 func openTest(t testing.TB) *Store {
@@ -415,7 +416,7 @@ func FuzzDecodeSpec(f *testing.F) {
 	f.Add([]byte(`{"version":1,"id":"00000000000000000000000000000000"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		sp, err := decodeSpec(b)
-		if err == nil && (!validID(string(sp.ID)) || sp.CHConfig.Validate() != nil) {
+		if err == nil && (!spelling.ID(string(sp.ID)) || sp.CHConfig.Validate() != nil) {
 			t.Errorf("%+v was let through", sp)
 		}
 	})

@@ -18,6 +18,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
 // The derived file cache/summaries has one line a snapshot, so that lines are
@@ -118,7 +119,7 @@ func parseLine(row string) (l line, ok bool) {
 	inode, rest, ok2 := strings.Cut(rest, " ")
 	mtime, rest, ok3 := strings.Cut(rest, " ")
 	blobs, body, ok4 := strings.Cut(rest, " ")
-	if !ok1 || !ok2 || !ok3 || !ok4 || !validID(id) {
+	if !ok1 || !ok2 || !ok3 || !ok4 || !spelling.ID(id) {
 		return line{}, false
 	}
 	var err1, err2 error

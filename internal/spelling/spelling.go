@@ -11,6 +11,9 @@ func Name(s string, most int) bool {
 	})
 }
 
+// ID of a snapshot, VM or lease: 32 lower-case hexadecimal digits.
+func ID[T ~string | ~[]byte](s T) bool { return Hex(s, 32) }
+
 // Hex: just so many lower-case hexadecimal digits.
 func Hex[T ~string | ~[]byte](s T, digits int) bool {
 	return len(s) == digits && each(s, func(c byte) bool { return digit(c) || 'a' <= c && c <= 'f' })

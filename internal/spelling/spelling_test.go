@@ -18,7 +18,7 @@ var rules = []struct {
 }{
 	{"Name 128", regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`), func(s string) bool { return Name(s, 128) }},
 	{"Name 64", regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`), func(s string) bool { return Name(s, 64) }},
-	{"Hex 32", regexp.MustCompile(`^[0-9a-f]{32}$`), func(s string) bool { return Hex(s, 32) }},
+	{"ID", regexp.MustCompile(`^[0-9a-f]{32}$`), func(s string) bool { return ID(s) }},
 	{"Hex 64", regexp.MustCompile(`^[0-9a-f]{64}$`), func(s string) bool { return Hex([]byte(s), 64) }},
 	{"Word 64", regexp.MustCompile(`^[a-zA-Z0-9_.:/-]{0,64}$`), func(s string) bool { return Word(s, 64) }},
 }

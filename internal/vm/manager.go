@@ -84,7 +84,7 @@ func (m *Manager) List(ctx context.Context) ([]*Record, error) {
 	}
 	var all []*Record
 	for _, e := range entries {
-		if !validID(e.Name()) {
+		if !spelling.ID(e.Name()) {
 			continue
 		}
 		rec, err := m.read(e.Name())
@@ -187,7 +187,7 @@ func (m *Manager) CheckName(ctx context.Context, name string) error {
 // CheckNames is CheckName for several.
 func (m *Manager) CheckNames(ctx context.Context, names []string) error {
 	for _, name := range names {
-		if !spelling.Name(name, nameLength) || validID(name) {
+		if !spelling.Name(name, nameLength) || spelling.ID(name) {
 			return failure.New(failure.Usage, "VM name %q: 1 to 64 of letters, digits, '_', '.', '-', beginning with a letter or digit, and no id", name)
 		}
 	}

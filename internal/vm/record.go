@@ -24,7 +24,6 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -96,8 +95,6 @@ const (
 
 // nameLength bounds the name of a VM, characters.
 const nameLength = 64
-
-func validID(s string) bool { return spelling.Hex(s, 32) }
 
 func (m *Manager) recordPath(id string) string { return filepath.Join(m.Dir(id), "record.json") }
 
