@@ -3,6 +3,29 @@
 //
 // This folder holds flags, wiring and printing; the work is done below it. The
 // command line is described in docs/cli.md.
+//
+// Words: a verb is a command with its flags (newGC in gc.go, newSnapshotCreate in
+// snapshotcreate.go: a file each); the app is what all verbs share, the settings
+// and where to print; the rooms are the engines over one open store.
+//
+// A command goes this way: [Main] makes the app and the tree of verbs; app.load
+// settles each setting (flag, environment, file, default); the verb checks its
+// arguments, asks app.store or app.open for what it needs, calls one room, and
+// prints. Opening the rooms lets guests go on that a command which died had left
+// paused. The error, if any, comes back to Main, which prints it in one line with
+// its hint and turns its class (package failure) into the exit code.
+//
+// Hidden verbs are processes that a command starts of itself: __guard and
+// __rescue let a guest go on when the command dies (guard.go), __materialise
+// makes the RAM that the next clone maps (materialise.go).
+//
+// What always holds:
+//
+//  1. Data goes to stdout, all else to stderr.
+//  2. Who is given several references tries all of them, and fails if any failed.
+//     What a failed verb had made is undone below here, not in this folder.
+//  3. SIGINT and SIGTERM cancel the context and nothing else: whoever holds a
+//     guest paused sees that and lets it go on.
 package main
 
 import (

@@ -9,9 +9,23 @@
 //	go run ./internal/bench -cocoon bin/cocoon -listing [-snapshots 10000]
 //	go run ./internal/bench -cocoon bin/cocoon -collecting [-snapshots 10000] [-blobs 1000000]
 //
-// Each figure is the median of runs that alternate with their yardstick; both
-// are started on the same two processors. Seconds mean nothing on another
-// machine, the ratios do.
+// Words: a figure is one row of a table, what cocoon takes beside a yardstick; a
+// yardstick is what somebody else's program takes for the same job; a series is
+// the runs of one command.
+//
+// Each kind of figures has its file: captures.go (RAM there and back), parts.go
+// (the work that no way of doing it leaves out), family.go, encrypted.go,
+// commands.go (many small snapshots), collect.go (gc of a large store),
+// network.go, peers.go with peertools.go, curves.go with chart.go. All of them
+// run programs by timed (timing.go) and print by row.
+//
+// What always holds:
+//
+//  1. A figure is the median of runs that alternate with their yardstick, both on
+//     the same two processors, each begun when the disk is done with what the one
+//     before wrote. Seconds mean nothing on another machine, the ratios do.
+//  2. Whole commands are timed, with their start and every fsync.
+//  3. No run is a test: a slow day fails nothing.
 package main
 
 import (

@@ -4,8 +4,22 @@
 //
 //	go run ./internal/benchvmm -cocoon bin/cocoon [-sizes 128M,1G,4G] [-runs 3] [-only live,disks,restore,network] [-dir DIR]
 //
-// Each section is one file that prints one table; sections lists them. Seconds
-// mean nothing on another machine, the ratios do.
+// Each section is one file that prints one table; sections lists them:
+//
+//	live.go     what a guest notices of a live capture, by size of its RAM
+//	disks.go    how long a large disk keeps it paused, on ext4 and on XFS
+//	restore.go  how long a rebuilt guest takes to run, with and without a cache
+//	network.go  the same with a disk and a network of its own
+//
+// Words: by hand is what an operator types instead, calls of the VMM's API and
+// cp; a silence is the longest time in which the guest printed nothing, a stall
+// what of it is longer than when nothing is done (stall.go); a machine is a guest
+// that runs (guestvm.go).
+//
+// It needs the real VMM, KVM and root, and says so instead of measuring a
+// simulator. Guests, store and disks lie in a folder of their own that goes at
+// the end, also after an interrupt. Seconds mean nothing on another machine, the
+// ratios do.
 package main
 
 import (
