@@ -1,0 +1,109 @@
+// Package fingerprint tells whether a page is still the one it was, for less
+// than a hash costs, where guests choose what their pages hold.
+//
+// A fingerprint ([Print]) is a message authentication code: NH (the universal
+// hash of UMAC, RFC 4418, with words of 64 bits) under a secret key, twice with
+// the key moved on by one pair (Toeplitz), then AES-256 in CBC-MAC over the two
+// sums. Whoever does not know the key can make two pages of one fingerprint only
+// by luck: NH gives 2^-128 for every pair of different pages, AES about as much
+// on top. Hashes without a key, however fast, promise nothing of that kind.
+//
+// So a fingerprint can say "this page did not change", and never more: it has
+// no meaning without the [Key], and does not name a page as its SHA-256 does.
+// Prints of one page under different numbers differ, and prints tell nothing
+// about what is in a page.
+//
+// A Key belongs to one boot of one host ([Load]): it follows from a secret in
+// the run folder and from the kernel's boot id. What was kept under it is of no
+// use after a restart, so nobody has to fsync it, and a disk that is stolen
+// lacks it. docs/adr/0023 has the figures.
+package fingerprint
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+)
+
+const (
+	// PageBytes is what one pass of NH takes; content is cut into as many.
+	PageBytes = 4096
+	// Bytes is the length of a Print.
+	Bytes = aes.BlockSize
+	// SecretBytes is the length of what a Key is made from.
+	SecretBytes = 32
+
+	words    = PageBytes / 8
+	keyWords = words + 2 // the second sum begins one pair later
+	aesBytes = 32
+	idBytes  = 16
+)
+
+// Print is a fingerprint.
+type Print [Bytes]byte
+
+// Key makes fingerprints. It is safe for concurrent use.
+type Key struct {
+	nh    [keyWords]uint64
+	block cipher.Block
+	id    [idBytes]byte
+}
+
+// New makes the key of a secret and a salt; both decide it.
+func New(secret [SecretBytes]byte, salt string) (*Key, error) {
+	const need = 8*keyWords + aesBytes + idBytes
+	stream, err := hkdf.Key(sha256.New, secret[:], []byte(salt), "cocoon fingerprints 1", need)
+	if err != nil {
+		return nil, fmt.Errorf("make fingerprint key: %w", err)
+	}
+	k := &Key{}
+	for i := range k.nh {
+		k.nh[i] = binary.LittleEndian.Uint64(stream[8*i:])
+	}
+	rest := stream[8*keyWords:]
+	if k.block, err = aes.NewCipher(rest[:aesBytes]); err != nil {
+		return nil, fmt.Errorf("make fingerprint key: %w", err)
+	}
+	copy(k.id[:], rest[aesBytes:])
+	return k, nil
+}
+
+// ID tells keys apart and reveals nothing.
+func (k *Key) ID() [idBytes]byte { return k.id }
+
+// Of is the fingerprint of the content that has this number: a page of an image
+// or a block of a disk. Content that is no whole number of pages counts as
+// filled up with zeros, so prints are only compared between contents of one
+// length.
+func (k *Key) Of(content []byte, number uint64) Print {
+	var p Print
+	k.Make(&p, content, number)
+	return p
+}
+
+// Make is Of without memory of its own, for who makes very many.
+func (k *Key) Make(p *Print, content []byte, number uint64) {
+	*p = Print{}
+	binary.LittleEndian.PutUint64(p[:], number)
+	for ; len(content) >= PageBytes; content = content[PageBytes:] {
+		k.add(p, (*[PageBytes]byte)(content))
+	}
+	if len(content) > 0 {
+		var last [PageBytes]byte
+		copy(last[:], content)
+		k.add(p, &last)
+	}
+}
+
+// add chains the two sums of a page to p.
+func (k *Key) add(p *Print, page *[PageBytes]byte) {
+	first, second := nh(&k.nh, page)
+	for _, sum := range [...]uint128{first, second} {
+		binary.LittleEndian.PutUint64(p[:], binary.LittleEndian.Uint64(p[:])^sum.low)
+		binary.LittleEndian.PutUint64(p[8:], binary.LittleEndian.Uint64(p[8:])^sum.high)
+		k.block.Encrypt(p[:], p[:])
+	}
+}
