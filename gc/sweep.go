@@ -30,6 +30,7 @@ var modules = []module{
 	{"blobs/sha256", func(c *collector, p *plan) error { return c.blobs(p, "blob", "blobs/sha256") }},
 	{"images/blobs/sha256", func(c *collector, p *plan) error { return c.blobs(p, "image", "images/blobs/sha256") }},
 	{"cache/memory", (*collector).cache},
+	{"cache/fingerprints", (*collector).fingerprints},
 	{"vms", (*collector).vms},
 	{"trash", (*collector).trash},
 	{"network", (*collector).networks},

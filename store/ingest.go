@@ -29,6 +29,7 @@ type Ingest struct {
 	dir    string
 	writer *pack.Writer
 	family []pack.Known // open until the ingest ends
+	prints *RAMPrints   // may be nil
 
 	mu     sync.Mutex
 	layers []Descriptor // in the order in which they came
@@ -228,6 +229,7 @@ func (f *blobFile) has(size int64) error {
 // Commit publishes: the snapshot exists from the rename on.
 func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, error) {
 	in.closeFamily()
+	defer in.dropPrints()
 	sp.ID = in.id
 	if err := in.keyOf(&sp); err != nil {
 		return nil, err
@@ -276,6 +278,7 @@ func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descr
 	sn, err := in.st.Get(ctx, in.id)
 	if err == nil {
 		in.st.joinFamily(sn)
+		in.keepPrints(sn)
 	}
 	if err == nil && in.st.onCommit != nil {
 		in.st.onCommit(ctx, sn)
@@ -327,5 +330,6 @@ func (in *Ingest) Abort() error {
 		in.writer.Abort()
 	}
 	in.closeFamily()
+	in.dropPrints()
 	return os.RemoveAll(in.dir)
 }

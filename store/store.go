@@ -13,6 +13,7 @@
 //	snapshots/<id>/        manifest.json, meta.json
 //	blobs/sha256/<hex>     packs, page maps, CH config and state, specs
 //	images/ vms/ pins/ cache/ journals/ network/   of other rooms
+//	cache/fingerprints/<hex>   which pages of RAM did not change: fingerprints.go
 //	cache/summaries cache/names cache/names.voucher cache/families   derived: see
 //	                       their files here
 //	ingest/<lease>/ leases/<id> trash/<run>/
@@ -42,6 +43,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/internal/keyring"
 )
 
@@ -52,7 +54,7 @@ const Version = 1
 func Folders() []string {
 	return []string{
 		"snapshots", "blobs/sha256", "images/blobs/sha256", "vms", "ingest",
-		"leases", "pins", "trash", "cache/memory", "journals", "network",
+		"leases", "pins", "trash", "cache/memory", "cache/fingerprints", "journals", "network",
 	}
 }
 
@@ -64,6 +66,9 @@ type Options struct {
 	MaxBytes int64
 	// Keys open encrypted snapshots, the first seals new ones. Nil is none.
 	Keys *keyring.Ring
+	// Fingerprints gives the key by which captures see that RAM did not change; nil
+	// or an error: they hash all of it.
+	Fingerprints func(context.Context) (*fingerprint.Key, error)
 }
 
 // Store is an open store. It holds no lock and no descriptor between calls.
@@ -75,6 +80,8 @@ type Store struct {
 	maps     mapMemo
 	onCommit func(context.Context, *Snapshot)
 	onRemove func(context.Context, ID)
+
+	fingerprints func(context.Context) (*fingerprint.Key, error)
 }
 
 type formatFile struct {
@@ -84,7 +91,7 @@ type formatFile struct {
 
 // Open checks the store at root and makes it first if asked to.
 func Open(ctx context.Context, root string, o Options) (*Store, error) {
-	s := &Store{root: root, maxBytes: o.MaxBytes, keys: o.Keys, locks: filelock.Pair{Gate: filepath.Join(root, "gate.lock"), Store: filepath.Join(root, "store.lock")}}
+	s := &Store{root: root, maxBytes: o.MaxBytes, keys: o.Keys, fingerprints: o.Fingerprints, locks: filelock.Pair{Gate: filepath.Join(root, "gate.lock"), Store: filepath.Join(root, "store.lock")}}
 	if _, err := os.Stat(root); errors.Is(err, os.ErrNotExist) {
 		if !o.Create {
 			return nil, failure.New(failure.NotFound, "no store at %s", root)

@@ -39,7 +39,7 @@ type Usage struct {
 	Mapped    Occupied `json:"mapped"` // the part of Cache that VMs map
 	Ingest    Occupied `json:"ingest"`
 	Trash     Occupied `json:"trash"`
-	Other     Occupied `json:"other"` // leases, journals, pins, indexes, locks
+	Other     Occupied `json:"other"` // leases, journals, pins, indexes, fingerprints, locks
 	Total     int64    `json:"totalBytes"`
 	Free      int64    `json:"freeBytes"`
 }

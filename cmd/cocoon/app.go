@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/capture"
 	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/internal/hypervisor"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/keyring"
@@ -130,7 +131,9 @@ func (a *app) store(ctx context.Context) (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := store.Options{Create: true, Keys: keyring.NewRing(a.set("keyFile"))}
+	o := store.Options{Create: true, Keys: keyring.NewRing(a.set("keyFile")), Fingerprints: func(ctx context.Context) (*fingerprint.Key, error) {
+		return fingerprint.Load(ctx, a.set("runDir"))
+	}}
 	if limit := a.set("maxStoreSize"); limit != "" {
 		if o.MaxBytes, err = parseSize("maxStoreSize", limit); err != nil {
 			return nil, err

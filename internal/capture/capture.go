@@ -158,7 +158,7 @@ func (s *Saver) Preview(ctx context.Context, req Request) (*Preview, error) {
 }
 
 func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
-	src := &source{store: c.Store, lease: c.lease, parent: c.parent, onBytes: c.req.OnBytes}
+	src := &source{store: c.Store, lease: c.lease, ingest: c.ingest, parent: c.parent, onBytes: c.req.OnBytes}
 	for _, d := range c.rec.Disks {
 		src.disks = append(src.disks, sourceDisk{spec: store.Disk{
 			Index: d.Index, DeviceID: d.DeviceID, Serial: d.Serial, Format: "raw",
@@ -252,7 +252,7 @@ func (c *session) publish(ctx context.Context, src *source, sp store.Spec) (*sto
 	if c.parent != nil {
 		sp.Parent = c.parent.ID
 	}
-	if err := src.pack(ctx, c.ingest, &sp); err != nil {
+	if err := src.pack(ctx, &sp); err != nil {
 		return nil, err
 	}
 	if c.networks != nil {

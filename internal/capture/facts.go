@@ -32,12 +32,12 @@ func putMap(ctx context.Context, in *store.Ingest, iw *pack.ImageWriter) (digest
 
 // putConfig stores config.json and state.json as the VMM wrote them, with what
 // belonged only to the source process normalised away.
-func (src *source) putConfig(ctx context.Context, in *store.Ingest, sp *store.Spec) error {
-	c, err := in.Put(ctx, store.MediaTypeCHConfig, src.dir.Config.Bytes())
+func (src *source) putConfig(ctx context.Context, sp *store.Spec) error {
+	c, err := src.ingest.Put(ctx, store.MediaTypeCHConfig, src.dir.Config.Bytes())
 	if err != nil {
 		return err
 	}
-	s, err := in.Put(ctx, store.MediaTypeCHState, src.dir.State.Bytes())
+	s, err := src.ingest.Put(ctx, store.MediaTypeCHState, src.dir.State.Bytes())
 	if err != nil {
 		return err
 	}

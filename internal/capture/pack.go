@@ -15,6 +15,7 @@ import (
 type source struct {
 	store   *store.Store
 	lease   *store.Lease
+	ingest  *store.Ingest
 	dir     *chsnap.Dir // its documents; its RAM is memory's
 	memory  memory
 	disks   []sourceDisk
@@ -33,8 +34,8 @@ type sourceDisk struct {
 }
 
 // pack writes RAM and disks into the ingest and fills in the facts of sp.
-func (src *source) pack(ctx context.Context, in *store.Ingest, sp *store.Spec) (err error) {
-	w := in.Pages(ctx, sp.Images...)
+func (src *source) pack(ctx context.Context, sp *store.Spec) (err error) {
+	w := src.ingest.Pages(ctx, sp.Images...)
 	disks := diskImages{}
 	defer func() {
 		disks.close()
@@ -53,16 +54,16 @@ func (src *source) pack(ctx context.Context, in *store.Ingest, sp *store.Spec) (
 	if err != nil {
 		return fmt.Errorf("write packs: %w", err)
 	}
-	if sp.Memory, err = src.memory.maps(ctx, in); err != nil {
+	if sp.Memory, err = src.memory.maps(ctx, src.ingest); err != nil {
 		return err
 	}
-	if sp.Disks, err = disks.maps(ctx, in); err != nil {
+	if sp.Disks, err = disks.maps(ctx, src.ingest); err != nil {
 		return err
 	}
 	sp.Capture.PagesNew, sp.Capture.PagesReused, sp.Capture.PagesZero = stats.PagesNew, stats.PagesReused, stats.PagesZero
 	sp.Created = time.Now().UTC()
 	sp.Host = hostFacts()
-	return src.putConfig(ctx, in, sp)
+	return src.putConfig(ctx, sp)
 }
 
 // close lets go of what was open for reading.

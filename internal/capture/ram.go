@@ -34,12 +34,23 @@ type ramImages struct {
 // openRAM begins the images of RAM.
 func (src *source) openRAM(ctx context.Context, w *pack.Writer, ranges []chsnap.Range) ramImages {
 	ram := ramImages{ranges: ranges}
-	for _, r := range ranges {
+	prints := src.ingest.RAMPrints(ctx, specRanges(ranges), src.parent)
+	for i, r := range ranges {
 		parent := src.parentMemory(ctx, r)
 		ram.parents = append(ram.parents, parent)
 		ram.images = append(ram.images, w.Image(r.Length, parent))
+		prints.Give(ram.images[i], i)
 	}
 	return ram
+}
+
+// specRanges are ranges as a spec has them, without maps.
+func specRanges(ranges []chsnap.Range) []store.MemoryRange {
+	out := make([]store.MemoryRange, len(ranges))
+	for i, r := range ranges {
+		out[i] = store.MemoryRange{GPA: r.GPA, Bytes: r.Length}
+	}
+	return out
 }
 
 func (src *source) parentMemory(ctx context.Context, r chsnap.Range) *pack.Image {
@@ -58,13 +69,12 @@ func (src *source) parentMemory(ctx context.Context, r chsnap.Range) *pack.Image
 }
 
 func (m *ramImages) maps(ctx context.Context, in *store.Ingest) ([]store.MemoryRange, error) {
-	var out []store.MemoryRange
-	for i, r := range m.ranges {
-		d, err := putMap(ctx, in, m.images[i])
-		if err != nil {
-			return nil, fmt.Errorf("RAM at %#x: %w", r.GPA, err)
+	out := specRanges(m.ranges)
+	for i := range out {
+		var err error
+		if out[i].Map, err = putMap(ctx, in, m.images[i]); err != nil {
+			return nil, fmt.Errorf("RAM at %#x: %w", out[i].GPA, err)
 		}
-		out = append(out, store.MemoryRange{GPA: r.GPA, Bytes: r.Length, Map: d})
 	}
 	return out, nil
 }

@@ -104,24 +104,35 @@ func BenchmarkFirstCapture(b *testing.B) {
 	}
 }
 
-// BenchmarkSecondCapture captures again after 7 % of all pages changed.
+// BenchmarkSecondCapture captures again after 7 % of all pages changed, which
+// hashes or prints find.
 func BenchmarkSecondCapture(b *testing.B) {
 	size := benchBytes(b)
 	ram := ramgen.New(size, 1)
 	s := folder{benchDir(b)}
-	first, _ := save(b, s, ram, size, nil)
+	key, prints, next := printKey(b), &printFile{}, &printFile{}
+	first, _ := fingerprinted(b, s, ram, size, nil, Fingerprints{Key: key, Own: prints})
 	f := benchFile(b, ram.Mutate(0.07, 2))
-	watch := startWatch(b)
-	for b.Loop() {
-		parent, err := OpenImage(b.Context(), first, s)
-		if err != nil {
-			b.Fatal(err)
-		}
-		m, st := save(b, s, f, size, parent)
-		watch.aside(func() {
-			parent.Close()
-			report(b, size, st, m)
-			s.empty(b, first)
+	for name, capture := range map[string]func(parent *Image) (*Map, Stats){
+		"hashes": func(parent *Image) (*Map, Stats) { return save(b, s, f, size, parent) },
+		"prints": func(parent *Image) (*Map, Stats) {
+			return fingerprinted(b, s, f, size, parent, Fingerprints{key, prints, next})
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			watch := startWatch(b)
+			for b.Loop() {
+				parent, err := OpenImage(b.Context(), first, s)
+				if err != nil {
+					b.Fatal(err)
+				}
+				m, st := capture(parent)
+				watch.aside(func() {
+					parent.Close()
+					report(b, size, st, m)
+					s.empty(b, first)
+				})
+			}
 		})
 	}
 }

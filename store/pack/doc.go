@@ -14,7 +14,8 @@
 //
 // A [Writer] turns the pages of one or more images into packs. For each page
 // it asks, in this order: is it zero (recorded, not stored); does the parent
-// have the same page at the same address; is it anywhere in the parent's packs,
+// have the same page at the same address, by its print ([Fingerprints]) or by its
+// hash; is it anywhere in the parent's packs,
 // in those of its family (other guests of the same image) or among the pages
 // this Writer stored already; else it is appended to the open frame, in the
 // order the pages came (what will not compress has a frame of its own). Full
@@ -32,7 +33,9 @@
 // # Invariants
 //
 //  1. Identity of a page is its SHA-256 cut to 16 bytes; guests choose what
-//     their pages hold, so nothing weaker decides that two pages are one.
+//     their pages hold, so nothing weaker decides that two pages are one. That a
+//     page did not change may also be said by a print under a secret key, which
+//     no guest can work with.
 //  2. No page leaves this package without its hash having been compared; there
 //     is no way to turn that off. A page that differs is failure.Damaged.
 //  3. No length read from a file is believed before it is bounded by the size

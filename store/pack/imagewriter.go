@@ -21,7 +21,8 @@ type ImageWriter struct {
 	parent      *Image
 	parentPacks []int // number in the Writer's table of each parent pack
 	places      placement
-	written     bool // guarded by w.dispatch: some page may be non-zero already
+	prints      *Fingerprints // nil: every page that is not zero is hashed
+	written     bool          // guarded by w.dispatch: some page may be non-zero already
 }
 
 // WriteAt gives pages of the image: off is a multiple of PageSize, len(p) too

@@ -39,6 +39,8 @@ type found struct {
 	class  [FramePages]class
 	hash   [FramePages]Hash
 	parent [FramePages]parentPage
+	prints prints
+	before prints // of the parent's pages, where they are known
 }
 
 // parentPage is the parent's page at the same address when it is the same.
@@ -82,30 +84,28 @@ func (w *Writer) run(j *job, f *found) {
 	}
 }
 
-// examine reads the pages if need be, tests and hashes them and compares them
-// with the parent's at the same address.
+// examine reads the pages if need be, and finds out which of them are zero, which
+// are the parent's at the same address, and what the others' hashes are.
 func (j *job) examine(f *found) error {
 	b := j.batch
-	if err := j.fill(&f.zero); err != nil {
+	if err := j.fill(f); err != nil {
 		return err
 	}
 	var at cursor
-	var used [FramePages]int // pages that are not zero
+	var used [FramePages]int // pages whose bytes are needed
 	n := 0
 	for i := range b.pages {
-		f.parent[i] = parentPage{}
-		if !f.zero[i] {
+		if !f.zero[i] && !f.parent[i].same {
 			used[n] = i
 			n++
 		}
 	}
+	j.iw.makePrints(b, used[:n], f)
 	sumEach(used[:n], b.page, func(i int, h Hash) { f.hash[i] = h })
 	for _, i := range used[:n] {
-		if j.iw.parent != nil {
-			if h, pack, packPage := j.iw.parent.hashAt(b.pages[i], &at); h != nil && *h == f.hash[i] && j.iw.parentPacks[pack] != unknownPack {
-				f.parent[i] = parentPage{true, pack, packPage}
-				continue
-			}
+		if p, h := j.iw.parentAt(b.pages[i], &at); p.same && *h == f.hash[i] {
+			f.parent[i] = p
+			continue
 		}
 		f.class[i] = classify(b.page(i))
 	}
@@ -124,9 +124,9 @@ func sumEach(numbers []int, page func(i int) []byte, do func(i int, h Hash)) {
 	}
 }
 
-// fill brings the job's pages and says which are zero: the bytes of those are
-// not looked at again. The last page of an image is padded with zeros.
-func (j *job) fill(zero *[FramePages]bool) error {
+// fill brings the bytes of the pages that need a hash, and says which are zero or
+// known to be the parent's. The last page of an image is padded with zeros.
+func (j *job) fill(f *found) error {
 	b := j.batch
 	if j.read != nil {
 		first := uint64(j.offset) / PageSize
@@ -134,14 +134,15 @@ func (j *job) fill(zero *[FramePages]bool) error {
 			b.pages = append(b.pages, first+i)
 		}
 		if j.window != nil {
-			return j.window.fill(b, j.within, j.length, zero)
+			return j.window.fill(b, j.within, j.length, newLook(j, f))
 		}
 		if err := j.readAll(); err != nil {
 			return err
 		}
 	}
+	l := newLook(j, f)
 	for i := range b.pages {
-		zero[i] = isZero(b.page(i))
+		l.page(i, b.page(i))
 	}
 	return nil
 }
@@ -185,6 +186,7 @@ func (w *Writer) place(j *job, f *found) (full []*frame, err error) {
 		}
 		j.iw.places.set(page, l)
 	}
+	j.iw.keepPrints(j.batch, f)
 	return full, nil
 }
 

@@ -31,20 +31,28 @@ func palette(n byte) []byte {
 }
 
 // TestWritesInAnyOrderReadBack models an image as a byte slice: any sequence
-// of writes, with or without a parent, gives the slice back, whole and in parts.
+// of writes, with or without a parent and its prints, gives the slice back, whole
+// and in parts.
 func TestWritesInAnyOrderReadBack(t *testing.T) {
 	colours := make([][]byte, 12)
 	for i := range colours {
 		colours[i] = palette(byte(i))
 	}
+	key := printKey(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		size := rapid.IntRange(0, 40*PageSize).Draw(rt, "bytes")
 		s := newShelf()
 		var parent *Image
+		var prints *printFile // of parent
 		for generation := range 3 {
 			model := make([]byte, size)
 			w := NewWriter(t.Context(), s, WriterOptions{Workers: 2})
 			iw := w.Image(uint64(size), parent)
+			f := Fingerprints{Key: key, Own: &printFile{}}
+			if prints != nil && rapid.Bool().Draw(rt, "prints") {
+				f.Parent = prints
+			}
+			iw.Fingerprint(f)
 			pages := int(pagesOf(uint64(size)))
 			for range rapid.IntRange(0, 12).Draw(rt, "writes") {
 				if pages == 0 {
@@ -69,6 +77,8 @@ func TestWritesInAnyOrderReadBack(t *testing.T) {
 			if parent = reread(rt, t, s, m); !bytes.Equal(load(t, s, m), model) {
 				rt.Fatalf("generation %d differs", generation)
 			}
+			prints = f.Own.(*printFile)
+			checkPrints(rt, prints, printsOf(t, model))
 			from := rapid.IntRange(0, size).Draw(rt, "from")
 			part := make([]byte, rapid.IntRange(0, size-from).Draw(rt, "length"))
 			if _, err := parent.ReadAt(part, int64(from)); err != nil && !(err == io.EOF && from == size) {

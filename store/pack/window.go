@@ -75,11 +75,11 @@ func (ws *windows) window(off, length, end int64) (*window, int64) {
 
 func (ws *windows) close() { ws.open.leave() }
 
-// fill copies the pages that are not zero from byte from of the window on to
-// their places in b, and says which are. The file may change meanwhile: a page
-// counts as zero by one look, and whatever else is said about a page is said
+// fill copies the pages whose bytes l needs from byte from of the window on to
+// their places in b. The file may change meanwhile: that a page is zero, or the
+// parent's, is said by one look, and whatever else is said about a page is said
 // about the copy.
-func (w *window) fill(b *batch, from int64, length int, zero *[FramePages]bool) error {
+func (w *window) fill(b *batch, from int64, length int, l *look) error {
 	data := w.data[from : from+int64(length)]
 	err := mapped.Guard(func() error {
 		for i := range b.pages {
@@ -88,7 +88,7 @@ func (w *window) fill(b *batch, from int64, length int, zero *[FramePages]bool) 
 				clear(b.page(i)[copy(b.page(i), src):])
 				src = b.page(i)
 			}
-			if zero[i] = isZero(src); !zero[i] {
+			if l.page(i, src) {
 				copy(b.page(i), src)
 			}
 		}

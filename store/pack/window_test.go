@@ -19,8 +19,13 @@ func sourceFile(t *testing.T, size int64) (*os.File, []byte) {
 		t.Fatal(err)
 	}
 	want[size-1] = 1 // the last page is to be stored
+	return fileWith(t, want), want
+}
+
+func fileWith(t *testing.T, b []byte) *os.File {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "ram")
-	if err := os.WriteFile(path, want, 0o600); err != nil {
+	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -28,19 +33,19 @@ func sourceFile(t *testing.T, size int64) (*os.File, []byte) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	return f, want
+	return f
 }
 
 // filled is what a job brings of a source.
 func filled(t *testing.T, r io.ReaderAt, off int64, length int) (*batch, *[FramePages]bool) {
 	t.Helper()
-	j := &job{batch: new(batch), read: r, offset: off, length: length, window: openWindow(r, off, int64(length))}
+	j := &job{iw: &ImageWriter{}, batch: new(batch), read: r, offset: off, length: length, window: openWindow(r, off, int64(length))}
 	defer j.window.leave()
-	zero := new([FramePages]bool)
-	if err := j.fill(zero); err != nil {
+	f := new(found)
+	if err := j.fill(f); err != nil {
 		t.Fatal(err)
 	}
-	return j.batch, zero
+	return j.batch, &f.zero
 }
 
 // TestWindowsBringWhatReadingBrings, at both ends of a source.
@@ -102,8 +107,8 @@ func TestASourceThatIsCutMeanwhileIsAnError(t *testing.T) {
 			if err := f.Truncate(left); err != nil {
 				t.Fatal(err)
 			}
-			b := &batch{pages: []uint64{0, 1, 2, 3}}
-			if err := w.fill(b, 0, 4*PageSize, new([FramePages]bool)); err == nil {
+			j := &job{iw: &ImageWriter{}, batch: &batch{pages: []uint64{0, 1, 2, 3}}}
+			if err := w.fill(j.batch, 0, 4*PageSize, newLook(j, new(found))); err == nil {
 				t.Error("no error")
 			} else {
 				t.Log(err)

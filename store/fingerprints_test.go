@@ -1,0 +1,269 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/fingerprint"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// printingStore has the key of this boot; boot names it.
+func printingStore(t *testing.T, root, boot string) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), root, Options{Create: true, Fingerprints: func(context.Context) (*fingerprint.Key, error) {
+		return fingerprint.New([fingerprint.SecretBytes]byte{7}, boot)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// ramRange is RAM at an address.
+type ramRange struct {
+	gpa uint64
+	ram []byte
+}
+
+// capture publishes a VM's RAM as captures do.
+func capture(t *testing.T, s *Store, vm string, parent *Snapshot, rams ...ramRange) *Snapshot {
+	t.Helper()
+	l := leaseTest(t, s)
+	defer l.Release()
+	in, err := s.Ingest(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := in.Pages(t.Context())
+	ranges := make([]MemoryRange, len(rams))
+	for i, r := range rams {
+		ranges[i] = MemoryRange{GPA: r.gpa, Bytes: uint64(len(r.ram))}
+	}
+	prints := in.RAMPrints(t.Context(), ranges, parent)
+	var images []*pack.ImageWriter
+	for i, r := range rams {
+		iw := w.Image(uint64(len(r.ram)), parentImage(t, s, parent, r.gpa))
+		prints.Give(iw, i)
+		images = append(images, iw)
+		if err := iw.ReadFrom(t.Context(), bytes.NewReader(r.ram), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i, iw := range images {
+		m, err := iw.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := in.PutMap(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ranges[i].Map = d.Digest
+	}
+	cfg, err := in.Put(t.Context(), MediaTypeCHConfig, []byte("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := in.Put(t.Context(), MediaTypeCHState, []byte("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sn, err := in.Commit(t.Context(), Spec{
+		Record: []byte("{}"), CHConfig: cfg.Digest, CHState: st.Digest, VM: VMRef{vm, vm}, Memory: slices.Clone(ranges),
+	}, Meta{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sn
+}
+
+func parentImage(t *testing.T, s *Store, parent *Snapshot, gpa uint64) *pack.Image {
+	t.Helper()
+	if parent == nil {
+		return nil
+	}
+	i := slices.IndexFunc(parent.Spec.Memory, func(r MemoryRange) bool { return r.GPA == gpa })
+	if i < 0 {
+		return nil
+	}
+	im, err := s.OpenMemory(t.Context(), nil, parent, i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { im.Close() })
+	return im
+}
+
+// holds checks the RAM of a snapshot.
+func holds(t *testing.T, s *Store, sn *Snapshot, rams ...ramRange) {
+	t.Helper()
+	for i, r := range rams {
+		im, err := s.OpenMemory(t.Context(), nil, sn, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(io.NewSectionReader(im, 0, im.Bytes()))
+		if err != nil || !bytes.Equal(got, r.ram) {
+			t.Errorf("RAM at %#x differs (%v)", r.gpa, err)
+		}
+		im.Close()
+	}
+}
+
+// kept are the files of cache/fingerprints.
+func kept(t *testing.T, s *Store) []string {
+	t.Helper()
+	all, err := filepath.Glob(s.Path("cache", "fingerprints", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// forgePrints puts prints of other RAM in the place of a snapshot's: what then is taken
+// for unchanged shows where prints are believed.
+func forgePrints(t *testing.T, s *Store, sn *Snapshot, with *Snapshot) {
+	t.Helper()
+	b, err := os.ReadFile(s.printsPath(MemoryKey(with)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.printsPath(MemoryKey(sn)), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const high = 4 << 30
+
+// A capture leaves prints, the next one of the VM uses them, range by range at
+// its address, and takes their place.
+func TestPrintsFollowTheVM(t *testing.T) {
+	s := printingStore(t, filepath.Join(t.TempDir(), "root"), "a boot")
+	low1, high1 := ramRange{0, image(1, 30)}, ramRange{high, image(2, 41)}
+	first := capture(t, s, "web", nil, low1, high1)
+	if all := kept(t, s); !slices.Equal(all, []string{s.printsPath(MemoryKey(first))}) {
+		t.Fatalf("after a capture: %v", all)
+	}
+	low2, high2 := ramRange{0, image(3, 30)}, ramRange{high, image(2, 41)}
+	copy(high2.ram[4096:], "changed")
+	second := capture(t, s, "web", first, low2, high2)
+	holds(t, s, second, low2, high2)
+	if all := kept(t, s); !slices.Equal(all, []string{s.printsPath(MemoryKey(second))}) {
+		t.Errorf("after the next one: %v", all)
+	}
+	// Ranges that come in another order find theirs.
+	third := capture(t, s, "web", second, high2, low2)
+	holds(t, s, third, high2, low2)
+
+	// What the prints say of each range is believed: with those of the first RAM
+	// in the place of the third's, the first RAM counts as unchanged.
+	again := capture(t, s, "other", nil, high1, low1)
+	forgePrints(t, s, third, again)
+	holds(t, s, capture(t, s, "web", third, high1, low1), high2, low2)
+}
+
+// Another VM that stands on a snapshot leaves the prints to the next.
+func TestClonesShareTheirParentsPrints(t *testing.T) {
+	s := printingStore(t, filepath.Join(t.TempDir(), "root"), "a boot")
+	base := ramRange{0, image(1, 30)}
+	parent := capture(t, s, "web", nil, base)
+	for _, name := range []string{"clone-1", "clone-2"} {
+		changed := ramRange{0, slices.Clone(base.ram)}
+		copy(changed.ram, name)
+		holds(t, s, capture(t, s, name, parent, changed), changed)
+		if _, err := os.Stat(s.printsPath(MemoryKey(parent))); err != nil {
+			t.Errorf("after %s: %v", name, err)
+		}
+	}
+	// RAM that is the parent's has the parent's prints.
+	same := capture(t, s, "web", parent, base)
+	if MemoryKey(same) != MemoryKey(parent) {
+		t.Fatal("the same RAM has another key")
+	}
+	if _, err := os.Stat(s.printsPath(MemoryKey(same))); err != nil {
+		t.Error(err)
+	}
+}
+
+// Prints of an earlier boot, of a damaged file or of none are not believed, and a
+// store without a key makes none.
+func TestPrintsThatAreOfNoUse(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "root")
+	s := printingStore(t, root, "a boot")
+	old, changed := ramRange{0, image(1, 30)}, ramRange{0, image(2, 30)}
+	for name, spoil := range map[string]func(path string) error{
+		"missing":   os.Remove,
+		"cut":       func(path string) error { return os.Truncate(path, 20) },
+		"no header": func(path string) error { return os.WriteFile(path, make([]byte, 8192), 0o600) },
+		"a folder":  func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
+	} {
+		parent := capture(t, s, "web", nil, old)
+		forgePrints(t, s, parent, capture(t, s, "other", nil, changed))
+		path := s.printsPath(MemoryKey(parent))
+		if err := spoil(path); err != nil {
+			t.Fatal(err)
+		}
+		sn := capture(t, s, "web", parent, changed)
+		holds(t, s, sn, changed)
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(name, err)
+		}
+	}
+	parent := capture(t, s, "web", nil, old)
+	forgePrints(t, s, parent, capture(t, s, "other", nil, changed))
+	later := printingStore(t, root, "a later boot")
+	holds(t, later, capture(t, later, "web", parent, changed), changed)
+
+	none, err := Open(t.Context(), filepath.Join(t.TempDir(), "root"), Options{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	holds(t, none, capture(t, none, "web", capture(t, none, "web", nil, old), changed), changed)
+	if all := kept(t, none); len(all) > 0 {
+		t.Errorf("a store without a key has %v", all)
+	}
+}
+
+// Prints that lack something are not kept; nothing of them stays, nor of a
+// capture that is given up.
+func TestPrintsThatFailAreDropped(t *testing.T) {
+	s := printingStore(t, filepath.Join(t.TempDir(), "root"), "a boot")
+	l := leaseTest(t, s)
+	in, err := s.Ingest(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := in.RAMPrints(t.Context(), []MemoryRange{{Bytes: 1 << 20}}, nil)
+	own := p.own.Name()
+	if _, err := (noting{brokenWriter{}, &p.failed}).WriteAt(nil, 0); err == nil {
+		t.Error("the error is lost")
+	}
+	sn := mustPublish(t, s, "other", image(1, 3))
+	in.keepPrints(sn)
+	if all := kept(t, s); len(all) > 0 {
+		t.Errorf("prints that lack something were kept: %v", all)
+	}
+	if again := in.RAMPrints(t.Context(), []MemoryRange{{Bytes: 1 << 20}}, nil); again == nil || again.own.Name() != own {
+		t.Error("a second way of capturing gets no prints")
+	}
+	if err := in.Abort(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(own); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("given up, and %v", err)
+	}
+}
+
+type brokenWriter struct{}
+
+func (brokenWriter) WriteAt([]byte, int64) (int, error) { return 0, errors.New("no space") }
