@@ -2,8 +2,6 @@ package capture
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -18,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/clone"
+	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/internal/mapped"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -25,25 +24,21 @@ import (
 const (
 	// smallestBlock is what is compared and, where it changed, taken again.
 	smallestBlock = 64 << 10
-	// mostBlocks bounds the tags; larger disks have larger blocks.
+	// mostBlocks bounds the prints; larger disks have larger blocks.
 	mostBlocks = 1 << 20
 	// readBytes is one read: it stays in the processor's cache until its blocks
-	// are tagged.
+	// have their prints.
 	readBytes = 4 * smallestBlock
 	// stretchBytes is what one worker takes at a time.
 	stretchBytes = 16 * readBytes
 )
 
-// tag tells two contents of a block apart: GMAC under a key that never leaves
-// the process. Guests choose what their blocks hold, so nothing that they could
-// work out decides that a block is unchanged.
-type tag [16]byte
-
 // liveDisk is a disk that is packed while the guest runs and writes to it, where
 // the file system cannot clone it at a stroke. The first pass gives every block
-// that holds data to the packs and keeps its tag. While the guest stands still,
-// all blocks are read again, from the page cache that the first pass filled, by
-// all processors; those with another tag are put aside and packed afterwards.
+// that holds data to the packs and keeps its fingerprint, under a key that never
+// leaves the process. While the guest stands still, all blocks are read again,
+// from the page cache that the first pass filled, by all processors; those with
+// another print are put aside and packed afterwards.
 type liveDisk struct {
 	file   *os.File
 	bytes  int64
@@ -52,10 +47,10 @@ type liveDisk struct {
 	image  *pack.ImageWriter
 	parent *pack.Image
 	later  *overlay
-	mac    cipher.AEAD
-	tags   map[int64]tag // by number of the block
-	seen   atomic.Int64  // tags that changed has compared
-	before unix.Stat_t   // of the file, before the first pass
+	key    *fingerprint.Key
+	prints map[int64]fingerprint.Print // by number of the block
+	seen   atomic.Int64                // prints that changed has compared
+	before unix.Stat_t                 // of the file, before the first pass
 	began  time.Time
 }
 
@@ -65,7 +60,7 @@ func newLiveDisk(path, dir string, w *pack.Writer, parent *pack.Image) (*liveDis
 	if err != nil {
 		return nil, err
 	}
-	d := &liveDisk{file: f, parent: parent, tags: map[int64]tag{}, began: time.Now()}
+	d := &liveDisk{file: f, parent: parent, prints: map[int64]fingerprint.Print{}, began: time.Now()}
 	if err := unix.Fstat(int(f.Fd()), &d.before); err != nil {
 		return nil, errors.Join(fmt.Errorf("stat %s: %w", path, err), f.Close())
 	}
@@ -78,32 +73,21 @@ func newLiveDisk(path, dir string, w *pack.Writer, parent *pack.Image) (*liveDis
 		return nil, errors.Join(err, f.Close())
 	}
 	d.image = w.Image(uint64(d.bytes), parent)
-	if d.mac, err = newMAC(); err != nil {
+	if d.key, err = ownKey(); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
 	return d, nil
 }
 
-func newMAC() (cipher.AEAD, error) {
-	var key [16]byte
-	rand.Read(key[:]) // never fails
-	b, err := aes.NewCipher(key[:])
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCM(b)
-}
-
-// sum is the tag of a block. One nonce serves all: tags are compared with each
-// other and shown to nobody.
-func (d *liveDisk) sum(p []byte) (t tag) {
-	var nonce [12]byte
-	d.mac.Seal(t[:0], nonce[:], nil, p)
-	return t
+// ownKey is a key that nobody else has.
+func ownKey() (*fingerprint.Key, error) {
+	var secret [fingerprint.SecretBytes]byte
+	rand.Read(secret[:]) // never fails
+	return fingerprint.New(secret, "disk")
 }
 
 // first packs what the disk holds now, piece by piece, as the guest goes on. A
-// block that is written meanwhile has another tag later, also a torn one.
+// block that is written meanwhile has another print later, also a torn one.
 func (d *liveDisk) first(ctx context.Context, onBytes func(int64)) error {
 	buf := make([]byte, d.read)
 	reached := int64(0)
@@ -124,7 +108,7 @@ func (d *liveDisk) first(ctx context.Context, onBytes func(int64)) error {
 			if err := d.fill(p, off); err != nil {
 				return err
 			}
-			d.each(p, off, func(block int64, b []byte) error { d.tags[block] = d.sum(b); return nil })
+			d.each(p, off, func(block int64, b []byte) error { d.prints[block] = d.key.Of(b, uint64(block)); return nil })
 			if _, err := d.image.WriteAt(p, off); err != nil {
 				return err
 			}
@@ -245,9 +229,9 @@ func (d *liveDisk) compareStretch(buf []byte, from, to int64) error {
 
 func (d *liveDisk) compareBlocks(p []byte, off int64) error {
 	return d.each(p, off, func(block int64, b []byte) error {
-		if was, ok := d.tags[block]; ok {
+		if was, ok := d.prints[block]; ok {
 			d.seen.Add(1)
-			if was == d.sum(b) {
+			if was == d.key.Of(b, uint64(block)) {
 				return nil
 			}
 		}
@@ -257,10 +241,10 @@ func (d *liveDisk) compareBlocks(p []byte, off int64) error {
 
 // emptied puts zeros over blocks that held data and are holes now.
 func (d *liveDisk) emptied(stretches [][2]int64) error {
-	if d.seen.Load() == int64(len(d.tags)) {
+	if d.seen.Load() == int64(len(d.prints)) {
 		return nil
 	}
-	left := maps.Clone(d.tags)
+	left := maps.Clone(d.prints)
 	for _, s := range stretches {
 		for off := s[0]; off < s[1]; off += d.block {
 			delete(left, off/d.block)

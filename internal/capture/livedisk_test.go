@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -169,17 +170,17 @@ func BenchmarkCompareDisk(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer f.Close()
-	mac, err := newMAC()
+	key, err := ownKey()
 	if err != nil {
 		b.Fatal(err)
 	}
-	d := &liveDisk{file: f, bytes: size, block: smallestBlock, read: readBytes, mac: mac, tags: map[int64]tag{}}
+	d := &liveDisk{file: f, bytes: size, block: smallestBlock, read: readBytes, key: key, prints: map[int64]fingerprint.Print{}}
 	buf := make([]byte, d.read)
 	for off := int64(0); off < size; off += d.read {
 		if err := d.fill(buf, off); err != nil {
 			b.Fatal(err)
 		}
-		d.each(buf, off, func(block int64, p []byte) error { d.tags[block] = d.sum(p); return nil })
+		d.each(buf, off, func(block int64, p []byte) error { d.prints[block] = d.key.Of(p, uint64(block)); return nil })
 	}
 	b.SetBytes(size)
 	for b.Loop() {
