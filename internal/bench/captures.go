@@ -82,7 +82,7 @@ func (b *bench) captures() error {
 	}
 	defer os.RemoveAll(tmp)
 	shm := filepath.Join(tmp, "ram")
-	var zstd, one, two, fresh, export, unzstd, mapped series
+	var zstd, one, two, same, fresh, export, unzstd, mapped series
 	var firstStats, secondStats captured
 	for i := range b.runs {
 		root := filepath.Join(b.work, fmt.Sprint("store", i))
@@ -100,6 +100,9 @@ func (b *bench) captures() error {
 			return err
 		}
 		if secondStats, err = b.inspect(env, "second"); err != nil {
+			return err
+		}
+		if err := same.add(timed(env, b.cocoon, "snapshot", "import", filepath.Join(b.work, "second"), "--parent", "second")); err != nil {
 			return err
 		}
 		for name, to := range map[string]*series{"first": &fresh, "second": &export} {
@@ -139,6 +142,7 @@ func (b *bench) captures() error {
 	row("second capture, RAM a second", speed(two), "`zstd -1 -T2` "+speed(zstd), ratio(sec(zstd), sec(two))+" faster", goalAgainstZstd(4))
 	row("second capture, against its parts alone", ms(two.wall()), fmt.Sprintf("`zstd -1 -T2` of the changed pages %s, SHA-256 of those not zero %s", ms(alone.zstd.wall()), ms(alone.hash.wall())), ratio(sec(two), sec(alone.zstd)+sec(alone.hash)), "")
 	row("second capture, processor time", ms(two.busy()), "first "+ms(one.busy()), ratio(one.busy().Seconds(), two.busy().Seconds())+" less", "")
+	row("capture of RAM that did not change", speed(same), "second "+ms(two.wall()), ratio(sec(two), sec(same))+" faster", "")
 	row("second capture, stored anew", mib(secondStats.Size.Unique), "changed pages `zstd -1` "+mib(delta.Size()), ratio(float64(secondStats.Size.Unique), float64(delta.Size())), "≤ 1.1")
 	row("export of the first capture's RAM, verified", speed(fresh), "`zstd -d`, unverified, "+speed(unzstd), ratio(sec(unzstd), sec(fresh))+" faster", "≥ 2.5 GB/s")
 	row("export of it, against compressing it", speed(fresh), "`zstd -1 -T2` "+speed(zstd), ratio(sec(zstd), sec(fresh))+" faster", goalAgainstZstd(2.5))

@@ -13,8 +13,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/ramgen"
 )
 
-// parts measures the work that no way of doing it leaves out, each alone and by
-// somebody else's code: how far a figure is from it is what could be gained.
+// parts measures what others' code takes for the parts of a figure, each alone:
+// compressing what changed, hashing to see what did, writing to the disk.
 type parts struct {
 	changed, nonZero, scratch string // files of pages, one after the other
 	zstd, hash, disk          series
