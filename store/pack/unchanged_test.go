@@ -68,9 +68,7 @@ func printsOf(t testing.TB, image []byte) *printFile {
 }
 
 // checkPrints compares prints of all pages of an image that are not zero.
-func checkPrints(t interface {
-	Errorf(format string, args ...any)
-}, got, want *printFile) {
+func checkPrints(t errorer, got, want *printFile) {
 	for at := 0; at < len(want.b); at += fingerprint.Bytes {
 		w := want.b[at : at+fingerprint.Bytes]
 		if !bytes.Equal(w, make([]byte, fingerprint.Bytes)) && (at+fingerprint.Bytes > len(got.b) || !bytes.Equal(got.b[at:at+fingerprint.Bytes], w)) {
@@ -78,6 +76,11 @@ func checkPrints(t interface {
 			return
 		}
 	}
+}
+
+// errorer is what tests of all kinds have.
+type errorer interface {
+	Errorf(format string, args ...any)
 }
 
 // fingerprinted saves an image that looks for unchanged pages by f.
