@@ -1,22 +1,26 @@
 package gc
 
-import "fmt"
+import (
+	"fmt"
 
-// fingerprints of RAM go with the last snapshot that has that RAM, and when the
-// host was started again: their key is gone.
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// fingerprints of an image go with its page map, and when the host was started
+// again: their key is gone.
 func (c *collector) fingerprints(p *plan) error {
 	all, err := c.st.Prints()
 	if err != nil {
 		return fmt.Errorf("gc: %w", err)
 	}
 	for _, f := range all {
-		unowned := func() bool { return !c.roots.memory[f.Memory] }
-		v := victim{kind: "cache", id: "fingerprints/" + f.Memory.Encoded(), path: f.Path, bytes: f.Bytes, inStore: true}
+		v := victim{kind: "cache", id: "fingerprints/" + f.PageMap.Encoded(), path: f.Path, bytes: store.FileBytes(f.Path), inStore: true}
+		o, ok := parseObject(string(f.PageMap))
 		switch {
 		case !f.Current:
 			v.reason = "made before the host was started"
-		case unowned():
-			v.reason, v.still = "no snapshot has this RAM any more", unowned
+		case ok && !p.held(o):
+			v.reason, v.object = "nothing names the page map that it is of", o
 		default:
 			continue
 		}

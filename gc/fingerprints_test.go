@@ -7,15 +7,13 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-
-	"github.com/cocoonv2/cocoon/store"
 )
 
-// TestFingerprints: those of RAM that a snapshot has stay until the host is
+// TestFingerprints: those of an image of a snapshot stay until the host is
 // started again, others go; what is no such file is nobody's business.
 func TestFingerprints(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "root"))
-	known := store.MemoryKey(mustPublish(t, s, "a")) // all test snapshots have the same, empty RAM
+	known := mustPublish(t, s, "a").Manifest.Layers[0].Digest
 	put := func(name string, used time.Time) string {
 		path := s.Path("cache", "fingerprints", name)
 		if err := os.WriteFile(path, make([]byte, 8192), 0o600); err != nil {

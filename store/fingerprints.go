@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,85 +17,73 @@ import (
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
-// The folder cache/fingerprints holds the prints of RAM that was captured since
-// the host was started, so that the next capture of the VM need not hash what
-// did not change:
+// The folder cache/fingerprints holds the prints of images (ranges of RAM, disks)
+// that were captured since the host was started, so that the next capture of the
+// VM need not hash what did not change:
 //
-//	<hex>   printsMagic and the id of the key, filled up to printsHeader; then
-//	        the prints of each range of RAM, in the order of the spec
+//	<hex>   printsMagic and the id of the key, filled up to printsHeader; then a
+//	        print for each page
 //
-// The name is the [MemoryKey] of the snapshot, as in cache/memory: a snapshot
-// whose RAM is another's, also one that comes back under the same id, has no
-// part in its prints. Nothing here is fsynced: the key ends with the boot (package
-// fingerprint), and a file under another key is as good as none. Of a VM only
-// its last capture has prints; what else is left over is gc's.
+// The name is the digest of the image's page map: another image, also one of a
+// snapshot that comes back under the same id, has no part in its prints. Nothing
+// here is fsynced: the key ends with the boot (package fingerprint), and a file
+// under another key is as good as none. Of a VM, and of folders that were imported
+// one upon the other, only the last capture has prints; what else is left over is
+// gc's.
 const (
 	printsMagic  = "cocoon fingerprints 1\n"
 	printsHeader = 4096
 )
 
-func (s *Store) printsPath(key digest.Digest) string {
-	return s.Path("cache", "fingerprints", key.Encoded())
+func (s *Store) printsPath(pageMap digest.Digest) string {
+	return s.Path("cache", "fingerprints", pageMap.Encoded())
 }
 
-// printsFile is an open one, of RAM in these ranges.
-type printsFile struct {
-	*os.File
-	ranges []MemoryRange
+// imagePrints are the prints of an image in the making.
+type imagePrints struct {
+	own     *os.File
+	failed  atomic.Bool   // own lacks something
+	pageMap digest.Digest // of the image; "" while it has none
+	parent  digest.Digest // the parent's page map; "" for none
+	before  *os.File      // the parent's prints; nil for none
 }
 
-// rangeAt says where the prints of a range begin and how long they are.
-func (f printsFile) rangeAt(i int) (offset, length int64) {
-	offset = printsHeader
-	for n, r := range f.ranges {
-		if length = int64((r.Bytes + pack.PageSize - 1) / pack.PageSize * fingerprint.Bytes); n == i {
-			break
-		}
-		offset += length
-	}
-	return offset, length
-}
-
-// RAMPrints are the prints of the RAM of a snapshot in the making, beside those
-// of its parent. Nil has none.
-type RAMPrints struct {
-	key    *fingerprint.Key
-	own    printsFile
-	failed atomic.Bool // own lacks something
-	parent *Snapshot   // may be nil
-	before printsFile  // the parent's; File may be nil
-}
-
-// RAMPrints begins the prints of these ranges of RAM, whose maps are not known
-// yet; what earlier calls began goes. It is best effort, as all that follows:
-// without prints every page is hashed.
-func (in *Ingest) RAMPrints(ctx context.Context, ranges []MemoryRange, parent *Snapshot) *RAMPrints {
-	in.dropPrints()
+// Fingerprint has an image look for unchanged pages by the prints of the one with
+// the page map parent ("" for none), which must be the one that the image was
+// begun with, and makes those of its own. It is called before any page is
+// given. It is best effort, as all that follows: without prints every page is hashed.
+func (in *Ingest) Fingerprint(ctx context.Context, iw *pack.ImageWriter, parent digest.Digest) {
 	if in.st.fingerprints == nil {
-		return nil
+		return
 	}
 	key, err := in.st.fingerprints(ctx)
 	if err != nil {
-		return nil
+		return
 	}
-	own, err := os.OpenFile(filepath.Join(in.dir, "fingerprints"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	own, err := in.createFile("fingerprints", 0o600)
 	if err != nil {
-		return nil
+		return
 	}
-	p := &RAMPrints{key: key, own: printsFile{own, ranges}, parent: parent}
-	in.prints = p
+	p := &imagePrints{own: own, parent: parent}
 	if _, err := own.WriteAt(printsHead(key), 0); err != nil {
 		p.failed.Store(true)
 	}
-	if parent != nil {
-		p.before = printsFile{in.st.openPrints(MemoryKey(parent), key), parent.Spec.Memory}
+	f := pack.Fingerprints{Key: key, Own: noting{io.NewOffsetWriter(own, printsHeader), &p.failed}}
+	if p.before = in.st.openPrints(parent, key); p.before != nil {
+		f.Parent = io.NewSectionReader(p.before, printsHeader, 1<<62)
 	}
-	return p
+	iw.Fingerprint(f)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.prints[iw] = p
 }
 
 // openPrints opens prints that were made under a key; nil where there are none.
-func (s *Store) openPrints(memory digest.Digest, key *fingerprint.Key) *os.File {
-	f, err := os.Open(s.printsPath(memory))
+func (s *Store) openPrints(pageMap digest.Digest, key *fingerprint.Key) *os.File {
+	if pageMap == "" {
+		return nil
+	}
+	f, err := os.Open(s.printsPath(pageMap))
 	if err != nil {
 		return nil
 	}
@@ -113,22 +99,6 @@ func (s *Store) openPrints(memory digest.Digest, key *fingerprint.Key) *os.File 
 func printsHead(key *fingerprint.Key) []byte {
 	id := key.ID()
 	return append([]byte(printsMagic), id[:]...)
-}
-
-// Give has the image of range i look for unchanged pages by the prints of the
-// parent's range at the same address.
-func (p *RAMPrints) Give(iw *pack.ImageWriter, i int) {
-	if p == nil {
-		return
-	}
-	offset, _ := p.own.rangeAt(i)
-	f := pack.Fingerprints{Key: p.key, Own: noting{io.NewOffsetWriter(p.own, offset), &p.failed}}
-	same := func(r MemoryRange) bool { return r.GPA == p.own.ranges[i].GPA }
-	if n := slices.IndexFunc(p.before.ranges, same); n >= 0 && p.before.File != nil {
-		offset, length := p.before.rangeAt(n)
-		f.Parent = io.NewSectionReader(p.before, offset, length)
-	}
-	iw.Fingerprint(f)
 }
 
 // noting remembers that a write failed: what was written before is no good either,
@@ -147,43 +117,46 @@ func (n noting) WriteAt(p []byte, off int64) (int, error) {
 	return done, err
 }
 
-// keepPrints gives the prints of a snapshot that is published their name, and
+// keepPrints gives the prints of a snapshot that is published their names, and
 // drops those of the capture of its VM before it.
-func (in *Ingest) keepPrints(sn *Snapshot) {
-	p := in.prints
-	if p == nil || p.failed.Load() {
+func (in *Ingest) keepPrints(ctx context.Context, sn *Snapshot) {
+	kept := map[digest.Digest]bool{}
+	for _, p := range in.prints {
+		if p.pageMap != "" && !p.failed.Load() {
+			kept[p.pageMap] = os.Rename(p.own.Name(), in.st.printsPath(p.pageMap)) == nil
+		}
+	}
+	if sn.Spec.Parent == "" {
 		return
 	}
-	memory := MemoryKey(sn)
-	if os.Rename(p.own.Name(), in.st.printsPath(memory)) != nil || p.parent == nil {
+	parent, err := in.st.Get(ctx, sn.Spec.Parent)
+	if err != nil || parent.Spec.VM.ID != sn.Spec.VM.ID {
 		return
 	}
-	sameVM := sn.Spec.VM.ID != "" && p.parent.Spec.VM.ID == sn.Spec.VM.ID
-	if before := MemoryKey(p.parent); sameVM && before != memory {
-		_ = os.Remove(in.st.printsPath(before))
+	for _, p := range in.prints {
+		if p.parent != "" && !kept[p.parent] {
+			_ = os.Remove(in.st.printsPath(p.parent))
+		}
 	}
 }
 
-// dropPrints ends the use of prints, and removes those that have got no name.
-func (in *Ingest) dropPrints() {
-	p := in.prints
-	if p == nil {
-		return
+// closePrints ends the use of prints; those that have got no name go with the
+// ingest.
+func (in *Ingest) closePrints() {
+	for _, p := range in.prints {
+		_ = p.own.Close()
+		if p.before != nil {
+			_ = p.before.Close()
+		}
 	}
-	in.prints = nil
-	_ = os.Remove(p.own.Name())
-	_ = p.own.Close()
-	if p.before.File != nil {
-		_ = p.before.Close()
-	}
+	clear(in.prints)
 }
 
 // Prints is one file of cache/fingerprints.
 type Prints struct {
-	Memory  digest.Digest
+	PageMap digest.Digest
 	Path    string
-	Bytes   int64 // allocated
-	Current bool  // written since the host was started
+	Current bool // written since the host was started
 }
 
 // Prints lists them.
@@ -195,13 +168,13 @@ func (s *Store) Prints() ([]Prints, error) {
 	started := time.Now().Add(-time.Duration(up.Uptime) * time.Second)
 	var all []Prints
 	err := EachEntry(s.Path("cache", "fingerprints"), func(name []byte, _ uint64) {
-		if !spelling.Hex(string(name), 64) {
+		if !spelling.Hex(name, 64) {
 			return
 		}
-		memory := digest.NewDigestFromEncoded(digest.SHA256, string(name))
-		path := s.printsPath(memory)
+		pageMap := digest.NewDigestFromEncoded(digest.SHA256, string(name))
+		path := s.printsPath(pageMap)
 		if fi, err := os.Lstat(path); err == nil {
-			all = append(all, Prints{memory, path, FileBytes(path), fi.ModTime().After(started)})
+			all = append(all, Prints{pageMap, path, fi.ModTime().After(started)})
 		}
 	})
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -42,15 +44,11 @@ func capture(t *testing.T, s *Store, vm string, parent *Snapshot, rams ...ramRan
 		t.Fatal(err)
 	}
 	w := in.Pages(t.Context())
-	ranges := make([]MemoryRange, len(rams))
-	for i, r := range rams {
-		ranges[i] = MemoryRange{GPA: r.gpa, Bytes: uint64(len(r.ram))}
-	}
-	prints := in.RAMPrints(t.Context(), ranges, parent)
 	var images []*pack.ImageWriter
-	for i, r := range rams {
-		iw := w.Image(uint64(len(r.ram)), parentImage(t, s, parent, r.gpa))
-		prints.Give(iw, i)
+	for _, r := range rams {
+		im, pageMap := parentImage(t, s, parent, r.gpa)
+		iw := w.Image(uint64(len(r.ram)), im)
+		in.Fingerprint(t.Context(), iw, pageMap)
 		images = append(images, iw)
 		if err := iw.ReadFrom(t.Context(), bytes.NewReader(r.ram), nil); err != nil {
 			t.Fatal(err)
@@ -59,16 +57,13 @@ func capture(t *testing.T, s *Store, vm string, parent *Snapshot, rams ...ramRan
 	if _, err := w.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	var ranges []MemoryRange
 	for i, iw := range images {
-		m, err := iw.Finish()
+		d, err := in.PutImage(t.Context(), iw)
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := in.PutMap(t.Context(), m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ranges[i].Map = d.Digest
+		ranges = append(ranges, MemoryRange{rams[i].gpa, uint64(len(rams[i].ram)), d.Digest})
 	}
 	cfg, err := in.Put(t.Context(), MediaTypeCHConfig, []byte("{}"))
 	if err != nil {
@@ -78,30 +73,29 @@ func capture(t *testing.T, s *Store, vm string, parent *Snapshot, rams ...ramRan
 	if err != nil {
 		t.Fatal(err)
 	}
-	sn, err := in.Commit(t.Context(), Spec{
-		Record: []byte("{}"), CHConfig: cfg.Digest, CHState: st.Digest, VM: VMRef{vm, vm}, Memory: slices.Clone(ranges),
-	}, Meta{})
+	sp := Spec{Record: []byte("{}"), CHConfig: cfg.Digest, CHState: st.Digest, VM: VMRef{vm, vm}, Memory: ranges}
+	if parent != nil {
+		sp.Parent = parent.ID
+	}
+	sn, err := in.Commit(t.Context(), sp, Meta{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return sn
 }
 
-func parentImage(t *testing.T, s *Store, parent *Snapshot, gpa uint64) *pack.Image {
+func parentImage(t *testing.T, s *Store, parent *Snapshot, gpa uint64) (*pack.Image, digest.Digest) {
 	t.Helper()
 	if parent == nil {
-		return nil
+		return nil, ""
 	}
 	i := slices.IndexFunc(parent.Spec.Memory, func(r MemoryRange) bool { return r.GPA == gpa })
-	if i < 0 {
-		return nil
-	}
 	im, err := s.OpenMemory(t.Context(), nil, parent, i)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { im.Close() })
-	return im
+	return im, parent.Spec.Memory[i].Map
 }
 
 // holds checks the RAM of a snapshot.
@@ -120,7 +114,7 @@ func holds(t *testing.T, s *Store, sn *Snapshot, rams ...ramRange) {
 	}
 }
 
-// kept are the files of cache/fingerprints.
+// kept are the files of cache/fingerprints, printsOf those of a snapshot.
 func kept(t *testing.T, s *Store) []string {
 	t.Helper()
 	all, err := filepath.Glob(s.Path("cache", "fingerprints", "*"))
@@ -130,46 +124,58 @@ func kept(t *testing.T, s *Store) []string {
 	return all
 }
 
-// forgePrints puts prints of other RAM in the place of a snapshot's: what then is taken
-// for unchanged shows where prints are believed.
+func printsOf(s *Store, sn *Snapshot) []string {
+	var all []string
+	for _, r := range sn.Spec.Memory {
+		all = append(all, s.printsPath(r.Map))
+	}
+	slices.Sort(all)
+	return all
+}
+
+// forgePrints puts prints of other RAM in the place of a snapshot's: what then is
+// taken for unchanged shows where prints are believed.
 func forgePrints(t *testing.T, s *Store, sn *Snapshot, with *Snapshot) {
 	t.Helper()
-	b, err := os.ReadFile(s.printsPath(MemoryKey(with)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(s.printsPath(MemoryKey(sn)), b, 0o600); err != nil {
-		t.Fatal(err)
+	for i, r := range sn.Spec.Memory {
+		b, err := os.ReadFile(s.printsPath(with.Spec.Memory[i].Map))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(s.printsPath(r.Map), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
 const high = 4 << 30
 
-// A capture leaves prints, the next one of the VM uses them, range by range at
-// its address, and takes their place.
+// A capture leaves prints, the next one of the VM uses them, image by image, and
+// takes their place.
 func TestPrintsFollowTheVM(t *testing.T) {
 	s := printingStore(t, filepath.Join(t.TempDir(), "root"), "a boot")
 	low1, high1 := ramRange{0, image(1, 30)}, ramRange{high, image(2, 41)}
 	first := capture(t, s, "web", nil, low1, high1)
-	if all := kept(t, s); !slices.Equal(all, []string{s.printsPath(MemoryKey(first))}) {
+	if all := kept(t, s); !slices.Equal(all, printsOf(s, first)) {
 		t.Fatalf("after a capture: %v", all)
 	}
-	low2, high2 := ramRange{0, image(3, 30)}, ramRange{high, image(2, 41)}
+	low2, high2 := ramRange{0, image(3, 30)}, ramRange{high, slices.Clone(high1.ram)}
 	copy(high2.ram[4096:], "changed")
 	second := capture(t, s, "web", first, low2, high2)
 	holds(t, s, second, low2, high2)
-	if all := kept(t, s); !slices.Equal(all, []string{s.printsPath(MemoryKey(second))}) {
+	if all := kept(t, s); !slices.Equal(all, printsOf(s, second)) {
 		t.Errorf("after the next one: %v", all)
 	}
-	// Ranges that come in another order find theirs.
-	third := capture(t, s, "web", second, high2, low2)
-	holds(t, s, third, high2, low2)
-
-	// What the prints say of each range is believed: with those of the first RAM
-	// in the place of the third's, the first RAM counts as unchanged.
-	again := capture(t, s, "other", nil, high1, low1)
-	forgePrints(t, s, third, again)
-	holds(t, s, capture(t, s, "web", third, high1, low1), high2, low2)
+	low3 := ramRange{0, image(4, 30)}
+	third := capture(t, s, "web", second, low3, high2)
+	// What did not change at all may keep its map, and then its prints.
+	if all := kept(t, s); !slices.Equal(all, printsOf(s, third)) {
+		t.Errorf("after one that changed half of it: %v", all)
+	}
+	// Prints are believed: with those of the first RAM in the place of the third's,
+	// the first RAM counts as unchanged.
+	forgePrints(t, s, third, capture(t, s, "other", nil, low1, high1))
+	holds(t, s, capture(t, s, "web", third, low1, high1), low3, high2)
 }
 
 // Another VM that stands on a snapshot leaves the prints to the next.
@@ -181,17 +187,9 @@ func TestClonesShareTheirParentsPrints(t *testing.T) {
 		changed := ramRange{0, slices.Clone(base.ram)}
 		copy(changed.ram, name)
 		holds(t, s, capture(t, s, name, parent, changed), changed)
-		if _, err := os.Stat(s.printsPath(MemoryKey(parent))); err != nil {
+		if _, err := os.Stat(printsOf(s, parent)[0]); err != nil {
 			t.Errorf("after %s: %v", name, err)
 		}
-	}
-	// RAM that is the parent's has the parent's prints.
-	same := capture(t, s, "web", parent, base)
-	if MemoryKey(same) != MemoryKey(parent) {
-		t.Fatal("the same RAM has another key")
-	}
-	if _, err := os.Stat(s.printsPath(MemoryKey(same))); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -209,12 +207,11 @@ func TestPrintsThatAreOfNoUse(t *testing.T) {
 	} {
 		parent := capture(t, s, "web", nil, old)
 		forgePrints(t, s, parent, capture(t, s, "other", nil, changed))
-		path := s.printsPath(MemoryKey(parent))
+		path := printsOf(s, parent)[0]
 		if err := spoil(path); err != nil {
-			t.Fatal(err)
+			t.Fatal(name, err)
 		}
-		sn := capture(t, s, "web", parent, changed)
-		holds(t, s, sn, changed)
+		holds(t, s, capture(t, s, "web", parent, changed), changed)
 		if err := os.RemoveAll(path); err != nil {
 			t.Fatal(name, err)
 		}
@@ -234,32 +231,32 @@ func TestPrintsThatAreOfNoUse(t *testing.T) {
 	}
 }
 
-// Prints that lack something are not kept; nothing of them stays, nor of a
-// capture that is given up.
+// Prints that lack something are not kept, nor are those of an image that did not
+// become a part of the snapshot.
 func TestPrintsThatFailAreDropped(t *testing.T) {
 	s := printingStore(t, filepath.Join(t.TempDir(), "root"), "a boot")
-	l := leaseTest(t, s)
-	in, err := s.Ingest(t.Context(), l)
+	sn := mustPublish(t, s, "other", image(1, 3))
+	in, err := s.Ingest(t.Context(), leaseTest(t, s))
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := in.RAMPrints(t.Context(), []MemoryRange{{Bytes: 1 << 20}}, nil)
-	own := p.own.Name()
+	w := in.Pages(t.Context())
+	broken, unused := w.Image(1<<20, nil), w.Image(1<<20, nil)
+	in.Fingerprint(t.Context(), broken, "")
+	in.Fingerprint(t.Context(), unused, "")
+	p := in.prints[broken]
+	p.pageMap = sn.Spec.Memory[0].Map
 	if _, err := (noting{brokenWriter{}, &p.failed}).WriteAt(nil, 0); err == nil {
 		t.Error("the error is lost")
 	}
-	sn := mustPublish(t, s, "other", image(1, 3))
-	in.keepPrints(sn)
+	in.keepPrints(t.Context(), sn)
 	if all := kept(t, s); len(all) > 0 {
-		t.Errorf("prints that lack something were kept: %v", all)
-	}
-	if again := in.RAMPrints(t.Context(), []MemoryRange{{Bytes: 1 << 20}}, nil); again == nil || again.own.Name() != own {
-		t.Error("a second way of capturing gets no prints")
+		t.Errorf("were kept: %v", all)
 	}
 	if err := in.Abort(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(own); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(p.own.Name()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("given up, and %v", err)
 	}
 }

@@ -29,9 +29,9 @@ type Ingest struct {
 	dir    string
 	writer *pack.Writer
 	family []pack.Known // open until the ingest ends
-	prints *RAMPrints   // may be nil
 
 	mu     sync.Mutex
+	prints map[*pack.ImageWriter]*imagePrints
 	layers []Descriptor // in the order in which they came
 	files  int
 
@@ -45,7 +45,7 @@ type Ingest struct {
 
 // Ingest begins a snapshot under a lease.
 func (s *Store) Ingest(ctx context.Context, l *Lease) (*Ingest, error) {
-	in := &Ingest{st: s, lease: l, id: ID(newID()), dir: s.Path("ingest", l.ID())}
+	in := &Ingest{st: s, lease: l, id: ID(newID()), dir: s.Path("ingest", l.ID()), prints: map[*pack.ImageWriter]*imagePrints{}}
 	if err := os.MkdirAll(in.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("begin ingest: %w", err)
 	}
@@ -101,6 +101,24 @@ func (in *Ingest) Put(ctx context.Context, mediaType string, data []byte) (Descr
 	return d, f.keep(ctx, d)
 }
 
+// PutImage stores the page map of an image whose writer was flushed.
+func (in *Ingest) PutImage(ctx context.Context, iw *pack.ImageWriter) (Descriptor, error) {
+	m, err := iw.Finish()
+	if err != nil {
+		return Descriptor{}, err
+	}
+	d, err := in.PutMap(ctx, m)
+	if err != nil {
+		return Descriptor{}, fmt.Errorf("write page map: %w", err)
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if p := in.prints[iw]; p != nil {
+		p.pageMap = d.Digest
+	}
+	return d, nil
+}
+
 // PutMap stores a page map and names its packs, those of the parent included.
 func (in *Ingest) PutMap(ctx context.Context, m *pack.Map) (Descriptor, error) {
 	if err := in.lease.Hold(ctx, m.Packs...); err != nil {
@@ -154,12 +172,17 @@ func (f *blobFile) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func (in *Ingest) create() (*blobFile, error) {
+// createFile begins a file in the ingest's folder.
+func (in *Ingest) createFile(kind string, perm os.FileMode) (*os.File, error) {
 	in.mu.Lock()
 	in.files++
-	name := fmt.Sprintf("blob-%d", in.files)
+	name := fmt.Sprintf("%s-%d", kind, in.files)
 	in.mu.Unlock()
-	f, err := os.OpenFile(filepath.Join(in.dir, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o400)
+	return os.OpenFile(filepath.Join(in.dir, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, perm)
+}
+
+func (in *Ingest) create() (*blobFile, error) {
+	f, err := in.createFile("blob", 0o400)
 	if err != nil {
 		return nil, fmt.Errorf("begin blob: %w", err)
 	}
@@ -229,7 +252,7 @@ func (f *blobFile) has(size int64) error {
 // Commit publishes: the snapshot exists from the rename on.
 func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, error) {
 	in.closeFamily()
-	defer in.dropPrints()
+	defer in.closePrints()
 	sp.ID = in.id
 	if err := in.keyOf(&sp); err != nil {
 		return nil, err
@@ -278,7 +301,7 @@ func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descr
 	sn, err := in.st.Get(ctx, in.id)
 	if err == nil {
 		in.st.joinFamily(sn)
-		in.keepPrints(sn)
+		in.keepPrints(ctx, sn)
 	}
 	if err == nil && in.st.onCommit != nil {
 		in.st.onCommit(ctx, sn)
@@ -330,6 +353,6 @@ func (in *Ingest) Abort() error {
 		in.writer.Abort()
 	}
 	in.closeFamily()
-	in.dropPrints()
+	in.closePrints()
 	return os.RemoveAll(in.dir)
 }

@@ -13,7 +13,7 @@
 //	snapshots/<id>/        manifest.json, meta.json
 //	blobs/sha256/<hex>     packs, page maps, CH config and state, specs
 //	images/ vms/ pins/ cache/ journals/ network/   of other rooms
-//	cache/fingerprints/<hex>   which pages of RAM did not change: fingerprints.go
+//	cache/fingerprints/<hex>   which pages did not change: fingerprints.go
 //	cache/summaries cache/names cache/names.voucher cache/families   derived: see
 //	                       their files here
 //	ingest/<lease>/ leases/<id> trash/<run>/
@@ -66,8 +66,8 @@ type Options struct {
 	MaxBytes int64
 	// Keys open encrypted snapshots, the first seals new ones. Nil is none.
 	Keys *keyring.Ring
-	// Fingerprints gives the key by which captures see that RAM did not change; nil
-	// or an error: they hash all of it.
+	// Fingerprints gives the key by which captures see what did not change; nil or
+	// an error: they hash all of it.
 	Fingerprints func(context.Context) (*fingerprint.Key, error)
 }
 

@@ -51,10 +51,12 @@ func (c *session) clonesFast(path string) (bool, error) {
 }
 
 func (c *session) readyLive(ctx context.Context, src *source, i int, path string) error {
-	live, err := newLiveDisk(path, c.ingest.Dir(), c.ingest.Pages(ctx, imageRefs(c.rec)...), src.parentDisk(ctx, i))
+	parent, pageMap := src.parentDisk(ctx, i)
+	live, err := newLiveDisk(path, c.ingest.Dir(), c.ingest.Pages(ctx, imageRefs(c.rec)...), parent)
 	if err != nil {
 		return err
 	}
+	c.ingest.Fingerprint(ctx, live.image, pageMap)
 	src.disks[i].live = live
 	src.total += live.bytes
 	return live.first(ctx, src.progress)

@@ -3,7 +3,6 @@ package capture
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -19,15 +18,8 @@ import (
 func addDone(done *int64, n int64) int64 { return atomic.AddInt64(done, n) }
 
 func putMap(ctx context.Context, in *store.Ingest, iw *pack.ImageWriter) (digest.Digest, error) {
-	m, err := iw.Finish()
-	if err != nil {
-		return "", err
-	}
-	d, err := in.PutMap(ctx, m)
-	if err != nil {
-		return "", fmt.Errorf("write page map: %w", err)
-	}
-	return d.Digest, nil
+	d, err := in.PutImage(ctx, iw)
+	return d.Digest, err
 }
 
 // putConfig stores config.json and state.json as the VMM wrote them, with what

@@ -6,6 +6,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -114,8 +116,10 @@ func (d *diskImages) pack(ctx context.Context, src *source, w *pack.Writer) erro
 		if disk.path == "" {
 			continue
 		}
-		d.parents[i] = src.parentDisk(ctx, i)
-		d.images[i] = w.Image(uint64(disk.spec.Bytes), d.parents[i])
+		parent, pageMap := src.parentDisk(ctx, i)
+		d.parents[i] = parent
+		d.images[i] = w.Image(uint64(disk.spec.Bytes), parent)
+		src.ingest.Fingerprint(ctx, d.images[i], pageMap)
 		if err := packFile(ctx, d.images[i], disk.path, src.progress); err != nil {
 			return fmt.Errorf("pack disk %d: %w", disk.spec.Index, err)
 		}
@@ -132,16 +136,17 @@ func packFile(ctx context.Context, iw *pack.ImageWriter, path string, onBytes fu
 	return iw.ReadFrom(ctx, f, onBytes)
 }
 
-func (src *source) parentDisk(ctx context.Context, i int) *pack.Image {
+// parentDisk is the parent's image of a disk and its page map, if there is one.
+func (src *source) parentDisk(ctx context.Context, i int) (*pack.Image, digest.Digest) {
 	if src.parent == nil || i >= len(src.parent.Spec.Disks) || src.parent.Spec.Disks[i].Map == "" {
-		return nil
+		return nil, ""
 	}
 	// A parent that cannot be read only costs reuse, never the capture.
 	im, err := src.store.OpenDisk(ctx, src.lease, src.parent, i)
 	if err != nil {
-		return nil
+		return nil, ""
 	}
-	return im
+	return im, src.parent.Spec.Disks[i].Map
 }
 
 func (d *diskImages) maps(ctx context.Context, in *store.Ingest) ([]store.Disk, error) {

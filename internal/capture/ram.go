@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -34,47 +36,40 @@ type ramImages struct {
 // openRAM begins the images of RAM.
 func (src *source) openRAM(ctx context.Context, w *pack.Writer, ranges []chsnap.Range) ramImages {
 	ram := ramImages{ranges: ranges}
-	prints := src.ingest.RAMPrints(ctx, specRanges(ranges), src.parent)
-	for i, r := range ranges {
-		parent := src.parentMemory(ctx, r)
+	for _, r := range ranges {
+		parent, pageMap := src.parentMemory(ctx, r)
 		ram.parents = append(ram.parents, parent)
-		ram.images = append(ram.images, w.Image(r.Length, parent))
-		prints.Give(ram.images[i], i)
+		iw := w.Image(r.Length, parent)
+		src.ingest.Fingerprint(ctx, iw, pageMap)
+		ram.images = append(ram.images, iw)
 	}
 	return ram
 }
 
-// specRanges are ranges as a spec has them, without maps.
-func specRanges(ranges []chsnap.Range) []store.MemoryRange {
-	out := make([]store.MemoryRange, len(ranges))
-	for i, r := range ranges {
-		out[i] = store.MemoryRange{GPA: r.GPA, Bytes: r.Length}
-	}
-	return out
-}
-
-func (src *source) parentMemory(ctx context.Context, r chsnap.Range) *pack.Image {
+// parentMemory is the parent's image of a range and its page map, if there is one.
+func (src *source) parentMemory(ctx context.Context, r chsnap.Range) (*pack.Image, digest.Digest) {
 	if src.parent == nil {
-		return nil
+		return nil, ""
 	}
 	for i, m := range src.parent.Spec.Memory {
 		if m.GPA == r.GPA {
 			// A parent that cannot be read only costs reuse, never the capture.
 			if im, err := src.store.OpenMemory(ctx, src.lease, src.parent, i); err == nil {
-				return im
+				return im, m.Map
 			}
 		}
 	}
-	return nil
+	return nil, ""
 }
 
 func (m *ramImages) maps(ctx context.Context, in *store.Ingest) ([]store.MemoryRange, error) {
-	out := specRanges(m.ranges)
-	for i := range out {
-		var err error
-		if out[i].Map, err = putMap(ctx, in, m.images[i]); err != nil {
-			return nil, fmt.Errorf("RAM at %#x: %w", out[i].GPA, err)
+	var out []store.MemoryRange
+	for i, r := range m.ranges {
+		d, err := putMap(ctx, in, m.images[i])
+		if err != nil {
+			return nil, fmt.Errorf("RAM at %#x: %w", r.GPA, err)
 		}
+		out = append(out, store.MemoryRange{GPA: r.GPA, Bytes: r.Length, Map: d})
 	}
 	return out, nil
 }
