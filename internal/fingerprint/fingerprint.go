@@ -1,9 +1,9 @@
 // Package fingerprint tells whether a page is still the one it was, for less
 // than a hash costs, where guests choose what their pages hold.
 //
-// A fingerprint ([Print]) is a message authentication code: NH (the universal
-// hash of UMAC, RFC 4418, with words of 64 bits) under a secret key, twice with
-// the key moved on by one pair (Toeplitz), then AES-256 in CBC-MAC over the two
+// A fingerprint ([Print]) is a message authentication code: NH, the universal
+// hash of UMAC (RFC 4418), under a secret key, four times with the key moved on by
+// one pair of words each time (Toeplitz), then AES-256 in CBC-MAC over the four
 // sums. Whoever does not know the key can make two pages of one fingerprint only
 // by luck: NH gives 2^-128 for every pair of different pages, AES about as much
 // on top. Hashes without a key, however fast, promise nothing of that kind.
@@ -36,8 +36,9 @@ const (
 	// SecretBytes is the length of what a Key is made from.
 	SecretBytes = 32
 
-	words    = PageBytes / 8
-	keyWords = words + 2 // the second sum begins one pair later
+	words    = PageBytes / 4
+	passes   = 4
+	keyWords = words + 2*(passes-1) // each pass begins one pair later
 	aesBytes = 32
 	idBytes  = 16
 )
@@ -47,23 +48,23 @@ type Print [Bytes]byte
 
 // Key makes fingerprints. It is safe for concurrent use.
 type Key struct {
-	nh    [keyWords]uint64
+	nh    [keyWords]uint32
 	block cipher.Block
 	id    [idBytes]byte
 }
 
 // New makes the key of a secret and a salt; both decide it.
 func New(secret [SecretBytes]byte, salt string) (*Key, error) {
-	const need = 8*keyWords + aesBytes + idBytes
+	const need = 4*keyWords + aesBytes + idBytes
 	stream, err := hkdf.Key(sha256.New, secret[:], []byte(salt), "cocoon fingerprints 1", need)
 	if err != nil {
 		return nil, fmt.Errorf("make fingerprint key: %w", err)
 	}
 	k := &Key{}
 	for i := range k.nh {
-		k.nh[i] = binary.LittleEndian.Uint64(stream[8*i:])
+		k.nh[i] = binary.LittleEndian.Uint32(stream[4*i:])
 	}
-	rest := stream[8*keyWords:]
+	rest := stream[4*keyWords:]
 	if k.block, err = aes.NewCipher(rest[:aesBytes]); err != nil {
 		return nil, fmt.Errorf("make fingerprint key: %w", err)
 	}
@@ -98,12 +99,12 @@ func (k *Key) Make(p *Print, content []byte, number uint64) {
 	}
 }
 
-// add chains the two sums of a page to p.
+// add chains the sums of a page to p, two at a time.
 func (k *Key) add(p *Print, page *[PageBytes]byte) {
-	first, second := nh(&k.nh, page)
-	for _, sum := range [...]uint128{first, second} {
-		binary.LittleEndian.PutUint64(p[:], binary.LittleEndian.Uint64(p[:])^sum.low)
-		binary.LittleEndian.PutUint64(p[8:], binary.LittleEndian.Uint64(p[8:])^sum.high)
+	sums := nh(&k.nh, page)
+	for i := 0; i < passes; i += 2 {
+		binary.LittleEndian.PutUint64(p[:], binary.LittleEndian.Uint64(p[:])^sums[i])
+		binary.LittleEndian.PutUint64(p[8:], binary.LittleEndian.Uint64(p[8:])^sums[i+1])
 		k.block.Encrypt(p[:], p[:])
 	}
 }

@@ -1,29 +1,20 @@
 package fingerprint
 
-import (
-	"encoding/binary"
-	"math/bits"
-)
+import "encoding/binary"
 
-// uint128 is an integer modulo 2^128.
-type uint128 struct{ low, high uint64 }
-
-// nh is NH of a page under the key from its first word on, and under the key
-// from its third word on: the sum modulo 2^128 of (m0+k0)(m1+k1) over all pairs
-// of words, where the additions within are modulo 2^64. Words are little-endian.
-// It is written out so that the sums stay in registers.
-func nh(key *[keyWords]uint64, page *[PageBytes]byte) (first, second uint128) {
-	k, moved := (*[words]uint64)(key[:]), (*[words]uint64)(key[2:])
-	var low1, high1, low2, high2, carry uint64
+// plainNH is NH of a page in four passes, the key beginning one pair of words
+// later in each: the sum modulo 2^64 of (m0+k0)(m1+k1) over all pairs of words of
+// 32 bits, where the additions within are modulo 2^32. Words are little-endian.
+func plainNH(key *[keyWords]uint32, page *[PageBytes]byte) [passes]uint64 {
+	var a, b, c, d uint64
 	for i := 0; i < words; i += 2 {
-		m0 := binary.LittleEndian.Uint64(page[8*i:])
-		m1 := binary.LittleEndian.Uint64(page[8*i+8:])
-		h, l := bits.Mul64(m0+k[i], m1+k[i+1])
-		low1, carry = bits.Add64(low1, l, 0)
-		high1, _ = bits.Add64(high1, h, carry)
-		h, l = bits.Mul64(m0+moved[i], m1+moved[i+1])
-		low2, carry = bits.Add64(low2, l, 0)
-		high2, _ = bits.Add64(high2, h, carry)
+		k := (*[2 * passes]uint32)(key[i:])
+		m := binary.LittleEndian.Uint64(page[4*i:])
+		m0, m1 := uint32(m), uint32(m>>32)
+		a += uint64(m0+k[0]) * uint64(m1+k[1])
+		b += uint64(m0+k[2]) * uint64(m1+k[3])
+		c += uint64(m0+k[4]) * uint64(m1+k[5])
+		d += uint64(m0+k[6]) * uint64(m1+k[7])
 	}
-	return uint128{low1, high1}, uint128{low2, high2}
+	return [passes]uint64{a, b, c, d}
 }
