@@ -110,12 +110,16 @@ func (k storeKind) faults(t *testing.T, vmm string, every uint32, ofAll bool) {
 		k.name, injected.Load(), sites.Load(), len(k.verbs), refused.Load(), injected.Load()-refused.Load())
 }
 
-// forgetListing removes the derived listing, so that whoever lists writes it. Else
-// the ages of the snapshots, in milliseconds, decide who does.
+// forgetListing removes the derived listing, so that whoever lists writes it (else
+// the ages of the snapshots, in milliseconds, decide who does), and the voucher of
+// the names: a fault before this one may have left none, and who publishes without
+// a name goes on with one or does without.
 func (h *host) forgetListing() {
 	h.t.Helper()
-	if err := os.Remove(filepath.Join(h.root, "cache", "summaries")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		h.t.Fatal(err)
+	for _, derived := range []string{"summaries", "names.voucher"} {
+		if err := os.Remove(filepath.Join(h.root, "cache", derived)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			h.t.Fatal(err)
+		}
 	}
 }
 
