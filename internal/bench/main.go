@@ -14,7 +14,7 @@
 // the runs of one command.
 //
 // Each kind of figures has its file: captures.go (RAM there and back), parts.go
-// (the work that no way of doing it leaves out), family.go, encrypted.go,
+// (what others' code takes for the parts of it), family.go, encrypted.go,
 // commands.go (many small snapshots), collect.go (gc of a large store),
 // network.go, peers.go with peertools.go, curves.go with chart.go. All of them
 // run programs by timed (timing.go) and print by row.
