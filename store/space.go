@@ -24,14 +24,75 @@ func FreeBytes(path string) (int64, error) {
 // spaceMargin stays free, so that manifests, records and gc still work.
 const spaceMargin = 16 << 20
 
-// Require refuses with failure.NoSpace unless n bytes are free.
+// Require refuses with failure.NoSpace unless n bytes are free. What the dead had
+// reserved is given back before anybody is refused.
 func (s *Store) Require(n int64) error {
 	free, err := FreeBytes(s.root)
+	if err == nil && free < n+spaceMargin {
+		if err = s.dropDeadReserves(); err == nil {
+			free, err = FreeBytes(s.root)
+		}
+	}
 	if err != nil {
 		return err
 	}
 	if free < n+spaceMargin {
-		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s, %d are free", n, s.root, free), "remove snapshots and run cocoon gc")
+		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s, %d are free", n, s.root, free), s.makeRoom(n+spaceMargin-free))
+	}
+	return nil
+}
+
+// makeRoom is the hint that frees n bytes: gc alone where what nobody owns is
+// as much.
+func (s *Store) makeRoom(n int64) string {
+	if s.strayBytes() >= n {
+		return "cocoon gc frees what commands that died have left"
+	}
+	return "remove snapshots and run cocoon gc"
+}
+
+// strayBytes is what the ingests of dead holders and the trash occupy. What
+// cannot be read does not count: a hint is built on it, no more.
+func (s *Store) strayBytes() int64 {
+	sum := treeBytes(s.Path("trash"))
+	dead, _ := s.deadIngests()
+	for _, dir := range dead {
+		sum += treeBytes(dir)
+	}
+	return sum
+}
+
+// deadIngests are the folders of ingests whose lease nobody holds. An ingest is
+// begun when its lease is held and no lease comes a second time: it stays dead.
+func (s *Store) deadIngests() ([]string, error) {
+	entries, err := os.ReadDir(s.Path("ingest"))
+	if err != nil {
+		return nil, fmt.Errorf("look for dead ingests: %w", err)
+	}
+	var dead []string
+	for _, e := range entries {
+		lives, err := s.LeaseLives(e.Name())
+		if err != nil {
+			return nil, err
+		}
+		if !lives {
+			dead = append(dead, s.Path("ingest", e.Name()))
+		}
+	}
+	return dead, nil
+}
+
+// dropDeadReserves gives back what captures that died had set aside. The rest of
+// their ingests is for gc.
+func (s *Store) dropDeadReserves() error {
+	dead, err := s.deadIngests()
+	if err != nil {
+		return err
+	}
+	for _, dir := range dead {
+		if err := os.Remove(filepath.Join(dir, reserveFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("give back reserved space: %w", err)
+		}
 	}
 	return nil
 }
@@ -73,6 +134,11 @@ func (s *Store) RequireBlobs(n int64) error {
 		return nil
 	}
 	used, err := s.blobBytes()
+	if err == nil && used+n > s.maxBytes {
+		if err = s.dropDeadReserves(); err == nil {
+			used, err = s.blobBytes()
+		}
+	}
 	if err != nil || used+n <= s.maxBytes {
 		return err
 	}
@@ -130,7 +196,7 @@ func (s *Store) allocate(f *os.File, n int64) error {
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return f.Truncate(n)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s: %w", n, s.root, err), "remove snapshots and run cocoon gc")
+		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s: %w", n, s.root, err), s.makeRoom(n))
 	case err != nil:
 		return fmt.Errorf("reserve space: %w", err)
 	}

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -110,6 +112,104 @@ func TestPacksUseUpTheReserve(t *testing.T) {
 		}
 		if err := f.Abort(); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// killTest leaves a lease as SIGKILL does.
+func killTest(t testing.TB, l *Lease) {
+	t.Helper()
+	if err := l.lock.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// small is a store on a file system of 64 MiB that nobody else writes to.
+func small(t *testing.T) *Store {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64m,mode=700"); err != nil {
+		t.Skipf("cannot mount a tmpfs here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	s, err := Open(t.Context(), filepath.Join(dir, "root"), Options{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestTheDeadReserveNothing: what a capture had set aside counts by the cap as
+// long as its process lives.
+func TestTheDeadReserveNothing(t *testing.T) {
+	s := capped(t, 100<<20)
+	l := leaseTest(t, s)
+	dead, err := s.Ingest(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dead.Reserve(60 << 20); err != nil {
+		t.Fatal(err)
+	}
+	next := ingestTest(t, s)
+	if err := next.Reserve(60 << 20); !errors.Is(err, failure.NoSpace) {
+		t.Fatalf("beside a living holder: %v", err)
+	}
+	killTest(t, l)
+	if err := next.Reserve(60 << 20); err != nil {
+		t.Errorf("after its death: %v", err)
+	}
+}
+
+// TestTheDeadTakeNoRoom: the same of the disk, where blocks are what is reserved.
+func TestTheDeadTakeNoRoom(t *testing.T) {
+	s := small(t)
+	l := leaseTest(t, s)
+	dead, err := s.Ingest(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dead.Dir(), reserveFile), make([]byte, 32<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Require(32 << 20); !errors.Is(err, failure.NoSpace) {
+		t.Fatalf("beside a living holder: %v", err)
+	}
+	killTest(t, l)
+	if err := s.Require(32 << 20); err != nil {
+		t.Errorf("after its death: %v", err)
+	}
+}
+
+// TestTheHintIsGCWhereItSuffices: snapshots need not be removed for what the
+// dead have left.
+func TestTheHintIsGCWhereItSuffices(t *testing.T) {
+	s := small(t)
+	l := leaseTest(t, s)
+	dead, err := s.Ingest(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dead.Dir(), "staged"), noise(2048), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		dead bool
+		want string
+	}{{false, "remove snapshots and run cocoon gc"}, {true, "cocoon gc frees what commands that died have left"}} {
+		if c.dead {
+			killTest(t, l)
+		}
+		free, err := FreeBytes(s.root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := failure.HintOf(s.Require(free - spaceMargin + 1<<20)); got != c.want {
+			t.Errorf("dead %v: hint %q, want %q", c.dead, got, c.want)
 		}
 	}
 }
