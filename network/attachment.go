@@ -5,9 +5,9 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
 // The networks that need no conflist.
@@ -124,7 +124,7 @@ func (r Request) check() error {
 		return bad("%d queue pairs: 1 to %d are possible", r.QueuePairs, maxQueuePairs)
 	case (r.Network == Tap) != (r.Tap != ""):
 		return bad("the name of a TAP belongs to network %s alone", Tap)
-	case len(r.Tap) > 15 || strings.ContainsAny(r.Tap, "/ %"):
+	case r.Tap != "" && !spelling.Device(r.Tap):
 		return bad("%q is no name of a device", r.Tap)
 	}
 	if r.MAC != "" {

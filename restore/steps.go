@@ -179,7 +179,7 @@ func (r *run) writeDisk(ctx context.Context, i int, path string) error {
 }
 
 func (r *run) launch(ctx context.Context) error {
-	p, err := r.VMs.Launch(ctx, r.rec, nil)
+	p, err := r.VMs.Launch(ctx, r.rec, chsnap.Args{})
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ const (
 )
 
 func (s *Store) printsPath(pageMap digest.Digest) string {
-	return s.Path("cache", "fingerprints", pageMap.Encoded())
+	return s.Path("cache", "fingerprints", blobName(pageMap))
 }
 
 // imagePrints are the prints of an image in the making.

@@ -344,7 +344,7 @@ func (in *Ingest) publish(staged string, config Descriptor, sp *Spec) error {
 
 // ImageBlobPath is where an image blob lies.
 func (s *Store) ImageBlobPath(d digest.Digest) string {
-	return s.Path("images", "blobs", "sha256", d.Encoded())
+	return s.Path("images", "blobs", "sha256", blobName(d))
 }
 
 // Abort drops what is not published. Blobs that were kept are gc's.

@@ -35,7 +35,7 @@ func MemoryKey(sn *Snapshot) digest.Digest {
 }
 
 // CachePath is where the raw RAM of a key lies or would lie.
-func (s *Store) CachePath(key digest.Digest) string { return s.Path("cache", "memory", key.Encoded()) }
+func (s *Store) CachePath(key digest.Digest) string { return s.Path("cache", "memory", blobName(key)) }
 
 // Cached is one whole file of the cache.
 type Cached struct {

@@ -86,7 +86,7 @@ func (s *Store) suspect(hex string) error {
 
 // suspected reports whether a blob was once found damaged.
 func (s *Store) suspected(d digest.Digest) bool {
-	_, err := os.Lstat(s.Path("cache", "damaged", d.Encoded()))
+	_, err := os.Lstat(s.Path("cache", "damaged", blobName(d)))
 	return err == nil
 }
 
@@ -116,7 +116,7 @@ func (s *Store) replace(path string, d digest.Digest) error {
 	if err := durable.SyncParents(path, s.BlobPath(d)); err != nil {
 		return err
 	}
-	err := os.Remove(s.Path("cache", "damaged", d.Encoded()))
+	err := os.Remove(s.Path("cache", "damaged", blobName(d)))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -28,6 +28,18 @@ func Word(s string, most int) bool {
 	})
 }
 
+// Device: a name that the kernel takes for a network device and that can be a part
+// of an argument, 1 to 15 printable ASCII characters.
+func Device(s string) bool {
+	return s != "" && len(s) <= 15 && s != "." && s != ".." && each(s, func(c byte) bool {
+		switch c {
+		case '/', ':', '%', ',', '=', '"', '[', ']':
+			return false
+		}
+		return c > ' ' && c < 0x7f
+	})
+}
+
 func each[T ~string | ~[]byte](s T, ok func(c byte) bool) bool {
 	for i := range len(s) {
 		if !ok(s[i]) {

@@ -21,6 +21,7 @@ var rules = []struct {
 	{"ID", regexp.MustCompile(`^[0-9a-f]{32}$`), func(s string) bool { return ID(s) }},
 	{"Hex 64", regexp.MustCompile(`^[0-9a-f]{64}$`), func(s string) bool { return Hex([]byte(s), 64) }},
 	{"Word 64", regexp.MustCompile(`^[a-zA-Z0-9_.:/-]{0,64}$`), func(s string) bool { return Word(s, 64) }},
+	{"Device", regexp.MustCompile(`^[!#$&-+\-.0-9;<>-Z\\^-~]{1,15}$`), func(s string) bool { return Device(s) || s == "." || s == ".." }},
 }
 
 func FuzzRules(f *testing.F) {

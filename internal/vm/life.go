@@ -9,59 +9,54 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
 )
 
-// ColdBootArgs are the complete arguments of a boot from the disks.
-func (m *Manager) ColdBootArgs(rec *Record) []string {
-	cpus := fmt.Sprintf("boot=%d", rec.CPUs)
-	if m.o.CPUArgs != "" {
-		cpus += "," + m.o.CPUArgs
-	}
-	args := []string{
-		"--cpus", cpus, "--memory", fmt.Sprintf("size=%d", rec.MemoryBytes),
-		"--serial", "file=" + m.SerialPath(rec.ID), "--console", "off",
-	}
-	if rec.Kernel != nil {
-		args = append(args, "--kernel", m.images.Path(rec.Kernel.Digest))
-	}
-	if rec.Firmware != nil {
-		args = append(args, "--firmware", m.images.Path(rec.Firmware.Digest))
-	}
-	if rec.Initramfs != nil {
-		args = append(args, "--initramfs", m.images.Path(rec.Initramfs.Digest))
+// ColdBootArgs are the complete arguments of a boot from the disks. Its record is
+// not believed: what cannot be an argument is an error of theirs.
+func (m *Manager) ColdBootArgs(rec *Record) chsnap.Args {
+	var a chsnap.Args
+	a.Options("--cpus", chsnap.NumberOption("boot", int64(rec.CPUs)), chsnap.OperatorOption(m.o.CPUArgs))
+	a.Options("--memory", chsnap.NumberOption("size", rec.MemoryBytes))
+	a.Options("--serial", chsnap.PathOption("file", m.SerialPath(rec.ID)))
+	a.Fixed("--console", "off")
+	for _, f := range []struct {
+		flag string
+		ref  *store.ImageRef
+	}{{"--kernel", rec.Kernel}, {"--firmware", rec.Firmware}, {"--initramfs", rec.Initramfs}} {
+		if f.ref != nil {
+			a.Path(f.flag, m.images.Path(f.ref.Digest))
+		}
 	}
 	if rec.Cmdline != "" {
-		args = append(args, "--cmdline", rec.Cmdline)
+		a.Text("--cmdline", rec.Cmdline)
 	}
-	for i, d := range rec.Disks {
-		if i == 0 {
-			args = append(args, "--disk")
-		}
-		args = append(args, m.diskArg(rec, d))
+	for _, d := range rec.Disks {
+		a.Options("--disk", m.diskOptions(rec, d)...)
 	}
-	for i, n := range rec.Networks {
-		if i == 0 {
-			args = append(args, "--net")
-		}
-		args = append(args, netArg(n))
+	for _, n := range rec.Networks {
+		a.Options("--net", netOptions(n)...)
 	}
-	return append(args, rec.ExtraArgs...)
+	a.Operator(rec.ExtraArgs...)
+	return a
 }
 
-func (m *Manager) diskArg(rec *Record, d Disk) string {
+// diskOptions are those of --disk.
+func (m *Manager) diskOptions(rec *Record, d Disk) []chsnap.Option {
 	path := filepath.Join(m.Dir(rec.ID), d.File)
 	if d.Image != "" {
 		path = m.images.Path(d.Image)
 	}
-	arg := fmt.Sprintf("path=%s,id=%s,image_type=raw", path, d.DeviceID)
-	if d.Serial != "" {
-		arg += ",serial=" + d.Serial
+	o := []chsnap.Option{
+		chsnap.PathOption("path", path), chsnap.WordOption("id", d.DeviceID), chsnap.WordOption("image_type", "raw"),
+		chsnap.WordOption("serial", d.Serial),
 	}
 	if d.Readonly {
-		arg += ",readonly=on"
+		o = append(o, chsnap.WordOption("readonly", "on"))
 	}
-	return arg
+	return o
 }
 
 // Start boots a VM from its disks; a suspended one it refuses.

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
@@ -51,12 +54,52 @@ func TestAColdBootHasEveryArgument(t *testing.T) {
 		"--net", "id=_net0,tap=tap0,mac=02:00:00:00:00:01,mtu=1400", "id=_net7,tap=tap1,mac=02:00:00:00:00:99,num_queues=4",
 		"--watchdog",
 	}
-	if diff := cmp.Diff(want, m.ColdBootArgs(rec)); diff != "" {
+	if diff := cmp.Diff(want, listed(t, m.ColdBootArgs(rec))); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	rec.Kernel, rec.Initramfs, rec.Cmdline, rec.Firmware = nil, nil, "", &store.ImageRef{Digest: firmware}
-	if got := m.ColdBootArgs(rec)[8:10]; got[0] != "--firmware" || got[1] != m.images.Path(firmware) {
+	if got := listed(t, m.ColdBootArgs(rec))[8:10]; got[0] != "--firmware" || got[1] != m.images.Path(firmware) {
 		t.Errorf("firmware: %q", got)
+	}
+}
+
+func listed(t *testing.T, a chsnap.Args) []string {
+	t.Helper()
+	list, err := a.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// TestARecordThatWouldAddArgumentsIsNotBooted, whoever wrote it: the arguments are
+// judged again where they are made.
+func TestARecordThatWouldAddArgumentsIsNotBooted(t *testing.T) {
+	m := newManager(t)
+	for name, spoil := range map[string]func(*Record){
+		"serial":       func(r *Record) { r.Disks[0].Serial = "x,path=/etc/shadow" },
+		"device id":    func(r *Record) { r.Disks[0].DeviceID = "_disk0,path=/etc/shadow" },
+		"file":         func(r *Record) { r.Disks[0].File = "disk-0.raw,readonly=on" },
+		"interface id": func(r *Record) { r.Networks[0].ID = "_net0,tap=x" },
+		"TAP":          func(r *Record) { r.Networks[0].Tap = "tap0,fd=3" },
+		"MAC":          func(r *Record) { r.Networks[0].MAC = "02:00:00:00:00:66,vhost_user=on" },
+		"MAC inside":   func(r *Record) { r.Networks[0].Guest = &network.Guest{MAC: "x,socket=y"} },
+		"command line": func(r *Record) { r.Cmdline = "--api-socket=/x" },
+		"processors":   func(r *Record) { r.CPUs = -1 },
+	} {
+		rec := &Record{
+			ID: strings.Repeat("a", 32), CPUs: 1, MemoryBytes: 64 << 20, Kernel: &store.ImageRef{Digest: digest.FromString("k")},
+			Disks:    []Disk{{DeviceID: "_disk0", Serial: "cow0", File: "disk-0.raw"}},
+			Networks: []Network{{"_net0", network.Attachment{Tap: "tap0", MAC: "02:00:00:00:00:01"}}},
+		}
+		listed(t, m.ColdBootArgs(rec))
+		spoil(rec)
+		if _, err := m.Launch(t.Context(), rec, m.ColdBootArgs(rec)); !errors.Is(err, failure.Damaged) && !errors.Is(err, failure.Usage) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if left, _ := os.ReadDir(m.o.RunDir); len(left) > 0 {
+			t.Errorf("%s: %v left", name, left)
+		}
 	}
 }
 

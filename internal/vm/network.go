@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/network"
 )
@@ -132,15 +133,17 @@ func netnsOf(rec *Record) string {
 	return ""
 }
 
-// netArg is the argument of --net: the MAC is the guest's own, which differs
-// from the one outside with a fresh identity.
-func netArg(n Network) string {
-	arg := fmt.Sprintf("id=%s,tap=%s,mac=%s", n.ID, n.Tap, n.Inside().MAC)
+// netOptions are those of --net: the MAC is the guest's own, which differs from the
+// one outside with a fresh identity.
+func netOptions(n Network) []chsnap.Option {
+	o := []chsnap.Option{
+		chsnap.WordOption("id", n.ID), chsnap.DeviceOption("tap", n.Tap), chsnap.WordOption("mac", n.Inside().MAC),
+	}
 	if n.MTU > 0 {
-		arg += fmt.Sprintf(",mtu=%d", n.MTU)
+		o = append(o, chsnap.NumberOption("mtu", int64(n.MTU)))
 	}
 	if n.QueuePairs > 1 {
-		arg += fmt.Sprintf(",num_queues=%d", 2*n.QueuePairs)
+		o = append(o, chsnap.NumberOption("num_queues", 2*int64(n.QueuePairs)))
 	}
-	return arg
+	return o
 }

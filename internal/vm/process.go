@@ -56,8 +56,13 @@ const launchTimeout = 20 * time.Second
 // Launch starts the VMM of a VM in a session of its own, in the VM's netns, and
 // waits until it answers. extra descriptors are inherited from number 3 on, the
 // locks on the disks after them.
-func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra ...*os.File) (*Process, error) {
+func (m *Manager) Launch(ctx context.Context, rec *Record, args chsnap.Args, extra ...*os.File) (*Process, error) {
 	dir := m.RunDir(rec.ID)
+	socket := filepath.Join(dir, fmt.Sprintf("api-%d.sock", time.Now().UnixNano()%1e6)) // one path a process
+	argv, err := commandLine(socket, args)
+	if err != nil {
+		return nil, err
+	}
 	if err := m.freshRunDir(ctx, dir); err != nil {
 		return nil, err
 	}
@@ -72,14 +77,13 @@ func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra 
 		return nil, err
 	}
 	defer disks.detach()
-	socket := filepath.Join(dir, fmt.Sprintf("api-%d.sock", time.Now().UnixNano()%1e6)) // one path a process
 	log, err := os.OpenFile(filepath.Join(dir, vmmLog), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
 	// umask is of the whole process in Go, so a shell sets it for the child.
-	cmd := exec.Command("/bin/sh", append([]string{"-c", `umask 077; exec "$0" "$@"`, m.o.Binary, "--api-socket", "path=" + socket}, args...)...)
+	cmd := exec.Command("/bin/sh", append([]string{"-c", `umask 077; exec "$0" "$@"`, m.o.Binary}, argv...)...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, append(extra, disks.files()...)
 	cmd.Env = cleanEnv(os.Environ())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -94,6 +98,14 @@ func (m *Manager) Launch(ctx context.Context, rec *Record, args []string, extra 
 		return nil, errors.Join(err, removeSockets(dir))
 	}
 	return p, nil
+}
+
+// commandLine is what a VMM with its API at socket is started with.
+func commandLine(socket string, args chsnap.Args) ([]string, error) {
+	var a chsnap.Args
+	a.Options("--api-socket", chsnap.PathOption("path", socket))
+	a.Append(args)
+	return a.List()
 }
 
 // freshRunDir makes the run folder of a VM. One in which a VMM was started
