@@ -177,7 +177,7 @@ func TestPoorPacksAreRewritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	if now.Meta.Name != "second" || now.ManifestDigest == sn.ManifestDigest || !now.Means(sn.ManifestDigest) || len(r.Snapshots) != 1 {
-		t.Errorf("the snapshot is now %q with manifest %s, formerly %v", now.Meta.Name, now.ManifestDigest, now.Former())
+		t.Errorf("the snapshot is now %q with manifest %s, formerly %v", now.Meta.Name, now.ManifestDigest, now.Meta.Former)
 	}
 	if b, err := os.ReadFile(s.CachePath(store.MemoryKey(now))); err != nil || !bytes.Equal(b, ram) {
 		t.Errorf("the RAM in the cache has no new name: %v", err)

@@ -101,11 +101,18 @@ func (in *Ingest) Adoptee(ctx context.Context, manifest []byte) (*Snapshot, erro
 	if err != nil {
 		return nil, asDamage(err)
 	}
-	if sn.Spec, err = decodeSpec(spec); err != nil {
+	if err := sn.ReadSpec(spec); err != nil {
 		return nil, err
 	}
-	sn.ID = sn.Spec.ID
 	return sn, in.whole(ctx, sn)
+}
+
+// ReadSpec reads the spec of a snapshot from elsewhere; its manifest is known. The
+// bytes are of the digest that this names.
+func (sn *Snapshot) ReadSpec(b []byte) (err error) {
+	sn.Spec, err = decodeSpec(b)
+	sn.ID = sn.Spec.ID
+	return err
 }
 
 // whole checks that the manifest names every blob of the spec and every pack

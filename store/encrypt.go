@@ -100,18 +100,26 @@ func (s *Store) ingestUnder(ctx context.Context, l *Lease, key string) (*Ingest,
 	if err != nil {
 		return nil, err
 	}
-	in.decided = true
+	return in, in.use(key)
+}
+
+// use decides that what the ingest stores from here on is encrypted with the key
+// of this id, or plain where it is "".
+func (in *Ingest) use(key string) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.key, in.decided = nil, true
 	if key == "" {
-		return in, nil
+		return nil
 	}
 	id, err := keyring.ParseID(key)
 	if err == nil {
-		in.key, err = s.keys.Key(id)
+		in.key, err = in.st.keys.Key(id)
 	}
 	if err == nil {
-		err = s.markEncrypted()
+		err = in.st.markEncrypted()
 	}
-	return in, err
+	return err
 }
 
 // keyOf notes in a spec which key the ingest uses.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
@@ -21,6 +23,9 @@ type Meta struct {
 	Expires     *time.Time        `json:"expires,omitempty"`
 	Protected   bool              `json:"protected"`
 	Quarantine  *Quarantine       `json:"quarantine,omitempty"`
+	// Former are the manifests that mean this snapshot too, the last one first,
+	// by what this store itself did or compared. A foreign manifest has no say.
+	Former []digest.Digest `json:"former,omitempty"`
 }
 
 func readMeta(dir string) (Meta, error) {

@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -25,31 +25,6 @@ import (
 // Maintenance may do so, so no collector has read the old manifest and decides
 // by it. Readers lease what a manifest names and then look whether it is still
 // the same (HoldEdges).
-
-// FormerAnnotation of a manifest lists the digests, with a comma between them,
-// that the manifest of the same snapshot had before its pages were moved: who
-// holds one of them means this snapshot.
-const FormerAnnotation = "io.cocoon.manifest.former"
-
-// formerLimit bounds how many of them are remembered.
-const formerLimit = 64
-
-// Former lists the digests that the manifest of this snapshot had before, the
-// last one first.
-func (sn *Snapshot) Former() []digest.Digest {
-	var out []digest.Digest
-	for _, s := range strings.Split(sn.Manifest.Annotations[FormerAnnotation], ",") {
-		if d, err := digest.Parse(s); err == nil {
-			out = append(out, d)
-		}
-	}
-	return out
-}
-
-// Means says whether d is the digest that the manifest has or once had.
-func (sn *Snapshot) Means(d digest.Digest) bool {
-	return sn.ManifestDigest == d || slices.Contains(sn.Former(), d)
-}
 
 // Current says whether the manifest on disk is still the one that was read; a
 // snapshot that is gone is not.
@@ -84,17 +59,19 @@ type replacement struct {
 func (r *replacement) manifest() ([]byte, error) {
 	m := r.old.Manifest
 	m.Config, m.Layers = r.config, r.layers
-	former := append([]digest.Digest{r.old.ManifestDigest}, r.old.Former()...)
-	var text []string
-	for _, d := range former[:min(len(former), formerLimit)] {
-		text = append(text, string(d))
-	}
-	m.Annotations = map[string]string{}
-	for k, v := range r.old.Manifest.Annotations {
-		m.Annotations[k] = v
-	}
-	m.Annotations[FormerAnnotation] = strings.Join(text, ",")
+	m.Annotations = maps.Clone(m.Annotations)
+	delete(m.Annotations, formerAnnotation)
 	return json.MarshalIndent(m, "", "  ")
+}
+
+// meta gives the new meta.json: as it was, and what the manifest was.
+func (r *replacement) meta(raw []byte) ([]byte, error) {
+	var m Meta
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, failure.New(failure.Damaged, "%s/meta.json: %w", r.old.Dir, err)
+	}
+	m.remember(r.old.ManifestDigest)
+	return m.encode()
 }
 
 // replace exchanges the snapshot. failure.Conflict when somebody holds it now,
@@ -112,7 +89,11 @@ func (m *Maintenance) replace(ctx context.Context, in *Ingest, r *replacement) e
 		if err != nil {
 			return err
 		}
-		staged, err := in.stageFolder(fmt.Sprintf("%s-%d", r.old.ID, try), manifest, meta)
+		next, err := r.meta(meta)
+		if err != nil {
+			return err
+		}
+		staged, err := in.stageFolder(fmt.Sprintf("%s-%d", r.old.ID, try), manifest, next)
 		if err != nil {
 			return err
 		}

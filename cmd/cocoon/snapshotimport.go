@@ -21,6 +21,7 @@ type importFlags struct {
 	parent     string
 	trustPaths bool
 	trustArgs  bool
+	newID      bool
 	tag        string
 }
 
@@ -54,8 +55,11 @@ func newSnapshotImport(a *app) *cobra.Command {
 	fl.BoolVar(&f.trustPaths, "trust-paths", false, "of a folder: also read disks and boot files outside it that its config.json names")
 	fl.StringVar(&f.tag, "tag", "", "of a layout that holds several snapshots: which")
 	fl.BoolVar(&f.trustArgs, "trust-args", false, "of a layout: also a snapshot whose VM has arguments of its own for the VMM")
+	fl.BoolVar(&f.newID, "new-id", false, "of a layout: "+newIDHelp)
 	return c
 }
+
+const newIDHelp = "where its id is taken here by other contents, give the snapshot a new one"
 
 func isFolder(path string) bool {
 	fi, err := os.Stat(path)
@@ -63,8 +67,8 @@ func isFolder(path string) bool {
 }
 
 func (a *app) importCH(ctx context.Context, dir string, f *importFlags) (*store.Snapshot, error) {
-	if f.tag != "" || f.trustArgs {
-		return nil, failure.New(failure.Usage, "--tag and --trust-args are for an OCI image layout, %s is a folder without oci-layout", dir)
+	if f.tag != "" || f.trustArgs || f.newID {
+		return nil, failure.New(failure.Usage, "--tag, --trust-args and --new-id are for an OCI image layout, %s is a folder without oci-layout", dir)
 	}
 	r, err := a.open(ctx)
 	if err != nil {
@@ -90,7 +94,7 @@ func (a *app) importOCI(ctx context.Context, src string, f *importFlags) (*store
 	progress := a.meter("taking in")
 	defer progress.end()
 	m.OnBytes = progress.update
-	o := registry.PullOptions{Meta: f.meta, TrustArgs: f.trustArgs}
+	o := registry.PullOptions{Meta: f.meta, TrustArgs: f.trustArgs, NewID: f.newID}
 	switch {
 	case src == "-":
 		return m.ImportStream(ctx, os.Stdin, f.tag, o)
@@ -102,12 +106,12 @@ func (a *app) importOCI(ctx context.Context, src string, f *importFlags) (*store
 
 func newSnapshotPull(a *app) *cobra.Command {
 	var f transferFlags
-	var trustArgs bool
+	var trustArgs, newID bool
 	c := &cobra.Command{
 		Use: "pull REGISTRY/NAME:TAG [NAME]", Short: "Take in a snapshot from an OCI registry; what is here is not fetched again",
 		Args: needArgs(cobra.RangeArgs(1, 2)),
 		RunE: func(c *cobra.Command, args []string) error {
-			o := registry.PullOptions{TrustArgs: trustArgs}
+			o := registry.PullOptions{TrustArgs: trustArgs, NewID: newID}
 			if len(args) == 2 {
 				o.Meta.Name = args[1]
 			}
@@ -121,6 +125,7 @@ func newSnapshotPull(a *app) *cobra.Command {
 	}
 	f.add(c)
 	c.Flags().BoolVar(&trustArgs, "trust-args", false, "also a snapshot whose VM has arguments of its own for the VMM")
+	c.Flags().BoolVar(&newID, "new-id", false, newIDHelp)
 	return c
 }
 

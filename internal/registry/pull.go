@@ -27,6 +27,9 @@ type PullOptions struct {
 	// TrustArgs also takes a snapshot whose VM has arguments of its own for the
 	// VMM: those could name any file or device of this host.
 	TrustArgs bool
+	// NewID takes a snapshot whose id is taken here, by other contents, in under
+	// an id of its own.
+	NewID bool
 }
 
 // origin is where a snapshot comes from: a repository or a layout.
@@ -58,19 +61,25 @@ func (m *Mover) Pull(ctx context.Context, ref string, o PullOptions) (*store.Sna
 
 // take copies a snapshot from an origin and publishes it.
 func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, o PullOptions) (*store.Snapshot, error) {
-	if err := m.Store.NameFree(ctx, o.Meta.Name); err != nil { // before anything is fetched
-		return nil, err
+	if o.Meta.Name != "" {
+		if err := store.ValidateName(o.Meta.Name); err != nil {
+			return nil, err
+		}
 	}
 	manifest, err := fetchManifest(ctx, from, root)
 	if err != nil {
 		return nil, err
 	}
-	foreign, err := store.DecodeManifest(manifest)
+	foreign, err := m.announced(ctx, from, manifest)
 	if err != nil {
 		return nil, err
 	}
-	if here, err := m.movedHere(ctx, from, root, foreign); here != nil || err != nil {
+	// Before any of its blobs is fetched:
+	if here, err := m.known(ctx, foreign, o); here != nil || err != nil {
 		return here, err
+	}
+	if err := m.nameFree(ctx, foreign, o); err != nil {
+		return nil, err
 	}
 	if err := m.Store.Require(foreign.StoredBytes); err != nil {
 		return nil, err
@@ -91,35 +100,24 @@ func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, 
 	return sn, nil
 }
 
-// movedHere answers the snapshot if it is here with other packs: its pages were
-// moved, here or there, since the two were one (store.Former). The blobs of the
-// other manifest are not fetched then.
-func (m *Mover) movedHere(ctx context.Context, from origin, root ocispec.Descriptor, foreign *store.Snapshot) (*store.Snapshot, error) {
-	spec, err := m.Store.ReadBlob(ctx, foreign.Manifest.Config.Digest)
+// announced is a foreign snapshot by its manifest and spec alone.
+func (m *Mover) announced(ctx context.Context, from origin, manifest []byte) (*store.Snapshot, error) {
+	foreign, err := store.DecodeManifest(manifest)
+	if err != nil {
+		return nil, err
+	}
+	config := foreign.Manifest.Config
+	if config.Size > manifestLimit {
+		return nil, failure.New(failure.Damaged, "config of %d bytes", config.Size)
+	}
+	spec, err := m.Store.ReadBlob(ctx, config.Digest)
 	if errors.Is(err, failure.NotFound) || errors.Is(err, failure.Damaged) {
-		if foreign.Manifest.Config.Size > manifestLimit {
-			return nil, failure.New(failure.Damaged, "config of %d bytes", foreign.Manifest.Config.Size)
-		}
-		spec, err = content.FetchAll(ctx, from, foreign.Manifest.Config)
+		spec, err = content.FetchAll(ctx, from, config)
 	}
 	if err != nil {
 		return nil, err
 	}
-	var named struct {
-		ID store.ID `json:"id"`
-	}
-	if json.Unmarshal(spec, &named) != nil {
-		return nil, nil // told when all of it is here
-	}
-	here, err := m.Store.Get(ctx, named.ID)
-	if err != nil || here.ManifestDigest == root.Digest {
-		return nil, nil // not here, or here just so: what is damaged of it is healed
-	}
-	foreign.ManifestDigest = root.Digest
-	if here.Means(root.Digest) || foreign.Means(here.ManifestDigest) {
-		return here, nil
-	}
-	return nil, nil
+	return foreign, foreign.ReadSpec(spec)
 }
 
 func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec.Descriptor, manifest []byte, o PullOptions) (*store.Snapshot, error) {
@@ -134,11 +132,9 @@ func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec
 	if err != nil {
 		return nil, err
 	}
-	if here, err := m.Store.Get(ctx, sn.ID); err == nil {
-		if here.ManifestDigest != root.Digest {
-			return nil, failure.New(failure.Conflict, "snapshot %s exists already with manifest %s", sn.ID, here.ManifestDigest)
-		}
-		return here, nil
+	here, err := m.compared(ctx, sn, o)
+	if here != nil || err != nil {
+		return here, err
 	}
 	if err := m.judge(ctx, sn, o); err != nil {
 		return nil, err
@@ -146,7 +142,14 @@ func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec
 	if err := m.landImages(ctx, to, from, root, sn, opts); err != nil {
 		return nil, err
 	}
-	return to.in.Adopt(ctx, sn, manifest, o.Meta)
+	meta := o.Meta
+	if m.taken(ctx, sn.ID) {
+		if sn, manifest, err = to.in.Renew(ctx, sn); err != nil {
+			return nil, err
+		}
+		meta.Former = sn.Meta.Former
+	}
+	return to.in.Adopt(ctx, sn, manifest, meta)
 }
 
 // judge refuses what a restore could not use or must not trust.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -27,9 +29,11 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
 }
 
-func newMover(t testing.TB) *Mover {
+func newMover(t testing.TB) *Mover { return newMoverWith(t, nil) }
+
+func newMoverWith(t testing.TB, keys *keyring.Ring) *Mover {
 	t.Helper()
-	st, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "root"), store.Options{Create: true})
+	st, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "root"), store.Options{Create: true, Keys: keys})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +42,26 @@ func newMover(t testing.TB) *Mover {
 
 // publish makes a small snapshot that stands on a kernel image.
 func publish(t testing.TB, m *Mover, name string, change func(*store.Spec, *vm.Record)) *store.Snapshot {
+	t.Helper()
+	ram := bytes.Repeat([]byte("page of "+name), 1<<16)
+	return publishRAM(t, m, name, ram[:len(ram)/4096*4096], change)
+}
+
+// publishPages is publish with RAM that does not compress: the pages from to to
+// of a guest, which are not stored again where they are known.
+func publishPages(t testing.TB, m *Mover, name string, from, to int) *store.Snapshot {
+	t.Helper()
+	var ram []byte
+	for p := from; p < to; p++ {
+		page := make([]byte, 4096)
+		r := rand.NewChaCha8([32]byte{byte(p), byte(p >> 8)})
+		r.Read(page)
+		ram = append(ram, page...)
+	}
+	return publishRAM(t, m, name, ram, nil)
+}
+
+func publishRAM(t testing.TB, m *Mover, name string, ram []byte, change func(*store.Spec, *vm.Record)) *store.Snapshot {
 	t.Helper()
 	ctx := t.Context()
 	l, err := m.Store.Lease(ctx, "test")
@@ -57,9 +81,7 @@ func publish(t testing.TB, m *Mover, name string, change func(*store.Spec, *vm.R
 	if err != nil {
 		t.Fatal(err)
 	}
-	ram := bytes.Repeat([]byte("page of "+name), 1<<16)
-	ram = ram[:len(ram)/4096*4096]
-	w := in.Pages(ctx)
+	w := in.Pages(ctx, ref)
 	iw := w.Image(uint64(len(ram)), nil)
 	if err := iw.ReadFrom(ctx, bytes.NewReader(ram), nil); err != nil {
 		t.Fatal(err)
@@ -106,10 +128,11 @@ func publish(t testing.TB, m *Mover, name string, change func(*store.Spec, *vm.R
 	return sn
 }
 
+func quiet() ggcr.Option { return ggcr.Logger(log.New(io.Discard, "", 0)) }
+
 func serve(t *testing.T, o ...ggcr.Option) string {
 	t.Helper()
-	quiet := ggcr.Logger(log.New(io.Discard, "", 0))
-	s := httptest.NewServer(ggcr.New(append(o, quiet)...))
+	s := httptest.NewServer(ggcr.New(append(o, quiet())...))
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://")
 }
@@ -318,6 +341,7 @@ func TestImagesCanStayBehind(t *testing.T) {
 func TestRefusalsOfReferences(t *testing.T) {
 	m := newMover(t)
 	publish(t, m, "first", nil)
+	publish(t, m, "other", nil)
 	host := serve(t)
 	for name, tc := range map[string]struct {
 		do   func() error
@@ -331,7 +355,7 @@ func TestRefusalsOfReferences(t *testing.T) {
 			if _, err := m.Push(t.Context(), "first", host+"/web:v2", true); err != nil {
 				return err
 			}
-			_, err := m.Pull(t.Context(), host+"/web:v2", PullOptions{Meta: store.Meta{Name: "first"}})
+			_, err := m.Pull(t.Context(), host+"/web:v2", PullOptions{Meta: store.Meta{Name: "other"}})
 			return err
 		}, failure.Conflict},
 		"import of nothing": {func() error { _, err := m.ImportTar(t.Context(), "nowhere.tar", "", PullOptions{}); return err }, failure.NotFound},

@@ -35,6 +35,9 @@ func TestCompareCountsWhatDiffers(t *testing.T) {
 		if got != want {
 			rt.Fatalf("got %+v, want %+v", got, want)
 		}
+		if same, err := Same(t.Context(), ia, ib); err != nil || same != (want.Changed == 0 && len(a) == len(b)) {
+			rt.Fatalf("Same: %v, %v; %+v of %d and %d bytes", same, err, want, len(a), len(b))
+		}
 		if one, _ := Compare(t.Context(), ia, nil); one.Pages != pagesOf(uint64(len(a))) {
 			rt.Fatalf("against nothing: %+v of %d bytes", one, len(a))
 		}
