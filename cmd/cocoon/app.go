@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -19,6 +18,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/hypervisor"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/screen"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/refs"
@@ -29,7 +29,7 @@ import (
 // app is what every verb needs: where to print, the settings, and the rooms,
 // opened when first asked for.
 type app struct {
-	out, errOut io.Writer
+	out, errOut *screen.Screen
 	env         func(string) (string, bool)
 	config      map[string]config.Value
 	progress    string
@@ -100,7 +100,7 @@ func (a *app) load(c *cobra.Command, flags map[string]*string, file string) erro
 
 // newLogger writes what is worth telling but is no result: rescues, rebuilds,
 // fall-backs.
-func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+func newLogger(s *screen.Screen, level, format string) (*slog.Logger, error) {
 	var o slog.HandlerOptions
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
@@ -109,9 +109,9 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	o.Level = l
 	switch format {
 	case "text":
-		return slog.New(slog.NewTextHandler(w, &o)), nil
+		return slog.New(slog.NewTextHandler(s.Text(), &o)), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, &o)), nil
+		return slog.New(slog.NewJSONHandler(s.JSONLog(), &o)), nil
 	}
 	return nil, failure.New(failure.Usage, "log format %q: text or json", format)
 }

@@ -17,7 +17,7 @@ func newDemo(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d := &demo.Demo{Self: self, VMM: a.set("hypervisor"), Simulator: filepath.Join(filepath.Dir(self), "cocoon-chsim"), CPUArgs: a.set("cpuArgs"), Out: a.out}
+			d := &demo.Demo{Self: self, VMM: a.set("hypervisor"), Simulator: filepath.Join(filepath.Dir(self), "cocoon-chsim"), CPUArgs: a.set("cpuArgs"), Out: a.out.Text()}
 			return d.Run(c.Context())
 		},
 	}

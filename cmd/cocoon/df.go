@@ -2,7 +2,7 @@ package main
 
 import (
 	"fmt"
-	"text/tabwriter"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -36,18 +36,19 @@ func newSystemDF(a *app) *cobra.Command {
 				return err
 			}
 			if format == "json" {
-				return printJSON(a.out, diskUsage{u, limit})
+				return a.out.JSON(diskUsage{u, limit})
 			}
-			return a.printUsage(u, limit)
+			a.printUsage(u, limit)
+			return nil
 		},
 	}
 	reportFormat(c, &format)
 	return c
 }
 
-func (a *app) printUsage(u *store.Usage, limit int64) error {
-	tw := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(tw, "WHAT\tFILES\tSIZE\t")
+func (a *app) printUsage(u *store.Usage, limit int64) {
+	t := a.out.Table()
+	t.Row("WHAT", "FILES", "SIZE")
 	for _, r := range []struct {
 		what string
 		of   store.Occupied
@@ -68,11 +69,8 @@ func (a *app) printUsage(u *store.Usage, limit int64) error {
 		{"trash", u.Trash, ""},
 		{"other", u.Other, "folders, indexes, leases"},
 	} {
-		fmt.Fprintf(tw, "%s\t%d\t%s\t%s\n", r.what, r.of.Files, size(r.of.Bytes), r.note)
+		t.Row(r.what, strconv.FormatInt(int64(r.of.Files), 10), size(r.of.Bytes), r.note)
 	}
-	if err := tw.Flush(); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(a.out, "total %s, %s free\n", size(u.Total), size(u.Free))
-	return err
+	t.End()
+	a.out.Line("total %s, %s free", size(u.Total), size(u.Free))
 }

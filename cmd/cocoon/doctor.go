@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -40,9 +39,9 @@ func newSystemDoctor(a *app) *cobra.Command {
 			}
 			found := host.Examine(c.Context())
 			if format == "json" {
-				err = printJSON(a.out, found)
+				err = a.out.JSON(found)
 			} else {
-				err = a.printFindings(found)
+				a.printFindings(found)
 			}
 			if err != nil {
 				return err
@@ -83,7 +82,7 @@ func (a *app) closeToOthers() error {
 	}
 	mended, err := store.MakePrivate(root)
 	for _, path := range mended {
-		fmt.Fprintln(a.errOut, path, "was open to others; its mode is 0700 now")
+		a.errOut.Line("%s was open to others; its mode is 0700 now", path)
 	}
 	return err
 }
@@ -94,19 +93,19 @@ func (a *app) mend(ctx context.Context, r *rooms, h doctor.Host) error {
 	if h.IndexOK(ctx) == nil {
 		return nil
 	}
-	fmt.Fprintln(a.errOut, "refs.db is rebuilt from manifests and records")
+	a.errOut.Line("refs.db is rebuilt from manifests and records")
 	return a.reindex(ctx, r)
 }
 
-func (a *app) printFindings(found []doctor.Finding) error {
-	tw := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+func (a *app) printFindings(found []doctor.Finding) {
+	t := a.out.Table()
 	for _, f := range found {
-		fmt.Fprintf(tw, "%s\t%s\t%s\n", f.Status, f.Name, f.Seen)
+		t.Row(string(f.Status), f.Name, f.Seen)
 		if f.Remedy != "" {
-			fmt.Fprintf(tw, "\t\t→ %s\n", f.Remedy)
+			t.Row("", "", "→ "+f.Remedy)
 		}
 	}
-	return tw.Flush()
+	t.End()
 }
 
 // unfit is the error of a host on which something will not work.

@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/screen"
 )
 
 func newGC(a *app) *cobra.Command {
@@ -98,37 +97,35 @@ func (a *app) repackOptions(flag string) (*gc.Repack, error) {
 
 func (a *app) printReport(rep *gc.Report, format string) error {
 	if format == "json" {
-		return printJSON(a.out, rep)
+		return a.out.JSON(rep)
 	}
-	tw := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+	t := a.out.Table()
 	verb := "removed"
 	if rep.DryRun {
 		verb = "would remove"
 	}
-	printRepack(tw, rep)
+	printRepack(t, rep)
 	for _, x := range rep.Removed {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", verb, x.Kind, short(x.ID, false), size(x.Bytes), x.Reason)
+		t.Row(verb, x.Kind, short(x.ID, false), size(x.Bytes), x.Reason)
 	}
 	for _, x := range rep.Kept {
-		fmt.Fprintf(tw, "kept\t%s\t%s\t%s\theld by %s\n", x.Kind, short(x.ID, false), size(x.Bytes), joinHolders(x.Holders))
+		t.Row("kept", x.Kind, short(x.ID, false), size(x.Bytes), "held by "+joinHolders(x.Holders))
 	}
-	if err := tw.Flush(); err != nil {
-		return err
-	}
-	fmt.Fprintf(a.out, "%s %s in %d objects; leases: %d live, %d reaped; store locked %.1f ms of %.1f ms\n",
+	t.End()
+	a.out.Line("%s %s in %d objects; leases: %d live, %d reaped; store locked %.1f ms of %.1f ms",
 		map[bool]string{true: "would free", false: "freed"}[rep.DryRun], size(rep.ReclaimedBytes), len(rep.Removed),
 		rep.Leases.Live, rep.Leases.Reaped, rep.LockMs, rep.DurationMs)
 	if r := rep.Repack; r != nil && rep.DryRun {
-		fmt.Fprintf(a.out, "would rewrite %s of packs to about %s\n", size(r.OldBytes), size(r.ExpectedBytes))
+		a.out.Line("would rewrite %s of packs to about %s", size(r.OldBytes), size(r.ExpectedBytes))
 	} else if r != nil {
-		fmt.Fprintf(a.out, "rewrote %s of packs to %s; %d snapshots have a new manifest\n", size(r.OldBytes), size(r.WrittenBytes), len(r.Snapshots))
+		a.out.Line("rewrote %s of packs to %s; %d snapshots have a new manifest", size(r.OldBytes), size(r.WrittenBytes), len(r.Snapshots))
 	}
 	return nil
 }
 
 // printRepack tells of packs before what is removed: what was rewritten is
 // removed as any blob is.
-func printRepack(w io.Writer, rep *gc.Report) {
+func printRepack(t *screen.Table, rep *gc.Report) {
 	if rep.Repack == nil {
 		return
 	}
@@ -140,8 +137,8 @@ func printRepack(w io.Writer, rep *gc.Report) {
 		case p.Action == "rewrite":
 			verb = "rewrote"
 		}
-		fmt.Fprintf(w, "%s\tpack\t%s\t%s\t%.0f %% live, %s expected, in %d snapshots: %s\n",
-			verb, short(p.ID, false), size(p.Bytes), 100*p.LiveShare, size(p.ExpectedBytes), p.Snapshots, p.Reason)
+		t.Row(verb, "pack", short(p.ID, false), size(p.Bytes), fmt.Sprintf("%.0f %% live, %s expected, in %d snapshots: %s",
+			100*p.LiveShare, size(p.ExpectedBytes), p.Snapshots, p.Reason))
 	}
 }
 

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,7 +49,7 @@ func newImageImport(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(a.out, rec.ID)
+			a.out.Line("%s", rec.ID)
 			return nil
 		},
 	}
@@ -107,10 +107,7 @@ func newImageInspect(a *app) *cobra.Command {
 				rows = append(rows, row)
 				return err
 			})
-			if perr := listing.JSON(a.out, rows); perr != nil {
-				return perr
-			}
-			return err
+			return errors.Join(a.out.JSON(rows), err)
 		},
 	}
 }

@@ -33,7 +33,7 @@ func (a *app) follow(st *store.Store) {
 // forgetVM drops a VM from the derived index; see follow.
 func (a *app) forgetVM(ctx context.Context, id string) {
 	if err := a.db.Forget(ctx, vmHolder(id)); err != nil {
-		fmt.Fprintln(a.errOut, "cocoon: warning: refs.db not updated:", oneLine(err))
+		a.errOut.Line("cocoon: warning: refs.db not updated: %s", oneLine(err))
 	}
 }
 
@@ -44,7 +44,7 @@ func (a *app) recordVMs(ctx context.Context, recs ...*vm.Record) {
 		entries = append(entries, vmEntry(rec))
 	}
 	if err := a.db.Record(ctx, entries...); err != nil {
-		fmt.Fprintln(a.errOut, "cocoon: warning: refs.db not updated:", oneLine(err))
+		a.errOut.Line("cocoon: warning: refs.db not updated: %s", oneLine(err))
 	}
 }
 

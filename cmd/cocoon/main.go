@@ -21,7 +21,9 @@
 //
 // What always holds:
 //
-//  1. Data goes to stdout, all else to stderr.
+//  1. Data goes to stdout, all else to stderr. Both are a screen.Screen, which
+//     escapes whatever comes from elsewhere; the streams themselves are named in
+//     this file only. That stdout took not all of it makes the command fail.
 //  2. Who is given several references tries all of them, and fails if any failed.
 //     What a failed verb had made is undone below here, not in this folder.
 //  3. SIGINT and SIGTERM cancel the context and nothing else: whoever holds a
@@ -40,6 +42,7 @@ import (
 	"syscall"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/screen"
 )
 
 // memoryLimit is what the collector of Go tries to stay below, bytes.
@@ -62,21 +65,35 @@ func Main() int {
 }
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
-	a := &app{out: out, errOut: errOut, env: os.LookupEnv}
+	a := &app{out: screen.New(out, "stdout"), errOut: screen.New(errOut, "stderr"), env: os.LookupEnv}
 	root := newRoot(a)
 	root.SetArgs(args)
-	root.SetOut(out)
-	root.SetErr(errOut)
-	err := root.ExecuteContext(ctx)
+	root.SetOut(a.out.Text())
+	root.SetErr(a.errOut.Text())
+	err := a.answered(root.ExecuteContext(ctx))
 	if err == nil {
 		return 0
 	}
 	if ctx.Err() != nil && !errors.Is(err, failure.Interrupted) {
 		err = failure.Wrap(failure.Interrupted, err)
 	}
-	fmt.Fprintln(errOut, "cocoon:", oneLine(err))
+	a.errOut.Line("cocoon: %s", oneLine(err))
 	if hint := failure.HintOf(err); hint != "" {
-		fmt.Fprintln(errOut, "hint:", hint)
+		a.errOut.Line("hint: %s", hint)
 	}
 	return failure.Code(err)
+}
+
+// answered makes a command fail whose answer did not reach stdout, and says that
+// the rest of it is done.
+func (a *app) answered(err error) error {
+	lost := a.out.Err()
+	var told *screen.WriteError
+	switch {
+	case lost == nil || errors.As(err, &told):
+		return err
+	case err == nil:
+		return fmt.Errorf("%w: what was asked for is done, but its answer is lost or cut", lost)
+	}
+	return errors.Join(err, lost)
 }

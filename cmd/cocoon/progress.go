@@ -1,38 +1,34 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"sync"
 	"time"
 
-	"golang.org/x/term"
+	"github.com/cocoonv2/cocoon/internal/screen"
 )
 
 // meter draws one line of progress on stderr: bytes, rate and time left on a
 // terminal ten times a second, a plain or JSON line every ten seconds elsewhere.
 type meter struct {
-	w     io.Writer
+	s     *screen.Screen
 	what  string
 	kind  string // tty, plain, json, none
 	start time.Time
 
-	mu    sync.Mutex
-	last  time.Time
-	drawn bool
+	mu   sync.Mutex
+	last time.Time
 }
 
 func (a *app) meter(what string) *meter {
 	kind := a.progress
 	if kind == "auto" {
 		kind = "none"
-		if f, ok := a.errOut.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if a.errOut.Terminal() {
 			kind = "tty"
 		}
 	}
-	return &meter{w: a.errOut, what: what, kind: kind, start: time.Now()}
+	return &meter{s: a.errOut, what: what, kind: kind, start: time.Now()}
 }
 
 func (m *meter) update(done, total int64) {
@@ -52,7 +48,7 @@ func (m *meter) update(done, total int64) {
 	m.last = now
 	rate := float64(done) / max(now.Sub(m.start).Seconds(), 0.001)
 	if m.kind == "json" {
-		json.NewEncoder(m.w).Encode(map[string]any{"what": m.what, "done": done, "total": total, "bytesPerSecond": int64(rate)})
+		_ = m.s.JSONLine(map[string]any{"what": m.what, "done": done, "total": total, "bytesPerSecond": int64(rate)}) // numbers and a word
 		return
 	}
 	line := fmt.Sprintf("%s %s of %s, %s/s", m.what, size(done), size(total), size(int64(rate)))
@@ -60,18 +56,11 @@ func (m *meter) update(done, total int64) {
 		line += fmt.Sprintf(", %s left", (time.Duration(float64(total-done)/rate) * time.Second).Round(time.Second))
 	}
 	if m.kind == "tty" {
-		fmt.Fprintf(m.w, "\r%-70s", line)
-		m.drawn = true
+		m.s.Status(line)
 		return
 	}
-	fmt.Fprintln(m.w, line)
+	m.s.Line("%s", line)
 }
 
-// end leaves the terminal on a fresh line.
-func (m *meter) end() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.drawn {
-		fmt.Fprintf(m.w, "\r%-70s\r", "")
-	}
-}
+// end takes the line away.
+func (m *meter) end() { m.s.ClearStatus() }

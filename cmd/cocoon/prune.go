@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -177,9 +175,9 @@ func vmRef(key, name string) store.VMRef {
 
 func (a *app) printPrune(rep *pruneReport, format string) error {
 	if format == "json" {
-		return printJSON(a.out, rep)
+		return a.out.JSON(rep)
 	}
-	tw := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+	t := a.out.Table()
 	gone := 0
 	for _, d := range rep.Decisions {
 		verb := "kept"
@@ -194,13 +192,10 @@ func (a *app) printPrune(rep *pruneReport, format string) error {
 		if d.Action == "remove" && d.Error == "" {
 			gone++
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", verb, short(string(d.ID), false), d.Name, d.VM.Name,
-			d.Created.Format(time.RFC3339), strings.Join(d.Reasons, ", "))
+		t.Row(verb, short(string(d.ID), false), d.Name, d.VM.Name, d.Created.Format(time.RFC3339), strings.Join(d.Reasons, ", "))
 	}
-	if err := tw.Flush(); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(a.out, "%s %d of %d snapshots; gc can free up to %s\n",
+	t.End()
+	a.out.Line("%s %d of %d snapshots; gc can free up to %s",
 		map[bool]string{true: "would remove", false: "removed"}[rep.DryRun], gone, len(rep.Decisions), size(rep.FreeBytes))
-	return err
+	return nil
 }

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -42,9 +40,9 @@ func newSystemRepair(a *app) *cobra.Command {
 				return err
 			}
 			if format == "json" {
-				err = printJSON(a.out, rep)
+				err = a.out.JSON(rep)
 			} else {
-				err = a.printRepair(rep)
+				a.printRepair(rep)
 			}
 			if n := len(rep.Left); err == nil && n > 0 {
 				err = failure.Hint(failure.New(failure.Damaged, "%d objects could not be repaired", n), "import or pull the snapshots again, or remove them")
@@ -59,22 +57,22 @@ func newSystemRepair(a *app) *cobra.Command {
 	return c
 }
 
-func (a *app) printRepair(rep *repair.Report) error {
-	tw := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+func (a *app) printRepair(rep *repair.Report) {
+	t := a.out.Table()
 	verb := map[bool]string{true: "would repair", false: "repaired"}[rep.DryRun]
 	for _, x := range rep.Repaired {
-		fmt.Fprintf(tw, "%s\t%s\t%s\n", verb, x.Object, x.What)
+		t.Row(verb, x.Object, x.What)
 	}
 	for _, x := range rep.Left {
-		fmt.Fprintf(tw, "left\t%s\t%s\n", x.Object, x.What)
+		t.Row("left", x.Object, x.What)
 	}
 	for _, id := range rep.Released {
-		fmt.Fprintf(tw, "released\tsnapshot %s\tsound again\n", id)
+		t.Row("released", "snapshot "+string(id), "sound again")
 	}
 	for _, id := range rep.Quarantined {
-		fmt.Fprintf(tw, "quarantined\tsnapshot %s\tstill damaged\n", id)
+		t.Row("quarantined", "snapshot "+string(id), "still damaged")
 	}
-	return tw.Flush()
+	t.End()
 }
 
 // rawCopies are the files in which pages of a snapshot may be found: its

@@ -39,6 +39,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error { return setup(e, vmm) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":      exits,
+			"full":       fullStdout,
 			"counts":     counts,
 			"wentback":   wentBack,
 			"truncate":   truncate,
@@ -110,6 +111,11 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if stderr := ts.ReadFile("stderr"); want != 0 && !strings.HasPrefix(stderr, "cocoon: ") {
 		ts.Fatalf("stderr of a failure does not begin with \"cocoon: \": %q", stderr)
 	}
+}
+
+// fullStdout CODE COMMAND ARGS…: as exits, with a stdout that takes nothing.
+func fullStdout(ts *testscript.TestScript, neg bool, args []string) {
+	exits(ts, neg, append([]string{args[0], "sh", "-c", `"$0" "$@" > /dev/full`}, args[1:]...))
 }
 
 // counts VM [PAST|+MORE]: the guest prints a counter above PAST, or above what it

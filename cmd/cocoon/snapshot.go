@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"slices"
@@ -117,10 +118,7 @@ func newSnapshotInspect(a *app) *cobra.Command {
 				}
 				return err
 			})
-			if perr := listing.JSON(a.out, rows); perr != nil {
-				return perr
-			}
-			return err
+			return errors.Join(a.out.JSON(rows), err)
 		},
 	}
 }
@@ -168,7 +166,7 @@ func newSnapshotRemove(a *app) *cobra.Command {
 					return err
 				}
 				if dryRun {
-					fmt.Fprintln(a.out, id)
+					a.out.Line("%s", id)
 					return nil
 				}
 				return st.Remove(c.Context(), id, store.RemoveOptions{Force: force})

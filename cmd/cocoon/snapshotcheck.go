@@ -39,7 +39,7 @@ func newSnapshotCheck(a *app) *cobra.Command {
 				}
 				return err
 			})
-			return errors.Join(printJSON(a.out, verdicts), refused)
+			return errors.Join(a.out.JSON(verdicts), refused)
 		},
 	}
 }

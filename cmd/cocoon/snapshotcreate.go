@@ -54,7 +54,7 @@ func newSnapshotCreate(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return printJSON(a.out, p)
+				return a.out.JSON(p)
 			}
 			sn, err := a.save(ctx, r, req)
 			if err != nil {
@@ -63,7 +63,7 @@ func newSnapshotCreate(a *app) *cobra.Command {
 			if stats {
 				printStats(a, sn)
 			}
-			fmt.Fprintln(a.out, sn.ID)
+			a.out.Line("%s", sn.ID)
 			if stop {
 				if err := r.vms.Stop(ctx, req.VM, vm.StopOptions{}); err != nil {
 					return err
@@ -96,7 +96,7 @@ func (a *app) save(ctx context.Context, r *rooms, req capture.Request) (*store.S
 
 func printStats(a *app, sn *store.Snapshot) {
 	cp := sn.Spec.Capture
-	fmt.Fprintf(a.errOut, "paused %.1f ms of %.1f ms, mode %s; pages: %d new, %d reused, %d zero; stored %s\n",
+	a.errOut.Line("paused %.1f ms of %.1f ms, mode %s; pages: %d new, %d reused, %d zero; stored %s",
 		cp.PauseMs, cp.TotalMs, cp.Mode, cp.PagesNew, cp.PagesReused, cp.PagesZero, size(sn.StoredBytes))
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -71,10 +70,10 @@ func newSnapshotPush(a *app) *cobra.Command {
 
 func (a *app) printPushed(out *registry.Pushed, format string) error {
 	if format == "json" {
-		return printJSON(a.out, out)
+		return a.out.JSON(out)
 	}
-	fmt.Fprintf(a.errOut, "sent %s of %s\n", size(out.SentBytes), size(out.Bytes))
-	fmt.Fprintln(a.out, out.Digest)
+	a.errOut.Line("sent %s of %s", size(out.SentBytes), size(out.Bytes))
+	a.out.Line("%s", out.Digest)
 	return nil
 }
 
@@ -131,7 +130,7 @@ func (a *app) exportOCI(ctx context.Context, ref, out string, f transferFlags) e
 	m.OnBytes = progress.update
 	switch {
 	case out == "-":
-		_, err = m.ExportTar(ctx, ref, a.out, !f.withoutImages)
+		_, err = m.ExportTar(ctx, ref, a.out.Raw(), !f.withoutImages)
 	case strings.HasSuffix(out, ".tar"):
 		_, err = m.ExportTarFile(ctx, ref, out, !f.withoutImages)
 	default:

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"strings"
 
@@ -43,7 +42,7 @@ func newSnapshotImport(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(a.out, sn.ID)
+			a.out.Line("%s", sn.ID)
 			return nil
 		},
 	}
@@ -119,7 +118,7 @@ func newSnapshotPull(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(a.out, sn.ID)
+			a.out.Line("%s", sn.ID)
 			return nil
 		},
 	}

@@ -39,7 +39,7 @@ func newSnapshotVerify(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := printJSON(a.out, rep); err != nil {
+			if err := a.out.JSON(rep); err != nil {
 				return err
 			}
 			if n := len(rep.Damaged); n > 0 {

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"fmt"
-	"io"
 	"runtime"
 	"strings"
 
@@ -11,21 +8,15 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/clone"
 	"github.com/cocoonv2/cocoon/internal/config"
+	"github.com/cocoonv2/cocoon/internal/screen"
 	"github.com/cocoonv2/cocoon/store"
 )
 
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
-}
-
-func newVersion(*app) *cobra.Command {
+func newVersion(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: needArgs(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
-			fmt.Fprintf(c.OutOrStdout(), "cocoon %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		RunE: func(*cobra.Command, []string) error {
+			a.out.Line("cocoon %s (%s, %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return nil
 		},
 	}
@@ -38,7 +29,7 @@ func newConfig(a *app) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			for _, s := range config.Settings() {
 				v := a.config[s.Key]
-				fmt.Fprintf(a.out, "%s: %q  # %s\n", v.Key, v.Value, v.Origin)
+				a.out.Line("%s: %q  # %s", v.Key, v.Value, v.Origin)
 			}
 			return nil
 		},
@@ -77,15 +68,24 @@ func newSystemInfo(a *app) *cobra.Command {
 				return err
 			}
 			if format == "json" {
-				return printJSON(a.out, i)
+				return a.out.JSON(i)
 			}
-			fmt.Fprintf(a.out, "version:     %s\nroot dir:    %s (%s free, reflink %v)\nrun dir:     %s\nhypervisor:  %s\nsnapshots:   %d\nvms:         %d\nimages:      %d\n",
-				i.Version, i.RootDir, size(i.FreeBytes), i.Reflink, i.RunDir, i.Hypervisor, i.Snapshots, i.VMs, i.Images)
+			a.printInfo(i)
 			return nil
 		},
 	}
 	reportFormat(c, &format)
 	return c
+}
+
+func (a *app) printInfo(i *systemInfo) {
+	a.out.Line("version:     %s", i.Version)
+	a.out.Line("root dir:    %s (%s free, reflink %v)", i.RootDir, size(i.FreeBytes), i.Reflink)
+	a.out.Line("run dir:     %s", i.RunDir)
+	a.out.Line("hypervisor:  %s", i.Hypervisor)
+	a.out.Line("snapshots:   %d", i.Snapshots)
+	a.out.Line("vms:         %d", i.VMs)
+	a.out.Line("images:      %d", i.Images)
 }
 
 func (a *app) info(c *cobra.Command) (*systemInfo, error) {
@@ -126,7 +126,7 @@ func (a *app) completeVMs(c *cobra.Command, _ []string, prefix string) ([]string
 	var out []string
 	for _, v := range vms {
 		if strings.HasPrefix(v.Name, prefix) {
-			out = append(out, v.Name+"\t"+v.State)
+			out = append(out, screen.Safe(v.Name)+"\t"+screen.Safe(v.State))
 		}
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp
@@ -148,7 +148,7 @@ func (a *app) completeSnapshots(c *cobra.Command, _ []string, prefix string) ([]
 			ref = string(s.ID[:12])
 		}
 		if strings.HasPrefix(ref, prefix) {
-			out = append(out, ref+"\tof "+s.VM.Name)
+			out = append(out, screen.Safe(ref)+"\tof "+screen.Safe(s.VM.Name))
 		}
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -29,8 +28,8 @@ func newKeyCreate(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(a.out, k.ID())
-			fmt.Fprintf(a.errOut, "warning: keep a copy of %s away from this host: whoever loses it loses every snapshot encrypted with it, and nobody can help\n", args[0])
+			a.out.Line("%s", k.ID())
+			a.errOut.Line("warning: keep a copy of %s away from this host: whoever loses it loses every snapshot encrypted with it, and nobody can help", args[0])
 			return nil
 		},
 	}
@@ -64,7 +63,7 @@ func newKeyShow(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(a.out, "%s  %s\n", k.ID(), path)
+				a.out.Line("%s  %s", k.ID(), path)
 				return nil
 			})
 		},

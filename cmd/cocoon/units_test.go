@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/screen"
 )
 
 // unitFiles copies docs/systemd into a folder where systemd-analyze finds no fault
@@ -53,7 +55,7 @@ func TestUnitsAreValid(t *testing.T) {
 // TestUnitsRunCommandsThatExist: what a unit starts is a verb of this program
 // with flags that it knows.
 func TestUnitsRunCommandsThatExist(t *testing.T) {
-	root := newRoot(&app{out: io.Discard, errOut: io.Discard, env: os.LookupEnv})
+	root := newRoot(&app{out: screen.New(io.Discard, "stdout"), errOut: screen.New(io.Discard, "stderr"), env: os.LookupEnv})
 	commands := 0
 	for _, path := range unitFiles(t, "cocoon") {
 		b, err := os.ReadFile(path)

@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"os"
 	"strconv"
@@ -225,16 +225,13 @@ func newVMInspect(a *app) *cobra.Command {
 				}
 				return err
 			})
-			if perr := listing.JSON(a.out, rows); perr != nil {
-				return perr
-			}
-			return err
+			return errors.Join(a.out.JSON(rows), err)
 		},
 	}
 }
 
 func newVMLogs(a *app) *cobra.Command {
-	var follow bool
+	var follow, raw bool
 	var tail int
 	c := &cobra.Command{
 		Use: "logs VM", Short: "The guest's serial output", Args: needArgs(cobra.ExactArgs(1)), ValidArgsFunction: a.completeVMs,
@@ -255,23 +252,33 @@ func newVMLogs(a *app) *cobra.Command {
 				return err
 			}
 			defer f.Close()
-			return a.copyLog(c.Context(), f, tail, follow)
+			out := a.out.Raw()
+			if a.out.Terminal() && !raw {
+				log := a.out.Log()
+				defer log.Close()
+				out = log
+			}
+			return copyLog(c.Context(), out, f, tail, follow)
 		},
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing until interrupted")
+	c.Flags().BoolVar(&raw, "raw", false, "print it as the guest wrote it, on a terminal too")
 	c.Flags().IntVarP(&tail, "tail", "n", 0, "only the last `N` lines (0: all)")
 	return c
 }
 
-func (a *app) copyLog(ctx context.Context, f *os.File, tail int, follow bool) error {
+func copyLog(ctx context.Context, out io.Writer, f *os.File, tail int, follow bool) error {
 	if tail > 0 {
 		b, err := io.ReadAll(f)
 		if err != nil {
 			return err
 		}
 		lines := strings.SplitAfter(strings.TrimSuffix(string(b), "\n"), "\n")
-		fmt.Fprintln(a.out, strings.Join(lines[max(0, len(lines)-tail):], ""))
-	} else if _, err := io.Copy(a.out, f); err != nil {
+		last := strings.Join(lines[max(0, len(lines)-tail):], "") + "\n"
+		if _, err := io.WriteString(out, last); err != nil {
+			return err
+		}
+	} else if _, err := io.Copy(out, f); err != nil {
 		return err
 	}
 	for follow {
@@ -280,7 +287,7 @@ func (a *app) copyLog(ctx context.Context, f *os.File, tail int, follow bool) er
 			return nil
 		case <-time.After(100 * time.Millisecond):
 		}
-		if _, err := io.Copy(a.out, f); err != nil {
+		if _, err := io.Copy(out, f); err != nil {
 			return err
 		}
 	}

@@ -89,7 +89,7 @@ func (a *app) createFresh(ctx context.Context, r *rooms, name string, f *createF
 		return err
 	}
 	a.recordVMs(ctx, rec)
-	fmt.Fprintln(a.out, rec.ID)
+	a.out.Line("%s", rec.ID)
 	return nil
 }
 
@@ -150,7 +150,7 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *cre
 		return err
 	}
 	if f.dryRun {
-		return printJSON(a.out, plans)
+		return a.out.JSON(plans)
 	}
 	return a.applyAll(c.Context(), r, plans)
 }
@@ -161,10 +161,10 @@ func (a *app) planAll(ctx context.Context, r *rooms, names []string, req restore
 		return nil, err
 	}
 	for _, w := range plans[0].Warnings {
-		fmt.Fprintln(a.errOut, "cocoon: warning:", w)
+		a.errOut.Line("cocoon: warning: %s", w)
 	}
 	for _, n := range plans[0].Networks {
-		fmt.Fprintln(a.errOut, "cocoon:", n)
+		a.errOut.Line("cocoon: %s", n)
 	}
 	return plans, nil
 }
@@ -180,7 +180,7 @@ func (a *app) applyAll(ctx context.Context, r *rooms, plans []*restore.Plan) err
 	}
 	a.recordVMs(ctx, recs...)
 	for _, rec := range recs {
-		fmt.Fprintln(a.out, rec.ID)
+		a.out.Line("%s", rec.ID)
 	}
 	if plans[0].Ahead {
 		a.materialiseAhead(ctx, string(plans[0].SnapshotID))

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/hypervisor"
@@ -27,7 +25,7 @@ func newVMRestore(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return printJSON(a.out, p)
+				return a.out.JSON(p)
 			}
 			loading, saving := a.meter("restoring"), a.meter("packing")
 			r.restore.OnBytes, o.OnBytes = loading.update, saving.update
@@ -41,7 +39,7 @@ func newVMRestore(a *app) *cobra.Command {
 				a.recordVMs(c.Context(), rec)
 			}
 			if backup != "" {
-				fmt.Fprintln(a.out, backup)
+				a.out.Line("%s", backup)
 			}
 			return nil
 		},

@@ -7,21 +7,15 @@
 package listing
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"runtime"
 	"slices"
 	"strings"
-	"text/tabwriter"
-	"text/template"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/screen"
 )
 
 // Column is one column of a table and one key of --filter and --sort. Cells of
@@ -44,13 +38,16 @@ type Options struct {
 }
 
 // Write prints rows. id gives the full id of a row for -q.
-func Write[T any](w io.Writer, o Options, rows []T, id func(T) string, columns []Column[T]) error {
-	return WriteEncoded(w, o, rows, id, func(*T) string { return "" }, columns)
+func Write[T any](s *screen.Screen, o Options, rows []T, id func(T) string, columns []Column[T]) error {
+	return WriteEncoded(s, o, rows, id, func(*T) string { return "" }, columns)
 }
 
 // WriteEncoded is Write for rows whose JSON may be known already: encoded gives
 // it, or "" for a row that has to be encoded.
-func WriteEncoded[T any](w io.Writer, o Options, rows []T, id func(T) string, encoded func(*T) string, columns []Column[T]) error {
+func WriteEncoded[T any](s *screen.Screen, o Options, rows []T, id func(T) string, encoded func(*T) string, columns []Column[T]) error {
+	if err := CheckFormat(o.Format); err != nil {
+		return err
+	}
 	rows, err := filter(rows, o.Filters, columns)
 	if err != nil {
 		return err
@@ -58,70 +55,48 @@ func WriteEncoded[T any](w io.Writer, o Options, rows []T, id func(T) string, en
 	if err := order(rows, o.Sort, columns); err != nil {
 		return err
 	}
-	out := bufio.NewWriter(w) // a list is many small writes
-	err = write(out, o, rows, id, encoded, columns)
-	return errors.Join(err, out.Flush())
-}
-
-func write[T any](w io.Writer, o Options, rows []T, id func(T) string, encoded func(*T) string, columns []Column[T]) error {
 	switch {
 	case o.Quiet:
+		t := s.Table() // of one column: a list is many small lines
 		for _, r := range rows {
-			fmt.Fprintln(w, id(r))
+			t.Row(id(r))
 		}
+		t.End()
 		return nil
 	case o.Format == "json":
-		return lines(w, rows, encoded)
+		return lines(s, rows, encoded)
 	case o.Format == "" || o.Format == "table":
-		return table(w, rows, columns)
+		return table(s, rows, columns)
 	default:
-		return templated(w, o.Format, rows)
+		return templated(s, o.Format, rows)
 	}
-}
-
-// JSON prints rows as one indented array; nil is [].
-func JSON[T any](w io.Writer, rows []T) error {
-	if rows == nil {
-		rows = []T{}
-	}
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(rows)
 }
 
 // lines prints rows as one array, a row a line: half the work of indenting,
 // and `head`, `grep` and `diff` work on it.
-func lines[T any](w io.Writer, rows []T, encoded func(*T) string) error {
+func lines[T any](s *screen.Screen, rows []T, encoded func(*T) string) error {
 	if len(rows) == 0 {
-		_, err := fmt.Fprintln(w, "[]")
-		return err
+		s.EncodedJSON([]byte("[]\n"))
+		return nil
 	}
-	parts, err := inParts(rows, func(b *bytes.Buffer, rows []T) error { return encode(b, rows, encoded) })
+	parts, err := inParts(rows, func(rows []T) ([]byte, error) { return encode(rows, encoded) })
 	if err != nil {
 		return err
 	}
-	before := "["
-	for _, part := range parts {
-		if _, err := fmt.Fprintf(w, "%s%s", before, part); err != nil {
-			return err
-		}
-		before = separator
-	}
-	_, err = fmt.Fprintln(w, "]")
-	return err
+	out := append([]byte{'['}, bytes.Join(parts, []byte(separator))...)
+	s.EncodedJSON(append(out, "]\n"...))
+	return nil
 }
 
 const separator = ",\n "
 
-func encode[T any](b *bytes.Buffer, rows []T, encoded func(*T) string) error {
+func encode[T any](rows []T, encoded func(*T) string) ([]byte, error) {
+	var b bytes.Buffer
 	known := 0
 	for i := range rows {
 		known += len(encoded(&rows[i])) + len(separator)
 	}
 	b.Grow(known)
-	enc := json.NewEncoder(b)
-	enc.SetEscapeHTML(false)
 	for i := range rows {
 		if i > 0 {
 			b.WriteString(separator)
@@ -130,77 +105,53 @@ func encode[T any](b *bytes.Buffer, rows []T, encoded func(*T) string) error {
 			b.WriteString(text)
 			continue
 		}
-		if err := enc.Encode(&rows[i]); err != nil {
-			return err
+		text, err := screen.EncodeJSON(&rows[i])
+		if err != nil {
+			return nil, err
 		}
-		b.Truncate(b.Len() - 1) // the line's end
+		b.Write(text)
 	}
-	return nil
+	return b.Bytes(), nil
 }
 
 // inParts has every processor turn its part of the rows into text; the parts come
 // in the order of the rows.
-func inParts[T any](rows []T, text func(b *bytes.Buffer, rows []T) error) ([][]byte, error) {
+func inParts[T any](rows []T, text func(rows []T) ([]byte, error)) ([][]byte, error) {
 	parts := make([][]byte, min(runtime.GOMAXPROCS(0), len(rows)))
 	var g errgroup.Group
 	for i := range parts {
 		from, to := len(rows)*i/len(parts), len(rows)*(i+1)/len(parts)
-		g.Go(func() error {
-			var b bytes.Buffer
-			err := text(&b, rows[from:to])
-			parts[i] = b.Bytes()
+		g.Go(func() (err error) {
+			parts[i], err = text(rows[from:to])
 			return err
 		})
 	}
 	return parts, g.Wait()
 }
 
-func table[T any](w io.Writer, rows []T, columns []Column[T]) error {
+func table[T any](s *screen.Screen, rows []T, columns []Column[T]) error {
 	shown := slices.DeleteFunc(slices.Clone(columns), func(c Column[T]) bool { return c.Hidden })
-	line := func(b *bytes.Buffer, cell func(Column[T]) string) {
-		start := b.Len()
-		for i, c := range shown {
-			if i > 0 {
-				b.WriteByte('\t')
+	cells := make([]string, len(shown))
+	for i, c := range shown {
+		cells[i] = c.Name
+	}
+	t := s.Table()
+	t.Row(cells...)
+	parts, err := inParts(rows, func(rows []T) (text []byte, _ error) {
+		cells := make([]string, len(shown))
+		for _, r := range rows {
+			for i, c := range shown {
+				cells[i] = c.Cell(r)
 			}
-			b.WriteString(cell(c))
+			text = screen.AppendRow(text, cells)
 		}
-		b.Truncate(start + len(bytes.TrimRight(b.Bytes()[start:], " ")))
-		b.WriteByte('\n')
-	}
-	var heading bytes.Buffer
-	line(&heading, func(c Column[T]) string { return c.Name })
-	parts, err := inParts(rows, func(b *bytes.Buffer, rows []T) error {
-		for i := range rows {
-			line(b, func(c Column[T]) string { return c.Cell(rows[i]) })
-		}
-		return nil
+		return text, nil
 	})
-	if err != nil {
-		return err
+	for _, part := range parts {
+		t.Add(part)
 	}
-	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	for _, part := range append([][]byte{heading.Bytes()}, parts...) {
-		if _, err := tw.Write(part); err != nil {
-			return err
-		}
-	}
-	return tw.Flush()
-}
-
-func templated[T any](w io.Writer, text string, rows []T) error {
-	funcs := template.FuncMap{"json": func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err }}
-	t, err := template.New("format").Funcs(funcs).Option("missingkey=error").Parse(text)
-	if err != nil {
-		return failure.New(failure.Usage, "--format: %w", err)
-	}
-	for _, r := range rows {
-		if err := t.Execute(w, r); err != nil {
-			return failure.New(failure.Usage, "--format: %w", err)
-		}
-		fmt.Fprintln(w)
-	}
-	return nil
+	t.End()
+	return err
 }
 
 func filter[T any](rows []T, filters []string, columns []Column[T]) ([]T, error) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/screen"
 )
 
 type row struct {
@@ -43,7 +44,7 @@ func TestWrite(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer
-			if err := Write(&b, tc.o, rows(), func(r row) string { return r.ID }, columns()); err != nil {
+			if err := Write(screen.New(&b, "stdout"), tc.o, rows(), func(r row) string { return r.ID }, columns()); err != nil {
 				t.Fatal(err)
 			}
 			if b.String() != tc.want {
@@ -74,7 +75,7 @@ func TestRowsKeepTheirOrder(t *testing.T) {
 				return ""
 			}
 			var b bytes.Buffer
-			if err := WriteEncoded(&b, Options{Format: format}, many, func(r row) string { return r.ID }, known, columns()); err != nil {
+			if err := WriteEncoded(screen.New(&b, "stdout"), Options{Format: format}, many, func(r row) string { return r.ID }, known, columns()); err != nil {
 				t.Fatal(err)
 			}
 			if n > 0 && b.String() != want {
@@ -91,8 +92,11 @@ func TestBadFlagsAreUsageErrors(t *testing.T) {
 		{Filters: []string{"nonsense=1"}},
 		{Format: "{{.Nope}}"},
 		{Format: "{{"},
+		{Format: "jsn"},
+		{Format: "yaml"},
+		{Format: "table ID"},
 	} {
-		err := Write(&bytes.Buffer{}, o, rows(), func(r row) string { return r.ID }, columns())
+		err := Write(screen.New(&bytes.Buffer{}, "stdout"), o, rows(), func(r row) string { return r.ID }, columns())
 		if !errors.Is(err, failure.Usage) {
 			t.Errorf("%+v: %v is not a usage error", o, err)
 		}

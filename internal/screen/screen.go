@@ -1,0 +1,114 @@
+// Package screen writes what a command says, so that no name, label or message
+// from elsewhere can do more to a reader's terminal than be read.
+//
+// Snapshots, registries, folders and guests choose text that ends in lists and
+// errors. Printed as it is, an escape sequence could clear the screen, a newline
+// forge a row, a bidi override turn a name around. So a verb never holds the
+// stream itself: it has a [Screen], and what it can do with it is
+//
+//   - [Screen.Line]: one line, whatever its arguments hold;
+//   - [Screen.Table]: rows of cells, one row a call;
+//   - [Screen.JSON]: JSON that is safe to look at and still the same JSON;
+//   - [Screen.Text]: text of our own in lines, such as help;
+//   - [Screen.Log]: what a guest printed, for a terminal;
+//   - [Screen.Status]: the line of progress that is drawn over;
+//   - [Screen.Raw]: bytes as they are, for archives and pipes. It is the one way
+//     past the escaping, and a test names the files that may take it.
+//
+// Words: a text is safe when each rune of it is printable in the sense of
+// strconv.IsPrint: no control character, C1 included, no bidi or other format
+// character, no line separator, nothing that is not UTF-8. Others are shown
+// escaped, as Go writes them: \x1b, \n, \u202e.
+//
+// What always holds:
+//
+//  1. Nothing but Raw lets an unsafe rune through, newline and tab apart where
+//     they are our own.
+//  2. A write that failed is remembered: [Screen.Err] tells it when the command
+//     is done, so no verb has to look and none can forget.
+package screen
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"golang.org/x/term"
+)
+
+// Screen is one of the two streams of a command.
+type Screen struct {
+	mu       sync.Mutex
+	w        io.Writer
+	name     string
+	err      error
+	drawn    bool // a line of progress stands there
+	terminal bool
+}
+
+// New writes to w; name is what errors call it.
+func New(w io.Writer, name string) *Screen {
+	s := &Screen{w: w, name: name}
+	if f, ok := w.(*os.File); ok {
+		s.terminal = term.IsTerminal(int(f.Fd()))
+	}
+	return s
+}
+
+// Terminal: somebody looks at it.
+func (s *Screen) Terminal() bool { return s.terminal }
+
+// WriteError is the failure of a stream, which says nothing about the work of
+// the command: it has no class and hides its cause from errors.Is.
+type WriteError struct{ text string }
+
+func (e *WriteError) Error() string { return e.text }
+
+// Err is the first write that failed; what came after it is lost.
+func (s *Screen) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Line prints one line. A newline in it, be it of an argument, is shown escaped.
+func (s *Screen) Line(format string, args ...any) {
+	_, _ = s.write(append(AppendSafe(nil, fmt.Sprintf(format, args...)), '\n'))
+}
+
+// Raw passes bytes on as they are.
+func (s *Screen) Raw() io.Writer { return writerFunc(s.write) }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// write is the one place where bytes leave. It takes the line of progress away
+// first.
+func (s *Screen) write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clear()
+	return s.put(b)
+}
+
+func (s *Screen) put(b []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.w.Write(b)
+	if err != nil {
+		s.err = &WriteError{fmt.Sprintf("write to %s: %v", s.name, cause(err))}
+		return n, s.err
+	}
+	return n, nil
+}
+
+// cause leaves out "write /dev/stdout", which the name says.
+func cause(err error) error {
+	if p, ok := err.(*os.PathError); ok {
+		return p.Err
+	}
+	return err
+}
