@@ -8,6 +8,7 @@
 //
 //	format                 {"format":"cocoon-store","version":1}; 2 where snapshots
 //	                       are encrypted
+//	identity               which of the stores of this host it is: package owner
 //	gate.lock store.lock   taken in this order, for instants; never unlinked
 //	names.lock             makes "is the name free" and the rename one step
 //	snapshots/<id>/        manifest.json, meta.json
@@ -33,10 +34,10 @@ package store
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -45,6 +46,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/owner"
+	"github.com/cocoonv2/cocoon/internal/private"
 )
 
 // Version of the layout that this program writes; it reads EncryptedVersion too.
@@ -60,7 +63,7 @@ func Folders() []string {
 
 // Options of Open.
 type Options struct {
-	Create bool // make the store if the folder is missing or empty
+	Create bool // make the store if the folder is missing or empty; else failure.NotFound
 	// MaxBytes is a cap on blobs/sha256; 0 is none. Nothing that would pass it is
 	// begun where that can be foreseen, or ends with failure.NoSpace.
 	MaxBytes int64
@@ -82,6 +85,9 @@ type Store struct {
 	onRemove func(context.Context, ID)
 
 	fingerprints func(context.Context) (*fingerprint.Key, error)
+
+	ownerMu sync.Mutex
+	owner   owner.Mark // once it was asked for
 }
 
 type formatFile struct {
@@ -89,28 +95,22 @@ type formatFile struct {
 	Version int    `json:"version"`
 }
 
-// Open checks the store at root and makes it first if asked to.
+// Open checks the store at root, which may be a link to where it lies, and makes
+// it first if asked to. failure.NotFound where there is none.
 func Open(ctx context.Context, root string, o Options) (*Store, error) {
+	root, err := resolve(root)
+	if err != nil {
+		return nil, err
+	}
 	s := &Store{root: root, maxBytes: o.MaxBytes, keys: o.Keys, fingerprints: o.Fingerprints, locks: filelock.Pair{Gate: filepath.Join(root, "gate.lock"), Store: filepath.Join(root, "store.lock")}}
-	if _, err := os.Stat(root); errors.Is(err, os.ErrNotExist) {
-		if !o.Create {
-			return nil, failure.New(failure.NotFound, "no store at %s", root)
-		}
-		if err := durable.Mkdir(root, 0o700); err != nil {
-			return nil, fmt.Errorf("make store: %w", err)
-		}
-	}
-	if err := checkFolder(root, 0o022); err != nil {
+	if err := s.find(ctx, o.Create); err != nil {
 		return nil, err
 	}
-	if err := checkFileSystem(root); err != nil {
-		return nil, err
-	}
-	if err := s.checkFormat(o.Create); err != nil { // before any advice to change modes
+	if _, err := s.formatVersion(); err != nil { // before any advice to change modes
 		return nil, err
 	}
 	for _, path := range guarded(root) {
-		if err := checkFolder(path, othersBits); err != nil {
+		if err := checkFolder(path, private.Others); err != nil {
 			return nil, err
 		}
 	}
@@ -145,14 +145,6 @@ func checkFileSystem(root string) error {
 	return nil
 }
 
-func (s *Store) checkFormat(create bool) error {
-	_, err := s.formatVersion()
-	if errors.Is(err, os.ErrNotExist) {
-		return s.initFormat(create)
-	}
-	return err
-}
-
 // formatVersion reads the format file and refuses what is unknown.
 func (s *Store) formatVersion() (int, error) {
 	b, err := durable.ReadSmall(s.Path("format"), 4096)
@@ -167,28 +159,6 @@ func (s *Store) formatVersion() (int, error) {
 		return 0, failure.New(failure.Incompatible, "store %s has version %d, this program knows %d and %d", s.root, f.Version, Version, EncryptedVersion)
 	}
 	return f.Version, nil
-}
-
-// initFormat makes a store only of an empty folder: never in somebody's home.
-func (s *Store) initFormat(create bool) error {
-	entries, err := os.ReadDir(s.root)
-	if err != nil {
-		return err
-	}
-	if !create || len(entries) > 0 {
-		return failure.New(failure.Incompatible, "%s is no cocoon store and not empty", s.root)
-	}
-	if err := os.Chmod(s.root, 0o700); err != nil {
-		return err
-	}
-	b, err := json.Marshal(formatFile{"cocoon-store", Version})
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(s.Path("format"), b, 0o600); err != nil {
-		return fmt.Errorf("make store: %w", err)
-	}
-	return nil
 }
 
 // Root is the store's folder.

@@ -118,9 +118,15 @@ func newLogger(s *screen.Screen, level, format string) (*slog.Logger, error) {
 
 func (a *app) set(key string) string { return a.config[key].Value }
 
-// store opens the store, made on first use, with refs.db following every
-// commit and removal.
-func (a *app) store(ctx context.Context) (*store.Store, error) {
+// store opens the store, with refs.db following every commit and removal. Where
+// there is none that is failure.NotFound: a mistyped folder, or one whose disk is
+// not mounted, does not become a store because somebody looked into it.
+func (a *app) store(ctx context.Context) (*store.Store, error) { return a.openStore(ctx, false) }
+
+// begin is store for verbs that put something in: it is made where there is none.
+func (a *app) begin(ctx context.Context) (*store.Store, error) { return a.openStore(ctx, true) }
+
+func (a *app) openStore(ctx context.Context, create bool) (*store.Store, error) {
 	if a.st != nil {
 		return a.st, nil
 	}
@@ -131,7 +137,7 @@ func (a *app) store(ctx context.Context) (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := store.Options{Create: true, Keys: keyring.NewRing(a.set("keyFile")), Fingerprints: func(ctx context.Context) (*fingerprint.Key, error) {
+	o := store.Options{Create: create, Keys: keyring.NewRing(a.set("keyFile")), Fingerprints: func(ctx context.Context) (*fingerprint.Key, error) {
 		return fingerprint.Load(ctx, a.set("runDir"))
 	}}
 	if limit := a.set("maxStoreSize"); limit != "" {
@@ -159,8 +165,13 @@ type rooms struct {
 	hypervisor *hypervisor.Hypervisor // the last two, for what takes both
 }
 
-func (a *app) open(ctx context.Context) (*rooms, error) {
-	st, err := a.store(ctx)
+func (a *app) open(ctx context.Context) (*rooms, error) { return a.openRooms(ctx, a.store) }
+
+// openNew is open for verbs that put something in.
+func (a *app) openNew(ctx context.Context) (*rooms, error) { return a.openRooms(ctx, a.begin) }
+
+func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.Store, error)) (*rooms, error) {
+	st, err := open(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/doctor"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -27,12 +29,15 @@ func newSystemDoctor(a *app) *cobra.Command {
 					return err
 				}
 			}
+			host := a.host()
 			r, err := a.open(c.Context())
-			if err != nil {
+			if err != nil && !errors.Is(err, failure.NotFound) {
 				return err
 			}
-			host := a.host(r)
-			if fix {
+			if r != nil {
+				a.ofStore(&host, r)
+			}
+			if fix && r != nil {
 				if err := a.mend(c.Context(), r, host); err != nil {
 					return err
 				}
@@ -54,13 +59,33 @@ func newSystemDoctor(a *app) *cobra.Command {
 	return c
 }
 
-func (a *app) host(r *rooms) doctor.Host {
+// host is what can be looked at before there is a store.
+func (a *app) host() doctor.Host {
 	return doctor.Host{
-		RootDir:    r.store.Root(),
+		RootDir:    nearest(a.set("rootDir")),
 		CNIConfDir: filepath.SplitList(a.set("cniConfDir")), CNIBinDir: filepath.SplitList(a.set("cniBinDir")),
 		VMMVersion: func(ctx context.Context) (string, error) { return vmmVersion(ctx, a.set("hypervisor")) },
-		IndexOK:    a.indexOK,
-		Sealing:    r.store.SealingKey,
+		IndexOK:    func(context.Context) error { return nil },
+		Sealing: func() (*keyring.Key, error) {
+			k, _, err := keyring.NewRing(a.set("keyFile")).Sealing()
+			return k, err
+		},
+	}
+}
+
+// ofStore adds the store that there is.
+func (a *app) ofStore(h *doctor.Host, r *rooms) {
+	h.RootDir, h.IndexOK, h.Sealing = r.store.Root(), a.indexOK, r.store.SealingKey
+	h.Store = r.store.Owner
+}
+
+// nearest is the folder itself, or the last on the way to it that is there.
+func nearest(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			return dir
+		}
+		dir = filepath.Dir(dir)
 	}
 }
 

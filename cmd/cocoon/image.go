@@ -36,7 +36,7 @@ func newImageImport(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "import FILE", Short: "Take in a disk (raw, qcow2), kernel, firmware or initramfs", Args: needArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			r, err := a.open(c.Context())
+			r, err := a.openNew(c.Context())
 			if err != nil {
 				return err
 			}

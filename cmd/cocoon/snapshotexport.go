@@ -27,11 +27,11 @@ func (f *transferFlags) addImages(c *cobra.Command) {
 }
 
 // mover opens the rooms and gives what moves snapshots.
-func (a *app) mover(ctx context.Context, f transferFlags) (*registry.Mover, error) {
+func (a *app) mover(ctx context.Context, open func(context.Context) (*rooms, error), f transferFlags) (*registry.Mover, error) {
 	if f.concurrency < 0 || f.concurrency > 64 {
 		return nil, failure.New(failure.Usage, "--concurrency %d: 1 to 64", f.concurrency)
 	}
-	r, err := a.open(ctx)
+	r, err := open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func newSnapshotPush(a *app) *cobra.Command {
 			if err := checkReportFormat(format); err != nil {
 				return err
 			}
-			m, err := a.mover(c.Context(), f)
+			m, err := a.mover(c.Context(), a.open, f)
 			if err != nil {
 				return err
 			}
@@ -121,7 +121,7 @@ func (a *app) exportCH(ctx context.Context, ref, dir string) error {
 }
 
 func (a *app) exportOCI(ctx context.Context, ref, out string, f transferFlags) error {
-	m, err := a.mover(ctx, f)
+	m, err := a.mover(ctx, a.open, f)
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func (a *app) importCH(ctx context.Context, dir string, f *importFlags) (*store.
 	if f.tag != "" || f.trustArgs || f.newID {
 		return nil, failure.New(failure.Usage, "--tag, --trust-args and --new-id are for an OCI image layout, %s is a folder without oci-layout", dir)
 	}
-	r, err := a.open(ctx)
+	r, err := a.openNew(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (a *app) importOCI(ctx context.Context, src string, f *importFlags) (*store
 	if f.parent != "" || f.trustPaths {
 		return nil, failure.New(failure.Usage, "--parent and --trust-paths are for a Cloud Hypervisor snapshot folder")
 	}
-	m, err := a.mover(ctx, transferFlags{})
+	m, err := a.mover(ctx, a.openNew, transferFlags{})
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func newSnapshotPull(a *app) *cobra.Command {
 }
 
 func (a *app) pull(ctx context.Context, ref string, f transferFlags, o registry.PullOptions) (*store.Snapshot, error) {
-	m, err := a.mover(ctx, f)
+	m, err := a.mover(ctx, a.openNew, f)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func (a *app) pull(ctx context.Context, ref string, f transferFlags, o registry.
 // localSnapshot answers a reference of this store; REGISTRY/NAME:TAG is pulled
 // first, which costs one question when it is here already.
 func (a *app) localSnapshot(ctx context.Context, ref string) (string, error) {
-	if !strings.Contains(ref, "/") {
+	if !isRemote(ref) {
 		return ref, nil
 	}
 	sn, err := a.pull(ctx, ref, transferFlags{}, registry.PullOptions{})
@@ -151,3 +151,6 @@ func (a *app) localSnapshot(ctx context.Context, ref string) (string, error) {
 	}
 	return string(sn.ID), nil
 }
+
+// isRemote tells REGISTRY/NAME:TAG from a reference of this store.
+func isRemote(ref string) bool { return strings.Contains(ref, "/") }

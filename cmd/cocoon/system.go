@@ -39,8 +39,26 @@ func newConfig(a *app) *cobra.Command {
 
 func newSystem(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "system", Short: "The store and the host", Args: cobra.ArbitraryArgs, RunE: groupHelp}
-	c.AddCommand(newSystemInfo(a), newSystemDF(a), newSystemDoctor(a), newSystemRepair(a), newSystemKey(a))
+	c.AddCommand(newSystemInit(a), newSystemInfo(a), newSystemDF(a), newSystemDoctor(a), newSystemRepair(a), newSystemKey(a))
 	return c
+}
+
+func newSystemInit(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "init", Short: "Make the store, if there is none; prints its id", Args: needArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			st, err := a.begin(c.Context())
+			if err != nil {
+				return err
+			}
+			m, err := st.Owner(c.Context())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out, m.Store)
+			return nil
+		},
+	}
 }
 
 type systemInfo struct {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/private"
 )
 
 func newSystemKey(a *app) *cobra.Command {
@@ -37,8 +38,8 @@ func newKeyCreate(a *app) *cobra.Command {
 
 // outsideStore: a key beside what it protects protects nothing.
 func (a *app) outsideStore(file string) error {
-	path, err1 := filepath.Abs(file)
-	root, err2 := filepath.Abs(a.set("rootDir"))
+	path, err1 := lies(file)
+	root, err2 := lies(a.set("rootDir"))
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
@@ -46,6 +47,14 @@ func (a *app) outsideStore(file string) error {
 		return failure.Hint(failure.New(failure.Usage, "%s lies in the store that it is to protect", path), "keep keys elsewhere, for example in /etc/cocoon")
 	}
 	return nil
+}
+
+// lies is where a path leads, as far as it does.
+func lies(path string) (string, error) {
+	if at, err := private.Resolve(path); err == nil {
+		return at, nil
+	}
+	return filepath.Abs(path)
 }
 
 func newKeyShow(a *app) *cobra.Command {

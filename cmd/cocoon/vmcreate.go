@@ -28,7 +28,11 @@ func newVMCreate(a *app) *cobra.Command {
 		Use: "create NAME", Short: "Make a VM from files or an image, or rebuild one from a snapshot",
 		Args: needArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			r, err := a.open(c.Context())
+			open := a.openNew
+			if f.from != "" && !isRemote(f.from) {
+				open = a.open
+			}
+			r, err := open(c.Context())
 			if err != nil {
 				return err
 			}

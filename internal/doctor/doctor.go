@@ -21,6 +21,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/clone"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/owner"
 )
 
 // Status of a finding.
@@ -45,6 +46,8 @@ type Host struct {
 	CNIBinDir  []string
 	VMMVersion func(ctx context.Context) (string, error)
 	IndexOK    func(ctx context.Context) error // nil when refs.db can be read whole
+	// Store is the mark of the store; nil where there is none.
+	Store func(ctx context.Context) (owner.Mark, error)
 	// Sealing says what new snapshots are encrypted with.
 	Sealing func() (*keyring.Key, error)
 }
@@ -58,6 +61,7 @@ func (h Host) Examine(ctx context.Context) []Finding {
 		{"kvm", h.device("/dev/kvm", "load the kvm module, or enable nested virtualisation in the host of this machine")},
 		{"tun", h.device("/dev/net/tun", "load the tun module: VMs with a network need it")},
 		{"hypervisor", h.hypervisor},
+		{"store", h.store},
 		{"space", h.space},
 		{"reflink", h.reflink},
 		{"staging", h.staging},
@@ -129,6 +133,20 @@ func (h Host) hypervisor(ctx context.Context) Finding {
 		return warn("install cloud-hypervisor v53.0 or later", "Cloud Hypervisor %s: guests stand still while they are saved", v)
 	}
 	return ok("Cloud Hypervisor %s", v)
+}
+
+func (h Host) store(ctx context.Context) Finding {
+	if h.Store == nil {
+		return warn("cocoon system init, or mount its disk", "there is no store; the nearest folder is %s", h.RootDir)
+	}
+	m, err := h.Store(ctx)
+	switch {
+	case err != nil:
+		return fail("make room, or see what the disk says: VMs cannot be started", "%v", err)
+	case m.Store == "":
+		return warn("remount it for writing, if VMs are to run", "%s is read-only", h.RootDir)
+	}
+	return ok("%s", m)
 }
 
 // scarce is when free space is worth a warning: a tenth of the file system.

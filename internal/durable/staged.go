@@ -16,12 +16,21 @@ type Staged struct {
 
 // Stage writes data beside path. Drop it, also after Rename.
 func Stage(path string, data []byte, perm os.FileMode) (*Staged, error) {
+	return StageBy(path, perm, func(*os.File) ([]byte, error) { return data, nil })
+}
+
+// StageBy is Stage of a file that says something of itself.
+func StageBy(path string, perm os.FileMode, content func(f *os.File) ([]byte, error)) (*Staged, error) {
 	f, err := newTemporary(path)
 	if err != nil {
 		return nil, fmt.Errorf("write %s: %w", path, err)
 	}
 	s := &Staged{f, path}
-	if err := s.fill(data, perm); err != nil {
+	data, err := content(f)
+	if err == nil {
+		err = s.fill(data, perm)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), s.Drop())
 	}
 	return s, nil

@@ -95,6 +95,16 @@ func ExclusiveExisting(ctx context.Context, path string) (*Lock, error) {
 	return waitFor(ctx, f, path, unix.LOCK_EX, lastPause)
 }
 
+// ExclusiveFolder waits for an exclusive lock on a folder itself: for what is done
+// to it before there is any file in it.
+func ExclusiveFolder(ctx context.Context, path string) (*Lock, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	return waitFor(ctx, f, path, unix.LOCK_EX, lastPause)
+}
+
 // Used tells whether somebody holds an exclusive lock on a file: by flock(2), as
 // this package does, or by fcntl(2), as VMMs do on the disks they write to.
 func Used(path string) (bool, error) {

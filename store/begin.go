@@ -1,0 +1,137 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/owner"
+)
+
+// find looks for the store at root, and makes it where there is none and it is
+// wanted. It judges the folder itself, nothing in it.
+func (s *Store) find(ctx context.Context, create bool) error {
+	if _, err := os.Lstat(s.root); errors.Is(err, os.ErrNotExist) {
+		if !create {
+			return s.none("there is no such folder")
+		}
+		if err := durable.Mkdir(s.root, 0o700); err != nil {
+			return fmt.Errorf("make store: %w", err)
+		}
+	}
+	if err := errors.Join(checkFolder(s.root, 0), checkFileSystem(s.root)); err != nil {
+		return err
+	}
+	begun, err := s.begun()
+	if err == nil && !begun {
+		if !create {
+			return s.none("the folder is empty; is its disk mounted?")
+		}
+		err = s.begin(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return checkFolder(s.root, othersWrite)
+}
+
+// othersWrite are the rights with which others could change what is read here.
+const othersWrite = 0o022
+
+// begun tells a store from a folder in which one can be made. It refuses what is
+// neither: nothing is made in somebody's home, and no advice given to change it.
+func (s *Store) begun() (bool, error) {
+	if _, err := os.Lstat(s.Path("format")); !errors.Is(err, os.ErrNotExist) {
+		return true, nil // whatever it is, formatVersion says
+	}
+	entries, err := os.ReadDir(s.root)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		if !beginning(e.Name()) {
+			return false, failure.Hint(failure.New(failure.Incompatible, "%s is no cocoon store and not empty", s.root), "choose another folder with --root-dir")
+		}
+	}
+	return false, nil
+}
+
+// beginning are the names that an empty folder may have: what a new file system
+// has in it, and what a process that made a store and died in it left.
+func beginning(name string) bool {
+	return name == "lost+found" || name == owner.File || strings.HasPrefix(name, ".tmp-format-") || strings.HasPrefix(name, ".tmp-"+owner.File+"-")
+}
+
+func (s *Store) none(why string) error {
+	return failure.Hint(failure.New(failure.NotFound, "no store at %s: %s", s.root, why),
+		"cocoon system init makes one; vm create, image import, snapshot import and snapshot pull do so by themselves")
+}
+
+// begin makes a store of an empty folder. Of several processes one does; format
+// is the last that is written, so a crash before it leaves an empty folder.
+func (s *Store) begin(ctx context.Context) error {
+	if err := checkFolder(s.root, othersWrite); err != nil {
+		return err
+	}
+	lock, err := filelock.ExclusiveFolder(ctx, s.root)
+	if err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	defer lock.Unlock()
+	if begun, err := s.begun(); err != nil || begun {
+		return err
+	}
+	if err := os.Chmod(s.root, 0o700); err != nil {
+		return err
+	}
+	if _, err := owner.Give(s.root); err != nil {
+		return err
+	}
+	b, err := json.Marshal(formatFile{"cocoon-store", Version})
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(s.Path("format"), b, 0o600); err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	return nil
+}
+
+// Owner is the mark of this store on what it makes outside of its folder. A store
+// that has no identity, or was copied here, gets one. One that cannot be written
+// has none, and owns nothing: the zero Mark.
+func (s *Store) Owner(ctx context.Context) (owner.Mark, error) {
+	s.ownerMu.Lock()
+	defer s.ownerMu.Unlock()
+	if s.owner != (owner.Mark{}) {
+		return s.owner, nil
+	}
+	id, err := owner.Read(s.root)
+	if err == nil && id == "" {
+		id, err = s.giveIdentity(ctx)
+	}
+	if errors.Is(err, unix.EROFS) {
+		return owner.Mark{}, nil
+	}
+	if err == nil {
+		s.owner, err = owner.At(s.root, id)
+	}
+	return s.owner, err
+}
+
+func (s *Store) giveIdentity(ctx context.Context) (string, error) {
+	lock, err := filelock.ExclusiveFolder(ctx, s.root)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Unlock()
+	return owner.Give(s.root)
+}
