@@ -55,7 +55,7 @@ func newSystemInit(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(a.out, m.Store)
+			a.out.Line("%s", m.Store)
 			return nil
 		},
 	}
