@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -181,8 +182,12 @@ func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.
 	if err != nil {
 		return nil, err
 	}
+	stop, err := parseDuration("vmStopTimeout", a.set("vmStopTimeout"))
+	if err != nil {
+		return nil, err
+	}
 	vms := vm.New(st, images, vm.Options{
-		RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), VMMTimeout: patience, Network: a.network(st),
+		RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), VMMTimeout: patience, StopTimeout: stop, Network: a.network(st),
 	})
 	cacheCap, err := a.cacheCap()
 	if err := errors.Join(err, a.checkCacheAhead()); err != nil {
@@ -262,6 +267,17 @@ func each(refs []string, do func(ref string) error) error {
 			errs = append(errs, err)
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// eachAtOnce is each for what waits more than it works.
+func eachAtOnce(refs []string, do func(ref string) error) error {
+	errs := make([]error, len(refs))
+	var all sync.WaitGroup
+	for i, r := range refs {
+		all.Go(func() { errs[i] = do(r) })
+	}
+	all.Wait()
 	return errors.Join(errs...)
 }
 

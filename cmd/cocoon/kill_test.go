@@ -63,7 +63,7 @@ func newHost(t *testing.T, vmm string, env ...string) *host {
 func (h *host) command(args []string, env ...string) (*exec.Cmd, *bytes.Buffer, *bytes.Buffer) {
 	c := exec.Command("cocoon", args...)
 	var out, stderr bytes.Buffer
-	c.Env, c.Dir, c.Stdout, c.Stderr = slices.Concat(h.env, env), h.work, &out, &stderr
+	c.Env, c.Dir, c.Stdout, c.Stderr = h.simulated(slices.Concat(h.env, env)), h.work, &out, &stderr
 	return c, &out, &stderr
 }
 

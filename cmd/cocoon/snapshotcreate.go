@@ -65,7 +65,7 @@ func newSnapshotCreate(a *app) *cobra.Command {
 			}
 			a.out.Line("%s", sn.ID)
 			if stop {
-				if err := r.vms.Stop(ctx, req.VM, vm.StopOptions{}); err != nil {
+				if err := a.stop(ctx, r, req.VM, vm.StopOptions{}); err != nil {
 					return err
 				}
 			}

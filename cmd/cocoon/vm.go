@@ -49,16 +49,34 @@ func vmVerb(a *app, verb, help string, do func(context.Context, *rooms, string) 
 }
 
 func newVMStop(a *app) *cobra.Command {
-	timeout := "10s"
-	c := vmVerb(a, "stop", "ACPI button, then shutdown, then SIGTERM, then SIGKILL", func(ctx context.Context, r *rooms, ref string) error {
-		d, err := parseDuration("--timeout", timeout)
-		if err != nil {
-			return err
-		}
-		return r.vms.Stop(ctx, ref, vm.StopOptions{Timeout: d})
-	})
-	c.Flags().StringVarP(&timeout, "timeout", "t", timeout, "how long the guest may take to power itself off")
+	var timeout string
+	c := &cobra.Command{
+		Use: "stop VM…", Short: "ACPI button, then shutdown, then SIGTERM, then SIGKILL", Args: needArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeVMs,
+		RunE: func(c *cobra.Command, args []string) error {
+			r, err := a.open(c.Context())
+			if err != nil {
+				return err
+			}
+			var o vm.StopOptions
+			if timeout != "" {
+				if o.Timeout, err = parseDuration("--timeout", timeout); err != nil {
+					return err
+				}
+			}
+			return eachAtOnce(args, func(ref string) error { return a.stop(c.Context(), r, ref, o) })
+		},
+	}
+	c.Flags().StringVarP(&timeout, "timeout", "t", "", "how long the guest may take to power itself off ("+settingHelp("vmStopTimeout")+")")
 	return c
+}
+
+// stop ends one VM and says how it went.
+func (a *app) stop(ctx context.Context, r *rooms, ref string, o vm.StopOptions) error {
+	exit, err := r.vms.Stop(ctx, ref, o)
+	if exit != nil {
+		a.errOut.Line("%s: %s", ref, exit)
+	}
+	return err
 }
 
 func newVMStart(a *app) *cobra.Command {
@@ -117,6 +135,7 @@ type vmRow struct {
 	Restore    *vm.RestoreInfo   `json:"restore,omitempty"`
 	Suspend    *vmSuspend        `json:"suspend,omitempty"`
 	LastError  string            `json:"lastError,omitempty"`
+	Exit       *vm.Exit          `json:"exit,omitempty"`
 	Hypervisor string            `json:"hypervisorVersion,omitempty"`
 }
 
@@ -141,7 +160,7 @@ type vmDisk struct {
 func (r *rooms) vmRow(rec *vm.Record) vmRow {
 	row := vmRow{
 		ID: rec.ID, Name: rec.Name, State: rec.State, Created: rec.Created.UTC(), Labels: rec.Labels, Snapshot: rec.Snapshot,
-		Image: rec.Image, CPUs: rec.CPUs, Memory: vmMemory{rec.MemoryBytes}, Restore: rec.Restore, LastError: rec.LastError,
+		Image: rec.Image, CPUs: rec.CPUs, Memory: vmMemory{rec.MemoryBytes}, Restore: rec.Restore, LastError: rec.LastError, Exit: rec.Exit,
 		Disks: []vmDisk{}, Networks: []vmNetwork{},
 	}
 	if p := rec.Process; p != nil {

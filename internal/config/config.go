@@ -47,6 +47,7 @@ func Settings() []Setting {
 		{"hypervisor", "COCOON_HYPERVISOR", "cloud-hypervisor"},
 		{"cpuArgs", "COCOON_CPU_ARGS", ""},
 		{"vmmTimeout", "COCOON_VMM_TIMEOUT", "30s"},
+		{"vmStopTimeout", "COCOON_VM_STOP_TIMEOUT", "90s"},
 		{"keyFile", "COCOON_KEY_FILE", ""},
 		{"maxStoreSize", "COCOON_MAX_STORE_SIZE", ""},
 		{"cacheMaxBytes", "COCOON_CACHE_MAX_BYTES", "16G"},
@@ -73,6 +74,8 @@ type file struct {
 	CNIConfDir    string `json:"cniConfDir"`
 	CNIBinDir     string `json:"cniBinDir"`
 
+	VMStopTimeout string `json:"vmStopTimeout"`
+
 	RepackThreshold string `json:"repackThreshold"`
 
 	Prune pruneSection `json:"prune"`
@@ -88,6 +91,7 @@ func (f file) get(key string) string {
 		"keyFile":      f.KeyFile,
 		"maxStoreSize": f.MaxStoreSize, "cacheMaxBytes": f.CacheMaxBytes, "cacheAhead": f.CacheAhead,
 		"repackThreshold": f.RepackThreshold,
+		"vmStopTimeout":   f.VMStopTimeout,
 		"cniConfDir":      f.CNIConfDir, "cniBinDir": f.CNIBinDir,
 	}[key]
 }

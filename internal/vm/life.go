@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -91,7 +92,7 @@ func (m *Manager) boot(ctx context.Context, rec *Record) error {
 	if err != nil {
 		return err
 	}
-	rec.Process, rec.State, rec.LastError, rec.Restore = p, "running", "", nil
+	rec.Process, rec.State, rec.LastError, rec.Restore, rec.Exit = p, "running", "", nil, nil
 	return m.save(rec)
 }
 
@@ -115,41 +116,84 @@ func (m *Manager) booted(ctx context.Context, rec *Record, p *Process) error {
 
 // StopOptions of Stop.
 type StopOptions struct {
-	Timeout time.Duration // for the guest to power itself off; 0 is ten seconds
+	Timeout time.Duration // for the guest to power itself off; 0 is Options.StopTimeout
 }
 
+// DefaultStopTimeout is how long a guest may take to power itself off. A system
+// with services needs tens of seconds; one that is quicker keeps nobody waiting.
+const DefaultStopTimeout = 90 * time.Second
+
 // Stop ends a VM: ACPI button, then vm.shutdown and vmm.shutdown, then SIGTERM,
-// then SIGKILL.
-func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) error {
+// then SIGKILL. The answer says which it was. When ctx ends while the guest
+// powers itself off, it may go on doing so, and the VM is not stopped.
+func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) (*Exit, error) {
 	rec, unlock, err := m.Lock(ctx, ref, "vm stop")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unlock()
 	if rec.Sleep != nil {
-		return failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), "cocoon vm start --cold "+rec.Name+" gives up its RAM")
+		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), "cocoon vm start --cold "+rec.Name+" gives up its RAM")
 	}
 	if rec.Process == nil {
-		return failure.New(failure.Conflict, "VM %s is not running", rec.Name)
+		return nil, failure.New(failure.Conflict, "VM %s is not running", rec.Name)
 	}
-	if o.Timeout == 0 {
-		o.Timeout = 10 * time.Second
+	if o.Timeout <= 0 {
+		o.Timeout = m.stopTimeout()
 	}
-	if err := m.end(ctx, rec, o.Timeout); err != nil {
-		return fmt.Errorf("stop VM %s: %w", rec.Name, err)
+	exit, err := m.end(ctx, rec, o.Timeout)
+	if err != nil {
+		return nil, fmt.Errorf("stop VM %s: %w", rec.Name, err)
 	}
-	rec.Process, rec.State = nil, "stopped"
-	return errors.Join(m.save(rec), removeSockets(m.RunDir(rec.ID)), m.ReleaseMemory(rec.ID))
+	rec.Process, rec.State, rec.LastError, rec.Exit = nil, "stopped", "", exit
+	return exit, errors.Join(m.save(rec), removeSockets(m.RunDir(rec.ID)), m.ReleaseMemory(rec.ID))
+}
+
+func (m *Manager) stopTimeout() time.Duration {
+	if m.o.StopTimeout <= 0 {
+		return DefaultStopTimeout
+	}
+	return m.o.StopTimeout
 }
 
 // politeTimeout is how long the VMM itself may take to end.
 const politeTimeout = 2 * time.Second
 
-func (m *Manager) end(ctx context.Context, rec *Record, timeout time.Duration) error {
-	client, p := m.Client(rec), rec.Process
-	if rec.State == "running" && client.PowerButton(ctx) == nil && ended(ctx, p, timeout) {
-		return nil
+func (m *Manager) end(ctx context.Context, rec *Record, timeout time.Duration) (*Exit, error) {
+	client, p, begun := m.Client(rec), rec.Process, time.Now()
+	why := "it was " + rec.State
+	if rec.State == "running" {
+		err := client.PowerButton(ctx)
+		durable.Step("vm.stop.asked")
+		switch {
+		case err != nil:
+			why = "its power button could not be pressed: " + err.Error()
+		case ended(ctx, p, timeout):
+			return newExit(PoweredOff, "by itself after %s", round(time.Since(begun))), nil
+		default:
+			why = fmt.Sprintf("it did not power itself off within %s", timeout)
+		}
 	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("its power was not cut, and it may yet power itself off: %w", ctx.Err())
+	}
+	if err := m.cutPower(ctx, rec); err != nil {
+		return nil, err
+	}
+	return newExit(PowerCut, "%s", why), nil
+}
+
+// round is a time as people say it.
+func round(d time.Duration) time.Duration {
+	if d < time.Second {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(time.Second / 10)
+}
+
+// cutPower ends a VMM whose guest is not asked any more.
+func (m *Manager) cutPower(ctx context.Context, rec *Record) error {
+	client, p := m.Client(rec), rec.Process
 	// Answers do not matter from here: the process must end.
 	polite, cancel := context.WithTimeout(ctx, politeTimeout)
 	defer cancel()

@@ -27,6 +27,9 @@ type Options struct {
 	CPUArgs string // appended to --cpus boot=N
 	// VMMTimeout bounds each call to a VMM; 0 is chsnap.DefaultPatience.
 	VMMTimeout time.Duration
+	// StopTimeout is how long a guest may take to power itself off; 0 is
+	// DefaultStopTimeout.
+	StopTimeout time.Duration
 	// Network makes the interfaces; without a CacheDir there are no others than
 	// TAPs of the operator.
 	Network network.Host

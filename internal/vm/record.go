@@ -51,7 +51,8 @@ type Record struct {
 	State       string            `json:"state"` // created running paused suspended stopped error
 	Process     *Process          `json:"process,omitempty"`
 	LastError   string            `json:"lastError,omitempty"`
-	Sleep       *Sleep            `json:"-"` // of a suspended VM; sleep.go
+	Exit        *Exit             `json:"exit,omitempty"` // of the run before, while there is no process
+	Sleep       *Sleep            `json:"-"`              // of a suspended VM; sleep.go
 }
 
 // Disk of a VM: File (in the VM's folder) is writable, Image is a shared blob.

@@ -105,7 +105,7 @@ func (m *Manager) syncDisks(rec *Record) error {
 // is no longer suspended. rec is its record from now on. A resume is owed from
 // before Wake until the guest runs.
 func (m *Manager) Wake(rec *Record) error {
-	rec.State, rec.LastError, rec.Sleep = "running", "", nil
+	rec.State, rec.LastError, rec.Sleep, rec.Exit = "running", "", nil, nil
 	if err := m.save(rec); err != nil {
 		return err
 	}
