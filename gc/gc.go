@@ -40,6 +40,9 @@ type Options struct {
 	// journal.
 	UndoJournal func(ctx context.Context, path string) error
 	Network     Network // nil: not looked at
+	// ForgetNetworks are ids of VMs that do not exist, or beginnings of them: what
+	// stands of their networks is dropped though its plugins cannot undo it.
+	ForgetNetworks []string
 	// CacheMaxBytes is what raw RAM files may occupy; negative is no limit.
 	CacheMaxBytes int64
 	Repack        *Repack // nil: packs stay as they are
@@ -53,10 +56,20 @@ type Network interface {
 	Leftovers(live []string) ([]network.Leftover, error)
 	// RemoveVM undoes all that stands for a VM, whose VMM has ended.
 	RemoveVM(ctx context.Context, id string) error
+	// ForgetVM is RemoveVM without the plugins: what they keep elsewhere stays.
+	ForgetVM(ctx context.Context, id string) error
 }
 
 // Removed is one object that went, or would go.
 type Removed struct {
+	Kind   string `json:"kind"`
+	ID     string `json:"id"`
+	Bytes  int64  `json:"bytes"`
+	Reason string `json:"reason"`
+}
+
+// Failed is one object that should have gone and could not be removed.
+type Failed struct {
 	Kind   string `json:"kind"`
 	ID     string `json:"id"`
 	Bytes  int64  `json:"bytes"`
@@ -91,6 +104,7 @@ type Windows struct {
 type Report struct {
 	DryRun         bool      `json:"dryRun"`
 	Removed        []Removed `json:"removed"`
+	Failed         []Failed  `json:"failed"`
 	Kept           []Kept    `json:"kept,omitempty"`
 	ReclaimedBytes int64     `json:"reclaimedBytes"`
 	Leases         Leases    `json:"leases"`
@@ -104,7 +118,8 @@ type Report struct {
 func ms(since time.Time) float64 { return float64(time.Since(since).Microseconds()) / 1000 }
 
 // Collect runs the collector once. A report beside an error says what was done
-// all the same: packs that stay because there is no room to rewrite them.
+// all the same: packs that stay because there is no room to rewrite them, objects
+// that cannot be removed.
 func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	start := time.Now()
 	m, err := s.Maintain(ctx, o.Wait, "gc")
@@ -112,7 +127,7 @@ func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer m.End()
-	rep := &Report{DryRun: o.DryRun, Removed: []Removed{}}
+	rep := &Report{DryRun: o.DryRun, Removed: []Removed{}, Failed: []Failed{}}
 	c := &collector{st: s, m: m, o: o, rep: rep, sweep: s.Sweep(), dropped: map[string]bool{}}
 	defer c.closeStrays()
 	told, err := c.run(ctx)
@@ -120,7 +135,7 @@ func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 		return nil, errors.Join(err, told)
 	}
 	rep.DurationMs = ms(start)
-	return rep, told
+	return rep, errors.Join(told, c.failures.err())
 }
 
 // collector is one run.
@@ -135,6 +150,8 @@ type collector struct {
 	asleep  []Kept          // snapshots of suspended VMs
 	dropped map[string]bool // snapshots that this run removed
 	strays  []*os.File      // temporary files that this run holds
+
+	failures failures
 }
 
 // run answers two errors: what is told beside the report, and what ended the run.
@@ -176,16 +193,15 @@ func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) 
 	if err := c.execute(ctx, p); err != nil {
 		return err
 	}
-	c.report(p)
 	if c.o.DryRun {
+		c.report(p)
 		return nil
 	}
 	durable.Step("gc.swept")
-	// What cannot be undone outside the store, such as by a plugin that fails, is
-	// told and keeps nothing else from going.
-	err := c.endRunDirs(ctx, p)
-	_, terr := c.st.EmptyTrash(ctx)
-	return errors.Join(err, terr)
+	c.endRunDirs(ctx, p)
+	err := c.st.EmptyTrash(ctx, func(name string, err error) { c.failTrash(p, name, err) })
+	c.report(p)
+	return err
 }
 
 func unreadable(err error) error {
@@ -194,6 +210,9 @@ func unreadable(err error) error {
 
 func (c *collector) report(p *plan) {
 	for _, v := range p.victims {
+		if v.failed {
+			continue
+		}
 		c.rep.Removed = append(c.rep.Removed, Removed{v.kind, v.id, v.bytes, v.reason})
 		c.rep.ReclaimedBytes += v.bytes
 	}

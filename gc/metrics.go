@@ -22,7 +22,7 @@ type Run struct {
 }
 
 // kinds of object that a run may remove: each has a sample, 0 where none went.
-var kinds = []string{"blob", "cache", "image", "ingest", "journal", "lease", "run", "snapshot", "staging", "temporary", "trash", "vm"}
+var kinds = []string{"blob", "cache", "image", "ingest", "journal", "lease", "network", "run", "snapshot", "staging", "temporary", "trash", "vm"}
 
 // WriteMetrics replaces the file at path by Prometheus text about the run and
 // about the store as it is now. What cannot be measured is left out and is an
@@ -81,6 +81,7 @@ func (m *metrics) run(r Run) {
 			freed[x.Kind] += float64(x.Bytes)
 			removed[x.Kind]++
 		}
+		m.gauge("cocoon_gc_failed_objects", "Objects that the last gc could not remove.", float64(len(r.Report.Failed)))
 	}
 	if r.Report != nil && r.Report.Repack != nil {
 		m.repack(r.Report.Repack)

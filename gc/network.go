@@ -2,9 +2,11 @@ package gc
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
 // networks: interfaces, netns, leases and NAT of VMs that do not exist. Kind
@@ -39,13 +41,24 @@ func (c *collector) networks(p *plan) error {
 	return nil
 }
 
-// removeNetworks follows the end of the VMMs, which hold the TAPs.
-func (c *collector) removeNetworks(ctx context.Context, p *plan) error {
-	var errs []error
-	for _, v := range p.victims {
-		if v.kind == "network" {
-			errs = append(errs, c.o.Network.RemoveVM(ctx, v.id))
-		}
+// removeNetwork undoes what stands for a VM; where its plugins cannot and the
+// operator has given it up, it is dropped.
+func (c *collector) removeNetwork(ctx context.Context, v *victim) error {
+	if v.kind != "network" {
+		return nil
 	}
-	return errors.Join(errs...)
+	err := c.o.Network.RemoveVM(ctx, v.id)
+	if err == nil {
+		return nil
+	}
+	if c.forgets(v.id) {
+		v.reason += "; given up: " + oneLine(err)
+		return c.o.Network.ForgetVM(ctx, v.id)
+	}
+	return failure.Hint(err, "mend what the plugin names and repeat the command, or give up what it keeps elsewhere: cocoon gc --forget-network "+v.id)
+}
+
+// forgets: the operator has given up the network of this VM.
+func (c *collector) forgets(id string) bool {
+	return slices.ContainsFunc(c.o.ForgetNetworks, func(part string) bool { return strings.HasPrefix(id, part) })
 }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -18,6 +20,7 @@ type fakeNetwork struct {
 	vms     []string
 	bad     string
 	removed []string
+	dropped []string // without the plugins
 }
 
 var errUndo = errors.New("plugins could not undo")
@@ -39,6 +42,11 @@ func (f *fakeNetwork) RemoveVM(_ context.Context, id string) error {
 		return errUndo
 	}
 	f.removed = append(f.removed, id)
+	return nil
+}
+
+func (f *fakeNetwork) ForgetVM(_ context.Context, id string) error {
+	f.dropped = append(f.dropped, id)
 	return nil
 }
 
@@ -70,6 +78,7 @@ func TestNetworksOfNoVMGo(t *testing.T) {
 	}
 }
 
+// TestANetworkThatStaysKeepsNothingElse, and the report names it.
 func TestANetworkThatStaysKeepsNothingElse(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "root"))
 	gone := mustPublish(t, s, "orphan")
@@ -78,10 +87,28 @@ func TestANetworkThatStaysKeepsNothingElse(t *testing.T) {
 	}
 	bad, good := "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
 	net := &fakeNetwork{vms: []string{bad, good}, bad: bad}
-	if _, err := Collect(t.Context(), s, Options{Network: net}); !errors.Is(err, errUndo) {
+	rep, err := Collect(t.Context(), s, Options{Network: net})
+	if !errors.Is(err, errUndo) || failure.Code(err) != 1 {
 		t.Errorf("gc: %v", err)
 	}
 	if left := blobs(t, s); len(left) > 0 || !slices.Equal(net.removed, []string{good}) {
 		t.Errorf("blobs %v, networks removed %v", left, net.removed)
+	}
+	if rep == nil || len(rep.Failed) != 1 || rep.Failed[0].ID != bad || len(rep.Removed) != 3 { // two blobs, the other network
+		t.Errorf("report %+v", rep)
+	}
+}
+
+// TestANetworkIsGivenUpWhenAskedFor: then its plugins are not waited for any more.
+func TestANetworkIsGivenUpWhenAskedFor(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "root"))
+	bad, good := "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
+	net := &fakeNetwork{vms: []string{bad, good}, bad: bad}
+	rep := collect(t, s, Options{Network: net, ForgetNetworks: []string{bad[:5], good}})
+	if !slices.Equal(net.dropped, []string{bad}) || !slices.Equal(net.removed, []string{good}) {
+		t.Errorf("dropped %v, removed %v", net.dropped, net.removed)
+	}
+	if len(rep.Failed) > 0 || len(rep.Removed) != 2 || !strings.Contains(rep.Removed[0].Reason, "given up") {
+		t.Errorf("report %+v", rep)
 	}
 }

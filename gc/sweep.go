@@ -231,33 +231,37 @@ func (c *collector) whileIdle(id string, do func() error) (idle bool, err error)
 }
 
 // endRunDirs ends VMMs of VMs that do not exist and removes what lies outside
-// the store.
-func (c *collector) endRunDirs(ctx context.Context, p *plan) error {
-	var errs []error
-	for _, v := range p.victims {
-		switch v.kind {
-		case "run":
-			// A torn vmm.json was written while its creator died: it names nobody.
-			if err := vm.KillVMM(ctx, v.path); err != nil && !errors.Is(err, failure.Damaged) {
-				errs = append(errs, err)
-				continue
-			}
-			errs = append(errs, os.RemoveAll(v.path))
-		case "staging":
-			errs = append(errs, os.RemoveAll(v.path))
-		case "temporary":
-			remove := func() error { return os.RemoveAll(v.path) }
-			switch {
-			case v.inStore:
-			case v.vm != "":
-				_, err := c.whileIdle(v.vm, remove)
-				errs = append(errs, err)
-			default:
-				errs = append(errs, remove())
+// the store; networks come after the VMMs, which hold their TAPs.
+func (c *collector) endRunDirs(ctx context.Context, p *plan) {
+	for _, end := range []func(context.Context, *victim) error{c.endOutside, c.removeNetwork} {
+		for i := range p.victims {
+			v := &p.victims[i]
+			if err := end(ctx, v); err != nil {
+				c.fail(v, err)
 			}
 		}
 	}
-	return errors.Join(append(errs, c.removeNetworks(ctx, p))...)
+}
+
+// endOutside removes what lies outside the store.
+func (c *collector) endOutside(ctx context.Context, v *victim) error {
+	remove := func() error { return os.RemoveAll(v.path) }
+	switch {
+	case v.kind == "run":
+		// A torn vmm.json was written while its creator died: it names nobody.
+		if err := vm.KillVMM(ctx, v.path); err != nil && !errors.Is(err, failure.Damaged) {
+			return err
+		}
+		return remove()
+	case v.kind == "staging":
+		return remove()
+	case v.kind == "temporary" && !v.inStore && v.vm != "":
+		_, err := c.whileIdle(v.vm, remove)
+		return err
+	case v.kind == "temporary" && !v.inStore:
+		return remove()
+	}
+	return nil
 }
 
 // journals finishes the undoing of restores whose process died: a journal
@@ -282,13 +286,27 @@ func (c *collector) journals(ctx context.Context) error {
 		if making[id] || !exists(path) { // being made, or finished just now
 			continue
 		}
-		c.rep.Removed = append(c.rep.Removed, Removed{"journal", id, 0, "a restore that died half-way"})
-		if c.o.DryRun || c.o.UndoJournal == nil {
-			continue
+		v := victim{kind: "journal", id: id, reason: "a restore that died half-way"}
+		if !c.o.DryRun && c.o.UndoJournal != nil {
+			if err := c.undo(ctx, id, path); err != nil {
+				c.fail(&v, fmt.Errorf("undo restore of VM %s: %w", id, err))
+				continue
+			}
 		}
-		if err := c.o.UndoJournal(ctx, path); err != nil {
-			return fmt.Errorf("undo restore of VM %s: %w", id, err)
-		}
+		c.rep.Removed = append(c.rep.Removed, Removed{v.kind, v.id, 0, v.reason})
 	}
 	return nil
+}
+
+// undo a dead restore; a network that its plugins cannot undo, and that the
+// operator has given up, is dropped.
+func (c *collector) undo(ctx context.Context, id, path string) error {
+	err := c.o.UndoJournal(ctx, path)
+	if err == nil || c.o.Network == nil || !c.forgets(id) {
+		return err
+	}
+	if err := c.o.Network.ForgetVM(ctx, id); err != nil {
+		return err
+	}
+	return c.o.UndoJournal(ctx, path)
 }

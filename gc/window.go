@@ -30,6 +30,7 @@ type victim struct {
 	bytes                  int64
 	object                 object      // that nobody may need
 	inStore                bool        // discarded in a window; else ended afterwards
+	failed                 bool        // it could not be removed, and is in Failed
 	still                  func() bool // asked again in the window; nil is yes
 	vm                     string      // whose lock keeps others from path; "" is none
 }
@@ -160,8 +161,8 @@ func (c *collector) execute(ctx context.Context, p *plan) error {
 		if !v.inStore || c.o.DryRun {
 			return nil
 		}
-		if err := w.Discard(v.path); !errors.Is(err, os.ErrNotExist) {
-			return err
+		if err := w.Discard(v.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			c.fail(v, err)
 		}
 		return nil
 	})

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -96,6 +98,31 @@ func (h Host) RemoveVM(ctx context.Context, vm string) error {
 		l.Ifnames = append(l.Ifnames, name)
 	}
 	return h.Remove(ctx, l)
+}
+
+// ForgetVM drops what stands here for a VM whose plugins cannot undo what they
+// did: TAPs, netns, what libcni cached and the records. What the plugins keep
+// elsewhere, such as the lease of a DHCP server, stays. failure.Conflict while a
+// process has a TAP of it open.
+func (h Host) ForgetVM(ctx context.Context, vm string) error {
+	if h.CacheDir == "" || !isID(vm) {
+		return failure.New(failure.Usage, "network of VM %q: no id, or no folder for the records", vm)
+	}
+	if err := h.refuseInUse(h.netnsPath(vm), vm); err != nil {
+		return err
+	}
+	if err := h.removeNetns(vm); err != nil && !errors.Is(err, failure.Conflict) { // that of somebody else
+		return fmt.Errorf("forget the network of VM %s: %w", vm, err)
+	}
+	var errs []error
+	for _, pattern := range []string{h.recordPath(vm, "*"), filepath.Join(h.CacheDir, "cni", "results", "*-"+vm+"-*")} {
+		found, err := filepath.Glob(pattern)
+		errs = append(errs, err)
+		for _, path := range found {
+			errs = append(errs, os.Remove(path), durable.SyncDir(filepath.Dir(path)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Remove undoes a leftover: the plugins of every record, and the netns. It is

@@ -92,20 +92,18 @@ func (s *Store) LeaseLives(lease string) (bool, error) {
 }
 
 // EmptyTrash unlinks what was discarded, by this run or by earlier ones that
-// died; it takes no lock. The answer is the bytes that were allocated.
-func (s *Store) EmptyTrash(ctx context.Context) (int64, error) {
+// died; it takes no lock. What cannot be unlinked is told to stays, by the name of
+// its entry, and keeps nothing else.
+func (s *Store) EmptyTrash(ctx context.Context, stays func(name string, err error)) error {
 	entries, err := os.ReadDir(s.Path("trash"))
 	if err != nil {
-		return 0, err
+		return fmt.Errorf("empty trash: %w", err)
 	}
-	var freed int64
 	for _, e := range entries {
-		path := s.Path("trash", e.Name())
-		freed += treeBytes(path)
-		if err := os.RemoveAll(path); err != nil {
-			return freed, fmt.Errorf("empty trash: %w", err)
+		if err := os.RemoveAll(s.Path("trash", e.Name())); err != nil {
+			stays(e.Name(), err)
 		}
 		durable.Step("store.trash.unlinked")
 	}
-	return freed, ctx.Err()
+	return ctx.Err()
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/screen"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
 func newGC(a *app) *cobra.Command {
@@ -28,7 +29,10 @@ func newGC(a *app) *cobra.Command {
 			if o.DryRun && metricsFile != "" {
 				return failure.New(failure.Usage, "--metrics-file tells about runs, not about a --dry-run")
 			}
-			var err error
+			err := checkForgotten(o.ForgetNetworks)
+			if err != nil {
+				return err
+			}
 			if wait != "" && wait != "0" {
 				if o.Wait, err = parseDuration("--wait", wait); err != nil {
 					return err
@@ -63,6 +67,7 @@ func newGC(a *app) *cobra.Command {
 	f.BoolVar(&repack, "repack", false, "also rewrite packs of which little is needed any more")
 	f.StringVar(&threshold, "repack-threshold", "", "rewrite packs of which less than this `share` is live (default repackThreshold of the configuration, 50%)")
 	f.StringVar(&metricsFile, "metrics-file", "", "write Prometheus text about the run and the store to `file`")
+	f.StringArrayVar(&o.ForgetNetworks, "forget-network", nil, "drop the network of a `VM id` that does not exist though its plugins cannot undo it, repeatable")
 	f.StringVar(&wait, "wait", "0", "how long to wait for another gc")
 	reportFormat(c, &format)
 	return c
@@ -80,6 +85,16 @@ func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 	o.UndoJournal = r.restore.Recover
 	o.Network = a.network(r.store)
 	return gc.Collect(ctx, r.store, o)
+}
+
+// checkForgotten refuses what cannot be the id of a VM.
+func checkForgotten(ids []string) error {
+	for _, id := range ids {
+		if len(id) < 3 || !spelling.Hex(id, len(id)) {
+			return failure.New(failure.Usage, "--forget-network %q: the id of a VM, as gc prints it, or its first digits", id)
+		}
+	}
+	return nil
 }
 
 // repackOptions takes the threshold of the flag, else of the configuration.
@@ -107,6 +122,9 @@ func (a *app) printReport(rep *gc.Report, format string) error {
 	printRepack(t, rep)
 	for _, x := range rep.Removed {
 		t.Row(verb, x.Kind, short(x.ID, false), size(x.Bytes), x.Reason)
+	}
+	for _, x := range rep.Failed {
+		t.Row("not removed", x.Kind, short(x.ID, false), size(x.Bytes), x.Reason)
 	}
 	for _, x := range rep.Kept {
 		t.Row("kept", x.Kind, short(x.ID, false), size(x.Bytes), "held by "+joinHolders(x.Holders))

@@ -29,7 +29,7 @@ func (a *app) pruneAndCollect(ctx context.Context, o gc.Options) (*gc.Report, er
 	}
 	rep, err := a.collect(ctx, o)
 	if rep == nil {
-		rep = &gc.Report{DryRun: o.DryRun, Removed: []gc.Removed{}}
+		rep = &gc.Report{DryRun: o.DryRun, Removed: []gc.Removed{}, Failed: []gc.Failed{}}
 	}
 	addPruned(rep, pruned)
 	if !explain {

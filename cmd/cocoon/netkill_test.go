@@ -171,7 +171,10 @@ sed 's/.*"prevResult":\(.*\),"type".*/\1/'`)
 
 	h.killed("vm.create.attached", args...)
 	set(true)
-	h.refused(1, "out of luck", "repeat the command", "gc")
+	rep, code, said := h.collected("gc")
+	if code != 1 || len(rep.Failed) != 1 || !strings.Contains(said, "out of luck") || !strings.Contains(said, "repeat the command") {
+		t.Errorf("gc ends with %d: %+v: %s", code, rep.Failed, said)
+	}
 	if left, _ := os.ReadDir(filepath.Join(h.root, "trash")); len(left) > 0 {
 		t.Errorf("the trash keeps %v", left)
 	}

@@ -104,16 +104,17 @@ func newVMSuspend(a *app) *cobra.Command {
 }
 
 func newVMRemove(a *app) *cobra.Command {
-	var force bool
+	var o vm.RemoveOptions
 	c := vmVerb(a, "rm", "Remove VMs with their disks; snapshots stay", func(ctx context.Context, r *rooms, ref string) error {
-		rec, err := r.hypervisor.Remove(ctx, ref, force)
+		rec, err := r.hypervisor.Remove(ctx, ref, o)
 		if rec != nil {
 			a.forgetVM(ctx, rec.ID)
 		}
 		return err
 	})
 	c.Aliases = []string{"remove"}
-	c.Flags().BoolVarP(&force, "force", "f", false, "stop a running VM first")
+	c.Flags().BoolVarP(&o.Force, "force", "f", false, "stop a running VM first")
+	c.Flags().BoolVar(&o.ForgetNetwork, "forget-network", false, "also where the plugins of its network cannot undo it; what they keep elsewhere stays")
 	return c
 }
 

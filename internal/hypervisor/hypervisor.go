@@ -95,12 +95,12 @@ func (h *Hypervisor) Start(ctx context.Context, ref string, o StartOptions) erro
 
 // Remove ends and removes a VM, and the snapshot it sleeps on if that is there
 // for nothing else.
-func (h *Hypervisor) Remove(ctx context.Context, ref string, force bool) (*vm.Record, error) {
+func (h *Hypervisor) Remove(ctx context.Context, ref string, o vm.RemoveOptions) (*vm.Record, error) {
 	rec, err := h.VMs.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.VMs.Remove(ctx, rec.ID, force); err != nil {
+	if err := h.VMs.Remove(ctx, rec.ID, o); err != nil {
 		return nil, err
 	}
 	return rec, h.drop(ctx, rec)

@@ -52,7 +52,7 @@ func newHypervisor(t *testing.T) *Hypervisor {
 	t.Cleanup(func() {
 		all, err := vms.List(context.Background())
 		for _, rec := range all {
-			err = errors.Join(err, vms.Remove(context.Background(), rec.ID, true))
+			err = errors.Join(err, vms.Remove(context.Background(), rec.ID, vm.RemoveOptions{Force: true}))
 		}
 		if err = errors.Join(err, os.RemoveAll(run)); err != nil {
 			t.Error(err)
@@ -104,7 +104,7 @@ func TestACallerSavesAndRebuilds(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.serial(t, rec.ID, before+3) // the VM goes on
-	if _, err := h.Remove(ctx, "web", true); err != nil {
+	if _, err := h.Remove(ctx, "web", vm.RemoveOptions{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	var again *vm.VM

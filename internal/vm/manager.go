@@ -234,15 +234,38 @@ func (m *Manager) Discard(ctx context.Context, id string) error {
 	return os.RemoveAll(m.st.Path("trash", "vm-"+id))
 }
 
-// Remove ends and removes a VM; a running one only with force.
-func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
+// RemoveOptions of Remove.
+type RemoveOptions struct {
+	Force bool // also one that runs
+	// ForgetNetwork drops its network where the plugins cannot undo it.
+	ForgetNetwork bool
+}
+
+// Remove ends and removes a VM.
+func (m *Manager) Remove(ctx context.Context, ref string, o RemoveOptions) error {
 	rec, unlock, err := m.Lock(ctx, ref, "vm rm")
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if rec.Process != nil && !force {
+	if rec.Process != nil && !o.Force {
 		return failure.Hint(failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State), "stop it first, or use --force")
 	}
+	if o.ForgetNetwork {
+		if err := m.forgetNetwork(ctx, rec.ID); err != nil {
+			return err
+		}
+	}
 	return m.Discard(ctx, rec.ID)
+}
+
+// forgetNetwork undoes the network of a VM, or drops what cannot be undone.
+func (m *Manager) forgetNetwork(ctx context.Context, id string) error {
+	if err := m.Kill(ctx, id); err != nil {
+		return err
+	}
+	if m.Detach(ctx, id) == nil {
+		return nil
+	}
+	return m.o.Network.ForgetVM(ctx, id)
 }
