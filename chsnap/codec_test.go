@@ -122,9 +122,12 @@ func TestRewriteChangesOnlyWhatItNames(t *testing.T) {
 func TestRewriteRefusesForeignPaths(t *testing.T) {
 	for _, field := range []string{
 		`"pmem":[{"file":"/dev/sda"}]`, `"fs":[{"socket":"/x"}]`, `"devices":[{"path":"/sys/bus/pci"}]`,
-		`"tpm":{"socket":"/x"}`, `"vdpa":[{"path":"/dev/x"}]`, `"landlock_rules":[{"path":"/"}]`,
+		`"tpm":{"socket":"/x"}`, `"vdpa":[{"path":"/dev/x"}]`, `"net":[{"id":"_net0","vhost_user":true}]`,
 		`"rng":{"src":"/etc/shadow"}`, `"vsock":{"cid":3,"socket":"/x"}`,
-		`"memory":{"size":0,"zones":[{"id":"z","size":4096,"file":"/etc/shadow"}]}`,
+		`"memory":{"size":0,"zones":[{"id":"z","size":4096,"file":"/etc/shadow","shared":true}]}`,
+		`"disks":[{"id":"_disk0","path":"/d","readonly":true,"image_type":"FlatVmdk"}]`,
+		`"disks":[{"id":"_disk0","path":"/d","extent_files":["/etc/shadow"]}]`, `"memory":{"size":1,"swap":{"file":"/etc/shadow"}}`,
+		`"cpus":{"nested":{"file":"/etc/shadow"}}`, `"platform":{"oem_file":"/etc/shadow"}`, `"pvmemcontrol":{"x":1}`,
 		`"disks":[{"id":"_disk7","path":"/etc/shadow"}]`,
 		`"user_devices":[{"socket":"/x"}]`, `"ivshmem":{"path":"/dev/shm/x"}`, `"generic_vhost_user":[{"socket":"/x"}]`,
 		`"preserved_fds":[3]`, `"not_invented_yet":{"path":"/etc/shadow"}`,
@@ -161,6 +164,8 @@ func TestRewriteLeavesNoPathOfTheSource(t *testing.T) {
 		"disks":[{"id":"a","path":"/host/d"},{"id":"b","path":"/host/e","image_type":"Unknown"},{"id":"c","path":"/host/ro","readonly":true,"image_type":"Qcow2"}],
 		"serial":{"mode":"Socket","socket":"/host/s","file":"/host/f"},"console":{"mode":"File","file":"/host/c"},
 		"debug_console":{"mode":"Socket","socket":"/host/dc","file":"/host/df"},"vsock":{"cid":3,"socket":"/host/v"},
+		"memory":{"size":0,"zones":[{"id":"z","size":4096,"file":"/host/z"},{"id":"y","size":4096,"file":"/host/y"}]},"gdb":true,
+		"landlock_enable":true,"landlock_rules":[{"path":"/host/rule","access":"rw"}],
 		"pmem":null,"devices":[],"tpm":null,"later":false}`))
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +181,7 @@ func TestRewriteLeavesNoPathOfTheSource(t *testing.T) {
 		t.Errorf("a path of the source is left: %s", got)
 	}
 	for _, want := range []string{
-		`{"id":"a","path":"/own/a","image_type":"Raw"}`, `{"id":"b","path":"/own/b","image_type":"Raw"}`, `"/own/k"`, `"/own/serial"`, `"/own/v"`,
+		`{"id":"a","path":"/own/a","image_type":"Raw"}`, `{"id":"b","path":"/own/b","image_type":"Raw"}`, `"gdb":false`, `"zones":[{"id":"z","size":4096},{"id":"y","size":4096}]`, `"/own/k"`, `"/own/serial"`, `"/own/v"`,
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%s is not in %s", want, got)

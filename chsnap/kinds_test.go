@@ -16,7 +16,7 @@ func TestKindsOfMemory(t *testing.T) {
 		{`{"memory":{"size":1073741824,"hugepages":true}}`, "huge pages"},
 		{`{"memory":{"size":1073741824,"hotplug_size":1073741824,"hotplug_method":"VirtioMem"}}`, "hot-plugged"},
 		{`{"memory":{"size":0,"zones":[{"id":"a","size":4096},{"id":"b","size":4096}]}}`, "zones"},
-		{`{"memory":{"size":0,"zones":[{"id":"a","size":4096,"hugepages":true}]}}`, "zones"},
+		{`{"memory":{"size":0,"zones":[{"id":"a","size":4096,"hugepages":true}]}}`, "huge pages"},
 		{`{"memory":{"size":1073741824},"balloon":{"size":0,"free_page_reporting":true}}`, "balloon"},
 	} {
 		cfg, err := ParseConfig([]byte(c.config))

@@ -34,27 +34,6 @@ type LiveOptions struct {
 	WhilePaused func(ctx context.Context) error
 }
 
-// minLiveMajor is the first Cloud Hypervisor that sends a migration in the
-// background and resumes the guest by itself when it fails.
-const minLiveMajor = 53
-
-// LiveRefusal says why a VM cannot be captured live, "" when it can: what was
-// not seen to work is refused before anything is paused.
-func LiveRefusal(version string, c *Config) string {
-	m := c.view.Memory
-	switch {
-	case Major(version) < minLiveMajor:
-		return fmt.Sprintf("Cloud Hypervisor %s cannot stream a running guest, v%d can", version, minLiveMajor)
-	case m.Hugepages || len(m.Zones) > 0 && m.Zones[0].Hugepages:
-		return "memory is in huge pages"
-	case m.HotplugSize > 0 || m.Hotplugged > 0:
-		return "memory can be hot-plugged"
-	case len(m.Zones) > 1:
-		return "memory has several zones"
-	}
-	return ""
-}
-
 // RefusedError says that the VMM would not begin a live capture; nothing has
 // happened to the guest.
 type RefusedError struct{ Cause error }

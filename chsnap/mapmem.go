@@ -3,6 +3,7 @@ package chsnap
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
@@ -23,7 +24,7 @@ func MapMemory(c *Config, s *State, file string) error {
 		offsets[r.GPA], total = total, total+r.Length
 	}
 	raw, err := edit(c.raw, "memory", func(m []byte) ([]byte, error) {
-		return setZone(m, total, file)
+		return setZone(m, s.zoneID(), total, file)
 	})
 	if err != nil {
 		return err
@@ -41,7 +42,18 @@ func MapMemory(c *Config, s *State, file string) error {
 	})
 }
 
-func setZone(m []byte, total uint64, file string) ([]byte, error) {
+// setZone makes plain memory one zone on the file; memory that is one zone
+// already stays the zone that it is.
+func setZone(m []byte, id string, total uint64, file string) ([]byte, error) {
+	var v memoryView
+	if err := json.Unmarshal(m, &v); err != nil {
+		return nil, err
+	}
+	if len(v.Zones) == 1 {
+		return edit(m, "zones", func(list []byte) ([]byte, error) {
+			return editEach(list, func(_ int, z []byte) ([]byte, error) { return set(z, "file", file) })
+		})
+	}
 	m, err := set(m, "size", 0)
 	if err != nil {
 		return nil, err
@@ -52,7 +64,7 @@ func setZone(m []byte, total uint64, file string) ([]byte, error) {
 		File   string `json:"file"`
 		Shared bool   `json:"shared"`
 	}
-	return set(m, "zones", []zone{{"mem0", total, file, false}})
+	return set(m, "zones", []zone{{id, total, file, false}})
 }
 
 // setOffsets gives each mapping the offset of the range with the same address;
@@ -73,33 +85,71 @@ func setOffsets(mm []byte, offsets map[uint64]uint64) ([]byte, error) {
 	})
 }
 
-// Normalise takes out what only the captured process had: the zone that maps a
-// restore file becomes a plain size again, with file offsets 0, and host_mac
-// (the TAP's own address, which v53.0 persists) goes.
+// Normalise takes out what only the captured process had: files that RAM was
+// mapped from privately, whose offsets become 0; the zone that a mapped restore
+// made of plain memory, which becomes a plain size again; and host_mac (the TAP's
+// own address, which v53.0 persists).
 func Normalise(c *Config, s *State) error {
-	zones := c.view.Memory.Zones
-	if len(zones) == 1 && zones[0].File != "" && !zones[0].Shared && c.view.Memory.Size == 0 {
-		raw, err := edit(c.raw, "memory", func(m []byte) ([]byte, error) {
-			m, err := drop(m, "zones")
-			if err != nil {
-				return nil, err
-			}
-			return set(m, "size", zones[0].Size)
-		})
-		if err != nil {
-			return err
-		}
-		c.raw = raw
-		if err := s.editMemoryManager(func(mm []byte) ([]byte, error) { return setOffsets(mm, nil) }); err != nil {
-			return err
-		}
+	mapped, err := c.normalise()
+	if err != nil || !mapped {
+		return err
 	}
+	return s.editMemoryManager(func(mm []byte) ([]byte, error) { return setOffsets(mm, nil) })
+}
+
+// normalise tells whether RAM was mapped from a file.
+func (c *Config) normalise() (mapped bool, err error) {
 	raw, err := edit(c.raw, "net", func(list []byte) ([]byte, error) {
 		return editEach(list, func(_ int, n []byte) ([]byte, error) { return drop(n, "host_mac") })
 	})
 	if err != nil {
-		return err
+		return false, err
+	}
+	m := c.view.Memory
+	mapped = slices.ContainsFunc(m.Zones, func(z zoneView) bool { return z.File != "" && !z.Shared })
+	switch {
+	case mapped && m.plainOnce():
+		raw, err = edit(raw, "memory", func(b []byte) ([]byte, error) {
+			b, err := drop(b, "zones")
+			if err != nil {
+				return nil, err
+			}
+			return set(b, "size", m.Zones[0].Size)
+		})
+	case mapped:
+		raw, err = edit(raw, "memory", privateFiles)
+	}
+	if err != nil {
+		return false, err
 	}
 	c.raw = raw
-	return c.read()
+	return mapped, c.read()
+}
+
+// plainZone is the zone that the VMM makes of memory without any.
+const plainZone = "mem0"
+
+// plainOnce: the one zone is what setZone makes of plain memory.
+func (m memoryView) plainOnce() bool {
+	if len(m.Zones) != 1 || m.Size != 0 {
+		return false
+	}
+	z := m.Zones[0]
+	return z.ID == plainZone && !z.Shared && !z.Hugepages && z.HotplugSize == 0 && z.Hotplugged == 0 && z.Node == nil
+}
+
+// privateFiles drops the file of each zone of a memory that is not shared.
+func privateFiles(m []byte) ([]byte, error) {
+	return edit(m, "zones", func(list []byte) ([]byte, error) {
+		return editEach(list, func(_ int, b []byte) ([]byte, error) {
+			var z zoneView
+			if err := json.Unmarshal(b, &z); err != nil {
+				return nil, err
+			}
+			if z.Shared {
+				return b, nil
+			}
+			return drop(b, "file")
+		})
+	})
 }

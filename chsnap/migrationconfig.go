@@ -54,15 +54,3 @@ func (s *State) commonCPUID() ([]byte, error) {
 	}
 	return get([]byte(text), "common_cpuid")
 }
-
-// StreamRefusal says why the RAM cannot be pushed into a VMM, "" when it can:
-// the kind of memory does not matter, for the VMM allocates it as it would at
-// boot, but descriptors cannot be passed along.
-func (c *Config) StreamRefusal() string {
-	for _, n := range c.view.Nets {
-		if len(n.FDs) > 0 {
-			return "network " + n.ID + " is a descriptor of another process"
-		}
-	}
-	return ""
-}

@@ -12,6 +12,7 @@ import (
 type State struct {
 	raw    []byte
 	ranges []Range
+	zone   string // of the first mapping
 }
 
 // Range is a stretch of guest RAM, guest-physical bytes. Their order is that
@@ -25,6 +26,7 @@ type Range struct {
 type mapping struct {
 	GPA  uint64 `json:"gpa"`
 	Size uint64 `json:"size"`
+	Zone string `json:"zone_id"`
 }
 
 // maxRanges bounds the table; one VM has one to a few.
@@ -49,11 +51,15 @@ func (s *State) read() error {
 		Ranges struct {
 			Data []Range `json:"data"`
 		} `json:"memory_ranges"`
+		Mappings []mapping `json:"guest_ram_mappings"`
 	}
 	if err := json.Unmarshal(mm, &v); err != nil {
 		return failure.New(failure.Damaged, "state: memory manager: %w", err)
 	}
-	s.ranges = v.Ranges.Data
+	s.ranges, s.zone = v.Ranges.Data, plainZone
+	if len(v.Mappings) > 0 && v.Mappings[0].Zone != "" {
+		s.zone = v.Mappings[0].Zone
+	}
 	return checkRanges(s.ranges)
 }
 
@@ -84,6 +90,17 @@ func (s *State) Bytes() []byte { return bytes.Clone(s.raw) }
 
 // MemoryRanges in the order of memory-ranges.
 func (s *State) MemoryRanges() []Range { return slices.Clone(s.ranges) }
+
+// bytes of RAM that the ranges have.
+func (s *State) bytes() (sum uint64) {
+	for _, r := range s.ranges {
+		sum += r.Length
+	}
+	return sum
+}
+
+// zoneID is the zone of RAM that the VMM looks for when it restores.
+func (s *State) zoneID() string { return s.zone }
 
 // memoryManager is the JSON document inside the JSON string at
 // snapshots.memory-manager.snapshot_data.state.

@@ -1,0 +1,82 @@
+package chsnap
+
+import (
+	"fmt"
+	"slices"
+)
+
+// MapRefusal says why the RAM cannot be mapped from a file, "" when it can:
+// plain private memory, or one zone of it, under whatever id. With a balloon it
+// could (CH v53 only warns), but nothing that the guest gives back would be freed.
+func (c *Config) MapRefusal() string {
+	m := c.view.Memory
+	switch {
+	case c.shared():
+		return "memory is shared"
+	case c.hugePages():
+		return "memory is in huge pages"
+	case c.hotplugs():
+		return "memory can be hot-plugged"
+	case len(m.Zones) > 1 || len(m.Zones) == 1 && m.Size != 0:
+		return "memory has zones"
+	case len(m.Zones) == 1 && m.Zones[0].Node != nil:
+		return "memory is bound to a NUMA node"
+	case c.view.Balloon != nil:
+		return "memory has a balloon, which can give back nothing of a mapped file"
+	}
+	return ""
+}
+
+func (c *Config) shared() bool {
+	m := c.view.Memory
+	return m.Shared || slices.ContainsFunc(m.Zones, func(z zoneView) bool { return z.Shared })
+}
+
+func (c *Config) hugePages() bool {
+	m := c.view.Memory
+	return m.Hugepages || slices.ContainsFunc(m.Zones, func(z zoneView) bool { return z.Hugepages })
+}
+
+func (c *Config) hotplugs() bool {
+	m := c.view.Memory
+	return m.HotplugSize > 0 || m.Hotplugged > 0 ||
+		slices.ContainsFunc(m.Zones, func(z zoneView) bool { return z.HotplugSize > 0 || z.Hotplugged > 0 })
+}
+
+// minLiveMajor is the first Cloud Hypervisor that sends a migration in the
+// background and resumes the guest by itself when it fails.
+const minLiveMajor = 53
+
+// LiveRefusal says why a VM cannot be captured live, "" when it can: what was
+// not seen to work is refused before anything is paused. Shared memory was seen
+// not to: the thread that sends it asks for the size of its file, by a call of
+// glibc (newfstatat) that the VMM's own filter answers with SIGSYS, and the guest
+// is gone with the VMM. A build with musl may be spared; nobody can tell from
+// outside.
+func LiveRefusal(version string, c *Config) string {
+	switch {
+	case Major(version) < minLiveMajor:
+		return fmt.Sprintf("Cloud Hypervisor %s cannot stream a running guest, v%d can", version, minLiveMajor)
+	case c.shared():
+		return "memory is shared, and the VMM ends itself when it streams it"
+	case c.hugePages():
+		return "memory is in huge pages"
+	case c.hotplugs():
+		return "memory can be hot-plugged"
+	case len(c.view.Memory.Zones) > 1:
+		return "memory has several zones"
+	}
+	return ""
+}
+
+// StreamRefusal says why the RAM cannot be pushed into a VMM, "" when it can:
+// the kind of memory does not matter, for the VMM allocates it as it would at
+// boot, but descriptors cannot be passed along.
+func (c *Config) StreamRefusal() string {
+	for _, n := range c.view.Nets {
+		if len(n.FDs) > 0 {
+			return "network " + n.ID + " is a descriptor of another process"
+		}
+	}
+	return ""
+}
