@@ -80,12 +80,12 @@ func (e *Engine) roomFor(ctx context.Context, p *Plan, dir string) error {
 func (e *Engine) exportInto(ctx context.Context, lease *store.Lease, p *Plan, tmp, final string) error {
 	c, s, err := e.readConfig(ctx, p.snapshot)
 	if err == nil {
-		err = judge(p.snapshot, c)
+		err = judge(p.snapshot, p.source, c, s)
 	}
 	if err != nil {
 		return err
 	}
-	w := chsnap.Rewrite{Disks: map[string]string{}, Taps: map[string]string{}, SerialFile: filepath.Join(final, "serial.log")}
+	w := chsnap.Rewrite{Disks: map[string]string{}, Taps: map[string]string{}, SerialFile: filepath.Join(final, "serial.log"), Vsock: filepath.Join(final, "vsock.sock")}
 	for _, n := range c.Nets() {
 		w.Taps[n.ID] = n.Tap
 	}

@@ -7,33 +7,11 @@ import (
 	"path/filepath"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/store"
 )
 
-// rewrite patches config.json for the new VM: its own disks, TAPs, serial file
-// and kernel blob; everything else stays as captured.
-func (r *run) rewrite(c *chsnap.Config) error {
-	w := chsnap.Rewrite{Disks: map[string]string{}, Taps: map[string]string{}, SerialFile: r.VMs.SerialPath(r.rec.ID)}
-	for _, d := range r.rec.Disks {
-		if d.Image != "" {
-			w.Disks[d.DeviceID] = r.Images.Path(d.Image)
-			continue
-		}
-		w.Disks[d.DeviceID] = filepath.Join(r.VMs.Dir(r.rec.ID), d.File)
-	}
-	for _, n := range r.rec.Networks {
-		w.Taps[n.ID] = n.Tap
-	}
-	set := func(dst *string, ref *store.ImageRef) {
-		if ref != nil {
-			*dst = r.Images.Path(ref.Digest)
-		}
-	}
-	set(&w.Kernel, r.rec.Kernel)
-	set(&w.Firmware, r.rec.Firmware)
-	set(&w.Initramfs, r.rec.Initramfs)
-	return c.Rewrite(w)
-}
+// rewrite patches config.json for the new VM; what belongs to none stays as it
+// was captured.
+func (r *run) rewrite(c *chsnap.Config) error { return c.Rewrite(r.VMs.Rewriting(r.rec)) }
 
 func writeFolder(dir string, c *chsnap.Config, s *chsnap.State) error {
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), c.Bytes(), 0o600); err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -76,11 +77,11 @@ func (e *Engine) chooseMode(ctx context.Context, p *Plan, r Request) error {
 		p.Mode, p.Why = Cold, "--cold: boot from the disks"
 		return nil
 	}
-	c, _, err := e.readConfig(ctx, p.snapshot)
+	c, s, err := e.readConfig(ctx, p.snapshot)
 	if err != nil {
 		return err
 	}
-	if err := judge(p.snapshot, c); err != nil {
+	if err := judge(p.snapshot, p.source, c, s); err != nil {
 		return err
 	}
 	f := facts{noMap: c.MapRefusal(), noStream: c.StreamRefusal(), clones: r.Clones}
@@ -95,11 +96,11 @@ func (e *Engine) chooseMode(ctx context.Context, p *Plan, r Request) error {
 	return nil
 }
 
-// judge refuses what a capture or a pull would have refused: a snapshot that
-// was pulled without its key could not be judged then.
-func judge(sn *store.Snapshot, c *chsnap.Config) error {
-	if bad := c.Unsupported(); len(bad) > 0 && sn.Spec.Key != "" {
-		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s: %s", sn.ID, bad[0].Device, bad[0].Reason), bad[0].Remedy)
+// judge does in advance all that a restore does with the documents: what the
+// capture or the pull could not judge, or judged by other rules.
+func judge(sn *store.Snapshot, rec *vm.Record, c *chsnap.Config, s *chsnap.State) error {
+	if err := rec.Judge(c, s); err != nil {
+		return fmt.Errorf("snapshot %s: %w", sn.ID, err)
 	}
 	return nil
 }

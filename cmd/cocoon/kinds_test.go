@@ -19,7 +19,8 @@ import (
 
 // TestEveryKindOfMemoryIsRestored: a guest that something else booted, with
 // memory that must not be mapped, is saved and imported; auto streams it, map
-// is refused before anything starts, copy works.
+// is refused before anything starts, copy works. The VM that comes of it can be
+// saved, suspended and restored in place like any other.
 func TestEveryKindOfMemoryIsRestored(t *testing.T) {
 	vmm, real := chsnaptest.VMM(t)
 	for _, c := range []struct {
@@ -38,7 +39,7 @@ func TestEveryKindOfMemoryIsRestored(t *testing.T) {
 				t.Skip("the simulator has no such memory")
 			}
 			if c.name == hugePages {
-				reserveHugePages(t, 2*64>>1) // two guests at once; a page is 2 MiB
+				reserveHugePages(t, 3*64>>1) // three guests at once; a page is 2 MiB
 			}
 			h := newHost(t, vmm)
 			h.must("snapshot", "import", h.foreign(vmm, c.args), "--name", "base")
@@ -54,8 +55,54 @@ func TestEveryKindOfMemoryIsRestored(t *testing.T) {
 				h.counts(mode)
 			}
 			h.clean("base")
+			h.must("vm", "rm", "copy", "--force")
+			h.comesBack("auto", "")
 		})
 	}
+}
+
+// TestZonesOfAnyNameComeBack: memory that is one private zone keeps the zone's
+// name, which the VMM looks for when it restores, and can be mapped; a file that
+// it was mapped from stays where it was.
+func TestZonesOfAnyNameComeBack(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	for name, file := range map[string]bool{"named": false, "mem0": true, "of-a-file": true} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, vmm)
+			zone := "id=" + name + ",size=64M"
+			if file {
+				path := filepath.Join(h.work, "zone")
+				if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 64<<20)); err != nil {
+					t.Fatal(err)
+				}
+				zone += ",file=" + path
+			}
+			h.must("snapshot", "import", h.foreign(vmm, []string{"--memory", "size=0", "--memory-zone", zone}), "--name", "base")
+			if err := os.RemoveAll(filepath.Join(h.work, "zone")); err != nil {
+				t.Fatal(err)
+			}
+			for _, mode := range []string{"map", "stream", "copy"} {
+				h.must("vm", "create", mode, "--from-snapshot", "base", "--restore-mode", mode)
+				h.counts(mode)
+			}
+			h.comesBack("map", "")
+		})
+	}
+}
+
+// TestSharedMemoryIsNeverStreamedOut: the VMM ends itself when it is asked to,
+// and its guest is gone.
+func TestSharedMemoryIsNeverStreamedOut(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	h := newHost(t, vmm)
+	h.must("snapshot", "import", h.foreign(vmm, []string{"--memory", "size=64M,shared=on"}), "--name", "base")
+	h.must("vm", "create", "web", "--from-snapshot", "base")
+	h.refuses(6, "shared", "snapshot", "create", "web", "never", "--capture", "live")
+	c, out, stderr := h.command([]string{"snapshot", "create", "web", "saved", "--dry-run"})
+	if err := c.Run(); err != nil || !strings.Contains(out.String(), `"mode": "file"`) || !strings.Contains(stderr.String(), "shared") {
+		t.Errorf("a dry run says %s and %s (%v), want file mode and why", out, stderr, err)
+	}
+	h.counts("web")
 }
 
 const hugePages = "huge pages"

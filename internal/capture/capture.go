@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cocoonv2/cocoon/chsnap"
@@ -149,7 +150,7 @@ func (s *Saver) Preview(ctx context.Context, req Request) (*Preview, error) {
 	}
 	p := &Preview{VM: rec.ID, Mode: c.mode, MemoryBytes: rec.MemoryBytes, DiskBytes: c.diskBytes()}
 	if c.mode == File {
-		p.Staging = chsnap.PickStaging(c.config.MemoryBytes(), s.Store.Path("ingest"))
+		p.Staging = c.stagingBase()
 	}
 	if c.parent != nil {
 		p.Parent = string(c.parent.ID)
@@ -171,7 +172,12 @@ func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
 		return nil, fmt.Errorf("capture VM %s: %w", c.rec.Name, err)
 	}
 	src.dir = got.Dir
-	record, err := json.Marshal(c.rec)
+	saved := c.saved(src)
+	// What only the state tells: the guest goes on, nothing was published yet.
+	if err := saved.Judge(src.dir.Config, src.dir.State); err != nil {
+		return nil, fmt.Errorf("what was saved of VM %s could not be restored: %w", c.rec.Name, err)
+	}
+	record, err := json.Marshal(saved)
 	if err != nil {
 		return nil, err
 	}
@@ -179,9 +185,21 @@ func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
 		VM:     store.VMRef{ID: c.rec.ID, Name: c.rec.Name},
 		Images: imageRefs(c.rec), Record: record,
 		Hypervisor: store.Hypervisor{Name: "cloud-hypervisor", Version: got.Version},
-		CPUs:       c.rec.CPUs,
+		CPUs:       saved.CPUs,
 		Capture:    store.Capture{Mode: c.mode, PauseMs: got.PauseMs},
 	})
+}
+
+// saved is the record that goes into the snapshot: the machine as it was saved,
+// which its VMM may have been told to change since it booted.
+func (c *session) saved(src *source) *vm.Record {
+	rec := *c.rec
+	rec.CPUs, rec.MemoryBytes = src.dir.Config.CPUs(), int64(src.dir.Config.MemoryBytes())
+	rec.Disks = slices.Clone(rec.Disks)
+	for i, d := range src.disks {
+		rec.Disks[i].Bytes = d.spec.Bytes
+	}
+	return &rec
 }
 
 // saveGuest is the part of a capture that the guest notices. A resume is owed for as

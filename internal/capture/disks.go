@@ -57,7 +57,7 @@ func (c *session) readyLive(ctx context.Context, src *source, i int, path string
 		return err
 	}
 	c.ingest.Fingerprint(ctx, live.image, pageMap)
-	src.disks[i].live = live
+	src.disks[i].live, src.disks[i].spec.Bytes = live, live.bytes
 	src.total += live.bytes
 	return live.first(ctx, src.progress)
 }
@@ -92,7 +92,7 @@ func (c *session) quietDisks(ctx context.Context, src *source) error {
 			err = live.changed(ctx)
 		} else {
 			dst := filepath.Join(c.ingest.Dir(), fmt.Sprintf("disk-%d.staged", d.Index))
-			_, err = clone.File(ctx, dst, filepath.Join(c.VMs.Dir(c.rec.ID), d.File), clone.Options{Fleeting: true})
+			src.disks[i].spec.Bytes, err = cloneDisk(ctx, dst, filepath.Join(c.VMs.Dir(c.rec.ID), d.File))
 			src.disks[i].path = dst
 		}
 		if err != nil {
@@ -100,4 +100,17 @@ func (c *session) quietDisks(ctx context.Context, src *source) error {
 		}
 	}
 	return nil
+}
+
+// cloneDisk answers the size of the clone: a disk may have been grown since its
+// VM was made.
+func cloneDisk(ctx context.Context, dst, disk string) (int64, error) {
+	if _, err := clone.File(ctx, dst, disk, clone.Options{Fleeting: true}); err != nil {
+		return 0, err
+	}
+	fi, err := os.Stat(dst)
+	if err != nil {
+		return 0, err
+	}
+	return fi.Size(), nil
 }

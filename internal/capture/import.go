@@ -52,8 +52,11 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 	if err != nil {
 		return nil, err
 	}
-	if problems := dir.Config.Unsupported(); len(problems) > 0 {
-		return nil, failure.Hint(failure.New(failure.Incompatible, "%s cannot be imported: %s: %s", req.Dir, problems[0].Device, problems[0].Reason), problems[0].Remedy)
+	if err := dir.Config.Check(); err != nil {
+		return nil, fmt.Errorf("%s cannot be imported: %w", req.Dir, err)
+	}
+	if err := chsnap.Normalise(dir.Config, dir.State); err != nil {
+		return nil, err
 	}
 	lease, err := m.Store.Lease(ctx, "snapshot import "+filepath.Base(req.Dir))
 	if err != nil {
@@ -167,7 +170,13 @@ func (m *Importer) describe(ctx context.Context, lease *store.Lease, folder *fol
 		}
 		disks = append(disks, disk)
 	}
-	return rec, disks, rec.CheckForeign()
+	if err := rec.CheckForeign(); err != nil {
+		return nil, nil, err
+	}
+	if err := rec.Judge(cfg, dir.State); err != nil {
+		return nil, nil, fmt.Errorf("%s cannot be imported: %w", folder.root.Name(), err)
+	}
+	return rec, disks, nil
 }
 
 func (m *Importer) disk(ctx context.Context, lease *store.Lease, folder *folder, i int, d chsnap.DiskConfig, rec *vm.Record) (foreignDisk, error) {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/clone"
+	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/internal/mapped"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -153,6 +154,9 @@ func (d *liveDisk) each(p []byte, off int64, do func(block int64, b []byte) erro
 func (d *liveDisk) changed(ctx context.Context) error {
 	if d.untouched() {
 		return nil
+	}
+	if fi, err := d.file.Stat(); err == nil && fi.Size() != d.bytes {
+		return failure.New(failure.Conflict, "it was resized from %d to %d bytes while it was saved; try again", d.bytes, fi.Size())
 	}
 	var stretches [][2]int64
 	for at := int64(0); ; {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -51,8 +50,22 @@ func (c *session) holdParent(ctx context.Context) error {
 	return err
 }
 
+// stagingBase is where the folder of file mode is made.
+func (c *session) stagingBase() string {
+	return chsnap.PickStaging(c.config.MemoryBytes(), c.Store.Path("ingest"))
+}
+
+// stages refuses file mode for a VMM that may not write there.
+func (c *session) stages() error {
+	if base := c.stagingBase(); c.mode == File && !c.config.MayWrite(base) {
+		return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot be saved in file mode: its VMM confines itself by Landlock and may not write below %s", c.rec.Name, base),
+			"--capture live needs no file; or boot it with --landlock-rules path="+base+",access=rw")
+	}
+	return nil
+}
+
 func (c *session) makeStaging() error {
-	base := chsnap.PickStaging(c.config.MemoryBytes(), c.Store.Path("ingest"))
+	base := c.stagingBase()
 	if base == c.Store.Path("ingest") {
 		base = filepath.Join(base, c.lease.ID())
 		if err := os.MkdirAll(base, 0o700); err != nil {
@@ -89,15 +102,13 @@ func (c *session) check(ctx context.Context) error {
 		return fmt.Errorf("ask VM %s: %w", c.rec.Name, err)
 	}
 	c.config = info.Config
-	if problems := info.Config.Unsupported(); len(problems) > 0 {
-		var all []string
-		for _, p := range problems {
-			all = append(all, p.Device+": "+p.Reason)
-		}
-		return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot be saved: %s", c.rec.Name, strings.Join(all, "; ")),
-			problems[0].Remedy)
+	if err := c.judge(); err != nil {
+		return fmt.Errorf("VM %s cannot be saved: %w", c.rec.Name, err)
 	}
 	if err := c.chooseMode(ctx); err != nil {
+		return err
+	}
+	if err := c.stages(); err != nil {
 		return err
 	}
 	if err := c.findKey(ctx); err != nil {
@@ -150,6 +161,9 @@ func (c *session) mayFallBack() bool { return c.mode == Live && c.req.Mode != Li
 // fallBack changes to file mode when the VMM refused to begin a live capture.
 func (c *session) fallBack(why string) error {
 	c.noteFile(why)
+	if err := c.stages(); err != nil {
+		return err
+	}
 	return c.makeStaging()
 }
 

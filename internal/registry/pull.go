@@ -154,12 +154,12 @@ func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec
 
 // judge refuses what a restore could not use or must not trust.
 func (m *Mover) judge(ctx context.Context, sn *store.Snapshot, o PullOptions) error {
-	if err := m.judgeDocuments(ctx, sn); err != nil {
-		return err
-	}
 	rec, err := vm.DecodeForeign(sn.Spec.Record)
 	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", sn.ID, err)
+	}
+	if err := m.judgeDocuments(ctx, sn, rec); err != nil {
+		return err
 	}
 	held := store.Edges(sn)
 	for _, d := range rec.Blobs() {
@@ -176,7 +176,7 @@ func (m *Mover) judge(ctx context.Context, sn *store.Snapshot, o PullOptions) er
 
 // judgeDocuments reads the VMM's own. Without the key of an encrypted snapshot
 // that has to wait for the restore, which reads them with it.
-func (m *Mover) judgeDocuments(ctx context.Context, sn *store.Snapshot) error {
+func (m *Mover) judgeDocuments(ctx context.Context, sn *store.Snapshot, rec *vm.Record) error {
 	c, err := m.Store.ReadDocument(ctx, sn, store.MediaTypeCHConfig)
 	if keyring.IsMissing(err) {
 		return nil
@@ -188,15 +188,18 @@ func (m *Mover) judgeDocuments(ctx context.Context, sn *store.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	if p := config.Unsupported(); len(p) > 0 {
-		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s: %s", sn.ID, p[0].Device, p[0].Reason), p[0].Remedy)
-	}
 	s, err := m.Store.ReadDocument(ctx, sn, store.MediaTypeCHState)
 	if err != nil {
 		return err
 	}
-	_, err = chsnap.ParseState(s)
-	return err
+	state, err := chsnap.ParseState(s)
+	if err != nil {
+		return err
+	}
+	if err := rec.Judge(config, state); err != nil {
+		return fmt.Errorf("snapshot %s: %w", sn.ID, err)
+	}
+	return nil
 }
 
 // landImages brings what the snapshot stands on, where this store lacks it.

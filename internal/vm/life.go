@@ -40,7 +40,7 @@ func (m *Manager) ColdBootArgs(rec *Record) chsnap.Args {
 	for _, n := range rec.Networks {
 		a.Options("--net", netOptions(n)...)
 	}
-	a.Operator(rec.ExtraArgs...)
+	a.Operator(m.extraArgs(rec)...)
 	return a
 }
 

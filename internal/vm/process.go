@@ -40,7 +40,8 @@ func startTime(pid int) (uint64, error) {
 	if len(f) < 20 {
 		return 0, fmt.Errorf("/proc/%d/stat is short", pid)
 	}
-	if f[0] == "Z" {
+	// The first thread may be gone while others still hold sockets and locks.
+	if threads, err := strconv.Atoi(f[17]); f[0] == "Z" && (err != nil || threads <= 1) {
 		return 0, os.ErrProcessDone
 	}
 	return strconv.ParseUint(f[19], 10, 64)
@@ -69,7 +70,7 @@ func (m *Manager) Launch(ctx context.Context, rec *Record, args chsnap.Args, ext
 	if _, err := exec.LookPath(m.o.Binary); err != nil {
 		return nil, failure.New(failure.NotFound, "VMM %s: %w", m.o.Binary, err)
 	}
-	if err := removeSockets(dir); err != nil {
+	if err := errors.Join(removeSockets(dir), m.clearVsock(rec)); err != nil {
 		return nil, err
 	}
 	disks, err := m.lockDisks(ctx, rec)
@@ -185,6 +186,9 @@ func removeSockets(dir string) error {
 		return err
 	}
 	for _, p := range old {
+		if strings.HasPrefix(filepath.Base(p), vsockFile+"_") {
+			continue // a program of the host listens there for the guest
+		}
 		if err := os.Remove(p); err != nil && !os.IsNotExist(err) {
 			return err
 		}

@@ -107,12 +107,28 @@ func (m *Manager) read(id string) (*Record, error) {
 		return nil, err
 	}
 	sleep, err := m.readSleep(id)
-	if err != nil || sleep == nil {
-		return rec, err
+	if err != nil {
+		return nil, err
 	}
-	rec = sleep.Record
-	rec.Sleep = sleep
+	if sleep != nil {
+		rec = sleep.Record
+		rec.Sleep = sleep
+	}
+	m.measure(rec)
 	return rec, nil
+}
+
+// measure: a writable disk is as large as its file is. It may have been grown,
+// by the VMM or with the VM stopped, and nobody tells us.
+func (m *Manager) measure(rec *Record) {
+	for i, d := range rec.Disks {
+		if d.File == "" {
+			continue
+		}
+		if fi, err := os.Stat(filepath.Join(m.Dir(rec.ID), d.File)); err == nil {
+			rec.Disks[i].Bytes = fi.Size()
+		}
+	}
 }
 
 func (m *Manager) readRecord(id string) (*Record, error) {

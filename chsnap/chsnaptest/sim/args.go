@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -78,6 +79,15 @@ func (o *options) apply(c *vmConfig, p *payloadConfig, name string, values []str
 	case "--watchdog":
 		c.Watchdog = true
 		return nil
+	case "--pvpanic":
+		c.Pvpanic = true
+		return nil
+	case "--landlock":
+		c.Landlock = true
+		return nil
+	case "--rtc":
+		c.RTC = json.RawMessage(`{"id":"__rtc","pci_segment":0}`)
+		return nil
 	}
 	if len(values) == 0 {
 		return &usageError{fmt.Sprintf("a value is required for '%s' but none was supplied", name)}
@@ -117,6 +127,10 @@ func (o *options) single(c *vmConfig, p *payloadConfig) map[string]func(string) 
 		"--serial":     func(v string) error { return parseConsole(&c.Serial, v) },
 		"--console":    func(v string) error { return parseConsole(&c.Console, v) },
 		"--vsock":      func(v string) error { return parseVsock(c, v) },
+		"--balloon":    one(&c.Balloon),
+		"--rng":        one(&c.RNG),
+		"--platform":   one(&c.Platform),
+		"--tpm":        one(&c.TPM),
 		"--restore":    o.parseRestore,
 	}
 }
@@ -135,8 +149,20 @@ func repeatable(c *vmConfig, name, value string) error {
 			return fmt.Errorf("Error parsing --net: %w", err)
 		}
 		c.Net = append(c.Net, n)
+	case "--rate-limit-group":
+		return parseRateLimit(c, value)
+	case "--memory-zone":
+		z := zoneConfig{}
+		if err := setAll(value, zoneKeys(&z)); err != nil {
+			return fmt.Errorf("Error parsing --memory-zone: %w", err)
+		}
+		c.Memory.Zones = append(c.Memory.Zones, z)
 	default:
-		return &usageError{fmt.Sprintf("unexpected argument '%s' found", name)}
+		list, ok := c.carried()[name]
+		if !ok {
+			return &usageError{fmt.Sprintf("unexpected argument '%s' found", name)}
+		}
+		return another(list, value)
 	}
 	return nil
 }

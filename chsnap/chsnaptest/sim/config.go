@@ -31,10 +31,12 @@ type vmConfig struct {
 	IOMMU        bool            `json:"iommu"`
 	NUMA         json.RawMessage `json:"numa,omitempty"`
 	Watchdog     bool            `json:"watchdog"`
+	RTC          json.RawMessage `json:"rtc,omitempty"`
 	Segments     json.RawMessage `json:"pci_segments,omitempty"`
 	Platform     json.RawMessage `json:"platform,omitempty"`
 	TPM          json.RawMessage `json:"tpm,omitempty"`
 	Landlock     bool            `json:"landlock_enable"`
+	Rules        json.RawMessage `json:"landlock_rules,omitempty"`
 }
 
 type cpusConfig struct {
@@ -214,6 +216,15 @@ func (c *vmConfig) memoryBytes() uint64 {
 		total += z.Size
 	}
 	return total
+}
+
+// zoneID is the zone that RAM belongs to: the first, or the one that the real VMM
+// makes of plain memory.
+func (c *vmConfig) zoneID() string {
+	if len(c.Memory.Zones) > 0 {
+		return c.Memory.Zones[0].ID
+	}
+	return "mem0"
 }
 
 // nameDevices gives ids to devices that have none, from one shared counter in

@@ -46,14 +46,42 @@ func openDisk(c *diskConfig) (*disk, error) {
 		return nil, faultf("Error from device manager", "Cannot open disk path",
 			fmt.Sprintf("I/O error (path=%s op=open)", c.Path)).because(err)
 	}
+	detected := detect(f)
 	if c.ImageType == "" {
-		c.ImageType = "Raw"
-		magic := make([]byte, 4)
-		if _, err := io.ReadFull(f, magic); err == nil && string(magic) == "QFI\xfb" {
-			c.ImageType = "Qcow2"
-		}
+		c.ImageType = detected
+	}
+	if c.ImageType != detected {
+		f.Close()
+		return nil, faultf("Error from device manager",
+			fmt.Sprintf("Disk image type does not match expected type: specified = %s, detected = %s", typeNames[c.ImageType], typeNames[detected]))
 	}
 	return &disk{config: *c, file: f}, nil
+}
+
+// typeNames are the image types as the messages spell them.
+var typeNames = map[string]string{"Raw": "raw", "Qcow2": "qcow2", "FixedVhd": "vhd", "Vhdx": "vhdx"}
+
+// detect says what an image is by what stands in it, which for a raw one is what
+// the guest has written.
+func detect(f *os.File) string {
+	head, tail := make([]byte, 8), make([]byte, 8)
+	if _, err := f.ReadAt(head, 0); err != nil {
+		return "Raw"
+	}
+	if fi, err := f.Stat(); err == nil && fi.Size() >= 512 {
+		if _, err := f.ReadAt(tail, fi.Size()-512); err != nil {
+			return "Raw"
+		}
+	}
+	switch {
+	case string(head[:4]) == "QFI\xfb":
+		return "Qcow2"
+	case string(tail) == "conectix":
+		return "FixedVhd"
+	case string(head) == "vhdxfile":
+		return "Vhdx"
+	}
+	return "Raw"
 }
 
 func closeDisks(disks []*disk) {

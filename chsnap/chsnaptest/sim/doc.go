@@ -30,8 +30,11 @@
 // Its first network device is a TAP like that of the real one, on which the
 // guest answers ARP and ICMP echo and sends its counter (network.go).
 //
-// What it does not do: execute a kernel (the file must exist), open vsock
-// sockets, hot-plug devices, check CPUIDs.
+// A vsock device has its socket, which stays behind; further devices only stand
+// in the configuration.
+//
+// What it does not do: execute a kernel (the file must exist), hot-plug devices,
+// check CPUIDs.
 //
 // Environment:
 //

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"io"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -41,7 +42,8 @@ type vm struct {
 	guest       *guest
 	disks       []*disk
 	taps        []*tap
-	serial      *os.File // nil when the serial port is no file
+	vsock       net.Listener // nil without the device
+	serial      *os.File     // nil when the serial port is no file
 	state       string
 	deviceCount int
 }
@@ -147,6 +149,9 @@ func (m *machine) assemble(c *vmConfig, spans []*span, a assembly) (err error) {
 	if v.taps, err = openTaps(c); err != nil {
 		return err
 	}
+	if v.vsock, err = openVsock(c.Vsock); err != nil {
+		return err
+	}
 	if err = mustOpen(c.Payload.Initramfs, "Cannot open initramfs file"); err != nil {
 		return err
 	}
@@ -197,6 +202,9 @@ func (v *vm) release() {
 	}
 	closeDisks(v.disks)
 	closeTaps(v.taps)
+	if v.vsock != nil {
+		v.vsock.Close()
+	}
 	if v.ram != nil {
 		v.ram.close()
 	}

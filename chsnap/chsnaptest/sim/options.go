@@ -1,9 +1,84 @@
 package sim
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"strings"
 )
+
+// carried are the lists of devices that are not simulated: they only stand in
+// the configuration.
+func (c *vmConfig) carried() map[string]*json.RawMessage {
+	return map[string]*json.RawMessage{
+		"--pmem": &c.Pmem, "--fs": &c.FS, "--device": &c.Devices, "--user-device": &c.UserDevices, "--vdpa": &c.VDPA,
+		"--numa": &c.NUMA, "--pci-segment": &c.Segments, "--landlock-rules": &c.Rules,
+	}
+}
+
+// parseRateLimit keeps the name of a group, whose limits are not simulated.
+func parseRateLimit(c *vmConfig, value string) error {
+	id := ""
+	for _, item := range splitCommas(value) {
+		if v, ok := strings.CutPrefix(item, "id="); ok {
+			id = v
+		}
+	}
+	var err error
+	c.RateLimits, err = json.Marshal([]any{map[string]any{"id": id, "rate_limiter_config": map[string]any{}}})
+	return err
+}
+
+// one stores the options of a device as its object.
+func one(dst *json.RawMessage) func(string) error {
+	return func(v string) error {
+		var err error
+		*dst, err = object(v)
+		return err
+	}
+}
+
+// another appends the options of a device to its list.
+func another(list *json.RawMessage, value string) error {
+	o, err := object(value)
+	if err != nil {
+		return err
+	}
+	var all []json.RawMessage
+	if len(*list) > 0 {
+		if err := json.Unmarshal(*list, &all); err != nil {
+			return err
+		}
+	}
+	*list, err = json.Marshal(append(all, o))
+	return err
+}
+
+// object makes "size=1G,free_page_reporting=on" an object as the real VMM writes
+// it: sizes and numbers are numbers, on and off are booleans.
+func object(options string) (json.RawMessage, error) {
+	m := map[string]any{}
+	for _, item := range splitCommas(options) {
+		key, value, _ := strings.Cut(item, "=")
+		if n, err := parseBytes(value); err == nil {
+			m[key] = n
+		} else if value == "on" || value == "off" {
+			m[key] = value == "on"
+		} else {
+			m[key] = strings.Trim(value, `"`)
+		}
+	}
+	var b bytes.Buffer
+	err := json.NewEncoder(&b).Encode(m)
+	return bytes.TrimSpace(b.Bytes()), err
+}
+
+func zoneKeys(z *zoneConfig) map[string]setter {
+	return map[string]setter{
+		"id": text(&z.ID), "size": bytesValue(&z.Size), "file": text(&z.File), "shared": toggle(&z.Shared),
+		"hugepages": toggle(&z.Hugepages), "prefault": toggle(&z.Prefault), "mergeable": toggle(&z.Mergeable),
+	}
+}
 
 func parseCPUs(c *cpusConfig, value string) error {
 	c.Max = 0

@@ -65,7 +65,7 @@ func (s *span) mapMemory(c *memoryConfig) error {
 		}
 		defer f.Close()
 		s.mem, err = unix.Mmap(int(f.Fd()), int64(s.fileOffset), int(s.size), prot, unix.MAP_PRIVATE|unix.MAP_NORESERVE)
-	case c.Shared:
+	case c.Shared, len(c.Zones) > 0 && c.Zones[0].Shared:
 		fd, fdErr := unix.MemfdCreate("ch_ram", unix.MFD_CLOEXEC)
 		if fdErr != nil {
 			return fmt.Errorf("making guest memory: %w", fdErr)
@@ -98,6 +98,15 @@ func (r *ram) close() {
 			s.shared = nil
 		}
 	}
+}
+
+func (r *ram) isShared() bool {
+	for _, s := range r.spans {
+		if s.shared != nil {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *ram) bytes() uint64 {

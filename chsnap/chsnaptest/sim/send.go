@@ -70,6 +70,9 @@ func (s *sender) run(path string) {
 }
 
 func (s *sender) send(path string) error {
+	if s.vm.ram.isShared() {
+		dieOfFilter() // it asks for the size of the memfd, by newfstatat
+	}
 	var err error
 	if s.conn, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
 		return err

@@ -171,7 +171,7 @@ func spansOf(c *vmConfig, s *savedState) ([]*span, error) {
 	}
 	var spans []*span
 	for _, g := range s.memory.Mappings {
-		if len(c.Memory.Zones) > 0 && c.Memory.Zones[0].ID != g.ZoneID {
+		if c.zoneID() != g.ZoneID {
 			return nil, faultf("Memory manager error", "Cannot restore VM: unknown memory zone "+g.ZoneID)
 		}
 		spans = append(spans, &span{gpa: g.GPA, size: g.Size, slot: slot, fileOffset: g.FileOffset})

@@ -137,7 +137,7 @@ func buildState(c *vmConfig, r *ram, deviceCount int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := setMemory(root.Snapshots["memory-manager"], r); err != nil {
+	if err := setMemory(root.Snapshots["memory-manager"], r, c.zoneID()); err != nil {
 		return nil, err
 	}
 	cpus := root.Snapshots["cpu-manager"].Snapshots
@@ -150,7 +150,7 @@ func buildState(c *vmConfig, r *ram, deviceCount int) ([]byte, error) {
 	return json.Marshal(root)
 }
 
-func setMemory(node *snapshotNode, r *ram) error {
+func setMemory(node *snapshotNode, r *ram, zone string) error {
 	m := &memoryState{}
 	if err := json.Unmarshal([]byte(node.Data.State), m); err != nil {
 		return fmt.Errorf("parsing the memory-manager template: %w", err)
@@ -159,7 +159,7 @@ func setMemory(node *snapshotNode, r *ram) error {
 	top := uint64(0)
 	for _, s := range r.spans {
 		m.Ranges.Data = append(m.Ranges.Data, memoryRange{GPA: s.gpa, Length: s.size})
-		m.Mappings = append(m.Mappings, ramMapping{Slot: s.slot, GPA: s.gpa, Size: s.size, ZoneID: "mem0", FileOffset: s.fileOffset})
+		m.Mappings = append(m.Mappings, ramMapping{Slot: s.slot, GPA: s.gpa, Size: s.size, ZoneID: zone, FileOffset: s.fileOffset})
 		top = s.gpa + s.size
 		m.NextMemorySlot = s.slot + 1
 	}

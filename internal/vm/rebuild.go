@@ -1,0 +1,60 @@
+package vm
+
+import (
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// places is where the files of one VM lie on this host.
+type places struct {
+	disk          func(Disk) string
+	image         func(digest.Digest) string
+	serial, vsock string
+}
+
+// Rewriting is what a saved configuration is made into for the VM of a record:
+// every path in it becomes one of that VM's own.
+func (m *Manager) Rewriting(rec *Record) chsnap.Rewrite {
+	return rec.rewriting(places{
+		disk:   func(d Disk) string { return filepath.Join(m.Dir(rec.ID), d.File) },
+		image:  m.images.Path,
+		serial: m.SerialPath(rec.ID), vsock: m.VsockPath(rec),
+	})
+}
+
+// Judge tells whether a VM of this record can be rebuilt of a configuration and
+// a state (nil where it is not known yet), as chsnap.Judge does. Nothing is looked
+// for on this host.
+func (r *Record) Judge(c *chsnap.Config, s *chsnap.State) error {
+	return chsnap.Judge(c, s, r.rewriting(places{
+		disk:   func(d Disk) string { return "/vm/" + d.File },
+		image:  func(d digest.Digest) string { return "/image/" + string(d) },
+		serial: "/run/serial", vsock: "/run/vsock",
+	}))
+}
+
+func (r *Record) rewriting(at places) chsnap.Rewrite {
+	w := chsnap.Rewrite{Disks: map[string]string{}, Taps: map[string]string{}, SerialFile: at.serial, Vsock: at.vsock}
+	for _, d := range r.Disks {
+		if d.Image != "" {
+			w.Disks[d.DeviceID] = at.image(d.Image)
+			continue
+		}
+		w.Disks[d.DeviceID] = at.disk(d)
+	}
+	for _, n := range r.Networks {
+		w.Taps[n.ID] = n.Tap
+	}
+	path := func(ref *store.ImageRef) string {
+		if ref == nil {
+			return ""
+		}
+		return at.image(ref.Digest)
+	}
+	w.Kernel, w.Firmware, w.Initramfs = path(r.Kernel), path(r.Firmware), path(r.Initramfs)
+	return w
+}
