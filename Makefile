@@ -54,6 +54,10 @@ curves: build ## draw docs/curves: cost against RAM size, number of snapshots, g
 bench-vmm: build ## what guests notice of captures, on the real Cloud Hypervisor (needs it, KVM and root)
 	go run ./internal/benchvmm -cocoon $(BIN)
 
+.PHONY: linux-guests
+linux-guests: build ## ten scenarios with Debian guests on an emulated host, some 30 minutes (needs mmdebstrap and QEMU)
+	go run ./internal/linuxguests -cocoon $(BIN)
+
 fuzz: ## each fuzz target for FUZZTIME (30s, or a number of inputs: 300x); goes on behind one that fails
 	@failed=; for d in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$d/*_test.go | sed 's/func //'); do \
