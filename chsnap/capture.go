@@ -13,6 +13,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
 // CaptureOptions of Capture.
@@ -21,8 +22,8 @@ type CaptureOptions struct {
 	StagingDir string // private, empty or to hold one subfolder
 	// WhilePaused runs between vm.snapshot and vm.resume: the disks are cloned.
 	WhilePaused func(ctx context.Context) error
-	Guard       []string // argv prefix of the guard command; nil: no guard
-	Owed        string   // as in GuardOptions
+	Guard       GuardCommand
+	Owed        string // as in GuardOptions
 }
 
 // Captured is a saved VM in a staging folder that the caller removes.
@@ -59,14 +60,18 @@ func Capture(ctx context.Context, o CaptureOptions) (*Captured, error) {
 		return nil, err
 	}
 	wasRunning := info.State == "Running"
-	guard, err := startGuard(o, wasRunning)
-	if err != nil {
-		return nil, err
+	guard := &Guard{} // a VM that was paused before needs none
+	if wasRunning {
+		guard, err = StartGuard(GuardOptions{Command: o.Guard, Client: o.Client, Staging: o.StagingDir, Owed: o.Owed, RAM: info.Config.MemoryBytes()})
 	}
-	pauseMs, err := save(ctx, o, info.Config.MemoryBytes(), wasRunning)
-	if gerr := guard.Release(); err == nil {
-		err = gerr
+	if err == nil {
+		err = guard.Arm(ctx)
 	}
+	var pauseMs float64
+	if err == nil {
+		pauseMs, err = save(ctx, o, info.Config.MemoryBytes(), wasRunning)
+	}
+	guard.Release()
 	if err != nil {
 		return nil, err
 	}
@@ -83,11 +88,12 @@ func Capture(ctx context.Context, o CaptureOptions) (*Captured, error) {
 // save is the only place where a guest stands still.
 func save(ctx context.Context, o CaptureOptions, ram uint64, wasRunning bool) (pauseMs float64, err error) {
 	start := time.Now()
+	busy := o.Client.patience.Call() // what the VMM may take before it hears us
 	if wasRunning {
 		// The resume is owed from the moment the pause is asked for: a pause
 		// that timed out here may still be carried out by the VMM.
 		defer func() {
-			err = errors.Join(err, o.Client.EnsureRunning(context.WithoutCancel(ctx)))
+			err = errors.Join(err, o.Client.EnsureRunning(context.WithoutCancel(ctx), busy))
 			pauseMs = float64(time.Since(start).Microseconds()) / 1000
 		}()
 		if err := o.Client.Pause(ctx); err != nil {
@@ -95,6 +101,7 @@ func save(ctx context.Context, o CaptureOptions, ram uint64, wasRunning bool) (p
 		}
 	}
 	durable.Step("capture.paused")
+	busy = o.Client.patience.Moving(ram)
 	if err := o.Client.Snapshot(ctx, o.StagingDir, ram); err != nil {
 		return 0, err
 	}
@@ -108,46 +115,52 @@ func save(ctx context.Context, o CaptureOptions, ram uint64, wasRunning bool) (p
 	return 0, ctx.Err()
 }
 
-// EnsureRunning resumes the VM; one that runs already is fine.
-func (c *Client) EnsureRunning(ctx context.Context) error {
-	err := c.ensure(ctx, "vm.resume", "Running")
-	return failure.Hint(err, "cocoon vm resume tries again")
+// EnsureRunning resumes the VM; one that runs already is fine. within bounds what
+// the VMM may still have to do before. A [StuckError] says that the guest stands
+// still for all that can be done from here.
+func (c *Client) EnsureRunning(ctx context.Context, within time.Duration) error {
+	return c.ensure(ctx, "vm.resume", "Running", within)
 }
+
+// StuckError says of a VMM that lives that it could not be brought to let its
+// guest go on: it does not answer, or it refuses every call.
+type StuckError struct {
+	Cause  error
+	Answer bool // it answers, but does not do what it is told
+}
+
+func (e *StuckError) Error() string   { return e.Cause.Error() }
+func (e *StuckError) Unwrap() []error { return []error{failure.Conflict, e.Cause} }
 
 // ensure calls verb until the VM is in the state it leads to. A VMM may be busy
 // for a while, e.g. with a vm.snapshot that nobody waits for any more, or with
 // a migration that has just failed.
-func (c *Client) ensure(ctx context.Context, verb, state string) error {
-	ctx, cancel := context.WithTimeout(ctx, 4*c.patience)
+func (c *Client) ensure(ctx context.Context, verb, state string, within time.Duration) error {
+	ctx, cancel := patience.Bound(ctx, within)
 	defer cancel()
 	var last error
-	for ctx.Err() == nil {
+	for pause := time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 10*time.Millisecond) {
 		err := c.put(ctx, verb, nil)
 		if err == nil {
 			return nil
 		}
-		last = err
-		if migrating(err) {
-			time.Sleep(time.Millisecond)
-			continue
+		if last == nil || ctx.Err() == nil { // the last call ends with its time
+			last = err
 		}
-		if info, ierr := c.Info(ctx); ierr == nil && info.State == state {
-			return nil
+		if !migrating(err) {
+			if info, ierr := c.Info(ctx); ierr == nil && info.State == state {
+				return nil
+			}
+			if errors.Is(err, errNobodyListens) {
+				return err
+			}
 		}
-		if errors.Is(err, ErrUnreachable) && !c.listens() {
-			return err
-		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(pause)
 	}
-	return fmt.Errorf("the VM could not be brought back to %s: %w", state, last)
-}
-
-// listens tells whether anything still listens on the socket.
-func (c *Client) listens() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), c.askTimeout())
-	defer cancel()
-	_, err := c.Ping(ctx)
-	return err == nil || !strings.Contains(err.Error(), "no VMM listens")
+	return &StuckError{
+		Cause:  fmt.Errorf("the VM could not be brought back to %s %s: %w", state, patience.Within(within), last),
+		Answer: !errors.Is(last, ErrUnreachable),
+	}
 }
 
 // Major is the first number of a version such as "53.0.0" or "v53.0-12".

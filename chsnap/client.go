@@ -15,46 +15,33 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
-// DefaultPatience is how long a call that changes the VM's state may take. The
-// VMM answers one request at a time and has no time-out of its own.
-const DefaultPatience = 30 * time.Second
-
-const (
-	slowestRAM  = 32 << 20 // bytes a second that saving or loading RAM makes at least
-	answerLimit = 16 << 20 // bytes of an answer
-)
+// answerLimit bounds an answer, bytes.
+const answerLimit = 16 << 20
 
 // ErrUnreachable says that no VMM answers on the socket.
 var ErrUnreachable = errors.New("the VMM does not answer")
 
-// Client speaks the REST API of one VMM process.
+// errNobodyListens is ErrUnreachable for good: the VMM is gone.
+var errNobodyListens = fmt.Errorf("%w: no VMM listens", ErrUnreachable)
+
+// Client speaks the REST API of one VMM process. The VMM answers one request at a
+// time and has no time-out of its own.
 type Client struct {
 	socket   string
 	http     *http.Client
-	patience time.Duration
+	patience patience.Patience
 }
 
 // NewClient makes a client; nothing is connected yet. The VMM keeps at most ten
-// connections, idle ones included, so each call uses its own. patience bounds
-// each call; 0 is [DefaultPatience].
-func NewClient(socket string, patience time.Duration) *Client {
-	if patience <= 0 {
-		patience = DefaultPatience
-	}
+// connections, idle ones included, so each call uses its own. p bounds each call.
+func NewClient(socket string, p patience.Patience) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket: socket, patience: patience, http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
-}
-
-// askTimeout bounds a call that only asks.
-func (c *Client) askTimeout() time.Duration { return min(5*time.Second, c.patience) }
-
-// moveTimeout bounds a call that writes or reads ram bytes.
-func (c *Client) moveTimeout(ram uint64) time.Duration {
-	return c.patience + time.Duration(ram/slowestRAM)*time.Second
+	return &Client{socket: socket, patience: p, http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
 }
 
 // Socket is the path of the API socket.
@@ -90,7 +77,7 @@ func parseError(call string, status int, body []byte) *APIError {
 func (c *Client) call(ctx context.Context, timeout time.Duration, method, path string, body any) ([]byte, error) {
 	if timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
+		ctx, cancel = patience.Bound(ctx, timeout)
 		defer cancel()
 	}
 	req, err := newRequest(ctx, method, path, body)
@@ -134,15 +121,15 @@ func (c *Client) unreachable(ctx context.Context, path string, err error) error 
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("%s: %w", path, context.Canceled)
 	case errors.Is(err, context.DeadlineExceeded):
-		return failure.New(failure.Conflict, "%s: %w in time", path, ErrUnreachable)
+		return failure.New(failure.Conflict, "%s: %w %s", path, ErrUnreachable, patience.Passed(ctx))
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
-		return failure.New(failure.Conflict, "%s: %w: no VMM listens on %s", path, ErrUnreachable, c.socket)
+		return failure.New(failure.Conflict, "%s: %w on %s", path, errNobodyListens, c.socket)
 	}
 	return failure.New(failure.Conflict, "%s: %w: %w", path, ErrUnreachable, err)
 }
 
 func (c *Client) put(ctx context.Context, path string, body any) error {
-	_, err := c.call(ctx, c.patience, http.MethodPut, path, body)
+	_, err := c.call(ctx, c.patience.Call(), http.MethodPut, path, body)
 	return err
 }
 
@@ -155,7 +142,7 @@ type Ping struct {
 
 // Ping asks whether the VMM lives and which version it is.
 func (c *Client) Ping(ctx context.Context) (*Ping, error) {
-	b, err := c.call(ctx, c.askTimeout(), http.MethodGet, "vmm.ping", nil)
+	b, err := c.call(ctx, c.patience.Call(), http.MethodGet, "vmm.ping", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +161,7 @@ type Info struct {
 
 // Info asks for the VM's configuration and state.
 func (c *Client) Info(ctx context.Context) (*Info, error) {
-	b, err := c.call(ctx, c.askTimeout(), http.MethodGet, "vm.info", nil)
+	b, err := c.call(ctx, c.patience.Call(), http.MethodGet, "vm.info", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +195,7 @@ func (c *Client) ShutdownVMM(ctx context.Context) error { return c.put(ctx, "vmm
 // folder that has none of them; ram, bytes, says how long that may take. Only a
 // paused VM can be saved. The VMM goes on writing when ctx ends.
 func (c *Client) Snapshot(ctx context.Context, dir string, ram uint64) error {
-	_, err := c.call(ctx, c.moveTimeout(ram), http.MethodPut, "vm.snapshot", map[string]string{"destination_url": "file://" + dir})
+	_, err := c.call(ctx, c.patience.Moving(ram), http.MethodPut, "vm.snapshot", map[string]string{"destination_url": "file://" + dir})
 	return err
 }
 
@@ -220,7 +207,7 @@ type RestoreConfig struct {
 
 // Restore loads a snapshot folder of ram bytes into a VMM that has no VM yet.
 func (c *Client) Restore(ctx context.Context, r RestoreConfig, ram uint64) error {
-	_, err := c.call(ctx, c.moveTimeout(ram), http.MethodPut, "vm.restore", r)
+	_, err := c.call(ctx, c.patience.Moving(ram), http.MethodPut, "vm.restore", r)
 	return err
 }
 

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
 // FuzzDocuments: the two documents of a snapshot together, as a restore turns
@@ -64,7 +66,7 @@ func FuzzAnswers(f *testing.F) {
 	f.Add(uint16(500), []byte(`["outer","inner\n\nStack backtrace:\n  0: x"]`))
 	f.Add(uint16(404), []byte("plain\ntext"))
 	f.Fuzz(func(t *testing.T, status uint16, body []byte) {
-		c := &Client{socket: "/s", patience: DefaultPatience, http: &http.Client{Transport: answering{200 + int(status%400), body}}}
+		c := &Client{socket: "/s", patience: patience.Default, http: &http.Client{Transport: answering{200 + int(status%400), body}}}
 		ctx := context.Background()
 		info, err := c.Info(ctx)
 		if err == nil && !json.Valid(info.Config.Bytes()) {

@@ -4,109 +4,264 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"slices"
+	"strconv"
+	"sync"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
-// Guard is the process that resumes a VM when this one dies: it reads a pipe
-// whose other end dies with us. One byte says that all is well.
+// Guard is a process that watches this one while a guest stands still for it, and
+// lets the guest go on if this one cannot: because it died, or because somebody
+// stopped it. The guard hears beats from it; when they stop it ends this process,
+// by SIGTERM first, so that it undoes what it began by itself, and by SIGKILL if
+// that is not heard either. A guest is let go on by the process that holds it
+// still, or by another one once that is dead: nothing that was read of a guest
+// that stood still is ever published by somebody who does not know that it ran
+// on meanwhile.
+//
+// The two ends talk over a socket: beats go out, each with the silence that is
+// borne, and each is echoed. A guard that is gone or does not echo is replaced.
 type Guard struct {
-	pipe *os.File
+	patience patience.Patience
+	start    func() (*watcher, error)
+
+	mu       sync.Mutex
+	w        *watcher
+	quiet    int // beats in a row that were not echoed
+	beating  chan struct{}
+	finished sync.WaitGroup
+}
+
+// watcher is one guard process.
+type watcher struct {
 	cmd  *exec.Cmd
+	conn *net.UnixConn
+}
+
+// Beats that a guard or what it guards may miss: silence is counted by who
+// listens, so that nobody is blamed for the time in which the listener itself, or
+// the whole host, stood still.
+const beatsPerSilence = 10
+
+// Messages between the two ends, each one packet. Any other from this end is a
+// beat: the silence that is borne, as time.Duration writes it.
+const (
+	released = "released"
+	echo     = "watching"
+)
+
+// GuardCommand is the command that calls RunGuard. The zero value is none: nobody
+// is guarded.
+type GuardCommand struct {
+	Argv   []string // to which the arguments of RunGuard are added
+	Stderr *os.File // where it says whom it ended; may be nil
 }
 
 // GuardOptions of StartGuard.
 type GuardOptions struct {
-	Command []string // argv prefix of the guard command; nil: no guard
+	Command GuardCommand
 	Client  *Client
 	Staging string // folder that goes with the pause; "" for none
 	Unless  string // file; when it is there by then, the VM is not resumed; "" for none
 	Owed    string // file; when it is gone by then, somebody has resumed the VM already; "" for none
+	RAM     uint64 // bytes that the VMM may still be moving then
 }
 
-// startGuard guards a capture. A VM that was paused before needs none.
-func startGuard(o CaptureOptions, wasRunning bool) (*Guard, error) {
-	if !wasRunning {
-		return &Guard{}, nil
-	}
-	return StartGuard(GuardOptions{Command: o.Guard, Client: o.Client, Staging: o.StagingDir, Owed: o.Owed})
-}
-
-// StartGuard runs `guard SOCKET STAGING UNLESS OWED`, which calls RunGuard. Without a
-// command the answer guards nothing.
+// StartGuard starts the guard's command. Without one the answer guards nothing.
 func StartGuard(o GuardOptions) (*Guard, error) {
-	if len(o.Command) == 0 {
+	argv := o.Command.Argv
+	if len(argv) == 0 {
 		return &Guard{}, nil
 	}
-	cmd := exec.Command(o.Command[0], slices.Concat(o.Command[1:], []string{o.Client.Socket(), o.Staging, o.Unless, o.Owed})...)
-	cmd.Env = []string{}
-	return Watch(cmd)
+	within := o.Client.patience.Moving(o.RAM)
+	args := slices.Concat(argv[1:], []string{o.Client.Socket(), o.Staging, o.Unless, o.Owed, strconv.FormatInt(int64(within), 10)})
+	return Watch(o.Client.patience, o.Command.Stderr, func() *exec.Cmd {
+		cmd := exec.Command(argv[0], args...)
+		cmd.Env = []string{}
+		return cmd
+	})
 }
 
-// Watch starts cmd as a guard of this process: its descriptor 3 is the pipe that
-// it gives to Abandoned.
-func Watch(cmd *exec.Cmd) (*Guard, error) {
-	r, w, err := os.Pipe()
+// Watch starts a command as a guard of this process: it calls Watched.Abandoned.
+// stderr may be nil.
+func Watch(p patience.Patience, stderr *os.File, command func() *exec.Cmd) (*Guard, error) {
+	g := &Guard{patience: p, start: func() (*watcher, error) {
+		cmd := command()
+		if stderr != nil {
+			cmd.Stderr = stderr
+		}
+		return startWatcher(cmd)
+	}}
+	var err error
+	g.w, err = g.start()
+	return g, err
+}
+
+func startWatcher(cmd *exec.Cmd) (*watcher, error) {
+	ours, theirs, err := socketPair()
 	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	cmd.ExtraFiles = []*os.File{r}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a signal to our group is not for it
-	if err := cmd.Start(); err != nil {
-		w.Close()
 		return nil, fmt.Errorf("start the guard process: %w", err)
 	}
-	return &Guard{w, cmd}, nil
+	defer theirs.Close()
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start the guard process: %w", err), ours.Close())
+	}
+	pidfd := os.NewFile(uintptr(self), "pidfd")
+	defer pidfd.Close()
+	cmd.ExtraFiles = []*os.File{theirs, pidfd}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a signal to our group is not for it
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start the guard process: %w", err), ours.Close())
+	}
+	return &watcher{cmd, ours}, nil
 }
 
-// Release ends the guard: the VM is in hand.
-func (g *Guard) Release() error {
-	if g.cmd == nil {
+// socketPair is two ends that keep the borders of messages.
+func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	end := os.NewFile(uintptr(fds[0]), "guard")
+	defer end.Close()
+	theirs = os.NewFile(uintptr(fds[1]), "guard")
+	conn, err := net.FileConn(end)
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// Arm returns once the guard counts our beats: from here on a guest may stand
+// still. failure.Conflict if the guard does not answer. A second call does
+// nothing.
+func (g *Guard) Arm(ctx context.Context) error {
+	if g.w == nil || g.beating != nil {
 		return nil
 	}
-	_, err := g.pipe.Write([]byte{1})
-	return errors.Join(err, g.pipe.Close(), g.cmd.Wait())
-}
-
-// Abandoned waits, in a guard process, for the end of what it guards: true when
-// the process at the other end of the pipe died, false when it released the
-// guard.
-func Abandoned(pipe *os.File) (bool, error) {
-	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	var b [1]byte
-	n, err := pipe.Read(b[:])
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, fmt.Errorf("guard: %w", err)
-	}
-	return n == 0, nil
-}
-
-// RunGuard is the body of the guard process; args are the socket, the staging
-// folder and the files of GuardOptions.Unless and Owed. When the pipe closes
-// without a byte, the VM is resumed, if the files say so, and the staged RAM
-// removed.
-func RunGuard(args []string, pipe *os.File) error {
-	if len(args) != 4 {
-		return failure.New(failure.Usage, "the guard takes a socket, a folder and two files")
-	}
-	abandoned, err := Abandoned(pipe)
-	if err != nil || !abandoned {
+	within := g.patience.Call()
+	stop := context.AfterFunc(ctx, func() { g.w.conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if err := g.w.conn.SetReadDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}
-	if unless, owed := args[2], args[3]; (unless == "" || !exists(unless)) && (owed == "" || exists(owed)) {
-		err = NewClient(args[0], 0).EnsureRunning(context.Background())
+	err := g.w.beat(g.patience.Silence())
+	if err == nil {
+		_, err = g.w.conn.Read(make([]byte, len(echo)))
 	}
-	return errors.Join(err, os.RemoveAll(args[1]))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return failure.New(failure.Conflict, "the guard process does not answer %s: %w", patience.Within(within), err)
+	}
+	g.beating = make(chan struct{})
+	g.finished.Go(g.beats)
+	return nil
 }
 
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
+// beats tells the guard that we live, and looks whether it does.
+func (g *Guard) beats() {
+	tick := time.NewTicker(g.patience.Silence() / beatsPerSilence)
+	defer tick.Stop()
+	for {
+		select {
+		case <-g.beating:
+			return
+		case <-tick.C:
+			g.beatOnce()
+		}
+	}
+}
+
+func (g *Guard) beatOnce() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.w.echoed() {
+		g.quiet = 0
+	}
+	err := g.w.beat(g.patience.Silence())
+	if g.quiet++; err == nil && g.quiet <= 2*beatsPerSilence {
+		return
+	}
+	// One that cannot be started now is tried again at the next beat: that the
+	// guest stands still unguarded is no reason to lose what is being read of it.
+	g.quiet = 0
+	w, err := g.start()
+	if err != nil {
+		return
+	}
+	g.w.kill()
+	g.w = w
+}
+
+func (w *watcher) beat(silence time.Duration) error {
+	err := w.send(silence.String())
+	if errors.Is(err, unix.EAGAIN) {
+		return nil // it does not read: its echoes are missed too
+	}
+	return err
+}
+
+// send does not wait for a guard that does not read: unix.EAGAIN.
+func (w *watcher) send(msg string) (err error) {
+	return errors.Join(w.control(func(fd int) { err = unix.Send(fd, []byte(msg), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) }), err)
+}
+
+// echoed takes what the guard has answered by now.
+func (w *watcher) echoed() (any bool) {
+	b := make([]byte, len(echo))
+	for {
+		n := 0
+		err := w.control(func(fd int) { n, _, _ = unix.Recvfrom(fd, b, unix.MSG_DONTWAIT) })
+		if err != nil || n <= 0 {
+			return any
+		}
+		any = true
+	}
+}
+
+func (w *watcher) control(f func(fd int)) error {
+	raw, err := w.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(func(fd uintptr) { f(int(fd)) })
+}
+
+func (w *watcher) kill() {
+	_ = w.cmd.Process.Kill() // it may have ended
+	_ = w.conn.Close()
+	_ = w.cmd.Wait()
+}
+
+// Release ends the guard: the VM is in hand. One that does not end by itself is
+// killed; none of that is a failure of what was guarded.
+func (g *Guard) Release() {
+	if g.w == nil {
+		return
+	}
+	if g.beating != nil {
+		close(g.beating)
+		g.finished.Wait()
+	}
+	wait := g.patience.Silence()
+	if g.w.send(released) != nil {
+		wait = 0
+	}
+	end := time.AfterFunc(wait, func() { _ = g.w.cmd.Process.Kill() })
+	_ = g.w.cmd.Wait()
+	end.Stop()
+	_ = g.w.conn.Close()
+	g.w = nil
 }

@@ -6,19 +6,22 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestAGuardActsOnAnOpenDebtOnly: when its process has died, the VM is resumed,
 // but not if it sleeps by now or somebody else has resumed it, who may have
 // paused it again on purpose.
 func TestAGuardActsOnAnOpenDebtOnly(t *testing.T) {
-	t.Cleanup(func() { signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP) }) // which a guard ignores
+	t.Cleanup(func() { signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE) }) // to which a guard is deaf
 	for name, c := range map[string]struct {
 		asleep, owed bool
 		want         bool
@@ -46,13 +49,9 @@ func TestAGuardActsOnAnOpenDebtOnly(t *testing.T) {
 			}
 			socket := filepath.Join(dir, "s")
 			resumed := pausedVM(t, socket)
-			r, w, err := os.Pipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.Close()
-			w.Close() // it died
-			if err := RunGuard([]string{socket, staging, sleep, owed}, r); err != nil {
+			ours, w := guarded(t)
+			ours.Close() // it died
+			if err := RunGuard([]string{socket, staging, sleep, owed, "10000000000"}, w); err != nil {
 				t.Fatal(err)
 			}
 			if resumed.Load() != c.want {
@@ -62,6 +61,78 @@ func TestAGuardActsOnAnOpenDebtOnly(t *testing.T) {
 				t.Errorf("the staged RAM is there still: %v", err)
 			}
 		})
+	}
+}
+
+// guarded is what a guard process has of another one, and that one's end.
+func guarded(t *testing.T) (*net.UnixConn, *Watched) {
+	t.Helper()
+	ours, theirs, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	conn, err := net.FileConn(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ours.Close() })
+	return ours, &Watched{conn: conn, say: func(string) {}}
+}
+
+// TestAProcessThatStandsStillIsEnded: by SIGTERM and, where that does not help,
+// by SIGKILL, and no sooner than it was armed.
+func TestAProcessThatStandsStillIsEnded(t *testing.T) {
+	t.Cleanup(func() { signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE) }) // to which a guard is deaf
+	for script, want := range map[string]syscall.Signal{
+		"kill -STOP $$": syscall.SIGTERM,
+		"trap '' TERM; kill -STOP $$; while :; do sleep .01; done": syscall.SIGKILL,
+	} {
+		t.Run(want.String(), func(t *testing.T) {
+			ours, w := guarded(t)
+			still := exec.Command("/bin/sh", "-c", script)
+			if err := still.Start(); err != nil {
+				t.Fatal(err)
+			}
+			fd, err := unix.PidfdOpen(still.Process.Pid, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.process = os.NewFile(uintptr(fd), "pidfd")
+			defer w.process.Close()
+			ended := make(chan error, 1)
+			go func() {
+				ended <- still.Wait()
+				ours.Close() // as the kernel does
+			}()
+			if _, err := ours.Write([]byte("50ms")); err != nil {
+				t.Fatal(err)
+			}
+			if dead, err := w.Abandoned(); err != nil || !dead {
+				t.Errorf("abandoned: %v, %v", dead, err)
+			}
+			<-ended
+			if got := still.ProcessState.Sys().(syscall.WaitStatus).Signal(); got != want {
+				t.Errorf("it ended by %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+// TestAGuardThatIsNotArmedWaits: what is not paused yet may stand still.
+func TestAGuardThatIsNotArmedWaits(t *testing.T) {
+	t.Cleanup(func() { signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE) })
+	ours, w := guarded(t)
+	done := make(chan bool, 1)
+	go func() {
+		dead, _ := w.Abandoned() // would end a process that w has not
+		done <- dead
+	}()
+	if _, err := ours.Write([]byte(released)); err != nil {
+		t.Fatal(err)
+	}
+	if <-done {
+		t.Error("a released process is taken for dead")
 	}
 }
 

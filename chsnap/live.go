@@ -13,6 +13,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap/migration"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
 // MemorySink takes the RAM of a guest that is captured live.
@@ -32,6 +33,8 @@ type LiveOptions struct {
 	// WhilePaused runs while the guest stands still, after its RAM and devices
 	// were saved: the disks are cloned.
 	WhilePaused func(ctx context.Context) error
+	Guard       GuardCommand
+	Owed        string // as in GuardOptions
 }
 
 // RefusedError says that the VMM would not begin a live capture; nothing has
@@ -62,7 +65,16 @@ func CaptureLive(ctx context.Context, o LiveOptions) (*Captured, error) {
 	if why := LiveRefusal(ping.Version, info.Config); why != "" {
 		return nil, &RefusedError{failure.New(failure.Incompatible, "%s", why)}
 	}
-	rec, err := o.record(ctx, info.Config.MemoryBytes())
+	// When we die, the VMM sees it and resumes the guest by itself. When we are
+	// stopped, it waits for us.
+	guard := &Guard{}
+	if info.State == "Running" {
+		if guard, err = StartGuard(GuardOptions{Command: o.Guard, Client: o.Client, Owed: o.Owed}); err != nil {
+			return nil, err
+		}
+	}
+	defer guard.Release()
+	rec, err := o.record(ctx, info.Config.MemoryBytes(), guard)
 	var refused *RefusedError
 	if errors.As(err, &refused) {
 		return nil, err
@@ -84,11 +96,11 @@ func CaptureLive(ctx context.Context, o LiveOptions) (*Captured, error) {
 }
 
 // record lets the VMM send to us and receives until it has closed the stream.
-func (o LiveOptions) record(ctx context.Context, ram uint64) (*migration.Recording, error) {
+func (o LiveOptions) record(ctx context.Context, ram uint64, guard *Guard) (*migration.Recording, error) {
 	if err := os.Remove(o.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove old migration socket: %w", err)
 	}
-	r, err := migration.Listen(o.Socket, o.Client.patience)
+	r, err := migration.Listen(o.Socket, o.Client.patience.Call())
 	if err != nil {
 		return nil, err
 	}
@@ -96,13 +108,13 @@ func (o LiveOptions) record(ctx context.Context, ram uint64) (*migration.Recordi
 	if err := o.Client.beginMigration(ctx, o.Socket, ram); err != nil {
 		return nil, err
 	}
-	return r.Record(ctx, &recordHandler{o})
+	return r.Record(ctx, &recordHandler{o: o, guard: guard})
 }
 
 // beginMigration waits for the end of a migration whose recorder was killed a
 // moment ago: the VMM gives up once it sees that nobody reads.
 func (c *Client) beginMigration(ctx context.Context, socket string, ram uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, 4*c.patience)
+	ctx, cancel := patience.Bound(ctx, c.patience.Call())
 	defer cancel()
 	for {
 		err := c.sendMigration(ctx, socket, ram)
@@ -125,7 +137,7 @@ const slowestStream = 128 << 20
 // call that it does not carry out is a RefusedError.
 func (c *Client) sendMigration(ctx context.Context, socket string, ram uint64) error {
 	seconds := 10 + int(math.Ceil(float64(ram)/slowestStream))
-	_, err := c.call(ctx, c.patience, http.MethodPut, "vm.send-migration", struct {
+	_, err := c.call(ctx, c.patience.Call(), http.MethodPut, "vm.send-migration", struct {
 		URL      string `json:"destination_url"`
 		Local    bool   `json:"local"` // false: pages over the socket, no shared memory needed
 		Downtime int    `json:"downtime_ms"`
@@ -146,9 +158,9 @@ func (c *Client) sendMigration(ctx context.Context, socket string, ram uint64) e
 // the beginning, so only a call that would change the state tells the truth.
 func (c *Client) givenBack(ctx context.Context, state string) error {
 	if state == "Running" {
-		return c.EnsureRunning(ctx)
+		return c.EnsureRunning(ctx, c.patience.Call())
 	}
-	return c.ensure(ctx, "vm.pause", state)
+	return c.ensure(ctx, "vm.pause", state, c.patience.Call())
 }
 
 // migrating tells whether the VMM refused a call because it is still sending.
@@ -158,7 +170,10 @@ func migrating(err error) bool {
 }
 
 // recordHandler is the capture's side of the stream.
-type recordHandler struct{ o LiveOptions }
+type recordHandler struct {
+	o     LiveOptions
+	guard *Guard
+}
 
 func (h *recordHandler) RAM(ctx context.Context, ram []migration.Range) error {
 	return h.o.Memory.Begin(ctx, rangesOf(ram))
@@ -167,6 +182,10 @@ func (h *recordHandler) RAM(ctx context.Context, ram []migration.Range) error {
 func (h *recordHandler) Page(round int, gpa uint64, p []byte) error {
 	return h.o.Memory.Page(round, gpa, p)
 }
+
+// Passed: the VMM pauses the guest when it likes from here on. Before that it
+// waits for us with a guest that runs, and may wait for long.
+func (h *recordHandler) Passed(ctx context.Context) error { return h.guard.Arm(ctx) }
 
 func (h *recordHandler) Quiet(ctx context.Context) error {
 	if h.o.WhilePaused == nil {

@@ -36,7 +36,7 @@ func (r *run) stream(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.VMs.Client(r.rec).ReceiveMigration(gctx, socket) })
 	g.Go(func() error {
-		p := migration.Pusher{Socket: socket, Lanes: streamLanes(), Timeout: r.VMs.Patience()}
+		p := migration.Pusher{Socket: socket, Lanes: streamLanes(), Timeout: r.VMs.Patience().Call()}
 		return p.Push(gctx, config, s.Bytes(), r.pushMemory)
 	})
 	if err := g.Wait(); err != nil {

@@ -19,6 +19,7 @@ type watched struct {
 	t      *testing.T
 	ram    []Range
 	bytes  int64
+	passed int
 	quiet  int
 	rounds int
 }
@@ -43,7 +44,8 @@ func (w *watched) Page(round int, gpa uint64, p []byte) error {
 	return nil
 }
 
-func (w *watched) Quiet(context.Context) error { w.quiet++; return nil }
+func (w *watched) Passed(context.Context) error { w.passed++; return nil }
+func (w *watched) Quiet(context.Context) error  { w.quiet++; return nil }
 
 // FuzzSession: whatever a peer sends, the handler gets pages of announced RAM
 // only, and disks are cloned once, for a stream that has all of a VM.
@@ -70,7 +72,7 @@ func FuzzSession(f *testing.F) {
 		if err != nil {
 			return // also when what follows Complete cannot be drained
 		}
-		if w.quiet != 1 || s.rec.Rounds == 0 || !json.Valid(s.rec.Config) || !json.Valid(s.rec.State) || len(w.ram) == 0 {
+		if w.quiet != 1 || w.passed != 1 || s.rec.Rounds == 0 || !json.Valid(s.rec.Config) || !json.Valid(s.rec.State) || len(w.ram) == 0 {
 			t.Errorf("a VM was recorded from %x: %+v", b, s.rec)
 		}
 	})

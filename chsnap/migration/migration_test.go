@@ -18,6 +18,8 @@ import (
 type memory struct {
 	ram    []Range
 	pages  map[uint64][]byte // by start of range
+	rounds int               // the last of which a page came
+	passed int               // rounds when it was called
 	quiet  int
 	refuse error
 }
@@ -30,7 +32,8 @@ func (m *memory) RAM(_ context.Context, ram []Range) error {
 	return m.refuse
 }
 
-func (m *memory) Page(_ int, gpa uint64, p []byte) error {
+func (m *memory) Page(round int, gpa uint64, p []byte) error {
+	m.rounds = round
 	for _, r := range m.ram {
 		if inside(Range{gpa, uint64(len(p))}, []Range{r}) {
 			copy(m.pages[r.GPA][gpa-r.GPA:], p)
@@ -39,7 +42,8 @@ func (m *memory) Page(_ int, gpa uint64, p []byte) error {
 	return nil
 }
 
-func (m *memory) Quiet(context.Context) error { m.quiet++; return nil }
+func (m *memory) Passed(context.Context) error { m.passed = m.rounds; return nil }
+func (m *memory) Quiet(context.Context) error  { m.quiet++; return nil }
 
 func configFor(ram ...Range) []byte {
 	type mapping struct {
@@ -117,8 +121,8 @@ func TestLaterRoundsOverrideEarlierOnesAndTheAnswerIsError(t *testing.T) {
 	if want := append(first[:4096:4096], second...); !bytes.Equal(m.pages[0], want) {
 		t.Error("the dirty page did not override the first pass")
 	}
-	if rec.Rounds != 2 || rec.Bytes != 12288 || m.quiet != 1 || rec.Paused {
-		t.Errorf("recording %+v, quiet called %d times", rec, m.quiet)
+	if rec.Rounds != 2 || rec.Bytes != 12288 || m.quiet != 1 || m.passed != 1 || rec.Paused {
+		t.Errorf("recording %+v, quiet called %d times, passed after round %d", rec, m.quiet, m.passed)
 	}
 }
 

@@ -22,6 +22,9 @@ type Handler interface {
 	// Page takes whole pages of RAM at gpa. Round 1 is the full pass; the pages
 	// of later rounds override earlier ones. p is reused after the call.
 	Page(round int, gpa uint64, p []byte) error
+	// Passed is called once, after the full pass and before it is answered: the
+	// guest has run so far.
+	Passed(ctx context.Context) error
 	// Quiet is called once while the guest stands still and its RAM and state
 	// have arrived: the moment to clone its disks.
 	Quiet(ctx context.Context) error
@@ -169,7 +172,7 @@ func (s *session) handle(ctx context.Context, h header) (done bool, err error) {
 	case Config:
 		return false, s.config(ctx, h.length)
 	case Memory:
-		return false, s.memory(h.length)
+		return false, s.memory(ctx, h.length)
 	case State:
 		return false, s.state(h.length)
 	case Complete, CompletePaused:
@@ -255,7 +258,7 @@ func checkRAM(ram []Range) error {
 	return nil
 }
 
-func (s *session) memory(n uint64) error {
+func (s *session) memory(ctx context.Context, n uint64) error {
 	if s.rec.Config == nil || s.rec.State != nil {
 		return failure.New(failure.Damaged, "migration: Memory out of turn")
 	}
@@ -273,7 +276,11 @@ func (s *session) memory(n uint64) error {
 			return err
 		}
 	}
-	s.rec.Rounds++
+	if s.rec.Rounds++; s.rec.Rounds == 1 {
+		if err := s.handler.Passed(ctx); err != nil {
+			return err
+		}
+	}
 	durable.Step("migration.memory")
 	return nil
 }

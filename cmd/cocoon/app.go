@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/capture"
 	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -19,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/hypervisor"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/patience"
 	"github.com/cocoonv2/cocoon/internal/screen"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
@@ -31,6 +33,7 @@ import (
 // opened when first asked for.
 type app struct {
 	out, errOut *screen.Screen
+	stderr      *os.File // for guards, which are processes of their own; nil where it is no file
 	env         func(string) (string, bool)
 	config      map[string]config.Value
 	progress    string
@@ -178,7 +181,7 @@ func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.
 	}
 	images := image.New(st)
 	binary := a.set("hypervisor")
-	patience, err := parseDuration("vmmTimeout", a.set("vmmTimeout"))
+	wait, err := a.patience()
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +190,7 @@ func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.
 		return nil, err
 	}
 	vms := vm.New(st, images, vm.Options{
-		RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), VMMTimeout: patience, StopTimeout: stop, Network: a.network(st),
+		RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), Patience: wait, StopTimeout: stop, Network: a.network(st),
 	})
 	cacheCap, err := a.cacheCap()
 	if err := errors.Join(err, a.checkCacheAhead()); err != nil {
@@ -199,7 +202,7 @@ func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.
 	}
 	r := &rooms{
 		store: st, images: images, vms: vms,
-		saver: &capture.Saver{Store: st, VMs: vms, Guard: []string{self, guardVerb}},
+		saver: &capture.Saver{Store: st, VMs: vms, Guard: chsnap.GuardCommand{Argv: []string{self, guardVerb}, Stderr: a.stderr}},
 		restore: &restore.Engine{
 			Store: st, VMs: vms, Images: images, CacheMaxBytes: cacheCap,
 			VMMVersion: func(ctx context.Context) (string, error) { return vmmVersion(ctx, binary) },
@@ -207,10 +210,16 @@ func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.
 	}
 	r.hypervisor = &hypervisor.Hypervisor{
 		Store: st, VMs: vms, Saver: r.saver, Restorer: r.restore,
-		Guard: func(id string) (func() error, error) { return a.startRescue(self, id) },
+		Guard: func(ctx context.Context, id string) (func(), error) { return a.startRescue(ctx, wait, self, id) },
 	}
 	a.rescue(ctx, r)
 	return r, nil
+}
+
+// patience is vmmTimeout.
+func (a *app) patience() (patience.Patience, error) {
+	d, err := parseDuration("vmmTimeout", a.set("vmmTimeout"))
+	return patience.Patience(d), err
 }
 
 // network is the host's: where conflists and plugins are, and where the records

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
 // TestNoCloneRunsBeforeAllCan kills the command where the first guest runs, of
@@ -27,7 +28,7 @@ func TestNoCloneRunsBeforeAllCan(t *testing.T) {
 		t.Errorf("%d VMMs where the first guest runs, want 20", len(sockets))
 	}
 	for _, s := range sockets {
-		info, err := chsnap.NewClient(s, time.Minute).Info(t.Context())
+		info, err := chsnap.NewClient(s, patience.Patience(time.Minute)).Info(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

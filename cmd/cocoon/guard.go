@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"strings"
@@ -9,47 +10,42 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/config"
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
 // guardVerb is the hidden command that resumes a VM when the process which
-// paused it dies. chsnap starts it with a pipe as descriptor 3.
+// paused it dies or stands still. chsnap starts it.
 const guardVerb = "__guard"
 
-func newGuard(*app) *cobra.Command {
+func newGuard(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: guardVerb, Hidden: true, Args: needArgs(cobra.MinimumNArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
-			pipe, err := guardPipe(guardVerb)
+			w, err := chsnap.Guarding(a.tell)
 			if err != nil {
 				return err
 			}
-			return chsnap.RunGuard(args, pipe)
+			return chsnap.RunGuard(args, w)
 		},
 	}
 }
 
-func guardPipe(verb string) (*os.File, error) {
-	pipe := os.NewFile(3, "guard pipe")
-	if pipe == nil {
-		return nil, failure.New(failure.Usage, "%s is started by cocoon itself", verb)
-	}
-	return pipe, nil
-}
+// tell says on stderr what is no failure of ours.
+func (a *app) tell(text string) { a.errOut.Line("cocoon: %s", text) }
 
 // rescueVerb is the hidden command that lets a VM go on when the process which
-// put it aside dies.
+// put it aside dies or stands still.
 const rescueVerb = "__rescue"
 
 func newRescue(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: rescueVerb, Hidden: true, Args: needArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			pipe, err := guardPipe(rescueVerb)
+			w, err := chsnap.Guarding(a.tell)
 			if err != nil {
 				return err
 			}
-			abandoned, err := chsnap.Abandoned(pipe)
+			abandoned, err := w.Abandoned()
 			if err != nil || !abandoned {
 				return err
 			}
@@ -63,21 +59,34 @@ func newRescue(a *app) *cobra.Command {
 }
 
 // startRescue starts it, with the settings of this command.
-func (a *app) startRescue(self, id string) (release func() error, err error) {
-	cmd := exec.Command(self, rescueVerb, id)
+func (a *app) startRescue(ctx context.Context, p patience.Patience, self, id string) (release func(), err error) {
+	g, err := chsnap.Watch(p, a.stderr, func() *exec.Cmd {
+		cmd := exec.Command(self, rescueVerb, id)
+		cmd.Env = a.environment()
+		return cmd
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := g.Arm(ctx); err != nil {
+		g.Release()
+		return nil, err
+	}
+	return g.Release, nil
+}
+
+// environment is ours, with each setting as it was settled.
+func (a *app) environment() []string {
+	var env []string
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "COCOON_") {
-			cmd.Env = append(cmd.Env, e)
+			env = append(env, e)
 		}
 	}
 	for _, s := range config.Settings() {
 		if v := a.set(s.Key); s.Env != "" && v != "" {
-			cmd.Env = append(cmd.Env, s.Env+"="+v)
+			env = append(env, s.Env+"="+v)
 		}
 	}
-	g, err := chsnap.Watch(cmd)
-	if err != nil {
-		return nil, err
-	}
-	return g.Release, nil
+	return env
 }

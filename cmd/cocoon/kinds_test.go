@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/internal/guest"
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
 // TestEveryKindOfMemoryIsRestored: a guest that something else booted, with
@@ -191,7 +192,7 @@ func (h *host) foreign(vmm string, memory []string) string {
 			h.t.Fatalf("the guest does not count: %s", log)
 		}
 	}
-	client, ctx := chsnap.NewClient(socket, time.Minute), h.t.Context()
+	client, ctx := chsnap.NewClient(socket, patience.Patience(time.Minute)), h.t.Context()
 	snap := filepath.Join(dir, "snap")
 	if err := errors.Join(client.Pause(ctx), os.Mkdir(snap, 0o700), client.Snapshot(ctx, snap, 128<<20), os.Rename(kernel, filepath.Join(snap, "guest.elf"))); err != nil {
 		h.t.Fatal(err)

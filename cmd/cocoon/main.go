@@ -66,6 +66,7 @@ func Main() int {
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	a := &app{out: screen.New(out, "stdout"), errOut: screen.New(errOut, "stderr"), env: os.LookupEnv}
+	a.stderr, _ = errOut.(*os.File)
 	root := newRoot(a)
 	root.SetArgs(args)
 	root.SetOut(a.out.Text())

@@ -88,7 +88,7 @@ func (p *pairs) registry() string {
 // newPairs makes a host with a VM and two snapshots of it. The guests of the
 // simulator fill 8 MiB: how much there is to copy does not matter here.
 func newPairs(t *testing.T, vmm string, prepare ...func(*host)) *pairs {
-	p := &pairs{host: newHost(t, vmm, "CHSIM_FILL=8M"), asleep: map[string]uint32{}}
+	p := &pairs{host: newHost(t, vmm, "CHSIM_FILL=8M", "COCOON_VMM_TIMEOUT=10m"), asleep: map[string]uint32{}}
 	for _, do := range prepare {
 		do(p.host)
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
 // restoreSection: how long a rebuilt guest takes to run, whole commands, by
@@ -149,7 +150,7 @@ func (b *bench) restoreByHand(ctx context.Context, folder string) (time.Duration
 		return 0, err
 	}
 	defer func() { _, _ = c.Process.Kill(), c.Wait() }()
-	client := chsnap.NewClient(socket, 5*time.Minute)
+	client := chsnap.NewClient(socket, patience.Patience(5*time.Minute))
 	for deadline := start.Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		_, err := client.Ping(ctx)
 		if err == nil {

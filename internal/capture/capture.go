@@ -36,7 +36,7 @@ import (
 type Saver struct {
 	Store *store.Store
 	VMs   *vm.Manager
-	Guard []string // argv of the hidden guard command; it gets the VMM socket and a pipe
+	Guard chsnap.GuardCommand
 }
 
 // Request says what to save and how.
@@ -229,18 +229,20 @@ func (c *session) saveGuest(ctx context.Context, src *source) (*chsnap.Captured,
 func (c *session) saveIn(ctx context.Context, mode string, src *source) (*chsnap.Captured, error) {
 	client := c.VMs.Client(c.rec)
 	quiet := func(ctx context.Context) error { return c.quietDisks(ctx, src) }
+	owed := ""
+	if c.rec.State == "running" { // else nothing is noted
+		owed = c.VMs.OwedPath(c.rec.ID)
+	}
 	if mode == Live {
 		m := &liveMemory{src: src, w: c.ingest.Pages(ctx, imageRefs(c.rec)...), dir: c.ingest.Dir(), firstDone: func() error { return c.writeOut(src) }}
 		src.memory = m
 		return chsnap.CaptureLive(ctx, chsnap.LiveOptions{
-			Client: client, Socket: c.VMs.MigrationSocket(c.rec.ID), Memory: m, WhilePaused: quiet,
+			Client: client, Socket: c.VMs.MigrationSocket(c.rec.ID), Memory: m, WhilePaused: quiet, Guard: c.Guard, Owed: owed,
 		})
 	}
-	o := chsnap.CaptureOptions{Client: client, StagingDir: c.staging, WhilePaused: quiet, Guard: c.Guard}
-	if c.rec.State == "running" { // else nothing is noted
-		o.Owed = c.VMs.OwedPath(c.rec.ID)
-	}
-	got, err := chsnap.Capture(ctx, o)
+	got, err := chsnap.Capture(ctx, chsnap.CaptureOptions{
+		Client: client, StagingDir: c.staging, WhilePaused: quiet, Guard: c.Guard, Owed: owed,
+	})
 	if err == nil {
 		src.memory = staged(got.Dir)
 	}

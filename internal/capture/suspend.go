@@ -74,8 +74,14 @@ func (s *Saver) halt(ctx context.Context, rec *vm.Record) (goOn func() error, er
 	if err != nil {
 		return nil, err
 	}
-	guard, err := chsnap.StartGuard(chsnap.GuardOptions{Command: s.Guard, Client: client, Unless: s.VMs.SleepPath(rec.ID), Owed: s.VMs.OwedPath(rec.ID)})
+	guard, err := chsnap.StartGuard(chsnap.GuardOptions{
+		Command: s.Guard, Client: client, Unless: s.VMs.SleepPath(rec.ID), Owed: s.VMs.OwedPath(rec.ID), RAM: uint64(rec.MemoryBytes),
+	})
 	if err != nil {
+		return nil, errors.Join(err, settle(ctx))
+	}
+	if err := guard.Arm(ctx); err != nil {
+		guard.Release()
 		return nil, errors.Join(err, settle(ctx))
 	}
 	rec.State = "paused"
@@ -84,9 +90,10 @@ func (s *Saver) halt(ctx context.Context, rec *vm.Record) (goOn func() error, er
 		var err error
 		if rec.State == "paused" {
 			rec.State = "running"
-			err = client.EnsureRunning(ctx)
+			err = client.EnsureRunning(ctx, s.VMs.Patience().Moving(uint64(rec.MemoryBytes)))
 		}
-		return errors.Join(err, guard.Release(), settle(ctx))
+		guard.Release()
+		return errors.Join(err, settle(ctx))
 	}
 	if err := client.Pause(ctx); err != nil {
 		return nil, errors.Join(err, goOn()) // the VMM may still carry it out

@@ -40,11 +40,11 @@ func (h *Hypervisor) Exchange(ctx context.Context, ref, snapshot string, o Excha
 		return "", err
 	}
 	defer func() { err = errors.Join(err, trial.Close(ctx)) }()
-	release, err := h.guard(rec.ID)
+	release, err := h.guard(ctx, rec.ID)
 	if err != nil {
 		return "", err
 	}
-	defer func() { err = errors.Join(err, release()) }()
+	defer release()
 	if rec.Process != nil {
 		if err := h.putAside(ctx, rec, o); err != nil {
 			return "", err
@@ -87,11 +87,11 @@ func formerState(rec *vm.Record) store.ID {
 
 // guard starts the process that lets the VM go on if this one dies while the VM
 // is put aside.
-func (h *Hypervisor) guard(id string) (release func() error, err error) {
+func (h *Hypervisor) guard(ctx context.Context, id string) (release func(), err error) {
 	if h.Guard == nil {
-		return func() error { return nil }, nil
+		return func() {}, nil
 	}
-	return h.Guard(id)
+	return h.Guard(ctx, id)
 }
 
 // putAside suspends a VM that runs. From here on it is either woken or becomes

@@ -28,8 +28,9 @@ type Hypervisor struct {
 	Saver    *capture.Saver
 	Restorer *restore.Engine
 	// Guard starts a process that calls vm.Manager.RescueAfter for a VM if this
-	// one dies before it calls release; nil: no guard.
-	Guard func(id string) (release func() error, err error)
+	// one dies, or stands still and is ended for it, before it calls release; nil:
+	// no guard.
+	Guard func(ctx context.Context, id string) (release func(), err error)
 }
 
 var _ vm.Hypervisor = (*Hypervisor)(nil)

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
 // diskLocks are the locks on a VM's writable disks. The VMM inherits them, so
@@ -18,13 +18,11 @@ import (
 // it is captured live and takes them back at the next boot only.
 type diskLocks []*filelock.Lock
 
-// diskWait is how long a VMM that has ended may take to let go of its disks.
-const diskWait = 2 * time.Second
-
-// lockDisks locks the disks of a VM that is about to be launched. One that stays
-// locked belongs to a VMM that still lives.
+// lockDisks locks the disks of a VM that is about to be launched. A VMM that has
+// ended lets go of them when the last of its threads has; one that stays locked
+// belongs to a VMM that still lives.
 func (m *Manager) lockDisks(ctx context.Context, rec *Record) (diskLocks, error) {
-	ctx, cancel := context.WithTimeout(ctx, diskWait)
+	ctx, cancel := patience.Bound(ctx, m.o.Patience.Call())
 	defer cancel()
 	var locks diskLocks
 	for _, d := range rec.Disks {

@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/patience"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -101,7 +102,8 @@ func (m *Manager) boot(ctx context.Context, rec *Record) error {
 func (m *Manager) booted(ctx context.Context, rec *Record, p *Process) error {
 	rec.Process = p
 	client := m.Client(rec)
-	for deadline := time.Now().Add(launchTimeout); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+	within := m.o.Patience.Moving(uint64(rec.MemoryBytes))
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		info, err := client.Info(ctx)
 		if err == nil && info.State == "Running" {
 			return nil
@@ -111,7 +113,7 @@ func (m *Manager) booted(ctx context.Context, rec *Record, p *Process) error {
 			return m.died(rec.ID, err)
 		}
 	}
-	return errors.Join(failure.New(failure.Conflict, "the guest did not boot within %s", launchTimeout), signal(ctx, p, unix.SIGKILL, killTimeout))
+	return errors.Join(failure.New(failure.Conflict, "the guest did not boot %s", patience.Within(within)), signal(ctx, p, unix.SIGKILL, killTimeout))
 }
 
 // StopOptions of Stop.
@@ -214,16 +216,33 @@ func (m *Manager) Pause(ctx context.Context, ref string) error {
 }
 
 // Resume lets a VM go on. One that runs although its record says paused, or is
-// paused although its record says running (its capturer died), is put right.
+// paused although its record says running (its capturer died), is put right. A
+// command that was stopped while the guest waits for it is ended, which lets the
+// guest go on as well.
 func (m *Manager) Resume(ctx context.Context, ref string) error {
-	return m.change(ctx, ref, "vm resume", "paused", "running", func(rec *Record) error {
+	rec, err := m.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	ended, err := m.endStopped(rec.ID)
+	if err != nil {
+		return err
+	}
+	err = m.change(ctx, rec.ID, "vm resume", "paused", "running", func(rec *Record) error {
 		if err := m.Client(rec).Resume(ctx); err != nil {
 			return err
 		}
 		rec.State = "running"
 		return errors.Join(m.save(rec), told(rec, m.AnnounceSaved(ctx, rec)))
 	})
+	if ended && errors.Is(err, errSoAlready) {
+		return nil
+	}
+	return err
 }
+
+// errSoAlready says that a VM is in the state that it was to be brought into.
+var errSoAlready = errors.New("it is so already")
 
 func (m *Manager) change(ctx context.Context, ref, verb, from, to string, do func(*Record) error) error {
 	rec, unlock, err := m.Lock(ctx, ref, verb)
@@ -239,7 +258,10 @@ func (m *Manager) change(ctx context.Context, ref, verb, from, to string, do fun
 		return fmt.Errorf("%s %s: %w", verb, rec.Name, err)
 	}
 	states := map[string]string{"Running": "running", "Paused": "paused"}
-	if have := states[info.State]; have != from {
+	switch have := states[info.State]; {
+	case have == to:
+		return failure.Wrap(errSoAlready, failure.New(failure.Conflict, "VM %s is %s", rec.Name, have))
+	case have != from:
 		return failure.New(failure.Conflict, "VM %s is %s", rec.Name, have)
 	}
 	if err := do(rec); err != nil {

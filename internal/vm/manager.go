@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/patience"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
@@ -25,8 +26,8 @@ type Options struct {
 	RunDir  string
 	Binary  string // the VMM
 	CPUArgs string // appended to --cpus boot=N
-	// VMMTimeout bounds each call to a VMM; 0 is chsnap.DefaultPatience.
-	VMMTimeout time.Duration
+	// Patience bounds every wait for a process.
+	Patience patience.Patience
 	// StopTimeout is how long a guest may take to power itself off; 0 is
 	// DefaultStopTimeout.
 	StopTimeout time.Duration
@@ -63,20 +64,15 @@ func (m *Manager) MigrationSocket(id string) string {
 // MigrationSocketFile is its name in a VM's run folder.
 const MigrationSocketFile = "migration.sock"
 
-// Patience bounds each wait for a VMM.
-func (m *Manager) Patience() time.Duration {
-	if m.o.VMMTimeout <= 0 {
-		return chsnap.DefaultPatience
-	}
-	return m.o.VMMTimeout
-}
+// Patience bounds every wait for a process.
+func (m *Manager) Patience() patience.Patience { return m.o.Patience }
 
 // Client talks to a VM's VMM.
 func (m *Manager) Client(rec *Record) *chsnap.Client {
 	if rec.Process == nil {
-		return chsnap.NewClient(filepath.Join(m.RunDir(rec.ID), "none.sock"), m.o.VMMTimeout)
+		return chsnap.NewClient(filepath.Join(m.RunDir(rec.ID), "none.sock"), m.o.Patience)
 	}
-	return chsnap.NewClient(rec.Process.APISocket, m.o.VMMTimeout)
+	return chsnap.NewClient(rec.Process.APISocket, m.o.Patience)
 }
 
 // List reads every VM with its live state, by name.
@@ -139,9 +135,6 @@ func (m *Manager) Get(ctx context.Context, ref string) (*Record, error) {
 	return nil, failure.New(failure.Conflict, "VM %q is ambiguous", ref)
 }
 
-// lockWait is how long a verb waits for another verb on the same VM.
-const lockWait = 10 * time.Second
-
 // Lock finds a VM and holds it for one verb; the record is read under the lock.
 func (m *Manager) Lock(ctx context.Context, ref, verb string) (*Record, func(), error) {
 	rec, err := m.Get(ctx, ref)
@@ -165,7 +158,7 @@ func (m *Manager) Lock(ctx context.Context, ref, verb string) (*Record, func(), 
 }
 
 func (m *Manager) lock(ctx context.Context, id, verb string) (func(), error) {
-	wait, cancel := context.WithTimeout(ctx, lockWait)
+	wait, cancel := patience.Bound(ctx, m.o.Patience.Call())
 	defer cancel()
 	path := filepath.Join(m.Dir(id), "lock")
 	if _, err := os.Stat(m.Dir(id)); err != nil {
@@ -173,7 +166,7 @@ func (m *Manager) lock(ctx context.Context, id, verb string) (func(), error) {
 	}
 	lock, err := filelock.Exclusive(wait, path)
 	if err != nil {
-		return nil, fmt.Errorf("VM %s: %w", id, err)
+		return nil, fmt.Errorf("VM %s: %w", id, explainBusy(err, path))
 	}
 	if err := lock.Note(verb); err != nil {
 		lock.Unlock()

@@ -19,6 +19,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/patience"
 	"github.com/cocoonv2/cocoon/network"
 )
 
@@ -50,9 +51,6 @@ func startTime(pid int) (uint64, error) {
 // vmmLog is what a VMM prints, in its run folder. It is there before the process
 // is.
 const vmmLog = "vmm.log"
-
-// launchTimeout is how long a VMM may take to answer its first ping.
-const launchTimeout = 20 * time.Second
 
 // Launch starts the VMM of a VM in a session of its own, in the VM's netns, and
 // waits until it answers. extra descriptors are inherited from number 3 on, the
@@ -93,7 +91,7 @@ func (m *Manager) Launch(ctx context.Context, rec *Record, args chsnap.Args, ext
 	}
 	gone := make(chan error, 1)
 	go func() { gone <- cmd.Wait() }()
-	p, err := m.await(ctx, rec.ID, cmd.Process.Pid, socket, gone)
+	p, err := m.await(ctx, rec, cmd.Process.Pid, socket, gone)
 	if err != nil {
 		cmd.Process.Kill()
 		return nil, errors.Join(err, removeSockets(dir))
@@ -134,10 +132,10 @@ func cleanEnv(env []string) []string {
 }
 
 // await waits for the first ping and notes who the process is.
-func (m *Manager) await(ctx context.Context, id string, pid int, socket string, gone <-chan error) (*Process, error) {
+func (m *Manager) await(ctx context.Context, rec *Record, pid int, socket string, gone <-chan error) (*Process, error) {
 	start, err := startTime(pid)
 	if err != nil {
-		return nil, m.died(id, <-gone)
+		return nil, m.died(rec.ID, <-gone)
 	}
 	durable.Step("vm.launched")
 	p := &Process{PID: pid, BootID: bootID(), StartTime: start, APISocket: socket}
@@ -145,12 +143,12 @@ func (m *Manager) await(ctx context.Context, id string, pid int, socket string, 
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.WriteFile(filepath.Join(m.RunDir(id), "vmm.json"), b, 0o600); err != nil {
+	if err := durable.WriteFile(filepath.Join(m.RunDir(rec.ID), "vmm.json"), b, 0o600); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, launchTimeout)
+	ctx, cancel := patience.Bound(ctx, m.o.Patience.Moving(uint64(rec.MemoryBytes)))
 	defer cancel()
-	client := chsnap.NewClient(socket, m.o.VMMTimeout)
+	client := chsnap.NewClient(socket, m.o.Patience)
 	for {
 		ping, err := client.Ping(ctx)
 		if err == nil {
@@ -159,9 +157,9 @@ func (m *Manager) await(ctx context.Context, id string, pid int, socket string, 
 		}
 		select {
 		case werr := <-gone:
-			return nil, m.died(id, werr)
+			return nil, m.died(rec.ID, werr)
 		case <-ctx.Done():
-			return nil, failure.New(failure.Conflict, "the VMM did not answer within %s: %w", launchTimeout, err)
+			return nil, failure.New(failure.Conflict, "the VMM did not answer %s: %w", patience.Passed(ctx), err)
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -262,7 +260,9 @@ func killUnnamed(ctx context.Context, socket string) error {
 	return errors.Join(errs...)
 }
 
-const killTimeout = 10 * time.Second
+// killTimeout is how long the kernel may take to end a process, which gives up
+// its RAM first.
+const killTimeout = time.Duration(patience.Default)
 
 // signal sends by pidfd, so that a pid which was given to another process is
 // never hit, and waits for the end.

@@ -114,7 +114,7 @@ func (m *Manager) rescue(ctx context.Context, id string, wake Waker) (string, er
 	if info, err := client.Info(ctx); err == nil && info.State == "Running" {
 		return "", os.Remove(note) // its guard, or the VMM by itself, was first
 	}
-	if err := client.EnsureRunning(ctx); err != nil {
+	if err := client.EnsureRunning(ctx, m.o.Patience.Call()); err != nil {
 		return "", fmt.Errorf("resume VM %s, whose capture died: %w", rec.Name, err)
 	}
 	return rec.Name, os.Remove(note)
