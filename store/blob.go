@@ -71,13 +71,19 @@ func (s *Store) OpenMemory(ctx context.Context, _ *Lease, sn *Snapshot, i int) (
 	return s.openImage(ctx, sn, m.Map, m.Bytes)
 }
 
-// OpenDisk opens disk i of a snapshot for verified reading; see OpenMemory.
+// OpenDisk opens disk i of a snapshot for verified reading; see OpenMemory. It is
+// as large as its page map says: snapshots of disks that had been grown were once
+// published with the size that the VM was made with.
 func (s *Store) OpenDisk(ctx context.Context, _ *Lease, sn *Snapshot, i int) (*pack.Image, error) {
 	d := sn.Spec.Disks[i]
 	if d.Map == "" {
 		return nil, fmt.Errorf("disk %d of snapshot %s is an image blob", d.Index, sn.ID)
 	}
-	return s.openImage(ctx, sn, d.Map, uint64(d.Bytes))
+	m, err := s.ReadMap(ctx, sn, d.Map)
+	if err != nil {
+		return nil, err
+	}
+	return pack.OpenImage(ctx, m, s.opener(sn))
 }
 
 func (s *Store) openImage(ctx context.Context, sn *Snapshot, d digest.Digest, bytes uint64) (*pack.Image, error) {

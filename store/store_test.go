@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -51,6 +52,11 @@ func image(seed, pages int) []byte {
 
 // publish makes a snapshot of the given RAM.
 func publish(ctx context.Context, s *Store, l *Lease, name string, ram []byte) (*Snapshot, error) {
+	return publishSaying(ctx, s, l, name, ram, func(*Spec) {})
+}
+
+// publishSaying is publish of a snapshot that says more, or other things.
+func publishSaying(ctx context.Context, s *Store, l *Lease, name string, ram []byte, say func(*Spec)) (*Snapshot, error) {
 	in, err := s.Ingest(ctx, l)
 	if err != nil {
 		return nil, err
@@ -79,10 +85,12 @@ func publish(ctx context.Context, s *Store, l *Lease, name string, ram []byte) (
 	if err != nil {
 		return nil, err
 	}
-	sn, err := in.Commit(ctx, Spec{
+	sp := Spec{
 		Record: []byte("{}"), CHConfig: cfg.Digest, CHState: st.Digest, VM: VMRef{"vm", "web"},
 		Memory: []MemoryRange{{0, uint64(len(ram)), md.Digest}},
-	}, Meta{Name: name})
+	}
+	say(&sp)
+	sn, err := in.Commit(ctx, sp, Meta{Name: name})
 	if err != nil {
 		return nil, errors.Join(err, in.Abort())
 	}
@@ -121,6 +129,44 @@ func TestWhatIsPublishedReadsBack(t *testing.T) {
 	rep, err := s.Verify(t.Context(), nil, VerifyOptions{ReadData: true})
 	if err != nil || len(rep.Damaged) != 0 || rep.Checked < 5 || rep.BytesRead == 0 {
 		t.Errorf("verify: %+v %v", rep, err)
+	}
+}
+
+// TestADiskIsAsLargeAsItsPageMap: snapshots of grown disks were published with
+// the size that the VM was made with. Nothing of them is lost.
+func TestADiskIsAsLargeAsItsPageMap(t *testing.T) {
+	s, ram := openTest(t), image(1, 30)
+	l := leaseTest(t, s)
+	for name, say := range map[string]func(*Spec){
+		"disk": func(sp *Spec) { sp.Disks = []Disk{{Index: 3, Bytes: 4096, Map: sp.Memory[0].Map}} },
+		"ram":  func(sp *Spec) { sp.Memory[0].Bytes = 4096 },
+	} {
+		sn, err := publishSaying(t.Context(), s, l, name, ram, say)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rep, err := s.Verify(t.Context(), []ID{sn.ID}, VerifyOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "ram" {
+			if len(rep.Damaged) != 1 || !strings.HasPrefix(rep.Damaged[0].Object, "RAM at 0x0") || len(rep.Resized) != 0 {
+				t.Errorf("RAM of another size: %+v", rep)
+			}
+			continue
+		}
+		want := []Resized{{sn.ID, 3, 4096, int64(len(ram))}}
+		if len(rep.Damaged) != 0 || !slices.Equal(rep.Resized, want) {
+			t.Errorf("a disk of another size: %+v, want %+v", rep, want)
+		}
+		im, err := s.OpenDisk(t.Context(), l, sn, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if im.Bytes() != int64(len(ram)) {
+			t.Errorf("opened with %d bytes", im.Bytes())
+		}
+		im.Close()
 	}
 }
 

@@ -47,10 +47,21 @@ type Damage struct {
 	Affects []ID   `json:"affects"`
 }
 
+// Resized is a disk whose page map has another size than its snapshot says.
+type Resized struct {
+	Snapshot ID    `json:"snapshot"`
+	Disk     int   `json:"disk"` // index
+	Said     int64 `json:"said"` // bytes
+	Bytes    int64 `json:"bytes"`
+}
+
 // VerifyReport is the answer of Verify.
 type VerifyReport struct {
 	Checked int      `json:"checked"` // objects
 	Damaged []Damage `json:"damaged"`
+	// Resized are disks that are whole but of another size than their snapshot
+	// says; a restore takes the size of the page map.
+	Resized []Resized `json:"resized,omitempty"`
 	// Quarantined are the snapshots that this run marked.
 	Quarantined []ID `json:"quarantined,omitempty"`
 	// Unopened are encrypted snapshots whose key is not at hand: their blobs were
@@ -121,6 +132,7 @@ func (v *verifier) forget(id ID, n int) {
 	}
 	v.rep.Damaged = v.rep.Damaged[:n]
 	v.rep.Unopened = slices.DeleteFunc(v.rep.Unopened, func(of ID) bool { return of == id })
+	v.rep.Resized = slices.DeleteFunc(v.rep.Resized, func(r Resized) bool { return r.Snapshot == id })
 	for i := range v.rep.Damaged {
 		v.rep.Damaged[i].Affects = slices.DeleteFunc(v.rep.Damaged[i].Affects, func(of ID) bool { return of == id })
 	}
@@ -180,6 +192,33 @@ func (v *verifier) maps(ctx context.Context, sn *Snapshot) error {
 		})
 		if err != nil {
 			return err
+		}
+	}
+	return v.sizes(ctx, sn)
+}
+
+// sizes compares what the snapshot says of its RAM and disks with their page
+// maps. Maps that cannot be read are damage already.
+func (v *verifier) sizes(ctx context.Context, sn *Snapshot) error {
+	for _, r := range sn.Spec.Memory {
+		m, err := v.st.ReadMap(ctx, sn, r.Map)
+		if err != nil || m.Bytes == r.Bytes {
+			continue
+		}
+		object := fmt.Sprintf("RAM at %#x of snapshot %s", r.GPA, sn.ID)
+		err = v.object(object, sn.ID, func() (string, string, error) {
+			return fmt.Sprintf("%d bytes", r.Bytes), fmt.Sprintf("%d bytes", m.Bytes), nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, d := range sn.Spec.Disks {
+		if d.Map == "" {
+			continue
+		}
+		if m, err := v.st.ReadMap(ctx, sn, d.Map); err == nil && int64(m.Bytes) != d.Bytes {
+			v.rep.Resized = append(v.rep.Resized, Resized{sn.ID, d.Index, d.Bytes, int64(m.Bytes)})
 		}
 	}
 	return nil

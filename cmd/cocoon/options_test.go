@@ -1,8 +1,13 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
+	"io"
 	"maps"
 	"math/rand/v2"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -205,5 +210,68 @@ func (h *host) endVMM(name string) {
 		if time.Now().After(deadline) {
 			h.t.Fatalf("VM %s is %s", name, h.vm(name).State)
 		}
+	}
+}
+
+// TestWhatAVMMWasToldSinceIsSavedOrNamed: a disk that was grown is saved as it
+// is; one that was added, or taken away, is named before the guest is touched.
+func TestWhatAVMMWasToldSinceIsSavedOrNamed(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	h := newHost(t, vmm)
+	hot := filepath.Join(h.optionFiles(), "hot.raw")
+	h.must("vm", "create", "web", "--kernel", "guest.elf", "--cmdline", "fill=8", "--disk", "disk.raw", "--disk", "hot.raw", "--memory", "64M", "--start")
+	h.counts("web")
+	h.api("web", "vm.resize-disk", `{"id":"_disk1","desired_size":33554432}`)
+	h.comesBack("web", "")
+	var saved []struct{ DiskDetails []struct{ Bytes int64 } }
+	if err := json.Unmarshal([]byte(h.must("snapshot", "inspect", "saved")), &saved); err != nil || saved[0].DiskDetails[1].Bytes != 32<<20 {
+		t.Errorf("the grown disk was saved as %+v (%v)", saved, err)
+	}
+	h.must("vm", "rm", "-f", "clone")
+	h.must("snapshot", "rm", "saved")
+
+	h.api("web", "vm.add-disk", `{"path":"`+hot+`","id":"hot","image_type":"Raw"}`)
+	h.comesBack("web", "disk hot ("+hot+")")
+	h.refuses(6, "remove-device hot", "vm", "restore", "web", h.other("web"))
+	h.api("web", "vm.remove-device", `{"id":"hot"}`)
+	h.must("snapshot", "create", "web", "again")
+	h.api("web", "vm.remove-device", `{"id":"_disk1"}`)
+	for _, verb := range [][]string{{"vm", "suspend", "web"}, {"snapshot", "create", "web", "never"}} {
+		h.refuses(6, "disk _disk1: it was taken away", verb...)
+	}
+	h.counts("web")
+}
+
+// other makes a snapshot of the disks of a VM as they are, by a VM beside it.
+func (h *host) other(name string) string {
+	h.t.Helper()
+	h.must("vm", "create", "other", "--kernel", "guest.elf", "--cmdline", "fill=8", "--disk", "disk.raw", "--memory", "64M", "--start")
+	h.counts("other")
+	defer h.must("vm", "rm", "-f", "other")
+	return h.must("snapshot", "create", "other", "of-another")
+}
+
+// api makes a call to the VMM of a VM.
+func (h *host) api(name, call, body string) {
+	h.t.Helper()
+	var rows []struct{ APISocket string }
+	if err := json.Unmarshal([]byte(h.must("vm", "inspect", name)), &rows); err != nil {
+		h.t.Fatal(err)
+	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", rows[0].APISocket)
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(h.t.Context(), http.MethodPut, "http://vmm/api/v1/"+call, strings.NewReader(body))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if answer, _ := io.ReadAll(resp.Body); resp.StatusCode >= 300 {
+		h.t.Fatalf("%s: %s", call, answer)
 	}
 }

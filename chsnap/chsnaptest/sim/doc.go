@@ -33,8 +33,8 @@
 // A vsock device has its socket, which stays behind; further devices only stand
 // in the configuration.
 //
-// What it does not do: execute a kernel (the file must exist), hot-plug devices,
-// check CPUIDs.
+// What it does not do: execute a kernel (the file must exist), hot-plug other
+// devices than disks, check CPUIDs.
 //
 // Environment:
 //
