@@ -14,7 +14,6 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
@@ -81,15 +80,6 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// DecodeManifest reads a manifest made elsewhere, without its blobs.
-func DecodeManifest(b []byte) (*Snapshot, error) {
-	if len(b) > manifestLimit {
-		return nil, failure.New(failure.Damaged, "manifest of %d bytes", len(b))
-	}
-	sn := &Snapshot{State: "ready"}
-	return sn, sn.readManifest(b)
-}
-
 // Adoptee is a foreign snapshot whose blobs have all landed: what Adopt will
 // publish, for the caller to judge first.
 func (in *Ingest) Adoptee(ctx context.Context, manifest []byte) (*Snapshot, error) {
@@ -104,61 +94,7 @@ func (in *Ingest) Adoptee(ctx context.Context, manifest []byte) (*Snapshot, erro
 	if err := sn.ReadSpec(spec); err != nil {
 		return nil, err
 	}
-	return sn, in.whole(ctx, sn)
-}
-
-// ReadSpec reads the spec of a snapshot from elsewhere; its manifest is known. The
-// bytes are of the digest that this names.
-func (sn *Snapshot) ReadSpec(b []byte) (err error) {
-	sn.Spec, err = decodeSpec(b)
-	sn.ID = sn.Spec.ID
-	return err
-}
-
-// whole checks that the manifest names every blob of the spec and every pack
-// of its page maps, and that those can be opened. Without the key of an encrypted
-// snapshot only its blobs are known to be what the manifest names; that a map
-// names a pack which is not there then shows at the restore.
-func (in *Ingest) whole(ctx context.Context, sn *Snapshot) error {
-	named := map[digest.Digest]bool{}
-	for _, l := range sn.Manifest.Layers {
-		named[l.Digest] = true
-	}
-	if err := sn.Spec.standsOn(sn.Manifest.Layers); err != nil {
-		return err
-	}
-	if err := in.st.Unlock(ctx, sn); keyring.IsMissing(err) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	check := func(d digest.Digest, bytes uint64) error {
-		im, err := in.st.openImage(ctx, sn, d, bytes)
-		if err != nil {
-			return err
-		}
-		defer im.Close()
-		for _, p := range im.Packs() {
-			if !named[p] {
-				return failure.New(failure.Damaged, "the manifest does not name pack %s of page map %s", p, d)
-			}
-		}
-		return nil
-	}
-	for _, m := range sn.Spec.Memory {
-		if err := check(m.Map, m.Bytes); err != nil {
-			return fmt.Errorf("RAM at %#x: %w", m.GPA, err)
-		}
-	}
-	for _, d := range sn.Spec.Disks {
-		if d.Map == "" {
-			continue
-		}
-		if err := check(d.Map, uint64(d.Bytes)); err != nil {
-			return fmt.Errorf("disk %d: %w", d.Index, err)
-		}
-	}
-	return nil
+	return sn, in.st.whole(ctx, sn)
 }
 
 // Adopt publishes a foreign snapshot under its own id; sn comes from Adoptee

@@ -206,7 +206,7 @@ func (s *Store) readMap(ctx context.Context, sn *Snapshot, d digest.Digest) (*pa
 	if err != nil {
 		return nil, asDamage(err)
 	}
-	m, err := pack.DecodeMap(b, s.opener(sn))
+	m, err := pack.DecodeMap(ctx, b, s.opener(sn))
 	if err != nil {
 		return nil, fmt.Errorf("page map %s: %w", d, err)
 	}

@@ -42,7 +42,7 @@ func TestGoldenPackAndMap(t *testing.T) {
 		writeGolden(t, "v1.pack", s.packs[m.Packs[0]])
 	}
 	pack, enc := readGolden(t, "v1.pack"), readGolden(t, "v1.map")
-	m, err := DecodeMap(enc, keyring.None())
+	m, err := DecodeMap(t.Context(), enc, keyring.None())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func writeGolden(t *testing.T, name string, b []byte) {
 // image either reads back right or fails as damaged. It never reads back wrong.
 func TestEveryFlippedBitIsFoundOrHarmless(t *testing.T) {
 	pack, enc := readGolden(t, "v1.pack"), readGolden(t, "v1.map")
-	m, err := DecodeMap(enc, keyring.None())
+	m, err := DecodeMap(t.Context(), enc, keyring.None())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestEveryFlippedBitOfAMapIsFound(t *testing.T) {
 		for bit := range 8 {
 			bad := bytes.Clone(enc)
 			bad[at] ^= 1 << bit
-			if _, err := DecodeMap(bad, keyring.None()); !errors.Is(err, failure.Damaged) {
+			if _, err := DecodeMap(t.Context(), bad, keyring.None()); !errors.Is(err, failure.Damaged) {
 				t.Fatalf("byte %d bit %d flipped: %v", at, bit, err)
 			}
 		}
@@ -148,12 +148,12 @@ func TestEveryFlippedBitOfAMapIsFound(t *testing.T) {
 
 func TestTruncatedFilesAreDamaged(t *testing.T) {
 	pack, enc := readGolden(t, "v1.pack"), readGolden(t, "v1.map")
-	m, err := DecodeMap(enc, keyring.None())
+	m, err := DecodeMap(t.Context(), enc, keyring.None())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for n := range enc {
-		if _, err := DecodeMap(enc[:n], keyring.None()); !errors.Is(err, failure.Damaged) {
+		if _, err := DecodeMap(t.Context(), enc[:n], keyring.None()); !errors.Is(err, failure.Damaged) {
 			t.Fatalf("map cut at %d: %v", n, err)
 		}
 	}
@@ -248,7 +248,7 @@ func FuzzDecodeMap(f *testing.F) {
 			sum := sha256.Sum256(b[:len(b)-mapSumBytes])
 			b = append(bytes.Clone(b[:len(b)-mapSumBytes]), sum[:]...)
 		}
-		m, err := DecodeMap(b, keyring.None())
+		m, err := DecodeMap(t.Context(), b, keyring.None())
 		if err != nil {
 			return
 		}
@@ -256,7 +256,7 @@ func FuzzDecodeMap(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m2, err := DecodeMap(again, keyring.None())
+		m2, err := DecodeMap(t.Context(), again, keyring.None())
 		if err != nil {
 			t.Fatal(err)
 		}

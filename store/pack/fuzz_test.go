@@ -24,8 +24,8 @@ func FuzzSealedMap(f *testing.F) {
 		inner = resum(inner)
 		head := binary.LittleEndian.AppendUint16([]byte(mapMagic), sealedVersion)
 		head = binary.LittleEndian.AppendUint32(append(head, 0, 0), PageSize)
-		got, err := DecodeMap(resum(append(append(head, k.Seal(mapKind, inner)...), make([]byte, mapSumBytes)...)), keys)
-		want, werr := DecodeMap(inner, keyring.None())
+		got, err := DecodeMap(t.Context(), resum(append(append(head, k.Seal(mapKind, inner)...), make([]byte, mapSumBytes)...)), keys)
+		want, werr := DecodeMap(t.Context(), inner, keyring.None())
 		if (err == nil) != (werr == nil) {
 			t.Fatalf("sealed %v, plain %v", err, werr)
 		}

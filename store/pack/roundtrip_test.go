@@ -97,7 +97,7 @@ func reread(rt *rapid.T, t *testing.T, s *shelf, m *Map) *Image {
 	if err != nil {
 		rt.Fatal(err)
 	}
-	again, err := DecodeMap(b, keyring.None())
+	again, err := DecodeMap(t.Context(), b, keyring.None())
 	if err != nil {
 		rt.Fatal(err)
 	}

@@ -58,7 +58,7 @@ func TestGoldenEncryptedPackAndMap(t *testing.T) {
 		writeGolden(t, "v2.pack", s.packs[m.Packs[0]])
 	}
 	pack, enc := readGolden(t, "v2.pack"), readGolden(t, "v2.map")
-	m, err := DecodeMap(enc, keyring.FromKeys(k))
+	m, err := DecodeMap(t.Context(), enc, keyring.FromKeys(k))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestEncryptedImagesOfManyFramesReadBack(t *testing.T) {
 func TestAMissingKeyIsNoDamage(t *testing.T) {
 	pack, enc := readGolden(t, "v2.pack"), readGolden(t, "v2.map")
 	for _, keys := range []*keyring.Ring{nil, keyring.FromKeys(testKey(1))} {
-		_, mapErr := DecodeMap(enc, keys)
+		_, mapErr := DecodeMap(t.Context(), enc, keys)
 		_, packErr := ReadIndex(bytes.NewReader(pack), int64(len(pack)), keys)
 		_, reindexErr := Reindex(bytes.NewReader(pack), int64(len(pack)), keys)
 		for _, err := range []error{mapErr, packErr, reindexErr} {
@@ -216,7 +216,7 @@ func TestAMissingKeyIsNoDamage(t *testing.T) {
 func TestEveryFlippedBitOfAnEncryptedPackIsFoundOrHarmless(t *testing.T) {
 	keys := keyring.FromKeys(testKey(7))
 	pack, enc := readGolden(t, "v2.pack"), readGolden(t, "v2.map")
-	m, err := DecodeMap(enc, keys)
+	m, err := DecodeMap(t.Context(), enc, keys)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +241,7 @@ func TestEveryFlippedBitOfAnEncryptedPackIsFoundOrHarmless(t *testing.T) {
 	for at := range enc {
 		bad := bytes.Clone(enc)
 		bad[at] ^= 1 << (at % 8)
-		if _, err := DecodeMap(bad, keys); !errors.Is(err, failure.Damaged) {
+		if _, err := DecodeMap(t.Context(), bad, keys); !errors.Is(err, failure.Damaged) {
 			t.Fatalf("byte %d of the map flipped: %v", at, err)
 		}
 	}

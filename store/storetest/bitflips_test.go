@@ -112,7 +112,7 @@ func published(t *testing.T, keys *keyring.Ring) (*store.Store, *store.Snapshot,
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := pack.DecodeMap(mapBytes, flipKeys())
+	m, err := pack.DecodeMap(t.Context(), mapBytes, flipKeys())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func published(t *testing.T, keys *keyring.Ring) (*store.Store, *store.Snapshot,
 // read gives the image that a map and packs describe. Nobody looks at the
 // digests of either here: the formats must find damage by themselves.
 func read(mapBytes []byte, packs shelf) ([]byte, error) {
-	m, err := pack.DecodeMap(mapBytes, flipKeys())
+	m, err := pack.DecodeMap(context.Background(), mapBytes, flipKeys())
 	if err != nil {
 		return nil, err
 	}
