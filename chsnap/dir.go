@@ -101,7 +101,7 @@ func (d *Dir) OpenMemory(folder *os.Root) (*os.File, error) {
 }
 
 func readDocument(folder *os.Root, name string) ([]byte, error) {
-	b, err := durable.ReadSmallIn(folder, name, documentLimit)
+	b, err := durable.Document{Name: name, Limit: documentLimit}.ReadIn(folder, name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, failure.New(failure.Damaged, "no %s", filepath.Join(folder.Name(), name))
 	}

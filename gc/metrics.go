@@ -13,6 +13,9 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
+// metricsFile is for others to read.
+var metricsFile = durable.Document{Name: "metrics file", Limit: 16 << 20}
+
 // Run is what is told about one run in a metrics file.
 type Run struct {
 	Ended   time.Time
@@ -34,7 +37,7 @@ func WriteMetrics(ctx context.Context, path string, s *store.Store, run Run) err
 	if s != nil {
 		measured = m.store(ctx, s)
 	}
-	if err := durable.WriteFile(path, m.text.Bytes(), 0o644); err != nil {
+	if err := metricsFile.Write(path, m.text.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("metrics: %w", errors.Join(err, measured))
 	}
 	if measured != nil {

@@ -173,8 +173,8 @@ func (r *roots) markSnapshots(ctx context.Context, ids []store.ID) error {
 				if errors.Is(err, failure.NotFound) {
 					continue // removed, or without a manifest: a module's
 				}
-				if err != nil {
-					return err
+				if err != nil && sn == nil {
+					return err // what it needs is not known; where only its meta.json is lost it is
 				}
 				edges, err := edgesOf(sn)
 				if err != nil {
@@ -352,7 +352,7 @@ const holderLimit = 8 << 20
 
 func readHolder(path string) (heldBy, error) {
 	var r heldBy
-	b, err := durable.ReadSmall(path, holderLimit)
+	b, err := durable.Document{Name: path, Limit: holderLimit}.Read(path)
 	if err != nil {
 		return r, err
 	}

@@ -108,7 +108,7 @@ func TestWhatIsTakenAfterTheMarkIsKept(t *testing.T) {
 			},
 			take: func(t *testing.T, s *store.Store, d digest.Digest) {
 				b, err := json.Marshal(record(s, d))
-				if err := errors.Join(err, durable.WriteFile(s.Path("vms", vmDir, "record.json"), b, 0o600)); err != nil {
+				if err := errors.Join(err, durable.Document{Limit: 1 << 20}.Write(s.Path("vms", vmDir, "record.json"), b, 0o600)); err != nil {
 					t.Fatal(err)
 				}
 			},

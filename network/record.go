@@ -22,6 +22,9 @@ import (
 
 const recordVersion = 1
 
+// recordFile holds a record; most of it is the conflist.
+var recordFile = durable.Document{Name: "network record", Limit: 4 << 20}
+
 // record is CacheDir/attachments/<vm>.<ifname>.json. Until the plugins have
 // answered, the attachment holds what was asked for.
 type record struct {
@@ -105,14 +108,14 @@ func (h Host) write(rec *record) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(h.recordPath(rec.Attachment.VM, rec.Attachment.Ifname), b, 0o600)
+	return recordFile.Write(h.recordPath(rec.Attachment.VM, rec.Attachment.Ifname), b, 0o600)
 }
 
 // read returns a record: fs.ErrNotExist when there is none, failure.Damaged
 // when it cannot be understood.
 func (h Host) read(vm, ifname string) (*record, error) {
 	path := h.recordPath(vm, ifname)
-	b, err := os.ReadFile(path)
+	b, err := recordFile.Read(path)
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,7 @@ type Journal struct {
 	Started  time.Time `json:"started"`
 }
 
-const journalLimit = 64 << 10
+var journalFile = durable.Document{Name: "journal", Limit: 64 << 10}
 
 func writeJournal(st *store.Store, j Journal) (string, error) {
 	b, err := json.Marshal(j)
@@ -28,14 +28,14 @@ func writeJournal(st *store.Store, j Journal) (string, error) {
 		return "", err
 	}
 	path := st.Path("journals", j.VM+".json")
-	if err := durable.WriteFile(path, b, 0o600); err != nil {
+	if err := journalFile.Write(path, b, 0o600); err != nil {
 		return "", fmt.Errorf("write journal: %w", err)
 	}
 	return path, nil
 }
 
 func readJournal(path string) (*Journal, error) {
-	b, err := durable.ReadSmall(path, journalLimit)
+	b, err := journalFile.Read(path)
 	if err != nil {
 		return nil, err
 	}

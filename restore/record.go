@@ -27,7 +27,7 @@ func sourceRecord(sn *store.Snapshot) (*vm.Record, error) {
 // that stop and start are a cold boot of the same machine.
 func fillRecord(rec *vm.Record, p *Plan) {
 	src := p.source
-	rec.Labels = src.Labels
+	rec.Labels = store.FreeLabels(src.Labels)
 	rec.CPUs, rec.MemoryBytes = src.CPUs, src.MemoryBytes
 	rec.Kernel, rec.Firmware, rec.Initramfs, rec.Cmdline = src.Kernel, src.Firmware, src.Initramfs, src.Cmdline
 	rec.ExtraArgs = src.ExtraArgs

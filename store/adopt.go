@@ -101,6 +101,9 @@ func (in *Ingest) Adoptee(ctx context.Context, manifest []byte) (*Snapshot, erro
 // and manifest are the bytes it was read from. failure.Conflict when the id is
 // here already.
 func (in *Ingest) Adopt(ctx context.Context, sn *Snapshot, manifest []byte, meta Meta) (*Snapshot, error) {
+	if err := meta.Check(); err != nil {
+		return nil, err
+	}
 	in.id = sn.ID
 	in.mu.Lock()
 	in.layers = sn.Manifest.Layers
@@ -148,6 +151,9 @@ func (in *Ingest) stageFolder(name string, manifest, meta []byte) (string, error
 	dir := filepath.Join(in.dir, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("stage snapshot: %w", err)
+	}
+	if err := errors.Join(manifestDocument.Check(manifest), metaDocument.Check(meta)); err != nil {
+		return "", err
 	}
 	for name, b := range map[string][]byte{"manifest.json": manifest, "meta.json": meta} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {

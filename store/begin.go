@@ -99,7 +99,7 @@ func (s *Store) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(s.Path("format"), b, 0o600); err != nil {
+	if err := formatDocument.Write(s.Path("format"), b, 0o600); err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
 	return nil

@@ -9,13 +9,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
-
-// smallBlobLimit bounds what ReadBlob loads: specs, maps, CH documents.
-const smallBlobLimit = 256 << 20
 
 // BlobPath is where a blob lies or would lie.
 func (s *Store) BlobPath(d digest.Digest) string { return s.Path("blobs", "sha256", blobName(d)) }
@@ -34,7 +30,7 @@ func (s *Store) ReadBlob(ctx context.Context, d digest.Digest) ([]byte, error) {
 	if err := d.Validate(); err != nil {
 		return nil, failure.New(failure.Damaged, "blob %q: %w", d, err)
 	}
-	b, err := durable.ReadSmall(s.BlobPath(d), smallBlobLimit)
+	b, err := blobDocument.Read(s.BlobPath(d))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, failure.New(failure.NotFound, "no blob %s", d)
 	}

@@ -68,7 +68,7 @@ func (s *Store) markEncrypted() error {
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(s.Path("format"), b, 0o600); err != nil {
+	if err := formatDocument.Write(s.Path("format"), b, 0o600); err != nil {
 		return fmt.Errorf("mark the store as encrypted: %w", err)
 	}
 	durable.Step("store.encrypt.marked")
@@ -152,6 +152,9 @@ func (in *Ingest) putSpec(ctx context.Context, sp *Spec) (Descriptor, error) {
 	}
 	b, err := json.Marshal(sp)
 	if err != nil {
+		return Descriptor{}, err
+	}
+	if err := specDocument.Check(b); err != nil {
 		return Descriptor{}, err
 	}
 	config, err := in.Put(ctx, MediaTypeConfig, b)

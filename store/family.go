@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -114,7 +113,7 @@ func (s *Store) rebuildFamilies(ctx context.Context) []byte {
 	all = slices.DeleteFunc(all, func(sn *Snapshot) bool { return sn == nil })
 	slices.SortFunc(all, func(a, b *Snapshot) int { return a.Spec.Created.Compare(b.Spec.Created) })
 	b := familyLines(all)
-	_ = durable.WriteFile(s.familiesPath(), b, 0o600)
+	_ = derivedDocument.Write(s.familiesPath(), b, 0o600)
 	return b
 }
 
@@ -151,7 +150,7 @@ func (in *Ingest) openFamily(ctx context.Context, images []ImageRef, key string)
 			break
 		}
 		sn, err := in.st.Get(ctx, id)
-		if err != nil || sn.State != "ready" || sn.Spec.Key != key {
+		if err != nil || sn.State != readyState || sn.Spec.Key != key {
 			continue
 		}
 		var packs []digest.Digest

@@ -23,7 +23,7 @@ const (
 	foreignSpecBytes   = 4 << 20
 	foreignConfigBytes = 4 << 20  // of the VMM
 	foreignStateBytes  = 32 << 20 // of the VMM, some 60 KB a processor
-	foreignMapBytes    = smallBlobLimit
+	foreignMapBytes    = wholeBlobLimit
 
 	foreignRanges   = 1024 // of RAM
 	foreignDisks    = 1024
@@ -39,10 +39,10 @@ const (
 
 // DecodeManifest reads a manifest made elsewhere, without its blobs.
 func DecodeManifest(b []byte) (*Snapshot, error) {
-	if len(b) > manifestLimit {
+	if int64(len(b)) > ManifestLimit {
 		return nil, failure.New(failure.Damaged, "manifest of %d bytes", len(b))
 	}
-	sn := &Snapshot{State: "ready"}
+	sn := &Snapshot{State: readyState}
 	if err := sn.readManifest(b); err != nil {
 		return nil, err
 	}

@@ -241,24 +241,6 @@ func (h *healer) mend(ctx context.Context, in *Ingest, f *os.File, dryRun bool) 
 	return ctx.Err()
 }
 
-// ResetMeta gives a snapshot whose meta.json cannot be read an empty one: its
-// name and labels are lost, its contents are not.
-func (s *Store) ResetMeta(ctx context.Context, id ID) error {
-	return s.names(ctx, func() error {
-		b, err := Meta{}.encode()
-		if err != nil {
-			return err
-		}
-		return durable.WriteFile(s.Path("snapshots", string(id), "meta.json"), b, 0o600)
-	})
-}
-
-// MetaReadable says whether a snapshot's meta.json can be read.
-func (s *Store) MetaReadable(id ID) error {
-	_, err := readMeta(s.Path("snapshots", string(id)))
-	return err
-}
-
 // DropDerived removes what is rebuilt on demand from the manifests.
 func (s *Store) DropDerived(ctx context.Context) error {
 	return s.names(ctx, func() error {

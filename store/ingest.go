@@ -87,6 +87,9 @@ func (in *Ingest) closeFamily() {
 // Put stores a small blob. The VMM's documents are encrypted where packs are.
 func (in *Ingest) Put(ctx context.Context, mediaType string, data []byte) (Descriptor, error) {
 	data, err := in.seal(mediaType, data)
+	if err == nil {
+		err = blobDocument.Check(data)
+	}
 	if err != nil {
 		return Descriptor{}, err
 	}
@@ -254,6 +257,9 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 	in.closeFamily()
 	defer in.closePrints()
 	sp.ID = in.id
+	if err := meta.Check(); err != nil {
+		return nil, err
+	}
 	if err := in.keyOf(&sp); err != nil {
 		return nil, err
 	}

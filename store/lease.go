@@ -22,12 +22,14 @@ import (
 // long as the process lives, so a killed holder's lease can be reaped at once;
 // no age is involved. It needs no durability: a power cut kills every holder.
 type Lease struct {
-	id   string
-	st   *Store
-	lock *filelock.Lock
+	id      string
+	purpose string
+	st      *Store
+	lock    *filelock.Lock
 }
 
-// leaseLimit bounds what is read of one lease file, bytes.
+// leaseLimit bounds a lease file, written and read, bytes: of some 900,000
+// digests.
 const leaseLimit = 64 << 20
 
 func newID() string {
@@ -38,7 +40,7 @@ func newID() string {
 
 // Lease makes and locks a new lease; purpose is shown to operators.
 func (s *Store) Lease(ctx context.Context, purpose string) (*Lease, error) {
-	l := &Lease{id: newID(), st: s}
+	l := &Lease{id: newID(), purpose: strings.ReplaceAll(purpose, "\n", " "), st: s}
 	err := s.shared(ctx, func() (err error) {
 		// It waits: whoever asks whether the lease lives holds it for an instant.
 		l.lock, err = filelock.Exclusive(ctx, s.Path("leases", l.id))
@@ -47,7 +49,7 @@ func (s *Store) Lease(ctx context.Context, purpose string) (*Lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make lease: %w", err)
 	}
-	return l, l.append("for " + strings.ReplaceAll(purpose, "\n", " "))
+	return l, l.append("for " + l.purpose)
 }
 
 // shared runs f under the shared store lock: the collector is not deciding now.
@@ -121,10 +123,15 @@ func (l *Lease) hold(ctx context.Context, lines ...string) error {
 
 func (l *Lease) append(lines ...string) error {
 	f := l.lock.File()
-	if _, err := f.Seek(0, 2); err != nil {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
 		return err
 	}
-	if _, err := f.WriteString(strings.Join(lines, "\n") + "\n"); err != nil {
+	text := strings.Join(lines, "\n") + "\n"
+	if end+int64(len(text)) > leaseLimit {
+		return failure.New(failure.NoSpace, "lease %s (%s) would have %d bytes, at most %d can be read back", l.id, l.purpose, end+int64(len(text)), leaseLimit)
+	}
+	if _, err := f.WriteString(text); err != nil {
 		return fmt.Errorf("write lease %s: %w", l.id, err)
 	}
 	return nil
@@ -211,11 +218,11 @@ func (s *Store) ReadLease(id string, from int64) (h Holding, next int64, err err
 		return h, from, fmt.Errorf("read lease: %w", err)
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.NewSectionReader(f, from, leaseLimit+1))
+	b, err := io.ReadAll(io.NewSectionReader(f, from, leaseLimit+1-from))
 	if err != nil {
 		return h, from, fmt.Errorf("read lease %s: %w", id, err)
 	}
-	if len(b) > leaseLimit {
+	if from+int64(len(b)) > leaseLimit {
 		return h, from, failure.New(failure.Damaged, "lease %s is longer than %d bytes", id, leaseLimit)
 	}
 	n, err := parseLease(&h, b)

@@ -4,13 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 )
@@ -26,28 +26,73 @@ type Meta struct {
 	// Former are the manifests that mean this snapshot too, the last one first,
 	// by what this store itself did or compared. A foreign manifest has no say.
 	Former []digest.Digest `json:"former,omitempty"`
+
+	// SleepOf is, of a new snapshot, the VM that it is only there for to sleep on;
+	// SuspendLabel says so from then on.
+	SleepOf string `json:"-"`
 }
 
+// readMeta reads what each published snapshot has: one without is damaged, and
+// its protection unknown. failure.NotFound when the whole snapshot is gone.
 func readMeta(dir string) (Meta, error) {
 	var m Meta
-	b, err := durable.ReadSmall(filepath.Join(dir, "meta.json"), metaLimit)
-	if errors.Is(err, os.ErrNotExist) {
-		return m, nil // a name lost is no snapshot lost
-	}
+	b, err := rawMeta(dir)
 	if err != nil {
 		return m, err
 	}
 	if err := json.Unmarshal(b, &m); err != nil {
-		return m, failure.New(failure.Damaged, "%s/meta.json: %w", dir, err)
+		return Meta{}, lostMeta(dir, err)
 	}
 	return m, nil
+}
+
+// rawMeta gives meta.json as it stands.
+func rawMeta(dir string) ([]byte, error) {
+	b, err := metaDocument.Read(filepath.Join(dir, "meta.json"))
+	if !errors.Is(err, os.ErrNotExist) {
+		if errors.Is(err, failure.Damaged) {
+			err = lostMeta(dir, err)
+		}
+		return b, err
+	}
+	if _, gone := os.Lstat(dir); errors.Is(gone, os.ErrNotExist) {
+		return nil, failure.New(failure.NotFound, "no snapshot %s", filepath.Base(dir))
+	}
+	return nil, lostMeta(dir, errors.New("it is missing"))
+}
+
+func lostMeta(dir string, why error) error {
+	return failure.Hint(failure.New(failure.Damaged, "%s/meta.json: %w", dir, why), "cocoon system repair")
+}
+
+// Check refuses, before anything is done for it, what a new snapshot may not be
+// given.
+func (m Meta) Check() error {
+	if m.Name != "" {
+		if err := ValidateName(m.Name); err != nil {
+			return err
+		}
+	}
+	if err := m.checkLabels(nil); err != nil {
+		return err
+	}
+	_, err := m.encode()
+	return err
 }
 
 func (m Meta) encode() ([]byte, error) {
 	if m.Labels == nil {
 		m.Labels = map[string]string{}
 	}
-	return json.Marshal(m)
+	if m.SleepOf != "" {
+		m.Labels = maps.Clone(m.Labels)
+		m.Labels[SuspendLabel] = m.SleepOf
+	}
+	b, err := json.Marshal(m)
+	if err == nil {
+		err = metaDocument.Check(b)
+	}
+	return b, err
 }
 
 // names makes a check of names and what follows from it one step.
@@ -70,8 +115,15 @@ func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) er
 		if err != nil {
 			return err
 		}
-		old := m.Name
+		old, labels := m.Name, maps.Clone(m.Labels)
 		if err := change(&m); err != nil {
+			return err
+		}
+		if err := m.checkLabels(labels); err != nil {
+			return err
+		}
+		b, err := m.encode()
+		if err != nil {
 			return err
 		}
 		if m.Name != old {
@@ -81,11 +133,7 @@ func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) er
 			}
 			s.vouch(v)
 		}
-		b, err := m.encode()
-		if err != nil {
-			return err
-		}
-		return durable.WriteFile(filepath.Join(dir, "meta.json"), b, 0o600)
+		return metaDocument.Write(filepath.Join(dir, "meta.json"), b, 0o600)
 	})
 }
 

@@ -6,7 +6,6 @@ import (
 	"hash/crc32"
 	"os"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -209,5 +208,5 @@ func (s *Store) rewriteNames(there []idKey, old *claims, name string) (*claims, 
 		}
 		b = s.linesFrom(ids)
 	}
-	return decodeClaims(b, name), durable.WriteFile(s.namesPath(), b, 0o600)
+	return decodeClaims(b, name), derivedDocument.Write(s.namesPath(), b, 0o600)
 }

@@ -23,12 +23,9 @@ type Quarantine struct {
 	Objects []string  `json:"objects"` // as in Damage
 }
 
-// quarantinedState is Snapshot.State under the mark.
-const quarantinedState = "quarantined"
-
 // Usable refuses what must not be restored, exported or built upon.
 func (sn *Snapshot) Usable() error {
-	if sn.State == "ready" {
+	if sn.State == readyState {
 		return nil
 	}
 	return failure.Hint(failure.New(failure.Damaged, "snapshot %s is %s", sn.ID, sn.State),
@@ -61,6 +58,7 @@ func (s *Store) quarantineDamaged(ctx context.Context, rep *VerifyReport) error 
 		})
 		switch {
 		case errors.Is(err, failure.NotFound): // removed meanwhile
+		case errors.Is(err, failure.Damaged): // it cannot be marked, and is refused without
 		case err != nil:
 			errs = append(errs, err)
 		default:
@@ -81,7 +79,7 @@ func (s *Store) suspect(hex string) error {
 	if err := durable.Mkdir(s.Path("cache", "damaged"), 0o700); err != nil {
 		return err
 	}
-	return durable.WriteFile(s.Path("cache", "damaged", hex), nil, 0o600)
+	return noteDocument.Write(s.Path("cache", "damaged", hex), nil, 0o600)
 }
 
 // suspected reports whether a blob was once found damaged.

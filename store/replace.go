@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -29,7 +28,7 @@ import (
 // Current says whether the manifest on disk is still the one that was read; a
 // snapshot that is gone is not.
 func (s *Store) Current(sn *Snapshot) bool {
-	b, err := durable.ReadSmall(filepath.Join(s.Path("snapshots", string(sn.ID)), "manifest.json"), manifestLimit)
+	b, err := manifestDocument.Read(s.Path("snapshots", string(sn.ID), "manifest.json"))
 	return err == nil && digest.FromBytes(b) == sn.ManifestDigest
 }
 
@@ -115,15 +114,6 @@ func (m *Maintenance) replace(ctx context.Context, in *Ingest, r *replacement) e
 }
 
 var errMetaChanged = fmt.Errorf("meta.json: %w", errChanged)
-
-// rawMeta gives meta.json as it stands; an empty one where it is missing.
-func rawMeta(dir string) ([]byte, error) {
-	b, err := durable.ReadSmall(filepath.Join(dir, "meta.json"), metaLimit)
-	if errors.Is(err, os.ErrNotExist) {
-		return Meta{}.encode()
-	}
-	return b, err
-}
 
 // exchange is the instant in which nobody leases, publishes or removes.
 func (m *Maintenance) exchange(ctx context.Context, in *Ingest, r *replacement, staged string) error {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -105,7 +104,7 @@ func (h *healer) copyOf(hash pack.Hash, page []byte) bool {
 
 // ConfigOf is the descriptor of a snapshot's config, though that be damaged.
 func (s *Store) ConfigOf(id ID) (Descriptor, error) {
-	b, err := durable.ReadSmall(s.Path("snapshots", string(id), "manifest.json"), manifestLimit)
+	b, err := manifestDocument.Read(s.Path("snapshots", string(id), "manifest.json"))
 	if err != nil {
 		return Descriptor{}, err
 	}

@@ -16,10 +16,11 @@ import (
 // snapshot: nothing removes that one until the file is gone.
 const SleepFile = "suspend.json"
 
-// SuspendLabel marks a snapshot that was made only so that the VM with the id of
-// its value can sleep. Once that VM does not need it any more, whoever sees it
-// may remove it; without the label it is a snapshot like any other.
-const SuspendLabel = "cocoon.suspend"
+// RecordLimit bounds the record of a VM, bytes; SleepDocument has one in it.
+const RecordLimit = 8 << 20
+
+// SleepDocument is how SleepFile is written and read.
+var SleepDocument = durable.Document{Name: SleepFile, Limit: 2 * RecordLimit}
 
 // Sleeper is a suspended VM.
 type Sleeper struct {
@@ -37,7 +38,7 @@ func (s *Store) Sleepers(context.Context) (map[ID]Sleeper, error) {
 	}
 	all := map[ID]Sleeper{}
 	for _, path := range files {
-		b, err := durable.ReadSmall(path, manifestLimit)
+		b, err := SleepDocument.Read(path)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // woken meanwhile
 		}
@@ -85,6 +86,9 @@ func (s *Store) ForSleep(ctx context.Context) ([]ID, error) {
 	err = inParallel(len(ids), func(i int) error {
 		m, err := readMeta(s.Path("snapshots", string(ids[i])))
 		found[i] = err == nil && m.forSleep()
+		if errors.Is(err, failure.Damaged) || errors.Is(err, failure.NotFound) {
+			err = nil // what it is for is not known, so it stays; or it is gone
+		}
 		return errors.Join(err, ctx.Err())
 	})
 	if err != nil {
@@ -103,6 +107,9 @@ func (s *Store) ForSleep(ctx context.Context) ([]ID, error) {
 // that is gone already is success.
 func (s *Store) DropSuspended(ctx context.Context, id ID) error {
 	m, err := readMeta(s.Path("snapshots", string(id)))
+	if errors.Is(err, failure.NotFound) {
+		return nil
+	}
 	if err != nil || !m.forSleep() {
 		return err
 	}

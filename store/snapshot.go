@@ -12,7 +12,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 )
@@ -25,13 +24,15 @@ type Snapshot struct {
 	ManifestDigest digest.Digest
 	Spec           Spec
 	Meta           Meta
-	State          string // ready, quarantined; damaged is reported by List and Verify
+	State          string // ready, quarantined, damaged
 	StoredBytes    int64  // of its blobs, shared ones included
 }
 
+// States of a snapshot.
 const (
-	manifestLimit = 64 << 20
-	metaLimit     = 1 << 20
+	readyState       = "ready"
+	quarantinedState = "quarantined" // damage was found, see Quarantine
+	damagedState     = "damaged"     // a part of it cannot be read
 )
 
 // nameLength bounds the name of a snapshot, characters.
@@ -45,14 +46,35 @@ func ValidateName(name string) error {
 	return nil
 }
 
-// Get reads a snapshot: manifest, spec (verified by digest) and meta.
+// Get reads a snapshot: manifest, spec (verified by digest) and meta. Where only
+// meta.json is lost the snapshot stands beside the error.
 func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
+	sn, err := s.Contents(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if sn.Meta, err = readMeta(sn.Dir); err != nil {
+		if errors.Is(err, failure.Damaged) {
+			return sn, err
+		}
+		return nil, err
+	}
+	sn.State = readyState
+	if sn.Meta.Quarantine != nil {
+		sn.State = quarantinedState
+	}
+	return sn, nil
+}
+
+// Contents reads what a snapshot is made of, its manifest and spec. Its Meta is
+// empty: whatever that says, or if it is lost, the snapshot needs the same.
+func (s *Store) Contents(ctx context.Context, id ID) (*Snapshot, error) {
 	if !spelling.ID(string(id)) {
 		return nil, failure.New(failure.NotFound, "no snapshot %q", id)
 	}
 	for {
-		sn := &Snapshot{ID: id, Dir: s.Path("snapshots", string(id)), State: "ready"}
-		b, err := durable.ReadSmall(sn.Dir+"/manifest.json", manifestLimit)
+		sn := &Snapshot{ID: id, Dir: s.Path("snapshots", string(id)), State: damagedState}
+		b, err := manifestDocument.Read(sn.Dir + "/manifest.json")
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, failure.New(failure.NotFound, "no snapshot %s", id)
 		}
@@ -64,7 +86,7 @@ func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
 		}
 		err = s.readSpec(ctx, sn)
 		if err == nil {
-			return sn.withMeta()
+			return sn, nil
 		}
 		if !errors.Is(err, failure.Damaged) || s.Current(sn) {
 			return nil, fmt.Errorf("snapshot %s: %w", id, err)
@@ -89,25 +111,9 @@ func (s *Store) readSpec(ctx context.Context, sn *Snapshot) error {
 	return sn.Spec.standsOn(sn.Manifest.Layers)
 }
 
-// withMeta reads meta.json, which may be lost. One that was taken away since the
-// manifest was read, with the whole folder, is no snapshot without a name.
-func (sn *Snapshot) withMeta() (*Snapshot, error) {
-	var err error
-	sn.Meta, err = readMeta(sn.Dir)
-	if err == nil && sn.Meta.Name == "" {
-		if _, err := os.Lstat(sn.Dir); errors.Is(err, os.ErrNotExist) {
-			return nil, failure.New(failure.NotFound, "no snapshot %s", sn.ID)
-		}
-	}
-	if sn.Meta.Quarantine != nil {
-		sn.State = quarantinedState
-	}
-	return sn, err
-}
-
 // ManifestBytes are the bytes that ManifestDigest is the digest of.
 func (s *Store) ManifestBytes(sn *Snapshot) ([]byte, error) {
-	b, err := durable.ReadSmall(sn.Dir+"/manifest.json", manifestLimit)
+	b, err := manifestDocument.Read(sn.Dir + "/manifest.json")
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", sn.ID, err)
 	}

@@ -10,20 +10,20 @@ import (
 )
 
 // TestASnapshotThatGoesBetweenTwoReads is gone, while one whose meta.json was lost
-// has no name.
+// is damaged.
 func TestASnapshotThatGoesBetweenTwoReads(t *testing.T) {
 	s := openTest(t)
 	sn := mustPublish(t, s, "here", make([]byte, 4096))
 	if err := os.Remove(filepath.Join(sn.Dir, "meta.json")); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.Get(t.Context(), sn.ID); err != nil || got.Meta.Name != "" {
-		t.Errorf("without meta.json: %v; want a snapshot without a name", err)
+	if got, err := s.Get(t.Context(), sn.ID); !errors.Is(err, failure.Damaged) || got == nil || got.State != damagedState {
+		t.Errorf("without meta.json: %+v, %v; want what is left of it, and damage", got, err)
 	}
 	if err := os.Rename(sn.Dir, s.Path("trash", string(sn.ID))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := sn.withMeta(); !errors.Is(err, failure.NotFound) { // its manifest was read before
+	if _, err := readMeta(sn.Dir); !errors.Is(err, failure.NotFound) { // its manifest was read before
 		t.Errorf("taken away meanwhile: %v, want %v", err, failure.NotFound)
 	}
 }

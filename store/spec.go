@@ -128,6 +128,9 @@ const (
 // decodeSpec reads a config blob and checks what the code below relies on.
 func decodeSpec(b []byte) (Spec, error) {
 	var sp Spec
+	if specDocument.Check(b) != nil {
+		return sp, failure.New(failure.Damaged, "snapshot config of %d bytes", len(b))
+	}
 	if err := json.Unmarshal(b, &sp); err != nil {
 		return sp, failure.New(failure.Damaged, "snapshot config: %w", err)
 	}

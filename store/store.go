@@ -90,6 +90,25 @@ type Store struct {
 	owner   owner.Mark // once it was asked for
 }
 
+// The documents of a store.
+var (
+	formatDocument   = durable.Document{Name: "format", Limit: 4096}
+	metaDocument     = durable.Document{Name: "meta.json", Limit: 1 << 20}
+	manifestDocument = durable.Document{Name: "manifest.json", Limit: ManifestLimit}
+	specDocument     = durable.Document{Name: "snapshot config", Limit: SpecLimit}
+	blobDocument     = durable.Document{Name: "blob", Limit: wholeBlobLimit}
+	noteDocument     = durable.Document{Name: "note of damage", Limit: 0}
+	// derivedDocument is made again where it is lost, and read as long as it is.
+	derivedDocument = durable.Document{Name: "derived file", Limit: 1 << 40}
+)
+
+// Bounds, bytes.
+const (
+	ManifestLimit  = 64 << 20
+	SpecLimit      = 16 << 20
+	wholeBlobLimit = 256 << 20 // of what is loaded whole: specs, maps, CH documents
+)
+
 type formatFile struct {
 	Format  string `json:"format"`
 	Version int    `json:"version"`
@@ -147,7 +166,7 @@ func checkFileSystem(root string) error {
 
 // formatVersion reads the format file and refuses what is unknown.
 func (s *Store) formatVersion() (int, error) {
-	b, err := durable.ReadSmall(s.Path("format"), 4096)
+	b, err := formatDocument.Read(s.Path("format"))
 	if err != nil {
 		return 0, fmt.Errorf("open store: %w", err)
 	}

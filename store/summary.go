@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -65,6 +67,7 @@ type cached struct {
 	Summary Summary
 	Blobs   []blobShare
 	stamp   metaStamp
+	was     *line
 }
 
 type blobShare struct {
@@ -119,7 +122,7 @@ func (s *Store) renew(ctx context.Context, lines []line) ([]cached, error) {
 		if errors.Is(err, failure.NotFound) {
 			return nil // went away; it has no id
 		}
-		c.stamp = lines[i].stamp
+		c.stamp, c.was = lines[i].stamp, lines[i].was
 		all[i] = c
 		return err
 	})
@@ -135,7 +138,7 @@ func (s *Store) renew(ctx context.Context, lines []line) ([]cached, error) {
 func (s *Store) summarise(ctx context.Context, id ID) (cached, error) {
 	sn, err := s.Get(ctx, id)
 	if errors.Is(err, failure.Damaged) || errors.Is(err, failure.Incompatible) {
-		return cached{Summary: Summary{ID: id, State: "damaged", Labels: map[string]string{}, Disks: []DiskSummary{}}}, nil
+		sn, err = s.remains(ctx, id), nil
 	}
 	if err != nil {
 		return cached{}, err
@@ -160,10 +163,29 @@ func (s *Store) summarise(ctx context.Context, id ID) (cached, error) {
 	}
 	sum.Memory.ZeroBytes = min(sum.Memory.Bytes, int64(sp.Capture.PagesZero)*4096)
 	c := cached{Summary: sum}
+	if sn.Manifest.Config.Digest == "" { // it cannot be read
+		return c, nil
+	}
 	for _, d := range append([]Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
 		c.Blobs = append(c.Blobs, blobShare{d.Digest.Encoded()[:32], d.Size})
 	}
 	return c, nil
+}
+
+// remains is what can still be read of a damaged snapshot: each of its parts has
+// something to tell without the others.
+func (s *Store) remains(ctx context.Context, id ID) *Snapshot {
+	sn := &Snapshot{ID: id, Dir: s.Path("snapshots", string(id))}
+	if b, err := manifestDocument.Read(sn.Dir + "/manifest.json"); err != nil || sn.readManifest(b) != nil {
+		sn.Manifest = ocispec.Manifest{}
+	} else if s.readSpec(ctx, sn) != nil {
+		sn.Spec = Spec{}
+	}
+	if m, err := readMeta(sn.Dir); err == nil {
+		sn.Meta = m
+	}
+	sn.State = damagedState
+	return sn
 }
 
 func countUnique(all []cached) {

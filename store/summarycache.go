@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 )
@@ -35,6 +34,11 @@ type line struct {
 	id          ID
 	stamp       metaStamp
 	blobs, body string
+	was         *line // what it said before meta.json was rewritten, or lost
+}
+
+func (l *line) text() []byte {
+	return fmt.Appendf(nil, "%s %d %d %s %s\n", l.id, l.stamp.inode, l.stamp.mtime, l.blobs, l.body)
 }
 
 // metaStamp changes whenever meta.json is rewritten.
@@ -69,8 +73,11 @@ func (s *Store) lines() (all []line, exact bool, err error) {
 	err = inParallel(len(ids), func(i int) error {
 		all[i] = line{id: ids[i]}
 		stamp, ok := stampIn(folder, ids[i])
-		if l, hit := known[ids[i]]; hit && ok && l.stamp == stamp {
+		switch l, hit := known[ids[i]]; {
+		case hit && ok && l.stamp == stamp:
 			all[i] = l
+		case hit:
+			all[i].was = &l
 		}
 		all[i].stamp = stamp
 		return nil
@@ -157,7 +164,8 @@ func (l *line) parse(c *cached, blobs bool) error {
 func (c *cached) line() ([]byte, error) {
 	body, err := json.Marshal(c.Summary)
 	blobs, berr := json.Marshal(c.Blobs)
-	return fmt.Appendf(nil, "%s %d %d %s %s\n", c.Summary.ID, c.stamp.inode, c.stamp.mtime, blobs, body), errors.Join(err, berr)
+	l := line{id: c.Summary.ID, stamp: c.stamp, blobs: string(blobs), body: string(body)}
+	return l.text(), errors.Join(err, berr)
 }
 
 // writeSummaries is best effort: without the file the next list is slower.
@@ -165,13 +173,17 @@ func (s *Store) writeSummaries(all []cached) {
 	var b bytes.Buffer
 	now := time.Now()
 	for _, c := range all {
+		if c.Summary.State == damagedState && c.was != nil {
+			b.Write(c.was.text()) // for who makes its meta.json again
+			continue
+		}
 		line, err := c.line()
 		if err != nil || now.Sub(time.Unix(0, c.stamp.mtime)) < settled {
 			continue
 		}
 		b.Write(line)
 	}
-	_ = durable.WriteFile(s.summaryPath(), b.Bytes(), 0o600)
+	_ = derivedDocument.Write(s.summaryPath(), b.Bytes(), 0o600)
 }
 
 // inParallel calls do for 0 … n-1, in slices on every processor.

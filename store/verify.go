@@ -71,6 +71,9 @@ type VerifyReport struct {
 	DurationMs float64 `json:"durationMs"`
 }
 
+// MetaObject begins the name of a meta.json in a Damage.
+const MetaObject = "meta of snapshot "
+
 // verifier looks at each object once, however many snapshots name it.
 type verifier struct {
 	st   *Store
@@ -139,6 +142,10 @@ func (v *verifier) forget(id ID, n int) {
 }
 
 func (v *verifier) snapshot(ctx context.Context, id ID, sn *Snapshot, err error) error {
+	if sn != nil && errors.Is(err, failure.Damaged) {
+		lost := err.Error()
+		err = v.object(MetaObject+string(id), id, func() (string, string, error) { return "readable", lost, nil })
+	}
 	if errors.Is(err, failure.Damaged) || errors.Is(err, failure.Incompatible) {
 		v.object("snapshot "+string(id), id, func() (string, string, error) { return "readable", err.Error(), nil })
 		return nil

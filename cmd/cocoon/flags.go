@@ -10,6 +10,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/listing"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 func listFlags(c *cobra.Command, o *listing.Options) {
@@ -81,9 +82,14 @@ func parseLabels(list []string) (map[string]string, error) {
 		}
 		out[k] = v
 	}
-	return out, nil
+	return out, store.CheckLabels(out)
 }
 
 func size(n int64) string { return units.BytesSize(float64(n)) }
 
-func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }
+func ago(t time.Time) string {
+	if t.IsZero() { // of what is damaged
+		return "unknown"
+	}
+	return units.HumanDuration(time.Since(t)) + " ago"
+}

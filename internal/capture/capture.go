@@ -58,7 +58,18 @@ type Request struct {
 
 	Aside bool // of a suspend: the VM is only put aside, see vm.Sleep
 
+	// SleepOf is the VM that the snapshot is only there for to sleep on.
+	SleepOf string
+
 	sleep bool // the VM is to sleep on the snapshot
+}
+
+// meta is what the snapshot is to be given.
+func (r *Request) meta() store.Meta {
+	return store.Meta{
+		Name: r.Name, Description: r.Description, Labels: r.Labels,
+		Expires: r.Expires, Protected: r.Protect, SleepOf: r.SleepOf,
+	}
 }
 
 // The capture modes of a Request.
@@ -265,10 +276,7 @@ func imageRefs(rec *vm.Record) []store.ImageRef {
 }
 
 func (c *session) publish(ctx context.Context, src *source, sp store.Spec) (*store.Snapshot, error) {
-	meta := store.Meta{
-		Name: c.req.Name, Description: c.req.Description, Labels: c.req.Labels,
-		Expires: c.req.Expires, Protected: c.req.Protect,
-	}
+	meta := c.req.meta()
 	if c.parent != nil {
 		sp.Parent = c.parent.ID
 	}

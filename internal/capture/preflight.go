@@ -168,6 +168,10 @@ func (c *session) fallBack(why string) error {
 }
 
 func (c *session) checkName(ctx context.Context) error {
+	meta := c.req.meta()
+	if err := meta.Check(); err != nil {
+		return err
+	}
 	if c.req.Name == "" {
 		return nil
 	}

@@ -42,13 +42,3 @@ func OpenRegular(folder *os.Root, name string) (*os.File, error) {
 func notRegular(folder *os.Root, name string) error {
 	return failure.New(failure.Damaged, "%s in %s is not a regular file", name, folder.Name())
 }
-
-// ReadSmallIn is ReadSmall of a file in such a folder.
-func ReadSmallIn(folder *os.Root, name string, limit int64) ([]byte, error) {
-	f, err := OpenRegular(folder, name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAll(f, limit)
-}

@@ -56,10 +56,10 @@ func TestOnlyRegularFilesOfTheFolderAreOpened(t *testing.T) {
 			t.Errorf("%q opens %s", name, f.Name())
 		}
 	}
-	if b, err := ReadSmallIn(root, "good", 4); err != nil || string(b) != "good" {
+	if b, err := (Document{Limit: 4}).ReadIn(root, "good"); err != nil || string(b) != "good" {
 		t.Errorf("good: %q, %v", b, err)
 	}
-	if _, err := ReadSmallIn(root, "good", 3); !errors.Is(err, failure.Damaged) {
+	if _, err := (Document{Limit: 3}).ReadIn(root, "good"); !errors.Is(err, failure.Damaged) {
 		t.Errorf("a file over the limit: %v", err)
 	}
 }

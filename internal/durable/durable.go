@@ -34,11 +34,9 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
-// WriteFile replaces path by a file that holds data, atomically and durably.
-// A crash leaves either the old or the new contents, and at worst a file beside
-// it that Stray tells.
-func WriteFile(path string, data []byte, perm os.FileMode) error {
-	f, err := Stage(path, data, perm)
+// writeFile: see Document.Write.
+func writeFile(path string, data []byte, perm os.FileMode) error {
+	f, err := stageBy(path, perm, func(*os.File) ([]byte, error) { return data, nil })
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ func TestWriteFileReplacesWholeAndLeavesNothingBeside(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "meta.json")
 	for _, want := range []string{"first and longer", "second", ""} {
-		if err := WriteFile(path, []byte(want), 0o640); err != nil {
+		if err := writeFile(path, []byte(want), 0o640); err != nil {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(path)
@@ -38,7 +38,7 @@ func TestWriteFileThatFailsLeavesNothing(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "taken", "x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteFile(filepath.Join(dir, "taken"), []byte("x"), 0o600); err == nil {
+	if err := writeFile(filepath.Join(dir, "taken"), []byte("x"), 0o600); err == nil {
 		t.Fatal("a folder was replaced by a file")
 	}
 	if diff := cmp.Diff([]string{"taken"}, names(t, dir)); diff != "" {

@@ -9,10 +9,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
-// ReadSmall reads a regular file of at most limit bytes, in one look: what it
-// measured is what it reads. A link, a special file or a larger one is
-// failure.Damaged; a missing one keeps os.ErrNotExist.
-func ReadSmall(path string, limit int64) ([]byte, error) {
+// readSmall: see Document.Read.
+func readSmall(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err

@@ -7,20 +7,15 @@ import (
 )
 
 // Staged is a file whose contents are durable and which has no name yet that
-// anybody looks for: the slow part of WriteFile, for callers that have to hold a
+// anybody looks for: the slow part of Document.Write, for callers that have to hold a
 // lock while the file gets its name.
 type Staged struct {
 	f    *os.File // locked while it stands under its temporary name
 	path string
 }
 
-// Stage writes data beside path. Drop it, also after Rename.
-func Stage(path string, data []byte, perm os.FileMode) (*Staged, error) {
-	return StageBy(path, perm, func(*os.File) ([]byte, error) { return data, nil })
-}
-
-// StageBy is Stage of a file that says something of itself.
-func StageBy(path string, perm os.FileMode, content func(f *os.File) ([]byte, error)) (*Staged, error) {
+// stageBy: see Document.StageBy.
+func stageBy(path string, perm os.FileMode, content func(f *os.File) ([]byte, error)) (*Staged, error) {
 	f, err := newTemporary(path)
 	if err != nil {
 		return nil, fmt.Errorf("write %s: %w", path, err)

@@ -37,7 +37,7 @@ func named(f *os.File) bool {
 	return err == nil && os.SameFile(at, is)
 }
 
-// Stray answers a file that WriteFile left behind because its process died,
+// Stray answers a file that a write left behind because its process died,
 // locked until it is closed: from then on nobody makes use of it. It is nil for
 // a file that is being written and for one of another kind.
 func Stray(path string) (*os.File, error) {

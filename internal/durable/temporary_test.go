@@ -65,7 +65,7 @@ func TestWritersDoNotNoticeCollectors(t *testing.T) {
 	for i := range 3 {
 		writers.Go(func() error {
 			for range 100 {
-				if err := WriteFile(filepath.Join(dir, []string{"a", "b"}[i%2]), []byte("x"), 0o600); err != nil {
+				if err := writeFile(filepath.Join(dir, []string{"a", "b"}[i%2]), []byte("x"), 0o600); err != nil {
 					return err
 				}
 			}

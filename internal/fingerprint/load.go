@@ -17,6 +17,8 @@ import (
 // SecretFile is the file below the run folder that a key follows from.
 const SecretFile = "fingerprints.key"
 
+var secretFile = durable.Document{Name: SecretFile, Limit: SecretBytes}
+
 const bootIDPath = "/proc/sys/kernel/random/boot_id"
 
 // Load gives the key of this boot of the host, the same to every process that
@@ -38,7 +40,7 @@ func Load(ctx context.Context, runDir string) (*Key, error) {
 // written by a process that died.
 func secretOf(ctx context.Context, runDir string) (secret [SecretBytes]byte, err error) {
 	path := filepath.Join(runDir, SecretFile)
-	if b, err := durable.ReadSmall(path, SecretBytes); err == nil && len(b) == SecretBytes {
+	if b, err := secretFile.Read(path); err == nil && len(b) == SecretBytes {
 		return [SecretBytes]byte(b), nil
 	}
 	if err := os.MkdirAll(runDir, 0o700); err != nil {

@@ -59,7 +59,7 @@ func (h *Hypervisor) Suspend(ctx context.Context, ref string, onBytes func(done,
 	}
 	_, err = h.Saver.Suspend(ctx, rec.ID, capture.Request{
 		Description: "RAM of the suspended VM " + rec.Name,
-		Labels:      map[string]string{store.SuspendLabel: rec.ID},
+		SleepOf:     rec.ID,
 		OnBytes:     onBytes,
 	})
 	return err

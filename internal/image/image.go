@@ -47,7 +47,7 @@ type Record struct {
 	Created      time.Time     `json:"created"`
 }
 
-const recordLimit = 64 << 10
+var recordFile = durable.Document{Name: "image record", Limit: 64 << 10}
 
 // nameLength bounds the name of an image, characters.
 const nameLength = 128
@@ -114,7 +114,7 @@ func (i *Store) write(l *store.Lease, rec *Record) error {
 		return err
 	}
 	tmp := i.st.Path("ingest", l.ID(), "record.json")
-	if err := durable.WriteFile(tmp, b, 0o600); err != nil {
+	if err := recordFile.Write(tmp, b, 0o600); err != nil {
 		return err
 	}
 	err = durable.Publish(tmp, i.recordPath(rec.Name))
@@ -151,7 +151,7 @@ func (i *Store) List(ctx context.Context) ([]*Record, error) {
 }
 
 func (i *Store) read(name string) (*Record, error) {
-	b, err := durable.ReadSmall(i.recordPath(name), recordLimit)
+	b, err := recordFile.Read(i.recordPath(name))
 	if err != nil {
 		return nil, err
 	}

@@ -46,8 +46,7 @@ func placeOf(root string, file *os.File) (place, error) {
 	return p, nil
 }
 
-// identityLimit bounds the file, bytes.
-const identityLimit = 4096
+var identityFile = durable.Document{Name: File, Limit: 4096}
 
 // Read gives the id of the store in a folder, "" when none was given there.
 func Read(root string) (string, error) {
@@ -75,7 +74,7 @@ func readIn(folder *os.Root) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, identityLimit))
+	b, err := io.ReadAll(io.LimitReader(f, identityFile.Limit))
 	if err != nil {
 		return "", err
 	}
@@ -100,7 +99,7 @@ func Give(root string) (string, error) {
 	var random [16]byte
 	rand.Read(random[:]) // never fails: crypto/rand aborts the process instead
 	id := identity{ID: hex.EncodeToString(random[:])}
-	f, err := durable.StageBy(path(root), 0o600, func(f *os.File) (b []byte, err error) {
+	f, err := identityFile.StageBy(path(root), 0o600, func(f *os.File) (b []byte, err error) {
 		if id.place, err = placeOf(root, f); err != nil {
 			return nil, err
 		}

@@ -83,16 +83,21 @@ func (m Mark) String() string {
 	return fmt.Sprintf("store %s (%.12s)", m.Root, m.Store)
 }
 
-// markLimit bounds a mark, bytes.
-const markLimit = 16 << 10
+var markFile = durable.Document{Name: "mark of a store", Limit: 16 << 10}
 
 // Encode gives the text of a mark.
-func (m Mark) Encode() ([]byte, error) { return json.Marshal(m) }
+func (m Mark) Encode() ([]byte, error) {
+	b, err := json.Marshal(m)
+	if err == nil {
+		err = markFile.Check(b)
+	}
+	return b, err
+}
 
 // Decode reads it. failure.Damaged for what is none.
 func Decode(b []byte) (Mark, error) {
 	var m Mark
-	if err := json.Unmarshal(b, &m); err != nil || !spelling.ID(m.Store) || len(b) > markLimit {
+	if err := json.Unmarshal(b, &m); err != nil || !spelling.ID(m.Store) || markFile.Check(b) != nil {
 		return Mark{}, failure.New(failure.Damaged, "%.80q names no store", b)
 	}
 	return m, nil
@@ -110,7 +115,7 @@ func At(root, id string) (Mark, error) {
 
 // ReadMark reads a mark from a file of a folder. What is too long is none.
 func ReadMark(folder *os.Root, name string) (Mark, error) {
-	b, err := durable.ReadSmallIn(folder, name, markLimit)
+	b, err := markFile.ReadIn(folder, name)
 	if err != nil {
 		return Mark{}, err
 	}

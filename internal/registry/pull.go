@@ -61,10 +61,8 @@ func (m *Mover) Pull(ctx context.Context, ref string, o PullOptions) (*store.Sna
 
 // take copies a snapshot from an origin and publishes it.
 func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, o PullOptions) (*store.Snapshot, error) {
-	if o.Meta.Name != "" {
-		if err := store.ValidateName(o.Meta.Name); err != nil {
-			return nil, err
-		}
+	if err := o.Meta.Check(); err != nil {
+		return nil, err
 	}
 	manifest, err := fetchManifest(ctx, from, root)
 	if err != nil {
@@ -107,7 +105,7 @@ func (m *Mover) announced(ctx context.Context, from origin, manifest []byte) (*s
 		return nil, err
 	}
 	config := foreign.Manifest.Config
-	if config.Size > manifestLimit {
+	if config.Size > store.SpecLimit {
 		return nil, failure.New(failure.Damaged, "config of %d bytes", config.Size)
 	}
 	spec, err := m.Store.ReadBlob(ctx, config.Digest)

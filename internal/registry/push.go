@@ -21,11 +21,12 @@ import (
 	"oras.land/oras-go/v2/registry/remote/retry"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
 )
 
-// manifestLimit bounds a manifest that is fetched, bytes. Registries refuse
+// manifestLimit bounds a manifest that is fetched, bytes: as one here. Registries refuse
 // larger ones than 4 MiB, which is about 17,000 blobs or a TiB of packs.
-const manifestLimit = 16 << 20
+const manifestLimit = store.ManifestLimit
 
 // Pushed says what a push or export moved.
 type Pushed struct {

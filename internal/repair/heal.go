@@ -56,6 +56,9 @@ func (r *run) heal(ctx context.Context, found *store.VerifyReport) (readable []s
 	told := map[string]bool{}
 	for _, d := range found.Damaged {
 		told[d.Object] = true
+		if strings.HasPrefix(d.Object, store.MetaObject) {
+			continue // it is made again before all else
+		}
 		if m, is := strings.CutPrefix(d.Object, "page map "); is && told["blob "+m] {
 			continue // it could not be read for that reason
 		}

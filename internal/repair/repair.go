@@ -1,7 +1,7 @@
 // Package repair acts on what verify finds.
 //
-// Derived things (the index, summaries) are made again; a meta.json that cannot
-// be read is emptied; a damaged pack is made whole, byte for byte, from what is
+// Derived things (the index, summaries) are made again, and so is a meta.json that
+// cannot be read; a damaged pack is made whole, byte for byte, from what is
 // sound of it and from copies of its pages, or fetched from a registry, or given
 // up when everything that is needed of it can go to another pack. Then every
 // snapshot that was damaged, or is quarantined, is read again: sound ones are
@@ -109,12 +109,11 @@ func (r *run) metas(ctx context.Context, ids []store.ID) error {
 		if !errors.Is(err, failure.Damaged) {
 			return err
 		}
-		if !r.o.DryRun {
-			if err := r.st.ResetMeta(ctx, id); err != nil {
-				return err
-			}
+		how, err := r.st.RemakeMeta(ctx, id, r.o.DryRun)
+		if err != nil {
+			return err
 		}
-		r.repaired("meta of snapshot "+string(id), "emptied: its name, labels and protection are lost", id)
+		r.repaired(store.MetaObject+string(id), how, id)
 	}
 	return nil
 }

@@ -49,6 +49,9 @@ func (m *Manager) Create(ctx context.Context, spec CreateSpec) (*Record, error) 
 	if spec.MemoryBytes < minMemory || spec.MemoryBytes%(2<<20) != 0 {
 		return nil, failure.New(failure.Usage, "memory of %d bytes: at least 32M, in steps of 2M", spec.MemoryBytes)
 	}
+	if err := store.CheckLabels(spec.Labels); err != nil {
+		return nil, err
+	}
 	if err := m.CheckName(ctx, spec.Name); err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ const (
 // cold boot: failure.Damaged for one that this program would not have written.
 func DecodeForeign(b []byte) (*Record, error) {
 	var rec Record
-	if len(b) > recordLimit {
+	if len(b) > store.RecordLimit {
 		return nil, failure.New(failure.Damaged, "VM record of %d bytes", len(b))
 	}
 	if err := json.Unmarshal(b, &rec); err != nil {

@@ -143,7 +143,7 @@ func (m *Manager) await(ctx context.Context, rec *Record, pid int, socket string
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.WriteFile(filepath.Join(m.RunDir(rec.ID), "vmm.json"), b, 0o600); err != nil {
+	if err := identityFile.Write(filepath.Join(m.RunDir(rec.ID), "vmm.json"), b, 0o600); err != nil {
 		return nil, err
 	}
 	ctx, cancel := patience.Bound(ctx, m.o.Patience.Moving(uint64(rec.MemoryBytes)))
@@ -212,9 +212,11 @@ func KillVMM(ctx context.Context, runDir string) error {
 	return errors.Join(err, killUnnamed(ctx, filepath.Join(runDir, "api-")))
 }
 
+var identityFile = durable.Document{Name: "vmm.json", Limit: 64 << 10}
+
 func readIdentity(path string) (Identity, error) {
 	var who Identity
-	b, err := os.ReadFile(path)
+	b, err := identityFile.Read(path)
 	if err != nil {
 		return who, err
 	}

@@ -88,11 +88,9 @@ type Process struct {
 	Version   string `json:"version"`
 }
 
-// recordVersion and the bound of a record file, bytes.
-const (
-	recordVersion = 1
-	recordLimit   = 8 << 20
-)
+const recordVersion = 1
+
+var recordFile = durable.Document{Name: "VM record", Limit: store.RecordLimit}
 
 // nameLength bounds the name of a VM, characters.
 const nameLength = 64
@@ -132,7 +130,7 @@ func (m *Manager) measure(rec *Record) {
 }
 
 func (m *Manager) readRecord(id string) (*Record, error) {
-	b, err := durable.ReadSmall(m.recordPath(id), recordLimit)
+	b, err := recordFile.Read(m.recordPath(id))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, failure.New(failure.NotFound, "no VM %s", id)
 	}
@@ -155,7 +153,7 @@ func (m *Manager) save(rec *Record) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(m.recordPath(rec.ID), b, 0o600); err != nil {
+	if err := recordFile.Write(m.recordPath(rec.ID), b, 0o600); err != nil {
 		return fmt.Errorf("save record of VM %s: %w", rec.Name, err)
 	}
 	return nil
@@ -167,7 +165,7 @@ func (m *Manager) stage(rec *Record) (*durable.Staged, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := durable.Stage(m.recordPath(rec.ID), b, 0o600)
+	f, err := recordFile.Stage(m.recordPath(rec.ID), b, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("save record of VM %s: %w", rec.Name, err)
 	}

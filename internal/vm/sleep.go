@@ -38,7 +38,7 @@ func (m *Manager) SleepPath(id string) string { return filepath.Join(m.Dir(id), 
 
 // readSleep is nil for a VM that does not sleep.
 func (m *Manager) readSleep(id string) (*Sleep, error) {
-	b, err := os.ReadFile(m.SleepPath(id))
+	b, err := store.SleepDocument.Read(m.SleepPath(id))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -130,7 +130,7 @@ func (m *Manager) writeSleep(id string, s *Sleep) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(m.SleepPath(id), b, 0o600)
+	return store.SleepDocument.Write(m.SleepPath(id), b, 0o600)
 }
 
 // Failed notes that a VM has no process any more, and why.

@@ -30,11 +30,13 @@ func TestMain(m *testing.M) {
 	leaktest.Main(m)
 }
 
+var contents = durable.Document{Name: "job", Limit: 100}
+
 var jobs = map[string]func(path string) error{
-	"durable": func(path string) error { return durable.WriteFile(path, []byte("new contents"), 0o600) },
+	"durable": func(path string) error { return contents.Write(path, []byte("new contents"), 0o600) },
 	"exchange": func(path string) error {
 		beside := filepath.Join(filepath.Dir(path), "beside", "file")
-		return errors.Join(durable.Mkdir(filepath.Dir(beside), 0o700), durable.WriteFile(beside, []byte("new contents"), 0o600),
+		return errors.Join(durable.Mkdir(filepath.Dir(beside), 0o700), contents.Write(beside, []byte("new contents"), 0o600),
 			durable.Exchange(beside, path), durable.SyncParents(beside, path))
 	},
 	"forgetful": func(path string) error { // what everybody writes first

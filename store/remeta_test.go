@@ -1,0 +1,188 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+)
+
+// TestALostMetaIsDamage, however it was lost: nothing takes the snapshot for one
+// without a name and protection, and everybody names what is wrong.
+func TestALostMetaIsDamage(t *testing.T) {
+	for name, lose := range map[string]func(path string) error{
+		"missing": os.Remove,
+		"empty":   func(path string) error { return os.WriteFile(path, nil, 0o600) },
+		"torn":    func(path string) error { return os.WriteFile(path, []byte(`{"na`), 0o600) },
+		"long": func(path string) error {
+			return os.WriteFile(path, bytes.Repeat([]byte(" "), int(metaDocument.Limit)+1), 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openTest(t)
+			sn := mustPublish(t, s, "here", make([]byte, 4096))
+			if err := lose(filepath.Join(sn.Dir, "meta.json")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Get(t.Context(), sn.ID); !errors.Is(err, failure.Damaged) || failure.HintOf(err) != "cocoon system repair" {
+				t.Errorf("Get: %v", err)
+			}
+			if got, err := s.Contents(t.Context(), sn.ID); err != nil || len(Edges(got)) != len(Edges(sn)) {
+				t.Errorf("what it is made of: %v", err)
+			}
+			if err := s.Remove(t.Context(), sn.ID, RemoveOptions{}); !errors.Is(err, failure.Damaged) {
+				t.Errorf("rm: %v", err)
+			}
+			if err := s.SetMeta(t.Context(), sn.ID, func(*Meta) error { return nil }); !errors.Is(err, failure.Damaged) {
+				t.Errorf("tag: %v", err)
+			}
+			rows, err := s.Summaries(t.Context())
+			if err != nil || len(rows) != 1 || rows[0].State != damagedState || rows[0].VM.Name != "web" {
+				t.Errorf("list: %+v, %v", rows, err)
+			}
+			rep, err := s.Verify(t.Context(), nil, VerifyOptions{ReadData: true})
+			if err != nil || len(rep.Damaged) != 1 || rep.Damaged[0].Object != MetaObject+string(sn.ID) || rep.BytesRead == 0 {
+				t.Errorf("verify: %+v, %v", rep, err)
+			}
+			if _, err := s.ForSleep(t.Context()); err != nil {
+				t.Errorf("looking for RAM of sleepers: %v", err)
+			}
+			if err := s.Remove(t.Context(), sn.ID, RemoveOptions{Force: true}); err != nil {
+				t.Errorf("rm --force: %v", err)
+			}
+		})
+	}
+}
+
+// TestALostMetaIsMadeAgain: with what the listing still knows, and protected.
+func TestALostMetaIsMadeAgain(t *testing.T) {
+	for name, tc := range map[string]struct {
+		forget func(s *Store) error
+		name   string
+		labels int
+	}{
+		"it was listed":          {func(*Store) error { return nil }, "renamed", 1},
+		"nothing is known":       {func(s *Store) error { return s.DropDerived(t.Context()) }, "", 0},
+		"only its name is known": {func(s *Store) error { return os.Remove(s.summaryPath()) }, "renamed", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openTest(t)
+			sn := mustPublish(t, s, "here", make([]byte, 4096))
+			age(t, sn)
+			err := s.SetMeta(t.Context(), sn.ID, func(m *Meta) error { m.Labels["k"] = "v"; return nil })
+			if err == nil {
+				age(t, sn)
+				_, err = s.Summaries(t.Context())
+			}
+			if err == nil { // after it was listed
+				err = s.SetMeta(t.Context(), sn.ID, func(m *Meta) error { m.Name = "renamed"; return nil })
+			}
+			if err := errors.Join(err, tc.forget(s), os.Remove(filepath.Join(sn.Dir, "meta.json"))); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Summaries(t.Context()); err != nil { // which does not forget it
+				t.Fatal(err)
+			}
+			for _, dryRun := range []bool{true, false} {
+				if how, err := s.RemakeMeta(t.Context(), sn.ID, dryRun); err != nil || !strings.Contains(how, "protected") {
+					t.Fatalf("made again: %q, %v", how, err)
+				}
+				if dryRun != (s.MetaReadable(sn.ID) != nil) {
+					t.Fatalf("dry run %v: %v", dryRun, s.MetaReadable(sn.ID))
+				}
+			}
+			got, err := s.Get(t.Context(), sn.ID)
+			if err != nil || got.Meta.Name != tc.name || len(got.Meta.Labels) != tc.labels || !got.Meta.Protected {
+				t.Errorf("afterwards: %+v, %v", got.Meta, err)
+			}
+			if tc.name != "" {
+				if id, err := s.ResolveName(t.Context(), tc.name); err != nil || id != sn.ID {
+					t.Errorf("by its name: %s, %v", id, err)
+				}
+			}
+		})
+	}
+}
+
+// TestALostNameIsNotTakenFromAnother.
+func TestALostNameIsNotTakenFromAnother(t *testing.T) {
+	s := openTest(t)
+	sn := mustPublish(t, s, "wanted", make([]byte, 4096))
+	if err := os.Remove(filepath.Join(sn.Dir, "meta.json")); err != nil {
+		t.Fatal(err)
+	}
+	other := mustPublish(t, s, "wanted", bytes.Repeat([]byte("y"), 4096))
+	if _, err := s.RemakeMeta(t.Context(), sn.ID, false); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := s.ResolveName(t.Context(), "wanted"); err != nil || id != other.ID {
+		t.Errorf("the name leads to %s, %v; want %s", id, err, other.ID)
+	}
+	if got, err := s.Get(t.Context(), sn.ID); err != nil || got.Meta.Name != "" {
+		t.Errorf("the one that lost it: %+v, %v", got, err)
+	}
+}
+
+// TestWhatCannotBeReadBackIsNotWritten: no label makes a snapshot unreadable, and
+// a refusal changes nothing.
+func TestWhatCannotBeReadBackIsNotWritten(t *testing.T) {
+	s := openTest(t)
+	sn := mustPublish(t, s, "here", make([]byte, 4096))
+	grow := func(m *Meta) error {
+		m.Name = "there"
+		m.Labels[strings.Repeat("k", len(m.Labels)+1)] = strings.Repeat("v", 120_000)
+		return nil
+	}
+	for i := range 20 {
+		err := s.SetMeta(t.Context(), sn.ID, grow)
+		got, gerr := s.Get(t.Context(), sn.ID)
+		if gerr != nil {
+			t.Fatalf("after %d labels: %v", i+1, gerr)
+		}
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, failure.Usage) || len(got.Meta.Labels) != i {
+			t.Errorf("label %d: %v; it has %d", i+1, err, len(got.Meta.Labels))
+		}
+		huge := Meta{Labels: map[string]string{"k": strings.Repeat("v", 2<<20)}}
+		if err := huge.Check(); !errors.Is(err, failure.Usage) {
+			t.Errorf("a new snapshot with a label of 2 MiB: %v", err)
+		}
+		return
+	}
+	t.Error("twenty labels of 120 kB each were taken")
+}
+
+// TestWhatIsLeftOfASnapshotIsListed: its config is lost, what meta.json says is
+// not.
+func TestWhatIsLeftOfASnapshotIsListed(t *testing.T) {
+	s := openTest(t)
+	sn := mustPublish(t, s, "here", make([]byte, 4096))
+	err := s.SetMeta(t.Context(), sn.ID, func(m *Meta) error { m.Protected, m.Labels["k"] = true, "v"; return nil })
+	if err := errors.Join(err, os.Remove(s.BlobPath(sn.Manifest.Config.Digest))); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := s.Summaries(t.Context())
+	if err != nil || len(rows) != 1 {
+		t.Fatal(rows, err)
+	}
+	r := rows[0]
+	if r.Name != "here" || !r.Protected || r.Labels["k"] != "v" || r.State != damagedState || r.Size.Stored != sn.StoredBytes {
+		t.Errorf("listed as %+v", r)
+	}
+}
+
+// age makes a meta.json old enough to be remembered by the listing.
+func age(t *testing.T, sn *Snapshot) {
+	t.Helper()
+	past := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(filepath.Join(sn.Dir, "meta.json"), past, past); err != nil {
+		t.Fatal(err)
+	}
+}
