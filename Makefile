@@ -15,11 +15,12 @@ help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/cocoon (static) and the simulator bin/cocoon-chsim
+	@test -x $(BIN) || echo "building bin/cocoon: the first time takes a minute or two" >&2
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/cocoon
 	@go build -trimpath -o bin/cocoon-chsim ./chsnap/chsnaptest/cmd/cocoon-chsim
 
-test: build ## run every test (needs Go and root)
-	go test -timeout 25m ./...
+test: build ## run every test (needs Go and root); what was skipped, and why, stands at the end
+	go tool gotestsum --format pkgname --hide-summary=output -- -timeout 25m ./...
 
 race: ## the tests of the concurrent rooms under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -timeout 25m -race -short ./store/... ./refs/... ./gc/... ./chsnap/... ./restore/... ./network/... ./internal/...

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -81,20 +80,11 @@ func TestNextCommandResumes(t *testing.T) {
 	h := newHost(t, vmm)
 	v := h.boot("web")
 	c, _ := h.stopped("capture.saved", "snapshot", "create", "web", "never", "--capture", "file")
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", c.Process.Pid, c.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	guards := strings.Fields(string(b))
-	if len(guards) == 0 { // it was started from another thread
-		out, _ := exec.Command("pgrep", "-P", strconv.Itoa(c.Process.Pid)).Output()
-		guards = strings.Fields(string(out))
-	}
+	guards := processes(func(p process) bool { return p.parent == c.Process.Pid })
 	if len(guards) != 1 {
 		t.Fatalf("the capture has children %v, want one guard", guards)
 	}
-	guard, _ := strconv.Atoi(guards[0])
-	if err := errors.Join(syscall.Kill(guard, syscall.SIGKILL), c.Process.Kill()); err != nil {
+	if err := errors.Join(syscall.Kill(guards[0].pid, syscall.SIGKILL), c.Process.Kill()); err != nil {
 		t.Fatal(err)
 	}
 	c.Wait()

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -171,11 +170,9 @@ func (h *host) clean(snapshots ...string) {
 // for staged RAM of these VMs.
 func (h *host) noStrangers(vms []vmRow) {
 	h.t.Helper()
-	out, _ := exec.Command("pgrep", "-f", "path="+h.run+"/").Output()
-	for _, f := range strings.Fields(string(out)) {
-		pid, _ := strconv.Atoi(f)
-		if !slices.ContainsFunc(vms, func(v vmRow) bool { return v.PID == pid }) {
-			h.t.Errorf("process %d is a VMM without a VM", pid)
+	for _, p := range processes(func(p process) bool { return strings.Contains(p.args, "path="+h.run+"/") }) {
+		if !slices.ContainsFunc(vms, func(v vmRow) bool { return v.PID == p.pid }) {
+			h.t.Errorf("process %d is a VMM without a VM", p.pid)
 		}
 	}
 	if left, _ := filepath.Glob(filepath.Join(h.run, "*", "migration.sock")); len(left) > 0 {

@@ -81,13 +81,6 @@ func setup(e *testscript.Env, vmm string) error {
 	return guest.WriteFile(filepath.Join(e.WorkDir, "guest.elf"))
 }
 
-// killLeftovers ends VMMs that a failed script left, so that none outlives the
-// test.
-func killLeftovers(run string) {
-	exec.Command("pkill", "-KILL", "-f", "path="+run+"/").Run()
-	exec.Command("pkill", "-KILL", "-f", run+"/").Run()
-}
-
 // exits CODE COMMAND ARGS…: the command ends with exactly this code, prints one
 // line (and perhaps a hint) on stderr where it fails, nothing on stdout.
 func exits(ts *testscript.TestScript, neg bool, args []string) {

@@ -93,6 +93,11 @@ func TestImportRefuses(t *testing.T) {
 	for i := range 64 {
 		binary.BigEndian.PutUint64(aliased[2<<16+8*i:], 1<<63|3<<16)
 	}
+	unknownCompression := patch(104, 9)
+	unknownCompression[79] = compressionTold
+	tableTwice := patch(24, 0, 0, 0, 0, 0x40) // 1 GiB: two tables
+	tableTwice[39] = 2
+	copy(tableTwice[1<<16+8:], tableTwice[1<<16:1<<16+8])
 	for _, c := range []struct {
 		name  string
 		image []byte
@@ -110,7 +115,11 @@ func TestImportRefuses(t *testing.T) {
 		{"clusters of 2^60", patch(20, 0, 0, 0, 60), failure.Damaged},
 		{"absurd size", patch(24, 0x7f), failure.Damaged},
 		{"table outside", patch(40, 0x7f), failure.Damaged},
-		{"compressed cluster", patch(2<<16+16, 0x40), failure.Incompatible},
+		{"compressed cluster outside", patch(2<<16+16, 0x40, 0, 0, 0xff), failure.Damaged},
+		{"compressed cluster of noise", patch(2<<16+16, 0x40), failure.Damaged},
+		{"compressed cluster named twice", compressedTwice(), failure.Damaged},
+		{"unknown compression", unknownCompression, failure.Incompatible},
+		{"table named twice", tableTwice, failure.Damaged},
 		{"one cluster named often", aliased, failure.Damaged},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -151,6 +160,7 @@ func TestAHeldImageStays(t *testing.T) {
 // file holds.
 func FuzzQcow2(f *testing.F) {
 	f.Add(small())
+	f.Add(deflated())
 	f.Add(small()[:104])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		in, err := os.Open(file(t, b))

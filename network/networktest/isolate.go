@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -40,8 +41,8 @@ func Again(args ...string) (int, error) {
 
 // Prepare makes the namespaces of the second life a usable host.
 func Prepare() error {
-	if err := unix.Mount("", "/", "none", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return err
+	if err := keepMounts(); err != nil {
+		return fmt.Errorf("keep mounts in the namespace: %w", err)
 	}
 	// sysfs shows the network of the namespace it was mounted in.
 	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
@@ -60,6 +61,31 @@ func Prepare() error {
 		return err
 	}
 	return netlink.LinkSetUp(lo)
+}
+
+// keepMounts makes every mount of this namespace private, from its true root:
+// in a chroot "/" is no mount point. Entering a mount namespace, even one's own,
+// leads to that root; a thread of its own goes there and ends with it.
+func keepMounts() error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for ever: no other goroutine may get this root
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return err
+			}
+			mounts, err := os.Open("/proc/thread-self/ns/mnt")
+			if err != nil {
+				return err
+			}
+			defer mounts.Close()
+			if err := unix.Setns(int(mounts.Fd()), unix.CLONE_NEWNS); err != nil {
+				return err
+			}
+			return unix.Mount("", "/", "none", unix.MS_REC|unix.MS_PRIVATE, "")
+		}()
+	}()
+	return <-done
 }
 
 // OnItsOwn runs the calling test, which is no subtest, again in namespaces of

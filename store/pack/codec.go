@@ -2,6 +2,7 @@ package pack
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -70,4 +71,17 @@ func (d *frameDecoder) decode(stored, raw []byte) error {
 		return fmt.Errorf("frame holds %d bytes, its index says %d", len(out), len(raw))
 	}
 	return nil
+}
+
+// unzstdWindow is the largest that zstd makes unless it is told to.
+const unzstdWindow = 128 << 20
+
+// Unzstd expands a stream of zstd frames from elsewhere, whatever it holds, in the
+// memory of two windows.
+func Unzstd(r io.Reader) (io.ReadCloser, error) {
+	d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(unzstdWindow))
+	if err != nil {
+		return nil, fmt.Errorf("zstd: %w", err)
+	}
+	return d.IOReadCloser(), nil
 }
