@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -35,11 +36,11 @@ type Options struct {
 	DryRun  bool
 	Explain bool          // report what is kept and by whom
 	Wait    time.Duration // for another gc
-	RunDir  string        // sockets and logs of VMs
 	// UndoJournal finishes the undoing of a restore that died; nil keeps its
 	// journal.
 	UndoJournal func(ctx context.Context, path string) error
-	Network     Network // nil: not looked at
+	Network     Network   // nil: not looked at
+	RunFolder   RunFolder // nil: not looked at
 	// ForgetNetworks are ids of VMs that do not exist, or beginnings of them: what
 	// stands of their networks is dropped though its plugins cannot undo it.
 	ForgetNetworks []string
@@ -107,6 +108,7 @@ type Report struct {
 	Failed         []Failed  `json:"failed"`
 	Kept           []Kept    `json:"kept,omitempty"`
 	ReclaimedBytes int64     `json:"reclaimedBytes"`
+	Foreign        []Foreign `json:"foreign"` // left alone
 	Leases         Leases    `json:"leases"`
 	DurationMs     float64   `json:"durationMs"`
 	LockMs         float64   `json:"lockMs"` // the longest that the store was locked at once
@@ -127,7 +129,7 @@ func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer m.End()
-	rep := &Report{DryRun: o.DryRun, Removed: []Removed{}, Failed: []Failed{}}
+	rep := &Report{DryRun: o.DryRun, Removed: []Removed{}, Failed: []Failed{}, Foreign: []Foreign{}}
 	c := &collector{st: s, m: m, o: o, rep: rep, sweep: s.Sweep(), dropped: map[string]bool{}}
 	defer c.closeStrays()
 	told, err := c.run(ctx)
@@ -152,6 +154,7 @@ type collector struct {
 	strays  []*os.File      // temporary files that this run holds
 
 	failures failures
+	standing []vm.Standing // in the run folder
 }
 
 // run answers two errors: what is told beside the report, and what ended the run.
@@ -198,7 +201,7 @@ func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) 
 		return nil
 	}
 	durable.Step("gc.swept")
-	c.endRunDirs(ctx, p)
+	c.endRunning(ctx, p)
 	err := c.st.EmptyTrash(ctx, func(name string, err error) { c.failTrash(p, name, err) })
 	c.report(p)
 	return err

@@ -11,8 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -34,10 +32,9 @@ var modules = []module{
 	{"vms", (*collector).vms},
 	{"trash", (*collector).trash},
 	{"network", (*collector).networks},
-	{"", (*collector).runDirs},
+	{"", (*collector).running},
 	{"", (*collector).staging},
 	{"", (*collector).notes},
-	{"", (*collector).sockets},
 	{"", (*collector).temporaries}, // last: a folder that goes takes its own along
 }
 
@@ -47,6 +44,9 @@ var handled = []string{"leases", "ingest", "journals", "pins"}
 
 // plan looks at every kind of object and decides.
 func (c *collector) plan(ctx context.Context, p *plan) error {
+	if err := c.look(ctx); err != nil {
+		return err
+	}
 	for _, m := range modules {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -145,71 +145,6 @@ func (c *collector) trash(p *plan) error {
 	})
 }
 
-// runDirs: sockets and logs of VMs that do not exist any more.
-func (c *collector) runDirs(p *plan) error {
-	entries, err := os.ReadDir(c.o.RunDir)
-	if errors.Is(err, os.ErrNotExist) || c.o.RunDir == "" {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if o, ok := parseObject("vm:" + e.Name()); ok && !p.held(o) {
-			path := filepath.Join(c.o.RunDir, e.Name())
-			p.victims = append(p.victims, victim{kind: "run", id: e.Name(), path: path, reason: "its VM does not exist", bytes: store.FileBytes(path), object: o})
-		}
-	}
-	return nil
-}
-
-// stagingGlob are the RAM folders that captures and restores leave on tmpfs
-// when they are killed; their names end in the VM's id and a random part.
-var stagingGlob = []string{"/dev/shm/cocoon-staging-*", "/dev/shm/cocoon-restore-*"}
-
-// staging takes those of VMs of this store that nobody is working on. A VM's
-// lock file says whether somebody is.
-func (c *collector) staging(p *plan) error {
-	for _, g := range stagingGlob {
-		found, err := filepath.Glob(g)
-		if err != nil {
-			return err
-		}
-		for _, path := range found {
-			part := strings.Split(filepath.Base(path), "-")
-			if len(part) != 4 || !c.idle(part[2]) {
-				continue
-			}
-			id := part[2]
-			p.victims = append(p.victims, victim{
-				kind: "staging", id: filepath.Base(path), path: path, reason: "its process is dead", bytes: store.FileBytes(path),
-				still: func() bool { return c.idle(id) },
-			})
-		}
-	}
-	return nil
-}
-
-// sockets: a live capture listens on one below the run folder of its VM, whose
-// lock it holds. One that was killed at once leaves it there.
-func (c *collector) sockets(p *plan) error {
-	if c.o.RunDir == "" {
-		return nil
-	}
-	found, err := filepath.Glob(filepath.Join(c.o.RunDir, "*", vm.MigrationSocketFile))
-	for _, path := range found {
-		id := filepath.Base(filepath.Dir(path))
-		if !c.idle(id) {
-			continue
-		}
-		p.victims = append(p.victims, victim{
-			kind: "temporary", id: filepath.Join("run", id, vm.MigrationSocketFile), path: path, reason: "the capture that listened is dead",
-			still: func() bool { return exists(path) }, vm: id, // its end asks for the lock again
-		})
-	}
-	return err
-}
-
 // idle: the VM is of this store and no verb holds its lock.
 func (c *collector) idle(id string) bool {
 	idle, _ := c.whileIdle(id, func() error { return nil })
@@ -228,40 +163,6 @@ func (c *collector) whileIdle(id string, do func() error) (idle bool, err error)
 		return false, nil
 	}
 	return true, do()
-}
-
-// endRunDirs ends VMMs of VMs that do not exist and removes what lies outside
-// the store; networks come after the VMMs, which hold their TAPs.
-func (c *collector) endRunDirs(ctx context.Context, p *plan) {
-	for _, end := range []func(context.Context, *victim) error{c.endOutside, c.removeNetwork} {
-		for i := range p.victims {
-			v := &p.victims[i]
-			if err := end(ctx, v); err != nil {
-				c.fail(v, err)
-			}
-		}
-	}
-}
-
-// endOutside removes what lies outside the store.
-func (c *collector) endOutside(ctx context.Context, v *victim) error {
-	remove := func() error { return os.RemoveAll(v.path) }
-	switch {
-	case v.kind == "run":
-		// A torn vmm.json was written while its creator died: it names nobody.
-		if err := vm.KillVMM(ctx, v.path); err != nil && !errors.Is(err, failure.Damaged) {
-			return err
-		}
-		return remove()
-	case v.kind == "staging":
-		return remove()
-	case v.kind == "temporary" && !v.inStore && v.vm != "":
-		_, err := c.whileIdle(v.vm, remove)
-		return err
-	case v.kind == "temporary" && !v.inStore:
-		return remove()
-	}
-	return nil
 }
 
 // journals finishes the undoing of restores whose process died: a journal
@@ -285,6 +186,9 @@ func (c *collector) journals(ctx context.Context) error {
 		id := strings.TrimSuffix(filepath.Base(path), ".json")
 		if making[id] || !exists(path) { // being made, or finished just now
 			continue
+		}
+		if err := c.processesOf(ctx, id); err != nil {
+			return err
 		}
 		v := victim{kind: "journal", id: id, reason: "a restore that died half-way"}
 		if !c.o.DryRun && c.o.UndoJournal != nil {

@@ -43,14 +43,7 @@ func (c *collector) temporaries(p *plan) error {
 	if err != nil {
 		return fmt.Errorf("gc: %w", err)
 	}
-	if c.o.RunDir == "" {
-		return nil
-	}
-	beside, err := filepath.Glob(filepath.Join(c.o.RunDir, "*", ".tmp-*"))
-	for _, path := range beside {
-		err = errors.Join(err, c.temporary(p, filepath.Join("run", filepath.Base(filepath.Dir(path)), filepath.Base(path)), path, false))
-	}
-	return err
+	return nil
 }
 
 // notes that a blob is damaged go with the blob.

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/runfolder"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
@@ -64,13 +67,18 @@ func TestTemporaryFilesGoWithTheirWriters(t *testing.T) {
 // TestTemporaryFilesOfRunningVMsGo, which lie outside the store.
 func TestTemporaryFilesOfRunningVMsGo(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "root"))
-	run := t.TempDir()
-	path := filepath.Join(run, strings.Repeat("ab", 16), ".tmp-vmm.json-1")
-	if err := errors.Join(os.Mkdir(s.Path("vms", strings.Repeat("ab", 16)), 0o700), os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
+	run, id := filepath.Join(t.TempDir(), "run"), strings.Repeat("ab", 16)
+	entry, err := runfolder.New(run, s.Owner).Make(t.Context(), id, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
-	writeJSON(t, s.Path("vms", strings.Repeat("ab", 16), "record.json"), map[string]any{"id": strings.Repeat("ab", 16)})
-	rep := collect(t, s, Options{RunDir: run})
+	defer entry.Close()
+	path := entry.Path(".tmp-vmm.json-1")
+	if err := errors.Join(os.Mkdir(s.Path("vms", id), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	writeJSON(t, s.Path("vms", id, "record.json"), map[string]any{"id": id})
+	rep := collect(t, s, Options{RunFolder: vm.New(s, image.New(s), vm.Options{RunDir: run})})
 	if len(rep.Removed) != 1 || rep.Removed[0].Kind != "temporary" || exists(path) {
 		t.Errorf("removed %+v", rep.Removed)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -33,6 +34,7 @@ type victim struct {
 	failed                 bool        // it could not be removed, and is in Failed
 	still                  func() bool // asked again in the window; nil is yes
 	vm                     string      // whose lock keeps others from path; "" is none
+	standing               *vm.Standing
 }
 
 // looked counts the entries that were looked at to learn what is needed.

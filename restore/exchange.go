@@ -99,7 +99,7 @@ func (t *Trial) Close(ctx context.Context) error {
 func (t *Trial) Become(ctx context.Context) error {
 	was := *t.of
 	rec := t.future()
-	settle, err := t.VMs.OweResume(rec)
+	settle, err := t.VMs.OweResume(ctx, rec)
 	if err != nil {
 		return err
 	}

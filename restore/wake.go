@@ -71,7 +71,7 @@ func (e *Engine) wake(ctx context.Context, rec *vm.Record, r Request) error {
 	if err := e.VMs.ReleaseMemory(rec.ID); err != nil { // of a wake that died
 		return err
 	}
-	settle, err := e.VMs.OweResume(rec)
+	settle, err := e.VMs.OweResume(ctx, rec)
 	if err != nil {
 		return err
 	}

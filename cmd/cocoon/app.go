@@ -21,6 +21,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/patience"
+	"github.com/cocoonv2/cocoon/internal/runfolder"
 	"github.com/cocoonv2/cocoon/internal/screen"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
@@ -142,7 +143,11 @@ func (a *app) openStore(ctx context.Context, create bool) (*store.Store, error) 
 		return nil, err
 	}
 	o := store.Options{Create: create, Keys: keyring.NewRing(a.set("keyFile")), Fingerprints: func(ctx context.Context) (*fingerprint.Key, error) {
-		return fingerprint.Load(ctx, a.set("runDir"))
+		run := runfolder.New(a.set("runDir"), nil)
+		if err := run.Ensure(); err != nil {
+			return nil, err
+		}
+		return fingerprint.Load(ctx, run.Path())
 	}}
 	if limit := a.set("maxStoreSize"); limit != "" {
 		if o.MaxBytes, err = parseSize("maxStoreSize", limit); err != nil {
@@ -192,6 +197,9 @@ func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.
 	vms := vm.New(st, images, vm.Options{
 		RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), Patience: wait, StopTimeout: stop, Network: a.network(st),
 	})
+	if err := vms.CheckRunFolder(); err != nil {
+		return nil, err
+	}
 	cacheCap, err := a.cacheCap()
 	if err := errors.Join(err, a.checkCacheAhead()); err != nil {
 		return nil, err

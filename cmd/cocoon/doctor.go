@@ -76,7 +76,7 @@ func (a *app) host() doctor.Host {
 // ofStore adds the store that there is.
 func (a *app) ofStore(h *doctor.Host, r *rooms) {
 	h.RootDir, h.IndexOK, h.Sealing = r.store.Root(), a.indexOK, r.store.SealingKey
-	h.Store = r.store.Owner
+	h.Store, h.Standing = r.store.Owner, r.vms.Standing
 }
 
 // nearest is the folder itself, or the last on the way to it that is there.

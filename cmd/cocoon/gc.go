@@ -55,7 +55,7 @@ func newGC(a *app) *cobra.Command {
 				err = errors.Join(err, a.writeMetrics(c.Context(), metricsFile, start, rep, err))
 			}
 			if rep != nil {
-				err = errors.Join(err, a.printReport(rep, format))
+				err = errors.Join(err, a.printReport(rep, format, o.Explain))
 			}
 			return err
 		},
@@ -78,7 +78,7 @@ func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.RunDir = a.set("runDir")
+	o.RunFolder = r.vms
 	if o.CacheMaxBytes, err = a.cacheCap(); err != nil {
 		return nil, err
 	}
@@ -110,17 +110,21 @@ func (a *app) repackOptions(flag string) (*gc.Repack, error) {
 	return &gc.Repack{Threshold: n / 100}, nil
 }
 
-func (a *app) printReport(rep *gc.Report, format string) error {
+func (a *app) printReport(rep *gc.Report, format string, explain bool) error {
 	if format == "json" {
 		return a.out.JSON(rep)
 	}
 	t := a.out.Table()
-	verb := "removed"
+	removed, ended := "removed", "ended"
 	if rep.DryRun {
-		verb = "would remove"
+		removed, ended = "would remove", "would end"
 	}
 	printRepack(t, rep)
 	for _, x := range rep.Removed {
+		verb := removed
+		if x.Kind == "process" {
+			verb = ended
+		}
 		t.Row(verb, x.Kind, short(x.ID, false), size(x.Bytes), x.Reason)
 	}
 	for _, x := range rep.Failed {
@@ -129,7 +133,15 @@ func (a *app) printReport(rep *gc.Report, format string) error {
 	for _, x := range rep.Kept {
 		t.Row("kept", x.Kind, short(x.ID, false), size(x.Bytes), "held by "+joinHolders(x.Holders))
 	}
+	if explain || rep.DryRun {
+		for _, x := range rep.Foreign {
+			t.Row("left", x.Kind, short(x.ID, false), size(x.Bytes), x.Reason)
+		}
+	}
 	t.End()
+	if n := len(rep.Foreign); n > 0 && !explain && !rep.DryRun {
+		a.out.Line("left %d objects that are not this store's; gc --explain names them", n)
+	}
 	a.out.Line("%s %s in %d objects; leases: %d live, %d reaped; store locked %.1f ms of %.1f ms",
 		map[bool]string{true: "would free", false: "freed"}[rep.DryRun], size(rep.ReclaimedBytes), len(rep.Removed),
 		rep.Leases.Live, rep.Leases.Reaped, rep.LockMs, rep.DurationMs)

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/runfolder"
 )
 
 // materialiseVerb is the hidden command that makes the raw RAM file of a
@@ -75,8 +75,7 @@ func (a *app) startAhead(ctx context.Context, snapshot string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	path := filepath.Join(a.set("runDir"), "materialise.log")
-	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := runfolder.New(a.set("runDir"), nil).Append("materialise.log")
 	if err != nil {
 		return 0, err
 	}

@@ -264,8 +264,8 @@ func newVMLogs(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			f, err := os.Open(r.vms.SerialPath(rec.ID))
-			if os.IsNotExist(err) {
+			f, err := r.vms.OpenSerial(c.Context(), rec.ID)
+			if errors.Is(err, os.ErrNotExist) {
 				return failure.New(failure.NotFound, "VM %s has not written to its serial port", rec.Name)
 			}
 			if err != nil {

@@ -220,7 +220,7 @@ func (c *session) saveGuest(ctx context.Context, src *source) (*chsnap.Captured,
 	settle := func(context.Context) error { return nil }
 	if c.rec.State == "running" {
 		var err error
-		if settle, err = c.VMs.OweResume(c.rec); err != nil {
+		if settle, err = c.VMs.OweResume(ctx, c.rec); err != nil {
 			return nil, err
 		}
 	}

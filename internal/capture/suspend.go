@@ -70,7 +70,7 @@ func (s *Saver) fallAsleep(ctx context.Context, rec *vm.Record, lease *store.Lea
 // it has not fallen asleep by then; a guard does so if this process dies.
 func (s *Saver) halt(ctx context.Context, rec *vm.Record) (goOn func() error, err error) {
 	client := s.VMs.Client(rec)
-	settle, err := s.VMs.OweResume(rec)
+	settle, err := s.VMs.OweResume(ctx, rec)
 	if err != nil {
 		return nil, err
 	}

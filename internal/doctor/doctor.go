@@ -11,8 +11,10 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +24,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/owner"
+	"github.com/cocoonv2/cocoon/internal/vm"
 )
 
 // Status of a finding.
@@ -48,6 +51,8 @@ type Host struct {
 	IndexOK    func(ctx context.Context) error // nil when refs.db can be read whole
 	// Store is the mark of the store; nil where there is none.
 	Store func(ctx context.Context) (owner.Mark, error)
+	// Standing lists what lies in the run folder; nil where there is no store.
+	Standing func(ctx context.Context) ([]vm.Standing, error)
 	// Sealing says what new snapshots are encrypted with.
 	Sealing func() (*keyring.Key, error)
 }
@@ -62,6 +67,7 @@ func (h Host) Examine(ctx context.Context) []Finding {
 		{"tun", h.device("/dev/net/tun", "load the tun module: VMs with a network need it")},
 		{"hypervisor", h.hypervisor},
 		{"store", h.store},
+		{"run folder", h.runFolder},
 		{"space", h.space},
 		{"reflink", h.reflink},
 		{"staging", h.staging},
@@ -147,6 +153,40 @@ func (h Host) store(ctx context.Context) Finding {
 		return warn("remount it for writing, if VMs are to run", "%s is read-only", h.RootDir)
 	}
 	return ok("%s", m)
+}
+
+func (h Host) runFolder(ctx context.Context) Finding {
+	if h.Standing == nil {
+		return ok("nothing is asked of it without a store")
+	}
+	all, err := h.Standing(ctx)
+	if err != nil {
+		return fail("see what the error says", "%v", err)
+	}
+	mine, others, wrong, nobody := 0, map[string]int{}, []string{}, []string{}
+	for _, s := range all {
+		switch {
+		case s.Wrong != nil:
+			wrong = append(wrong, s.Wrong.Error())
+		case s.Mine || s.Empty:
+			mine++
+		case s.Owner.Store == "":
+			nobody = append(nobody, s.Path)
+		default:
+			others[s.Owner.String()]++
+		}
+	}
+	seen := fmt.Sprintf("%d entries are of this store", mine)
+	for _, who := range slices.Sorted(maps.Keys(others)) {
+		seen += fmt.Sprintf(", %d of %s", others[who], who)
+	}
+	switch {
+	case len(wrong) > 0:
+		return fail("remove it, if no VM uses it", "%s; %s", seen, strings.Join(wrong, "; "))
+	case len(nobody) > 0:
+		return warn("rm -r, if no VM uses it; it goes with the next boot", "%s; %s: nobody says whose (an older program made it)", seen, strings.Join(nobody, ", "))
+	}
+	return ok("%s", seen)
 }
 
 // scarce is when free space is worth a warning: a tenth of the file system.

@@ -1,6 +1,8 @@
 package durable
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -41,4 +43,38 @@ func OpenRegular(folder *os.Root, name string) (*os.File, error) {
 
 func notRegular(folder *os.Root, name string) error {
 	return failure.New(failure.Damaged, "%s in %s is not a regular file", name, folder.Name())
+}
+
+// writeFileIn: see Document.WriteIn.
+func writeFileIn(folder *os.Root, name string, data []byte, perm os.FileMode) error {
+	f, err := newTemporaryIn(folder, name)
+	if err != nil {
+		return fmt.Errorf("write %s in %s: %w", name, folder.Name(), err)
+	}
+	defer f.Close() // its lock is needed until it has its name
+	temporary := filepath.Base(f.Name())
+	_, err = f.Write(data)
+	if err == nil {
+		err = errors.Join(f.Chmod(perm), f.Sync())
+	}
+	if err == nil {
+		err = folder.Rename(temporary, name)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("write %s in %s: %w", name, folder.Name(), err), ignoreMissing(folder.Remove(temporary)))
+	}
+	return syncRoot(folder)
+}
+
+func syncRoot(folder *os.Root) error {
+	dir, err := folder.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	// Some file systems cannot fsync a folder and say EINVAL: nothing to wait for.
+	if err := dir.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("sync: %w", err)
+	}
+	return nil
 }

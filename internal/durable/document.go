@@ -68,6 +68,14 @@ func (d Document) ReadIn(folder *os.Root, name string) ([]byte, error) {
 	return readAll(f, d.Limit)
 }
 
+// WriteIn is Write in such a folder.
+func (d Document) WriteIn(folder *os.Root, name string, data []byte, perm os.FileMode) error {
+	if err := d.Check(data); err != nil {
+		return err
+	}
+	return writeFileIn(folder, name, data, perm)
+}
+
 // DecodeAll reads JSON that v takes all of: a field that v does not have, or
 // anything behind the value, is an error. What decides by a file what is not
 // needed any more reads it so: a program that is newer may have put into a new

@@ -1,6 +1,8 @@
 package durable
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,6 +28,33 @@ func newTemporary(path string) (*os.File, error) {
 		f.Close()
 		os.Remove(f.Name()) // it may be gone, and would be found again if not
 	}
+}
+
+// newTemporaryIn is newTemporary in a folder that is open.
+func newTemporaryIn(folder *os.Root, name string) (*os.File, error) {
+	for {
+		var tail [8]byte
+		rand.Read(tail[:]) // never fails: crypto/rand aborts the process instead
+		temporary := temporaryPrefix + name + "-" + hex.EncodeToString(tail[:])
+		f, err := folder.OpenFile(temporary, os.O_CREATE|os.O_EXCL|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && namedIn(folder, temporary, f) {
+			return f, nil
+		}
+		f.Close()
+		folder.Remove(temporary) // it may be gone
+	}
+}
+
+func namedIn(folder *os.Root, name string, f *os.File) bool {
+	at, err := folder.Lstat(name)
+	if err != nil {
+		return false
+	}
+	is, err := f.Stat()
+	return err == nil && os.SameFile(at, is)
 }
 
 func named(f *os.File) bool {

@@ -84,6 +84,17 @@ func Held(path string) (bool, error) {
 	return false, err
 }
 
+// HeldAlone is Held of a file that has no other name: by that another could have
+// been taken.
+func HeldAlone(path string) (bool, error) {
+	held, err := Held(path)
+	var st unix.Stat_t
+	if held && err == nil {
+		err = unix.Lstat(path, &st)
+	}
+	return held && err == nil && st.Nlink == 1, err
+}
+
 // ExclusiveExisting waits for an exclusive lock on a file that must exist.
 // Processes of several threads give their locks up an instant after they are
 // seen to have ended.

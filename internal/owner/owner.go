@@ -85,13 +85,13 @@ func (m Mark) String() string {
 
 var markFile = durable.Document{Name: "mark of a store", Limit: 16 << 10}
 
-// Encode gives the text of a mark.
-func (m Mark) Encode() ([]byte, error) {
+// WriteMark writes a mark to a file of a folder.
+func WriteMark(folder *os.Root, name string, m Mark) error {
 	b, err := json.Marshal(m)
-	if err == nil {
-		err = markFile.Check(b)
+	if err != nil {
+		return err
 	}
-	return b, err
+	return markFile.WriteIn(folder, name, b, 0o600)
 }
 
 // Decode reads it. failure.Damaged for what is none.

@@ -1,6 +1,7 @@
 package owner
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -161,7 +162,7 @@ func TestAMarkIsOwnedByItsStoreAlone(t *testing.T) {
 	if other := with(func(m *Mark) { m.Device++ }); other.Tag() == mine.Tag() || !IsTag(mine.Tag()) {
 		t.Errorf("tags %s and %s", mine.Tag(), other.Tag())
 	}
-	b, err := mine.Encode()
+	b, err := json.Marshal(mine)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,20 +1,10 @@
 package vm
 
-import (
-	"os"
-	"strings"
-	"sync"
-)
+import "github.com/cocoonv2/cocoon/internal/owner"
 
 // bootID names the run of this host's kernel. A record outlives it, pids and
 // start times, which count from the boot, do not mean anything afterwards.
-var bootID = sync.OnceValue(func() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-})
+func bootID() string { return owner.Boot() }
 
 // alive says whether a process is there: the one that was started, in this run
 // of the kernel.

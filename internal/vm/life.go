@@ -71,6 +71,12 @@ func (m *Manager) Start(ctx context.Context, ref string) (*Record, error) {
 	if rec.Process != nil || rec.Sleep != nil {
 		return nil, failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State)
 	}
+	// Refusals that say nothing of the VM come before anything of it changes.
+	entry, err := m.enter(ctx, rec.ID)
+	if err != nil {
+		return nil, err
+	}
+	entry.Close()
 	if err := m.ReleaseMemory(rec.ID); err != nil {
 		return nil, err
 	}
@@ -148,7 +154,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) (*Exit, e
 		return nil, fmt.Errorf("stop VM %s: %w", rec.Name, err)
 	}
 	rec.Process, rec.State, rec.LastError, rec.Exit = nil, "stopped", "", exit
-	return exit, errors.Join(m.save(rec), removeSockets(m.RunDir(rec.ID)), m.ReleaseMemory(rec.ID))
+	return exit, errors.Join(m.save(rec), m.removeSockets(ctx, rec.ID), m.ReleaseMemory(rec.ID))
 }
 
 func (m *Manager) stopTimeout() time.Duration {

@@ -23,7 +23,7 @@ func newManager(t *testing.T) *Manager {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(st, image.New(st), Options{RunDir: t.TempDir(), CPUArgs: "nested=off"})
+	return New(st, image.New(st), Options{RunDir: filepath.Join(t.TempDir(), "run"), CPUArgs: "nested=off"})
 }
 
 // TestAColdBootHasEveryArgument that the record knows of.
@@ -124,7 +124,7 @@ func TestAProcessOfAnEarlierBootIsGone(t *testing.T) {
 	}
 	m := newManager(t)
 	rec := &Record{State: "running", Process: p}
-	if m.live(rec); rec.State != "stopped" || rec.Process != nil {
+	if m.live(t.Context(), rec); rec.State != "stopped" || rec.Process != nil {
 		t.Errorf("a VM without its process is %s", rec.State)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/patience"
+	"github.com/cocoonv2/cocoon/internal/runfolder"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
@@ -40,20 +41,23 @@ type Options struct {
 type Manager struct {
 	st     *store.Store
 	images *image.Store
+	run    *runfolder.Folder
 	o      Options
 }
 
 // New makes a Manager over a store.
-func New(st *store.Store, images *image.Store, o Options) *Manager { return &Manager{st, images, o} }
+func New(st *store.Store, images *image.Store, o Options) *Manager {
+	return &Manager{st, images, runfolder.New(o.RunDir, st.Owner), o}
+}
 
 // Dir is a VM's durable folder.
 func (m *Manager) Dir(id string) string { return m.st.Path("vms", id) }
 
 // RunDir is a VM's folder of sockets and logs.
-func (m *Manager) RunDir(id string) string { return filepath.Join(m.o.RunDir, id) }
+func (m *Manager) RunDir(id string) string { return m.run.Dir(id) }
 
 // SerialPath is where the guest's serial output goes.
-func (m *Manager) SerialPath(id string) string { return filepath.Join(m.RunDir(id), "serial.log") }
+func (m *Manager) SerialPath(id string) string { return filepath.Join(m.RunDir(id), serialFile) }
 
 // MigrationSocket is where a VM sends itself for a live capture; it belongs to
 // the holder of the VM's lock.
@@ -93,22 +97,11 @@ func (m *Manager) List(ctx context.Context) ([]*Record, error) {
 		if err != nil {
 			return nil, err
 		}
-		m.live(rec)
+		m.live(ctx, rec)
 		all = append(all, rec)
 	}
 	slices.SortFunc(all, func(a, b *Record) int { return strings.Compare(a.Name, b.Name) })
 	return all, nil
-}
-
-// live corrects what the record says by what the process table says.
-func (m *Manager) live(rec *Record) {
-	if rec.Process == nil || alive(rec.Process) {
-		return
-	}
-	rec.Process = nil
-	if rec.State == "running" || rec.State == "paused" {
-		rec.State = "stopped"
-	}
 }
 
 // Get finds a VM by name, id, or unique id prefix of at least three.
@@ -135,8 +128,16 @@ func (m *Manager) Get(ctx context.Context, ref string) (*Record, error) {
 	return nil, failure.New(failure.Conflict, "VM %q is ambiguous", ref)
 }
 
+// lockFile in a VM's folder is held by the verb that works on it.
+const lockFile = "lock"
+
 // Lock finds a VM and holds it for one verb; the record is read under the lock.
+//
+// A VM that runs elsewhere is failure.Conflict: its processes cannot be seen.
 func (m *Manager) Lock(ctx context.Context, ref, verb string) (*Record, func(), error) {
+	if err := checkProc(); err != nil {
+		return nil, nil, err
+	}
 	rec, err := m.Get(ctx, ref)
 	if err != nil {
 		return nil, nil, err
@@ -149,7 +150,7 @@ func (m *Manager) Lock(ctx context.Context, ref, verb string) (*Record, func(), 
 		unlock()
 		return nil, nil, err
 	}
-	m.live(rec)
+	m.live(ctx, rec)
 	if err := m.settle(ctx, rec); err != nil {
 		unlock()
 		return nil, nil, err
@@ -160,7 +161,7 @@ func (m *Manager) Lock(ctx context.Context, ref, verb string) (*Record, func(), 
 func (m *Manager) lock(ctx context.Context, id, verb string) (func(), error) {
 	wait, cancel := patience.Bound(ctx, m.o.Patience.Call())
 	defer cancel()
-	path := filepath.Join(m.Dir(id), "lock")
+	path := filepath.Join(m.Dir(id), lockFile)
 	if _, err := os.Stat(m.Dir(id)); err != nil {
 		return nil, failure.New(failure.NotFound, "no VM %s", id)
 	}
@@ -207,16 +208,16 @@ func ignoreMissing(err error) error {
 }
 
 // Discard ends the VMM, if any, undoes the network and removes every folder of
-// a VM.
+// a VM. One whose VMM lives and cannot be ended stays as it is.
 func (m *Manager) Discard(ctx context.Context, id string) error {
-	if err := m.Kill(ctx, id); err != nil {
+	if err := m.vacate(ctx, id, id); err != nil {
 		return err
 	}
 	durable.Step("vm.discard.killed")
 	if err := m.Detach(ctx, id); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(m.RunDir(id)); err != nil {
+	if _, err := m.run.Remove(ctx, id, m.mayTake(ctx)); err != nil {
 		return err
 	}
 	err := durable.Publish(m.Dir(id), m.st.Path("trash", "vm-"+id))

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,15 +21,20 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/patience"
+	"github.com/cocoonv2/cocoon/internal/runfolder"
 	"github.com/cocoonv2/cocoon/network"
 )
 
-// Identity is runDir/<id>/vmm.json: enough for gc to end the VMM of a creation
-// that died, and never another process that got its pid.
+// Identity is vmm.json in the entry of a VM: enough for gc to end the VMM of a
+// creation that died, and never another process that got its pid.
 type Identity struct {
 	PID       int    `json:"pid"`
 	StartTime uint64 `json:"startTime"`
 	Socket    string `json:"socket"`
+	// Store is the id of the VM's store, PIDNamespace the inode of the namespace in
+	// which the pid means something. Older programs write neither.
+	Store        string `json:"store,omitempty"`
+	PIDNamespace uint64 `json:"pidNamespace,omitempty"`
 }
 
 // startTime reads field 22 of /proc/PID/stat, clock ticks since boot.
@@ -48,42 +54,39 @@ func startTime(pid int) (uint64, error) {
 	return strconv.ParseUint(f[19], 10, 64)
 }
 
-// vmmLog is what a VMM prints, in its run folder. It is there before the process
-// is.
-const vmmLog = "vmm.log"
-
 // Launch starts the VMM of a VM in a session of its own, in the VM's netns, and
 // waits until it answers. extra descriptors are inherited from number 3 on, the
-// locks on the disks after them.
+// locks on the seat and the disks after them.
 func (m *Manager) Launch(ctx context.Context, rec *Record, args chsnap.Args, extra ...*os.File) (*Process, error) {
-	dir := m.RunDir(rec.ID)
-	socket := filepath.Join(dir, fmt.Sprintf("api-%d.sock", time.Now().UnixNano()%1e6)) // one path a process
+	socket := filepath.Join(m.RunDir(rec.ID), fmt.Sprintf("%s%d.sock", apiPrefix, time.Now().UnixNano()%1e6))
 	argv, err := commandLine(socket, args)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.freshRunDir(ctx, dir); err != nil {
-		return nil, err
-	}
-	if _, err := exec.LookPath(m.o.Binary); err != nil {
-		return nil, failure.New(failure.NotFound, "VMM %s: %w", m.o.Binary, err)
-	}
-	if err := errors.Join(removeSockets(dir), m.clearVsock(rec)); err != nil {
-		return nil, err
-	}
-	disks, err := m.lockDisks(ctx, rec)
+	entry, err := m.enter(ctx, rec.ID)
 	if err != nil {
 		return nil, err
 	}
-	defer disks.detach()
-	log, err := os.OpenFile(filepath.Join(dir, vmmLog), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	defer entry.Close()
+	if _, err := exec.LookPath(m.o.Binary); err != nil {
+		return nil, failure.New(failure.NotFound, "VMM %s: %w", m.o.Binary, err)
+	}
+	if err := m.clearVsock(rec); err != nil {
+		return nil, err
+	}
+	locks, err := m.takeSeat(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	defer locks.detach()
+	log, err := newLogs(entry)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
 	// umask is of the whole process in Go, so a shell sets it for the child.
 	cmd := exec.Command("/bin/sh", append([]string{"-c", `umask 077; exec "$0" "$@"`, m.o.Binary}, argv...)...)
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, append(extra, disks.files()...)
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, append(extra, locks.files()...)
 	cmd.Env = cleanEnv(os.Environ())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := network.Start(netnsOf(rec), cmd); err != nil {
@@ -91,10 +94,10 @@ func (m *Manager) Launch(ctx context.Context, rec *Record, args chsnap.Args, ext
 	}
 	gone := make(chan error, 1)
 	go func() { gone <- cmd.Wait() }()
-	p, err := m.await(ctx, rec, cmd.Process.Pid, socket, gone)
+	p, err := m.await(ctx, rec, entry, cmd.Process.Pid, socket, gone)
 	if err != nil {
 		cmd.Process.Kill()
-		return nil, errors.Join(err, removeSockets(dir))
+		return nil, errors.Join(err, entry.RemoveSockets(hostSockets))
 	}
 	return p, nil
 }
@@ -105,19 +108,6 @@ func commandLine(socket string, args chsnap.Args) ([]string, error) {
 	a.Options("--api-socket", chsnap.PathOption("path", socket))
 	a.Append(args)
 	return a.List()
-}
-
-// freshRunDir makes the run folder of a VM. One in which a VMM was started
-// before, which has its log since, may have the VMM of a start that was killed
-// before it could record it.
-func (m *Manager) freshRunDir(ctx context.Context, dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, vmmLog)); errors.Is(err, os.ErrNotExist) {
-		return os.MkdirAll(dir, 0o700)
-	}
-	if err := KillVMM(ctx, dir); err != nil && !errors.Is(err, failure.Damaged) {
-		return fmt.Errorf("end the VMM of an earlier start: %w", err)
-	}
-	return nil
 }
 
 // cleanEnv drops what changes the VMM's answers.
@@ -132,18 +122,18 @@ func cleanEnv(env []string) []string {
 }
 
 // await waits for the first ping and notes who the process is.
-func (m *Manager) await(ctx context.Context, rec *Record, pid int, socket string, gone <-chan error) (*Process, error) {
+func (m *Manager) await(ctx context.Context, rec *Record, entry *runfolder.Entry, pid int, socket string, gone <-chan error) (*Process, error) {
 	start, err := startTime(pid)
 	if err != nil {
 		return nil, m.died(rec.ID, <-gone)
 	}
 	durable.Step("vm.launched")
 	p := &Process{PID: pid, BootID: bootID(), StartTime: start, APISocket: socket}
-	b, err := json.Marshal(Identity{pid, start, socket})
+	b, err := json.Marshal(Identity{pid, start, socket, entry.Mark.Store, pidNamespace()})
 	if err != nil {
 		return nil, err
 	}
-	if err := identityFile.Write(filepath.Join(m.RunDir(rec.ID), "vmm.json"), b, 0o600); err != nil {
+	if err := entry.Write(identityDocument, identityFile, b); err != nil {
 		return nil, err
 	}
 	ctx, cancel := patience.Bound(ctx, m.o.Patience.Moving(uint64(rec.MemoryBytes)))
@@ -170,96 +160,53 @@ func (m *Manager) died(id string, err error) error {
 	return fmt.Errorf("the VMM ended (%v): %s", err, m.LastLog(id))
 }
 
-// LastLog is the last line that a VM's VMM printed: the cause of a failure that
-// it does not answer in full.
-func (m *Manager) LastLog(id string) string {
-	b, _ := os.ReadFile(filepath.Join(m.RunDir(id), vmmLog))
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return lines[len(lines)-1]
+// Kill ends every VMM of a VM that is this store's: the one that vmm.json in the
+// VM's entry names, if its start time agrees, else all that sit in the entry: one
+// that vmm.json does not name was started by a process that died before it wrote
+// the file. Those of others are left alone. failure.Damaged when vmm.json is torn.
+func (m *Manager) Kill(ctx context.Context, id string) error {
+	_, err := m.endVMMs(ctx, id)
+	return err
 }
 
-func removeSockets(dir string) error {
-	old, err := filepath.Glob(filepath.Join(dir, "*.sock*"))
+// endVMMs is Kill; it answers how many there were.
+func (m *Manager) endVMMs(ctx context.Context, id string) (ended int, err error) {
+	e, err := m.run.Look(ctx, id)
+	if errors.Is(err, fs.ErrNotExist) {
+		e, err = nil, nil
+	}
 	if err != nil {
-		return err
+		return 0, err
 	}
-	for _, p := range old {
-		if strings.HasPrefix(filepath.Base(p), vsockFile+"_") {
-			continue // a program of the host listens there for the guest
+	var torn error
+	if e != nil {
+		defer e.Close()
+		who, err := readIdentity(e)
+		if err == nil && who.Socket != "" && socketOf(who.PID) == who.Socket && m.owns(ctx, id, e, vmm{who.PID, who.Socket}) {
+			return 1, signal(ctx, &Process{PID: who.PID, BootID: bootID(), StartTime: who.StartTime}, unix.SIGKILL, killTimeout)
 		}
-		if err := os.Remove(p); err != nil && !os.IsNotExist(err) {
-			return err
+		if !errors.Is(err, fs.ErrNotExist) {
+			torn = err
 		}
 	}
-	return nil
-}
-
-// Kill ends the VMM of a VM, if it is the one we started.
-func (m *Manager) Kill(ctx context.Context, id string) error { return KillVMM(ctx, m.RunDir(id)) }
-
-// KillVMM ends the process that vmm.json in a VM's run folder names, if its
-// start time and its command line agree, and every VMM whose API socket is in
-// the folder: one that vmm.json does not name was started by a process that died
-// before it wrote the file. failure.Damaged when vmm.json is torn.
-func KillVMM(ctx context.Context, runDir string) error {
-	who, err := readIdentity(filepath.Join(runDir, "vmm.json"))
-	if err == nil && who.Socket != "" && onSocket(who.PID, who.Socket) {
-		return signal(ctx, &Process{PID: who.PID, BootID: bootID(), StartTime: who.StartTime}, unix.SIGKILL, killTimeout)
-	}
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(err, killUnnamed(ctx, filepath.Join(runDir, "api-")))
-}
-
-var identityFile = durable.Document{Name: "vmm.json", Limit: 64 << 10}
-
-func readIdentity(path string) (Identity, error) {
-	var who Identity
-	b, err := identityFile.Read(path)
+	all, err := vmms()
 	if err != nil {
-		return who, err
+		return 0, err
 	}
-	if err := json.Unmarshal(b, &who); err != nil {
-		return who, failure.New(failure.Damaged, "%s: %w", path, err)
+	ours, _ := m.sorted(ctx, id, e, all[id])
+	errs := []error{torn}
+	for _, v := range ours {
+		errs = append(errs, v.kill(ctx))
 	}
-	return who, nil
+	return len(ours), errors.Join(errs...)
 }
 
-// onSocket: the process was started with an API socket whose path begins so. A
-// process that is gone or a zombie has no command line.
-func onSocket(pid int, socket string) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+func (v vmm) kill(ctx context.Context) error {
+	start, err := startTime(v.pid)
 	if err != nil {
-		return false
+		return nil // ended meanwhile
 	}
-	for arg := range bytes.SplitSeq(b, []byte{0}) {
-		if bytes.HasPrefix(arg, []byte("path="+socket)) {
-			return true
-		}
-	}
-	return false
-}
-
-// killUnnamed ends the processes that were started with such a socket.
-func killUnnamed(ctx context.Context, socket string) error {
-	all, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, dir := range all {
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil || !onSocket(pid, socket) {
-			continue
-		}
-		start, err := startTime(pid)
-		if err != nil {
-			continue // ended meanwhile
-		}
-		errs = append(errs, signal(ctx, &Process{PID: pid, BootID: bootID(), StartTime: start}, unix.SIGKILL, killTimeout))
-	}
-	return errors.Join(errs...)
+	return signal(ctx, &Process{PID: v.pid, BootID: bootID(), StartTime: start}, unix.SIGKILL, killTimeout)
 }
 
 // killTimeout is how long the kernel may take to end a process, which gives up

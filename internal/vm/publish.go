@@ -30,9 +30,11 @@ func (m *Manager) Reserve(ctx context.Context, l *store.Lease, name, verb string
 		return nil, nil, errors.Join(fmt.Errorf("make VM folder: %w", err), ignoreMissing(os.Remove(m.Dir(rec.ID))))
 	}
 	durable.Step("vm.reserved")
-	if err := os.MkdirAll(m.RunDir(rec.ID), 0o700); err != nil {
+	entry, err := m.run.Make(ctx, rec.ID, nil)
+	if err != nil {
 		return nil, nil, errors.Join(err, os.Remove(m.Dir(rec.ID)))
 	}
+	entry.Close()
 	unlock, err := m.lock(ctx, rec.ID, verb)
 	if err != nil {
 		return nil, nil, errors.Join(err, m.Discard(ctx, rec.ID))

@@ -17,12 +17,18 @@ const owedFile = "resume-owed"
 // OweResume notes, before a guest is paused or loaded, that it must run. The
 // answer takes the note back if the guest runs or its VMM is gone, else it
 // leaves the debt to the next command. That of a VM that is put aside stays.
-func (m *Manager) OweResume(rec *Record) (func(context.Context) error, error) {
+func (m *Manager) OweResume(ctx context.Context, rec *Record) (func(context.Context) error, error) {
 	path := m.OwedPath(rec.ID)
-	if err := os.MkdirAll(m.RunDir(rec.ID), 0o700); err != nil {
+	entry, err := m.run.Make(ctx, rec.ID, m.mayTake(ctx))
+	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
+	defer entry.Close()
+	note, err := entry.Create(owedFile)
+	if err == nil {
+		err = note.Close()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("note the pause of VM %s: %w", rec.Name, err)
 	}
 	settle := func(ctx context.Context) error {
@@ -47,24 +53,14 @@ type Waker func(ctx context.Context, rec *Record) error
 // Rescue lets each guest go on whose pauser died, and its guard with it, before
 // it could: its note is there and nobody holds its lock. It answers the names.
 func (m *Manager) Rescue(ctx context.Context, wake Waker) ([]string, error) {
-	owed, err := filepath.Glob(m.OwedPath("*"))
+	owed, err := m.run.Having(owedFile)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	var errs []error
-	for _, path := range owed {
-		id := filepath.Base(filepath.Dir(path))
-		lock, err := filelock.TryExclusive(filepath.Join(m.Dir(id), "lock"))
-		if errors.Is(err, filelock.ErrLocked) || errors.Is(err, os.ErrNotExist) {
-			continue // its pauser lives, or the VM is gone and gc takes the folder
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		name, err := m.rescue(ctx, id, wake)
-		lock.Unlock()
+	for _, id := range owed {
+		name, err := m.rescueIdle(ctx, id, wake)
 		if name != "" {
 			names = append(names, name)
 		}
@@ -73,10 +69,44 @@ func (m *Manager) Rescue(ctx context.Context, wake Waker) ([]string, error) {
 	return names, errors.Join(errs...)
 }
 
+// rescueIdle is rescue of a VM that nobody works on, if the note is this store's:
+// in a copy of the store the guest is not its pauser's.
+func (m *Manager) rescueIdle(ctx context.Context, id string, wake Waker) (string, error) {
+	e, err := m.ownEntry(ctx, id)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer e.Close()
+	if _, err := os.Lstat(m.Dir(id)); err != nil {
+		return "", nil // the VM is gone, and gc takes the entry
+	}
+	lock, err := filelock.TryExclusive(filepath.Join(m.Dir(id), lockFile))
+	if errors.Is(err, filelock.ErrLocked) || errors.Is(err, os.ErrNotExist) {
+		return "", nil // its pauser lives
+	}
+	if err != nil {
+		return "", err
+	}
+	defer lock.Unlock()
+	if !e.Mine { // an older program's: only the process can tell
+		rec, err := m.read(id)
+		if err != nil {
+			return "", err
+		}
+		if m.live(ctx, rec); rec.Process == nil {
+			return "", nil
+		}
+	}
+	return m.rescue(ctx, id, wake)
+}
+
 // RescueAfter is Rescue for one VM whose pauser is dying: it waits for the end
 // of its lock.
 func (m *Manager) RescueAfter(ctx context.Context, id string, wake Waker) error {
-	lock, err := filelock.ExclusiveExisting(ctx, filepath.Join(m.Dir(id), "lock"))
+	lock, err := filelock.ExclusiveExisting(ctx, filepath.Join(m.Dir(id), lockFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -97,7 +127,9 @@ func (m *Manager) rescue(ctx context.Context, id string, wake Waker) (string, er
 	if err != nil {
 		return "", err
 	}
-	m.live(rec)
+	if m.live(ctx, rec); rec.State == Elsewhere {
+		return "", nil
+	}
 	if err := m.settle(ctx, rec); err != nil {
 		return "", err
 	}

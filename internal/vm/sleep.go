@@ -80,7 +80,7 @@ func (m *Manager) EndSuspended(ctx context.Context, rec *Record) error {
 	}
 	rec.Process, rec.Restore = nil, nil
 	durable.Step("vm.suspend.ended")
-	return errors.Join(removeSockets(m.RunDir(rec.ID)), m.ReleaseMemory(rec.ID))
+	return errors.Join(m.removeSockets(ctx, rec.ID), m.ReleaseMemory(rec.ID))
 }
 
 // syncDisks makes durable what the guest wrote: after a power cut its RAM would
@@ -165,10 +165,20 @@ func (m *Manager) WakeCold(ctx context.Context, ref string) (*Record, error) {
 }
 
 // settle puts right what a verb that died left behind; the VM's lock is held.
-// Of a suspended VM that is a VMM, paused since the VM fell asleep or loaded by
-// a wake that did not come to its end. Of any, disks that no record names.
+// That is a VMM of which the record does not know: of a suspended VM one that is
+// paused since the VM fell asleep, or was loaded by a wake that did not come to its
+// end, of any other one that was started and never written down. And disks that
+// no record names.
 func (m *Manager) settle(ctx context.Context, rec *Record) error {
-	if rec.Sleep != nil {
+	if rec.State == Elsewhere {
+		return m.elsewhere(ctx, rec.ID, rec.Name, m.Dir(rec.ID)+"/*")
+	}
+	if rec.Process == nil {
+		if err := m.unseat(ctx, rec.ID, rec.Name); err != nil {
+			return err
+		}
+	}
+	if rec.Sleep != nil { // an older program's VMM without disks has no lock
 		if err := m.Kill(ctx, rec.ID); err != nil {
 			return fmt.Errorf("end what is left of VM %s: %w", rec.Name, err)
 		}
@@ -178,7 +188,7 @@ func (m *Manager) settle(ctx context.Context, rec *Record) error {
 
 // DropStrayDisks removes the disks that an exchange of them left over.
 func (m *Manager) DropStrayDisks(rec *Record) error {
-	found, err := filepath.Glob(filepath.Join(m.Dir(rec.ID), "disk-*"))
+	found, err := filepath.Glob(filepath.Join(m.Dir(rec.ID), diskGlob))
 	if err != nil {
 		return err
 	}

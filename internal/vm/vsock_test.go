@@ -14,7 +14,7 @@ import (
 // TestEachRebuiltVMHasItsOwnVsockSocket: the arguments of a snapshot name the
 // socket of the VM that was saved.
 func TestEachRebuiltVMHasItsOwnVsockSocket(t *testing.T) {
-	m := &Manager{o: Options{RunDir: "/run/x"}}
+	m := New(nil, nil, Options{RunDir: "/run/x"})
 	for _, c := range []struct{ args, own, cold []string }{
 		{nil, nil, nil},
 		{[]string{"--rtc"}, nil, []string{"--rtc"}},
@@ -43,7 +43,7 @@ func TestEachRebuiltVMHasItsOwnVsockSocket(t *testing.T) {
 // TestOnlyASocketThatNobodyListensOnIsRemoved, and no file of another kind.
 func TestOnlyASocketThatNobodyListensOnIsRemoved(t *testing.T) {
 	dir := t.TempDir()
-	m := &Manager{o: Options{RunDir: dir}}
+	m := New(nil, nil, Options{RunDir: dir})
 	path := filepath.Join(dir, "v")
 	rec := &Record{ID: "id", ExtraArgs: []string{"--vsock=cid=3,socket=" + path}}
 	if err := m.clearVsock(rec); err != nil {

@@ -1,0 +1,157 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/runfolder"
+)
+
+// Elsewhere is the state of a VM whose VMM lives, as the locks on its files tell,
+// but cannot be seen from here: its process is in another PID namespace.
+const Elsewhere = "elsewhere"
+
+// seatFile in a VM's folder is what its VMM sits on: it inherits the lock, so the
+// VM has a VMM exactly while that is held, whoever started it, in whatever PID
+// namespace, and whatever the record says. A copy of the store has another file,
+// which nobody holds.
+const seatFile = "vmm.lock"
+
+func (m *Manager) seatPath(id string) string { return filepath.Join(m.Dir(id), seatFile) }
+
+// diskGlob are the writable disks of a VM.
+const diskGlob = "disk-*"
+
+// taken tells which file of a VM its VMM holds, "" when none: its seat, or a disk
+// where an older program started it.
+func (m *Manager) taken(id string) (string, error) {
+	files, err := filepath.Glob(filepath.Join(m.Dir(id), diskGlob))
+	for _, path := range append([]string{m.seatPath(id)}, files...) {
+		held, herr := filelock.Held(path)
+		if held {
+			return path, nil
+		}
+		err = errors.Join(err, herr)
+	}
+	return "", err
+}
+
+// live corrects what the record says by what the kernel says.
+func (m *Manager) live(ctx context.Context, rec *Record) {
+	p := rec.Process
+	if p == nil {
+		return
+	}
+	here := alive(p)
+	if here && m.runs(ctx, rec) {
+		return
+	}
+	rec.Process = nil
+	if !here && p.BootID == bootID() {
+		if file, err := m.taken(rec.ID); file != "" || err != nil {
+			rec.State = Elsewhere
+			return
+		}
+	}
+	if rec.State == "running" || rec.State == "paused" {
+		rec.State = "stopped"
+	}
+}
+
+// runs: the living process of a record is this store's. A copy has the record
+// too.
+func (m *Manager) runs(ctx context.Context, rec *Record) bool {
+	if seated, err := filelock.HeldAlone(m.seatPath(rec.ID)); err == nil && seated {
+		return true
+	}
+	return m.owns(ctx, rec.ID, nil, vmm{rec.Process.PID, rec.Process.APISocket})
+}
+
+// unseat ends a VMM of a VM that has none by its record: one whose starter died
+// before it wrote that down. The VM's lock is held, so nobody starts one now.
+// What cannot be seen from here cannot be ended: failure.Conflict.
+func (m *Manager) unseat(ctx context.Context, id, name string) error {
+	if file, err := m.taken(id); err != nil || file == "" {
+		return err
+	}
+	if err := m.vacate(ctx, id, name); err != nil {
+		return fmt.Errorf("end what is left of VM %s: %w", name, err)
+	}
+	return nil
+}
+
+// vacate ends the VMMs of a VM and waits until they have let go of its files. One
+// that stays taken is so by a VMM that cannot be seen.
+func (m *Manager) vacate(ctx context.Context, id, name string) error {
+	ended, err := m.endVMMs(ctx, id)
+	if err != nil {
+		return err
+	}
+	var file string
+	return m.settled(ctx, ended, func() (_ bool, err error) {
+		file, err = m.taken(id)
+		return file == "", err
+	}, func() error { return m.elsewhere(ctx, id, name, file) })
+}
+
+// settled waits until VMMs, of which so many were ended, have let go of what they
+// held.
+func (m *Manager) settled(ctx context.Context, ended int, free func() (bool, error), not func() error) error {
+	wait := m.o.Patience.Glance()
+	if ended > 0 {
+		wait = m.o.Patience.Call()
+	}
+	for deadline := time.Now().Add(wait); ; time.Sleep(2 * time.Millisecond) {
+		if ok, err := free(); ok || err != nil {
+			return err
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return errors.Join(ctx.Err(), not())
+		}
+	}
+}
+
+// elsewhere is the refusal of every verb that would end, start or remove such a
+// VM.
+func (m *Manager) elsewhere(ctx context.Context, id, name, file string) error {
+	why := "its VMM is not to be seen from here"
+	if who, err := m.identity(ctx, id); err == nil && who.PIDNamespace != 0 && who.PIDNamespace != pidNamespace() {
+		why = fmt.Sprintf("its processes belong to PID namespace %d, this is %d", who.PIDNamespace, pidNamespace())
+	}
+	return failure.Hint(failure.New(failure.Conflict, "VM %s runs elsewhere: %s", name, why),
+		"use cocoon where the VM was started, such as in its container; fuser "+file+" there names the process")
+}
+
+// identity reads who the VMM of a VM is by its entry, whoever's that is.
+func (m *Manager) identity(ctx context.Context, id string) (Identity, error) {
+	e, err := m.run.Look(ctx, id)
+	if err != nil {
+		return Identity{}, err
+	}
+	defer e.Close()
+	return readIdentity(e)
+}
+
+var identityDocument = durable.Document{Name: identityFile, Limit: 64 << 10}
+
+func readIdentity(e *runfolder.Entry) (who Identity, err error) {
+	b, err := e.Read(identityDocument, identityFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return who, err
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &who)
+	}
+	if err != nil {
+		return Identity{}, failure.New(failure.Damaged, "%s: %w", e.Path(identityFile), err)
+	}
+	return who, nil
+}
