@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -56,6 +55,9 @@ func (s *Store) begun() (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if s.hasFolders() {
+		return false, s.lostFormat("is missing")
+	}
 	for _, e := range entries {
 		if !beginning(e.Name()) {
 			return false, failure.Hint(failure.New(failure.Incompatible, "%s is no cocoon store and not empty", s.root), "choose another folder with --root-dir")
@@ -95,11 +97,7 @@ func (s *Store) begin(ctx context.Context) error {
 	if _, err := owner.Give(s.root); err != nil {
 		return err
 	}
-	b, err := json.Marshal(formatFile{"cocoon-store", Version})
-	if err != nil {
-		return err
-	}
-	if err := formatDocument.Write(s.Path("format"), b, 0o600); err != nil {
+	if err := s.writeFormat(Version); err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
 	return nil

@@ -64,11 +64,7 @@ func (s *Store) markEncrypted() error {
 	if v, err := s.formatVersion(); err != nil || v >= EncryptedVersion {
 		return err
 	}
-	b, err := json.Marshal(formatFile{"cocoon-store", EncryptedVersion})
-	if err != nil {
-		return err
-	}
-	if err := formatDocument.Write(s.Path("format"), b, 0o600); err != nil {
+	if err := s.writeFormat(EncryptedVersion); err != nil {
 		return fmt.Errorf("mark the store as encrypted: %w", err)
 	}
 	durable.Step("store.encrypt.marked")

@@ -33,7 +33,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -92,7 +91,6 @@ type Store struct {
 
 // The documents of a store.
 var (
-	formatDocument   = durable.Document{Name: "format", Limit: 4096}
 	metaDocument     = durable.Document{Name: "meta.json", Limit: 1 << 20}
 	manifestDocument = durable.Document{Name: "manifest.json", Limit: ManifestLimit}
 	specDocument     = durable.Document{Name: "snapshot config", Limit: SpecLimit}
@@ -108,11 +106,6 @@ const (
 	SpecLimit      = 16 << 20
 	wholeBlobLimit = 256 << 20 // of what is loaded whole: specs, maps, CH documents
 )
-
-type formatFile struct {
-	Format  string `json:"format"`
-	Version int    `json:"version"`
-}
 
 // Open checks the store at root, which may be a link to where it lies, and makes
 // it first if asked to. failure.NotFound where there is none.
@@ -162,22 +155,6 @@ func checkFileSystem(root string) error {
 		return failure.Hint(failure.New(failure.Incompatible, "store %s is on %s, which does not keep locks and renames", root, name), "use a local file system")
 	}
 	return nil
-}
-
-// formatVersion reads the format file and refuses what is unknown.
-func (s *Store) formatVersion() (int, error) {
-	b, err := formatDocument.Read(s.Path("format"))
-	if err != nil {
-		return 0, fmt.Errorf("open store: %w", err)
-	}
-	var f formatFile
-	if err := json.Unmarshal(b, &f); err != nil || f.Format != "cocoon-store" {
-		return 0, failure.New(failure.Incompatible, "%s is no cocoon store", s.root)
-	}
-	if f.Version != Version && f.Version != EncryptedVersion {
-		return 0, failure.New(failure.Incompatible, "store %s has version %d, this program knows %d and %d", s.root, f.Version, Version, EncryptedVersion)
-	}
-	return f.Version, nil
 }
 
 // Root is the store's folder.

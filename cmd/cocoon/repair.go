@@ -22,6 +22,13 @@ func newSystemRepair(a *app) *cobra.Command {
 			if err := checkReportFormat(format); err != nil {
 				return err
 			}
+			made, err := a.remakeFormat(c.Context(), o.DryRun)
+			if err != nil {
+				return err
+			}
+			if len(made) > 0 && o.DryRun { // the rest can be looked at when it is there
+				return a.report(&repair.Report{DryRun: true, Repaired: made, Left: []repair.Action{}, Released: []store.ID{}, Quarantined: []store.ID{}}, format)
+			}
 			r, err := a.open(c.Context())
 			if err != nil {
 				return err
@@ -39,11 +46,8 @@ func newSystemRepair(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if format == "json" {
-				err = a.out.JSON(rep)
-			} else {
-				a.printRepair(rep)
-			}
+			rep.Repaired = append(made, rep.Repaired...)
+			err = a.report(rep, format)
 			if n := len(rep.Left); err == nil && n > 0 {
 				err = failure.Hint(failure.New(failure.Damaged, "%d objects could not be repaired", n), "import or pull the snapshots again, or remove them")
 			}
@@ -55,6 +59,24 @@ func newSystemRepair(a *app) *cobra.Command {
 	c.Flags().BoolVar(&plainHTTP, "plain-http", false, "speak http to the registry (loopback ones are spoken to so anyway)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be repaired, change nothing")
 	return c
+}
+
+// remakeFormat comes before the store is opened, which is refused without.
+func (a *app) remakeFormat(ctx context.Context, dryRun bool) ([]repair.Action, error) {
+	made, err := store.RemakeFormat(ctx, a.set("rootDir"), dryRun)
+	var actions []repair.Action
+	for _, m := range made {
+		actions = append(actions, repair.Action{Object: m.Object, What: m.How})
+	}
+	return actions, err
+}
+
+func (a *app) report(rep *repair.Report, format string) error {
+	if format == "json" {
+		return a.out.JSON(rep)
+	}
+	a.printRepair(rep)
+	return nil
 }
 
 func (a *app) printRepair(rep *repair.Report) {

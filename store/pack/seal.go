@@ -242,3 +242,11 @@ func (s *seal) frameLength(b []byte, number int) (n, pages int) {
 	}
 	return int(length) + borderBytes, pages
 }
+
+// IsSealed tells an encrypted pack, and an encrypted page map, by how it begins.
+func IsSealed(head []byte) bool {
+	if bytes.HasPrefix(head, []byte(packMagic)) {
+		return true
+	}
+	return len(head) >= len(mapMagic)+2 && bytes.HasPrefix(head, []byte(mapMagic)) && binary.LittleEndian.Uint16(head[len(mapMagic):]) >= sealedVersion
+}

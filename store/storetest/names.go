@@ -176,12 +176,17 @@ func unknownFormat(t *testing.T, h Harness) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, alien := range []string{`{"format":"cocoon-store","version":3}`, `{"format":"other","version":1}`, `{`, ""} {
+	for alien, class := range map[string]error{
+		`{"format":"cocoon-store","version":3}`: failure.Incompatible,
+		`{"format":"other","version":1}`:        failure.Incompatible,
+		`{`:                                     failure.Incompatible,
+		"":                                      failure.Damaged, // it was lost, and can be made again
+	} {
 		if err := os.WriteFile(format, []byte(alien), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		_, err := store.Open(t.Context(), s.Root(), store.Options{Create: true, Keys: h.Keys})
-		wants(t, "format "+alien, err, failure.Incompatible)
+		wants(t, "format "+alien, err, class)
 		if got, err := os.ReadFile(format); err != nil || string(got) != alien {
 			t.Errorf("format %s became %s (%v)", alien, got, err)
 		}
