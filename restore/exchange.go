@@ -63,13 +63,13 @@ func (e *Engine) PlanExchange(ctx context.Context, rec *vm.Record, r Request) (*
 // sameInterfaces: the VM keeps its identity, which the guest of the snapshot
 // must have too.
 func sameInterfaces(p *Plan, rec *vm.Record) error {
-	inside := func(list []vm.Network) (macs []string) {
-		for _, n := range list {
-			macs = append(macs, n.ID+" "+n.Inside().MAC)
-		}
-		return macs
+	var have, want []string
+	for _, n := range p.source.Interfaces() {
+		have = append(have, n.ID+" "+n.Inside().MAC)
 	}
-	have, want := inside(p.source.Networks), inside(rec.Networks)
+	for _, n := range rec.Networks {
+		want = append(want, n.ID+" "+n.Inside().MAC)
+	}
 	if slices.Equal(have, want) {
 		return nil
 	}

@@ -78,10 +78,10 @@ func (e *Engine) roomFor(ctx context.Context, p *Plan, dir string) error {
 }
 
 func (e *Engine) exportInto(ctx context.Context, lease *store.Lease, p *Plan, tmp, final string) error {
-	c, s, err := e.readConfig(ctx, p.snapshot)
-	if err == nil {
-		err = judge(p.snapshot, p.source, c, s)
+	if err := p.source.Judge(p.config, p.state); err != nil {
+		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
 	}
+	c, s, err := e.readConfig(ctx, p.snapshot) // to be changed
 	if err != nil {
 		return err
 	}
@@ -89,24 +89,18 @@ func (e *Engine) exportInto(ctx context.Context, lease *store.Lease, p *Plan, tm
 	for _, n := range c.Nets() {
 		w.Taps[n.ID] = n.Tap
 	}
-	for i, d := range p.snapshot.Spec.Disks {
+	for i, d := range p.source.Disks() {
 		name := fmt.Sprintf("disk-%d.raw", d.Index)
 		w.Disks[d.DeviceID] = filepath.Join(final, name)
 		if err := e.exportDisk(ctx, lease, p.snapshot, i, filepath.Join(tmp, name)); err != nil {
 			return fmt.Errorf("disk %d: %w", d.Index, err)
 		}
 	}
-	for _, f := range []struct {
-		name string
-		ref  *store.ImageRef
-		path *string
-	}{{"kernel", p.source.Kernel, &w.Kernel}, {"firmware", p.source.Firmware, &w.Firmware}, {"initramfs", p.source.Initramfs, &w.Initramfs}} {
-		if f.ref == nil {
-			continue
-		}
-		*f.path = filepath.Join(final, f.name)
-		if _, err := clone.File(ctx, filepath.Join(tmp, f.name), e.Images.Path(f.ref.Digest), clone.Options{}); err != nil {
-			return fmt.Errorf("%s: %w", f.name, err)
+	paths := map[string]*string{"kernel": &w.Kernel, "firmware": &w.Firmware, "initramfs": &w.Initramfs}
+	for _, f := range p.source.BootFiles() {
+		*paths[f.Role] = filepath.Join(final, f.Role)
+		if _, err := clone.File(ctx, filepath.Join(tmp, f.Role), e.Images.Path(f.Digest), clone.Options{}); err != nil {
+			return fmt.Errorf("%s: %w", f.Role, err)
 		}
 	}
 	if err := c.Rewrite(w); err != nil {

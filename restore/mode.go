@@ -6,7 +6,6 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -72,17 +71,15 @@ func fastest(f facts) Mode {
 }
 
 // chooseMode gathers the facts and fills in the plan.
-func (e *Engine) chooseMode(ctx context.Context, p *Plan, r Request) error {
+func (e *Engine) chooseMode(p *Plan, r Request) error {
 	if r.Cold {
 		p.Mode, p.Why = Cold, "--cold: boot from the disks"
 		return nil
 	}
-	c, s, err := e.readConfig(ctx, p.snapshot)
+	c := p.config
+	err := p.source.Judge(c, p.state)
 	if err != nil {
-		return err
-	}
-	if err := judge(p.snapshot, p.source, c, s); err != nil {
-		return err
+		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
 	}
 	f := facts{noMap: c.MapRefusal(), noStream: c.StreamRefusal(), clones: r.Clones}
 	if chsnap.Major(p.vmmVersion) < chsnap.StreamVersion {
@@ -93,15 +90,6 @@ func (e *Engine) chooseMode(ctx context.Context, p *Plan, r Request) error {
 		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
 	}
 	p.Ahead = p.Mode == Stream && r.Mode != Stream && f.noMap == "" && !r.ownDisks
-	return nil
-}
-
-// judge does in advance all that a restore does with the documents: what the
-// capture or the pull could not judge, or judged by other rules.
-func judge(sn *store.Snapshot, rec *vm.Record, c *chsnap.Config, s *chsnap.State) error {
-	if err := rec.Judge(c, s); err != nil {
-		return fmt.Errorf("snapshot %s: %w", sn.ID, err)
-	}
 	return nil
 }
 

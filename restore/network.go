@@ -4,13 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
-	"github.com/cocoonv2/cocoon/store"
 )
 
 // The ways in which an interface of the new VM may be on a network.
@@ -54,7 +52,7 @@ func (n NetworkPlan) String() string {
 // planNetworks decides for each interface of the snapshot. One wish is for all
 // of them, more are one each, in order.
 func (e *Engine) planNetworks(p *Plan, r Request) error {
-	src := p.source.Networks
+	src := p.source.Interfaces()
 	if len(r.Networks) > 1 && len(r.Networks) != len(src) {
 		return failure.New(failure.Usage, "%d networks given, snapshot %s has %d interfaces", len(r.Networks), p.SnapshotID, len(src))
 	}
@@ -64,7 +62,7 @@ func (e *Engine) planNetworks(p *Plan, r Request) error {
 		if len(r.Networks) > 0 {
 			w = r.Networks[min(i, len(r.Networks)-1)]
 		}
-		c := choice{Engine: e, plan: p, source: n, guest: p.remembered(n), wish: w, clones: r.Clones}
+		c := choice{Engine: e, plan: p, source: n, guest: n.Remembered, wish: w, clones: r.Clones}
 		np, err := c.decide()
 		if err != nil {
 			return fmt.Errorf("interface %s of snapshot %s: %w", n.ID, p.SnapshotID, err)
@@ -87,21 +85,11 @@ func (e *Engine) planNetworks(p *Plan, r Request) error {
 	return nil
 }
 
-// remembered is what the guest in the snapshot believes of an interface.
-func (p *Plan) remembered(n vm.Network) network.Guest {
-	i := slices.IndexFunc(p.snapshot.Spec.Networks, func(s store.Network) bool { return s.ID == n.ID })
-	if i < 0 {
-		return n.Inside()
-	}
-	s := p.snapshot.Spec.Networks[i]
-	return network.Guest{MAC: s.MAC, IPs: s.IPs, Gateways: s.Gateways, GatewayMAC: s.GatewayMAC}
-}
-
 // choice is the decision about one interface.
 type choice struct {
 	*Engine
 	plan   *Plan
-	source vm.Network
+	source vm.Interface
 	guest  network.Guest
 	wish   Wish
 	clones int
@@ -146,13 +134,7 @@ func (c choice) byDefault() (*NetworkPlan, error) {
 
 // base is what each request says of the device that the guest has.
 func (c choice) base(net string) network.Request {
-	mtu := 0
-	for _, s := range c.plan.snapshot.Spec.Networks {
-		if s.ID == c.source.ID {
-			mtu = s.MTU
-		}
-	}
-	return network.Request{Network: net, MTU: mtu, QueuePairs: c.source.QueuePairs}
+	return network.Request{Network: net, MTU: c.source.SavedMTU, QueuePairs: c.source.QueuePairs}
 }
 
 func (c choice) none(why string) *NetworkPlan {

@@ -75,7 +75,9 @@ type Plan struct {
 	Networks []NetworkPlan `json:"networks,omitempty"`
 
 	snapshot   *store.Snapshot
-	source     *vm.Record
+	source     *vm.Blueprint
+	config     *chsnap.Config
+	state      *chsnap.State
 	vmmVersion string
 }
 
@@ -138,11 +140,10 @@ func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot, vers
 		}
 	}
 	p := &Plan{SnapshotID: sn.ID, Name: r.Name, Paused: r.Paused, snapshot: sn}
-	var err error
-	if p.source, err = sourceRecord(sn); err != nil {
+	if err := e.checkObjects(ctx, sn); err != nil {
 		return nil, err
 	}
-	if err := e.checkObjects(ctx, sn); err != nil {
+	if err := e.readBlueprint(ctx, p, sn); err != nil {
 		return nil, err
 	}
 	p.count()
@@ -155,6 +156,7 @@ func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot, vers
 		return nil, err
 	}
 	if r.needsHost() {
+		var err error
 		if p.vmmVersion, err = version(); err != nil {
 			return nil, err
 		}
@@ -162,7 +164,7 @@ func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot, vers
 			return nil, err
 		}
 	}
-	if err := e.chooseMode(ctx, p, r); err != nil {
+	if err := e.chooseMode(p, r); err != nil {
 		return nil, err
 	}
 	return p, e.requireSpace(ctx, p)

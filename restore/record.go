@@ -2,8 +2,10 @@ package restore
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -11,37 +13,31 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// sourceRecord decodes the VM record that the snapshot carries.
-func sourceRecord(sn *store.Snapshot) (*vm.Record, error) {
-	rec, err := vm.DecodeForeign(sn.Spec.Record)
+// readBlueprint makes the plan one of the VM that the snapshot makes. It is judged
+// each time: what another program took in may not have been, and what is
+// encrypted could not be without its key.
+func (e *Engine) readBlueprint(ctx context.Context, p *Plan, sn *store.Snapshot) error {
+	c, s, err := e.readConfig(ctx, sn)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", sn.ID, err)
+		return err
 	}
-	if len(rec.Disks) != len(sn.Spec.Disks) {
-		return nil, failure.New(failure.Damaged, "snapshot %s: %d disks in the VM record, %d saved", sn.ID, len(rec.Disks), len(sn.Spec.Disks))
+	b, err := vm.Agree(vm.Documents{Spec: &sn.Spec, Config: c, State: s, Own: true})
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", sn.ID, err)
 	}
-	return rec, nil
+	if p.source != nil && !reflect.DeepEqual(p.source, b) {
+		return failure.New(failure.Conflict, "snapshot %s was replaced by another of its id", sn.ID)
+	}
+	p.source, p.config, p.state = b, c, s
+	return nil
 }
 
 // fillRecord makes rec a complete record: what the guest saw at capture, so
 // that stop and start are a cold boot of the same machine.
 func fillRecord(rec *vm.Record, p *Plan) {
-	src := p.source
-	rec.Labels = store.FreeLabels(src.Labels)
-	rec.CPUs, rec.MemoryBytes = src.CPUs, src.MemoryBytes
-	rec.Kernel, rec.Firmware, rec.Initramfs, rec.Cmdline = src.Kernel, src.Firmware, src.Initramfs, src.Cmdline
-	rec.ExtraArgs = src.ExtraArgs
+	p.source.Fill(rec)
 	wantNetworks(rec, p)
-	rec.Image, rec.Images = src.Image, src.Images
 	rec.Snapshot = string(p.SnapshotID)
-	rec.Disks = nil
-	for _, d := range p.snapshot.Spec.Disks {
-		disk := vm.Disk{Index: d.Index, DeviceID: d.DeviceID, Serial: d.Serial, Image: d.Image, Readonly: d.Readonly, Bytes: d.Bytes}
-		if d.Image == "" {
-			disk.File = fmt.Sprintf("disk-%d.raw", d.Index) // never a name that the snapshot chose
-		}
-		rec.Disks = append(rec.Disks, disk)
-	}
 }
 
 func hostFlags() []string {

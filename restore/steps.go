@@ -54,7 +54,10 @@ func (e *Engine) hold(ctx context.Context, lease *store.Lease, p *Plan) error {
 		return err
 	}
 	p.snapshot = sn
-	return e.checkObjects(ctx, sn)
+	if err := e.checkObjects(ctx, sn); err != nil {
+		return err
+	}
+	return e.readBlueprint(ctx, p, sn)
 }
 
 // buildSteps make the whole VM, whose guest does not run yet.

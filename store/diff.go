@@ -75,7 +75,7 @@ func (s *Store) disksOf(l *Lease, sn *Snapshot) map[string]side {
 		if d.Map != "" {
 			o.open = func(ctx context.Context) (*pack.Image, error) { return s.OpenDisk(ctx, l, sn, i) }
 		}
-		out[d.DeviceID] = o
+		out[d.DeviceID.String()] = o
 	}
 	return out
 }

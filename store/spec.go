@@ -30,7 +30,9 @@ type ID string
 // Descriptor names one blob: media type, digest, size.
 type Descriptor = ocispec.Descriptor
 
-// Spec is what never changes about a snapshot; it is the OCI config blob.
+// Spec is what never changes about a snapshot; it is the OCI config blob. Anybody
+// may have written it: what a VM is rebuilt from is judged by vm.Agree, and the
+// strings that would become arguments are claims until then.
 type Spec struct {
 	Version    int             `json:"version"`
 	ID         ID              `json:"id"`
@@ -73,25 +75,25 @@ type MemoryRange struct {
 // Disk is one disk at the moment of capture: exactly one of Map (pages in
 // packs) and Image (a read-only image blob) is set.
 type Disk struct {
-	Index    int           `json:"index"`
-	DeviceID string        `json:"deviceId"` // Cloud Hypervisor's, e.g. _disk0
-	Serial   string        `json:"serial"`
-	Format   string        `json:"format"`
-	Bytes    int64         `json:"bytes"`
-	Readonly bool          `json:"readonly"`
-	Map      digest.Digest `json:"map,omitempty"`
-	Image    digest.Digest `json:"image,omitempty"`
+	Index    int            `json:"index"`
+	DeviceID spelling.Claim `json:"deviceId"` // Cloud Hypervisor's, e.g. _disk0
+	Serial   spelling.Claim `json:"serial"`
+	Format   spelling.Claim `json:"format"`
+	Bytes    int64          `json:"bytes"`
+	Readonly bool           `json:"readonly"`
+	Map      digest.Digest  `json:"map,omitempty"`
+	Image    digest.Digest  `json:"image,omitempty"`
 }
 
 // Network is one interface as the guest knew it at the moment of capture.
 type Network struct {
-	ID         string         `json:"id"`             // Cloud Hypervisor's, e.g. _net0
-	Name       string         `json:"name,omitempty"` // of the network it was on
-	MAC        string         `json:"mac"`
+	ID         spelling.Claim `json:"id"`            // Cloud Hypervisor's, e.g. _net0
+	Name       spelling.Claim `json:"name,omitzero"` // of the network it was on
+	MAC        spelling.Claim `json:"mac"`
 	IPs        []netip.Prefix `json:"ips,omitempty"` // none where cocoon did not give them
 	Gateways   []netip.Addr   `json:"gateways,omitempty"`
-	GatewayMAC string         `json:"gatewayMac,omitempty"` // of the first IPv4 gateway
-	MTU        int            `json:"mtu,omitempty"`        // bytes
+	GatewayMAC spelling.Claim `json:"gatewayMac,omitzero"` // of the first IPv4 gateway
+	MTU        int            `json:"mtu,omitempty"`       // bytes
 }
 
 // ImageRef is a blob under images/ that the VM stands on.

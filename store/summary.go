@@ -158,7 +158,7 @@ func (s *Store) summarise(ctx context.Context, id ID) (cached, error) {
 	}
 	sum.Size.Virtual = sum.Memory.Bytes
 	for _, d := range sp.Disks {
-		sum.Disks = append(sum.Disks, DiskSummary{d.Serial, d.Bytes})
+		sum.Disks = append(sum.Disks, DiskSummary{d.Serial.String(), d.Bytes})
 		sum.Size.Virtual += d.Bytes
 	}
 	sum.Memory.ZeroBytes = min(sum.Memory.Bytes, int64(sp.Capture.PagesZero)*4096)

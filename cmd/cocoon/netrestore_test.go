@@ -57,7 +57,7 @@ func TestRebuiltVMsOnANetwork(t *testing.T) {
 		h.must(append(guestAt("web", net, prefix+"5", prefix+"1"), "--start")...)
 		h.reaches("web", prefix+"5")
 		h.must("snapshot", "create", "web", "base")
-		if s := h.savedNetwork("base"); s.GatewayMAC == "" || s.Name != net || fmt.Sprint(s.IPs) != "["+prefix+"5/16]" || fmt.Sprint(s.Gateways) != "["+prefix+"1]" {
+		if s := h.savedNetwork("base"); s.GatewayMAC.IsZero() || s.Name.String() != net || fmt.Sprint(s.IPs) != "["+prefix+"5/16]" || fmt.Sprint(s.Gateways) != "["+prefix+"1]" {
 			t.Errorf("the snapshot remembers %+v", s)
 		}
 		h.besideItsSource(prefix, net)

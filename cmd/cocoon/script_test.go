@@ -51,6 +51,9 @@ func TestScripts(t *testing.T) {
 			"prometheus": prometheus,
 			"registry":   startRegistry,
 			"clear":      inTheClear,
+			"forge":      forge,
+			"plant":      plant,
+			"replaces":   replaces,
 		},
 	})
 }

@@ -28,6 +28,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -173,7 +174,7 @@ func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
 	src := &source{store: c.Store, lease: c.lease, ingest: c.ingest, parent: c.parent, onBytes: c.req.OnBytes}
 	for _, d := range c.rec.Disks {
 		src.disks = append(src.disks, sourceDisk{spec: store.Disk{
-			Index: d.Index, DeviceID: d.DeviceID, Serial: d.Serial, Format: "raw",
+			Index: d.Index, DeviceID: spelling.Claimed(d.DeviceID), Serial: spelling.Claimed(d.Serial), Format: spelling.Claimed("raw"),
 			Bytes: d.Bytes, Readonly: d.Readonly, Image: d.Image,
 		}})
 	}
@@ -286,6 +287,9 @@ func (c *session) publish(ctx context.Context, src *source, sp store.Spec) (*sto
 	if c.networks != nil {
 		sp.Networks = c.networks()
 	}
+	if err := c.agrees(src, &sp); err != nil {
+		return nil, err
+	}
 	sp.Capture.TotalMs = float64(time.Since(c.started).Microseconds()) / 1000
 	if c.req.Replace && c.req.Name != "" {
 		restore, err := c.releaseName(ctx)
@@ -299,6 +303,18 @@ func (c *session) publish(ctx context.Context, src *source, sp store.Spec) (*sto
 		return sn, nil
 	}
 	return c.ingest.Commit(ctx, sp, meta)
+}
+
+// agrees holds a snapshot, before it is published, to what every restore demands of
+// it. A folder that was made by hand is anybody's; a VM of ours that differs from
+// its record was changed behind our back, by the API of its VMM.
+func (c *session) agrees(src *source, sp *store.Spec) error {
+	_, err := vm.Agree(vm.Documents{Spec: sp, Config: src.dir.Config, State: src.dir.State, Own: c.rec != nil})
+	if err != nil && c.rec != nil {
+		return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot be saved: %s", c.rec.Name, err),
+			"undo what was changed by the API of its VMM, or start it again")
+	}
+	return err
 }
 
 // releaseName takes the name from its present owner; the answer puts it back.

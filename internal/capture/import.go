@@ -13,6 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
@@ -170,9 +171,6 @@ func (m *Importer) describe(ctx context.Context, lease *store.Lease, folder *fol
 		}
 		disks = append(disks, disk)
 	}
-	if err := rec.CheckForeign(); err != nil {
-		return nil, nil, err
-	}
 	if err := rec.Judge(cfg, dir.State); err != nil {
 		return nil, nil, fmt.Errorf("%s cannot be imported: %w", folder.root.Name(), err)
 	}
@@ -192,7 +190,7 @@ func (m *Importer) disk(ctx context.Context, lease *store.Lease, folder *folder,
 	if err != nil {
 		return none, err
 	}
-	spec := store.Disk{Index: i, DeviceID: d.ID, Serial: d.Serial, Format: "raw", Bytes: fi.Size(), Readonly: d.Readonly}
+	spec := store.Disk{Index: i, DeviceID: spelling.Claimed(d.ID), Serial: spelling.Claimed(d.Serial), Format: spelling.Claimed("raw"), Bytes: fi.Size(), Readonly: d.Readonly}
 	disk := vm.Disk{Index: i, DeviceID: d.ID, Serial: d.Serial, Bytes: fi.Size(), Readonly: d.Readonly}
 	if d.Readonly {
 		ref, err := m.Images.BlobOf(ctx, lease, file, "disk")

@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 
+	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
@@ -39,6 +40,7 @@ func observe(ctx context.Context, rec *vm.Record) func() []store.Network {
 
 func asSaved(n vm.Network, g network.Guest) store.Network {
 	return store.Network{
-		ID: n.ID, Name: n.Network, MAC: g.MAC, IPs: g.IPs, Gateways: g.Gateways, GatewayMAC: g.GatewayMAC, MTU: n.MTU,
+		ID: spelling.Claimed(n.ID), Name: spelling.Claimed(n.Network), MAC: spelling.Claimed(g.MAC),
+		IPs: g.IPs, Gateways: g.Gateways, GatewayMAC: spelling.Claimed(g.GatewayMAC), MTU: n.MTU,
 	}
 }

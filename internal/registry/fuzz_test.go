@@ -74,8 +74,12 @@ func (to *target) check(t *testing.T, sn *store.Snapshot, err error) {
 		if verr != nil || len(rep.Damaged) > 0 || sn.ID != ids[0] {
 			t.Fatalf("published as %s, but: %+v, %v", sn.ID, rep, verr)
 		}
-		if _, err := vm.DecodeForeign(sn.Spec.Record); err != nil {
-			t.Errorf("published with a record that no restore takes: %v", err)
+		docs := vm.Documents{Spec: &sn.Spec}
+		if err := to.readDocuments(t.Context(), sn, &docs); err != nil {
+			t.Error(err)
+		}
+		if _, err := vm.Agree(docs); err != nil {
+			t.Errorf("published as what no restore takes: %v", err)
 		}
 		for _, im := range sn.Spec.Images {
 			if _, err := os.Stat(to.Images.Path(im.Digest)); err != nil {
@@ -160,9 +164,7 @@ func (p places) fill(b []byte) []byte {
 // published here or nothing is left of it.
 func FuzzTake(f *testing.F) {
 	from := newMover(f)
-	sn := publish(f, from, "first", func(sp *store.Spec, r *vm.Record) {
-		r.CPUs, r.MemoryBytes = 1, 128<<20
-	})
+	sn := publish(f, from, "first", nil)
 	to := newTarget(f, sn, from)
 	var known places
 	for _, l := range sn.Manifest.Layers {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -150,31 +149,32 @@ func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec
 	return to.in.Adopt(ctx, sn, manifest, meta)
 }
 
-// judge refuses what a restore could not use or must not trust.
+// judge refuses what a restore could not use or must not trust. Without the key of
+// an encrypted snapshot the VMM's documents wait for the restore, which reads them
+// with it.
 func (m *Mover) judge(ctx context.Context, sn *store.Snapshot, o PullOptions) error {
-	rec, err := vm.DecodeForeign(sn.Spec.Record)
+	docs := vm.Documents{Spec: &sn.Spec}
+	if err := m.readDocuments(ctx, sn, &docs); err != nil {
+		return err
+	}
+	b, err := vm.Agree(docs)
 	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", sn.ID, err)
 	}
-	if err := m.judgeDocuments(ctx, sn, rec); err != nil {
-		return err
-	}
-	held := store.Edges(sn)
-	for _, d := range rec.Blobs() {
-		if !slices.Contains(held, d) {
-			return failure.New(failure.Damaged, "snapshot %s: its VM record stands on image blob %s, which the snapshot does not name", sn.ID, d)
+	if docs.Config != nil {
+		if err := b.Judge(docs.Config, docs.State); err != nil {
+			return fmt.Errorf("snapshot %s: %w", sn.ID, err)
 		}
 	}
-	if len(rec.ExtraArgs) > 0 && !o.TrustArgs {
-		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: its VM has arguments of its own for the VMM: %q", sn.ID, rec.ExtraArgs),
+	if args := b.ExtraArgs(); len(args) > 0 && !o.TrustArgs {
+		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: its VM has arguments of its own for the VMM: %q", sn.ID, args),
 			"if you trust them, repeat with --trust-args")
 	}
 	return nil
 }
 
-// judgeDocuments reads the VMM's own. Without the key of an encrypted snapshot
-// that has to wait for the restore, which reads them with it.
-func (m *Mover) judgeDocuments(ctx context.Context, sn *store.Snapshot, rec *vm.Record) error {
+// readDocuments reads the VMM's own, where the key is at hand.
+func (m *Mover) readDocuments(ctx context.Context, sn *store.Snapshot, docs *vm.Documents) error {
 	c, err := m.Store.ReadDocument(ctx, sn, store.MediaTypeCHConfig)
 	if keyring.IsMissing(err) {
 		return nil
@@ -182,22 +182,15 @@ func (m *Mover) judgeDocuments(ctx context.Context, sn *store.Snapshot, rec *vm.
 	if err != nil {
 		return err
 	}
-	config, err := chsnap.ParseConfig(c)
-	if err != nil {
+	if docs.Config, err = chsnap.ParseConfig(c); err != nil {
 		return err
 	}
 	s, err := m.Store.ReadDocument(ctx, sn, store.MediaTypeCHState)
 	if err != nil {
 		return err
 	}
-	state, err := chsnap.ParseState(s)
-	if err != nil {
-		return err
-	}
-	if err := rec.Judge(config, state); err != nil {
-		return fmt.Errorf("snapshot %s: %w", sn.ID, err)
-	}
-	return nil
+	docs.State, err = chsnap.ParseState(s)
+	return err
 }
 
 // landImages brings what the snapshot stands on, where this store lacks it.

@@ -185,7 +185,7 @@ func (m *Manager) addDisk(ctx context.Context, l *store.Lease, rec *Record, spec
 	if err := m.st.Require(store.FileBytes(spec.Path)); err != nil {
 		return err
 	}
-	d.File, d.Bytes = fmt.Sprintf("disk-%d.raw", i), fi.Size()
+	d.File, d.Bytes = diskFile(i), fi.Size()
 	path := filepath.Join(m.Dir(rec.ID), d.File)
 	if _, err := clone.File(ctx, path, spec.Path, clone.Options{}); err != nil {
 		return err
