@@ -90,7 +90,7 @@ func control(r rune) bool { return r < ' ' || r == 0x7f }
 func (a *Args) Options(flag string, options ...Option) {
 	var text []string
 	for _, o := range options {
-		a.fail(flag, o.err)
+		a.Fail(flag, o.err)
 		if o.text != "" {
 			text = append(text, o.text)
 		}
@@ -106,7 +106,7 @@ func (a *Args) Fixed(flag, value string) { a.add(flag, value) }
 
 // Path adds a flag whose value is a file.
 func (a *Args) Path(flag, path string) {
-	a.fail(flag, checkPath(path))
+	a.Fail(flag, checkPath(path))
 	a.add(flag, path)
 }
 
@@ -116,9 +116,9 @@ func (a *Args) Text(flag, text string) {
 	text = strings.NewReplacer("\n", " ", "\r", " ", "\t", " ").Replace(text)
 	switch {
 	case strings.HasPrefix(text, "-"):
-		a.fail(flag, failure.New(failure.Damaged, "%.80q begins with a dash", text))
+		a.Fail(flag, failure.New(failure.Damaged, "%.80q begins with a dash", text))
 	case strings.ContainsFunc(text, control):
-		a.fail(flag, failure.New(failure.Damaged, "%.80q has control characters", text))
+		a.Fail(flag, failure.New(failure.Damaged, "%.80q has control characters", text))
 	}
 	a.add(flag, text)
 }
@@ -130,13 +130,13 @@ func (a *Args) Operator(args ...string) { a.flag, a.list = "", append(a.list, ar
 // Append adds the arguments of b.
 func (a *Args) Append(b Args) {
 	a.flag, a.list = "", append(a.list, b.list...)
-	a.fail("", b.err)
+	a.Fail("", b.err)
 }
 
 func (a *Args) add(flag, value string) { a.flag, a.list = "", append(a.list, flag, value) }
 
-// fail keeps the first error.
-func (a *Args) fail(flag string, err error) {
+// Fail keeps the first error: List has it.
+func (a *Args) Fail(flag string, err error) {
 	switch {
 	case err == nil || a.err != nil:
 	case flag == "":

@@ -269,3 +269,29 @@ func TestNetworkFlag(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
+
+// TestAGuestIsToldItsAddress that the network chose, by its command line; a clone
+// that boots from its disks learns its own.
+func TestAGuestIsToldItsAddress(t *testing.T) {
+	if !networktest.OnItsOwn(t) {
+		return
+	}
+	vmm, _ := chsnaptest.VMM(t)
+	h := newNetHost(t, vmm, networktest.Bridge{Name: "told", Subnet: "10.79.0.0/16"})
+	told := []string{"--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--cmdline", "fill=4,net={prefix},gw={gateway},hb=" + beatPort}
+	h.must(append([]string{"vm", "create", "web", "--network", "told", "--start"}, told...)...)
+	ip := h.onlyNetwork("web").IP
+	if _, inside := h.beat(ip); inside != ip {
+		t.Errorf("the guest on %s believes to be %s", ip, inside)
+	}
+	h.must("snapshot", "create", "web", "base")
+	h.must("vm", "rm", "--force", "web")
+	h.must("vm", "create", "thief", "--kernel", "guest.elf", "--memory", "64M", "--network", "told,ip="+ip)
+	h.must("vm", "create", "again", "--from-snapshot", "base", "--network", "fresh")
+	h.must("vm", "stop", "again", "--timeout", "1s")
+	h.must("vm", "start", "again")
+	if _, inside := h.beat(h.onlyNetwork("again").IP); inside != ip {
+		t.Errorf("behind NAT the guest is %s, want %s", inside, ip)
+	}
+	h.fails(2, "asks for {prefix}", append([]string{"vm", "create", "lone"}, told...)...)
+}

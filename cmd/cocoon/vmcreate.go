@@ -47,7 +47,7 @@ func newVMCreate(a *app) *cobra.Command {
 	fl.StringVar(&f.spec.Firmware, "firmware", "", "firmware `file`")
 	fl.StringVar(&f.spec.Initramfs, "initramfs", "", "initramfs `file`")
 	fl.StringVar(&f.spec.Image, "image", "", "imported image `ref`")
-	fl.StringVar(&f.spec.Cmdline, "cmdline", "", "kernel command line")
+	fl.StringVar(&f.spec.Cmdline, "cmdline", "", "kernel command line; {ip} {prefix} {netmask} {gateway} {mac} {hostname} are filled in at each boot")
 	fl.IntVar(&f.spec.CPUs, "cpus", 1, "virtual CPUs")
 	fl.StringVar(&f.memory, "memory", "512M", "RAM `size`")
 	fl.StringArrayVar(&f.disks, "disk", nil, "`PATH[,readonly][,size=S]`, repeatable")

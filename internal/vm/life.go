@@ -33,7 +33,9 @@ func (m *Manager) ColdBootArgs(rec *Record) chsnap.Args {
 		}
 	}
 	if rec.Cmdline != "" {
-		a.Text("--cmdline", rec.Cmdline)
+		text, err := rec.commandLine()
+		a.Fail("--cmdline", err)
+		a.Text("--cmdline", text)
 	}
 	for _, d := range rec.Disks {
 		a.Options("--disk", m.diskOptions(rec, d)...)
