@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,7 +24,7 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
 		return err
 	}
 	if _, err := os.Lstat(dir); err == nil {
-		return failure.New(failure.Conflict, "%s exists already", dir)
+		return cannotMake(dir, os.ErrExist)
 	}
 	p, err := e.NewPlan(ctx, Request{Snapshot: ref, export: true})
 	if err != nil {
@@ -40,18 +41,26 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
 	if err := e.roomFor(ctx, p, filepath.Dir(dir)); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".cocoon-export-")
+	d, err := durable.DraftDir(dir)
+	if err != nil {
+		return cannotMake(dir, err)
+	}
+	defer d.Drop()
+	if err := e.exportInto(ctx, lease, p, d.Path(), dir); err != nil {
+		return fmt.Errorf("export snapshot %s: %w", p.SnapshotID, err)
+	}
+	return cannotMake(dir, d.Publish())
+}
+
+// cannotMake says why an export cannot be made where it was asked for.
+func cannotMake(dir string, err error) error {
+	if errors.Is(err, os.ErrExist) {
+		return failure.New(failure.Conflict, "%s exists already", dir)
+	}
 	if err != nil {
 		return fmt.Errorf("export to %s: %w", dir, err)
 	}
-	defer os.RemoveAll(tmp)
-	if err := e.exportInto(ctx, lease, p, tmp, dir); err != nil {
-		return fmt.Errorf("export snapshot %s: %w", p.SnapshotID, err)
-	}
-	if err := durable.SyncTree(tmp); err != nil {
-		return err
-	}
-	return durable.Publish(tmp, dir)
+	return nil
 }
 
 // roomFor refuses an export that the file system of dir has no room for.

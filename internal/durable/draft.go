@@ -1,0 +1,145 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A draft is a file or folder in the making, beside the name that it will have,
+// outside the store: no collector comes there. It is locked for as long as its
+// maker lives, so the next draft in the same folder sees which ones nobody will
+// finish, and removes them.
+
+// draftPrefix is of drafts that are locked from their first moment on.
+const draftPrefix = ".cocoon-exporting-"
+
+// Draft is what is to become a file or folder. Drop it, also after Publish.
+type Draft struct {
+	path, target string
+	f            *os.File // locked; of a file, open for writing
+}
+
+// DraftFile begins a file that must not exist, readable by its owner only.
+func DraftFile(target string) (*Draft, error) {
+	return newDraft(target, func(pattern string) (*os.File, error) { return os.CreateTemp(filepath.Dir(target), pattern) })
+}
+
+// DraftDir begins a folder that must not exist, open to its owner only.
+func DraftDir(target string) (*Draft, error) {
+	return newDraft(target, func(pattern string) (*os.File, error) {
+		dir, err := os.MkdirTemp(filepath.Dir(target), pattern)
+		if err != nil {
+			return nil, err
+		}
+		return os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	})
+}
+
+func newDraft(target string, make func(pattern string) (*os.File, error)) (*Draft, error) {
+	if _, err := os.Lstat(target); err == nil {
+		return nil, &os.PathError{Op: "make", Path: target, Err: os.ErrExist}
+	}
+	dropDead(filepath.Dir(target))
+	for {
+		f, err := make(draftPrefix)
+		if errors.Is(err, os.ErrNotExist) && isDir(filepath.Dir(target)) {
+			continue // taken for a dead one before it was opened
+		}
+		if err != nil {
+			return nil, err
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && named(f) {
+			return &Draft{f.Name(), target, f}, nil
+		}
+		f.Close()
+		os.RemoveAll(f.Name()) // it may be gone, and would be found again if not
+	}
+}
+
+func isDir(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.IsDir()
+}
+
+// dropDead removes drafts in a folder whose makers died. Only in one in which
+// nobody else could have put something under such a name; what cannot be removed
+// is left to the next.
+func dropDead(dir string) {
+	fi, err := os.Stat(dir)
+	if err != nil || !ours(fi) || fi.Mode().Perm()&0o022 != 0 && fi.Mode()&os.ModeSticky == 0 {
+		return
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), draftPrefix) {
+			dropIfDead(filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
+func dropIfDead(path string) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil || !ours(fi) || !fi.IsDir() && !fi.Mode().IsRegular() {
+		return
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && named(f) {
+		os.RemoveAll(path)
+	}
+}
+
+func ours(fi os.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
+}
+
+// Path is where it lies meanwhile.
+func (d *Draft) Path() string { return d.path }
+
+// File is a draft file, open for writing.
+func (d *Draft) File() *os.File { return d.f }
+
+// Publish makes a file or folder of it that is durable, with all that is in it;
+// os.ErrExist when its name was taken meanwhile.
+func (d *Draft) Publish() error {
+	fi, err := d.f.Stat()
+	if err != nil {
+		return fmt.Errorf("make %s: %w", d.target, err)
+	}
+	if fi.IsDir() {
+		err = SyncTree(d.path)
+	} else {
+		err = d.f.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("make %s: %w", d.target, err)
+	}
+	return Publish(d.path, d.target)
+}
+
+// Drop removes a draft that was not published; of others there is nothing to do.
+func (d *Draft) Drop() error {
+	if d.f == nil {
+		return nil
+	}
+	f := d.f
+	d.f = nil
+	var err error
+	if named(f) {
+		err = os.RemoveAll(d.path)
+	}
+	return errors.Join(err, f.Close())
+}
