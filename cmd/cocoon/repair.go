@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/registry"
 	"github.com/cocoonv2/cocoon/internal/repair"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -36,8 +35,11 @@ func newSystemRepair(a *app) *cobra.Command {
 			o.Reindex = func(ctx context.Context) error { return a.reindex(ctx, r) }
 			o.Copies = r.rawCopies
 			if from != "" {
-				m := &registry.Mover{Store: r.store, Images: r.images, PlainHTTP: plainHTTP}
-				if err := m.Repository(from); err != nil {
+				m, err := a.moverOf(r, transferFlags{plainHTTP: plainHTTP})
+				if err == nil {
+					err = m.Repository(from)
+				}
+				if err != nil {
 					return err
 				}
 				o.Fetch = m.BlobSource(from)

@@ -35,7 +35,15 @@ func (a *app) mover(ctx context.Context, open func(context.Context) (*rooms, err
 	if err != nil {
 		return nil, err
 	}
-	return &registry.Mover{Store: r.store, Images: r.images, Concurrency: f.concurrency, PlainHTTP: f.plainHTTP}, nil
+	return a.moverOf(r, f)
+}
+
+func (a *app) moverOf(r *rooms, f transferFlags) (*registry.Mover, error) {
+	idle, err := parseDuration("registryTimeout", a.set("registryTimeout"))
+	if err != nil {
+		return nil, err
+	}
+	return &registry.Mover{Store: r.store, Images: r.images, Concurrency: f.concurrency, PlainHTTP: f.plainHTTP, Idle: idle}, nil
 }
 
 func newSnapshotPush(a *app) *cobra.Command {
@@ -87,6 +95,9 @@ func newSnapshotExport(a *app) *cobra.Command {
 			if strings.TrimSpace(out) == "" {
 				return failure.New(failure.Usage, "export needs -o DIR, FILE.tar or -")
 			}
+			if err := checkOutput(out); err != nil {
+				return err
+			}
 			archive := out == "-" || strings.HasSuffix(out, ".tar")
 			switch {
 			case format == "":
@@ -107,6 +118,23 @@ func newSnapshotExport(a *app) *cobra.Command {
 	c.Flags().StringVar(&format, "format", "", "oci: an image layout; ch: a Cloud Hypervisor snapshot folder (default: oci for .tar and -, ch for a folder)")
 	f.addImages(c)
 	return c
+}
+
+// archives are endings of names that say that a file is meant.
+var archives = []string{".gz", ".tgz", ".zst", ".tzst", ".xz", ".txz", ".bz2", ".tbz", ".tbz2", ".lz4", ".zip", ".7z", ".tar"}
+
+// checkOutput refuses what would become a folder that is called as a file is.
+func checkOutput(out string) error {
+	if out == "-" || strings.HasSuffix(out, ".tar") {
+		return nil
+	}
+	for _, ending := range archives {
+		if strings.HasSuffix(strings.ToLower(strings.TrimRight(out, "/")), ending) {
+			return failure.Hint(failure.New(failure.Usage, "-o %s: an export is a folder, FILE.tar, or a tar stream on -", out),
+				"packs are compressed already, so give -o FILE.tar; image disks gain from: cocoon snapshot export SNAPSHOT -o - | zstd > FILE.tar.zst, which import reads")
+		}
+	}
+	return nil
 }
 
 func (a *app) exportCH(ctx context.Context, ref, dir string) error {

@@ -27,7 +27,7 @@ type importFlags struct {
 func newSnapshotImport(a *app) *cobra.Command {
 	var f importFlags
 	c := &cobra.Command{
-		Use: "import DIR|FILE.tar|-", Short: "Take in an OCI image layout, or a Cloud Hypervisor snapshot folder made by hand",
+		Use: "import DIR|FILE|-", Short: "Take in an OCI image layout (folder, tar, tar.gz, tar.zst, stream), or a Cloud Hypervisor snapshot folder made by hand",
 		Args: needArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			var err error
@@ -100,7 +100,7 @@ func (a *app) importOCI(ctx context.Context, src string, f *importFlags) (*store
 	case isFolder(src):
 		return m.ImportDir(ctx, src, f.tag, o)
 	}
-	return m.ImportTar(ctx, src, f.tag, o)
+	return m.ImportFile(ctx, src, f.tag, o)
 }
 
 func newSnapshotPull(a *app) *cobra.Command {

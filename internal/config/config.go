@@ -53,6 +53,7 @@ func Settings() []Setting {
 		{"cacheMaxBytes", "COCOON_CACHE_MAX_BYTES", "16G"},
 		{"cacheAhead", "COCOON_CACHE_AHEAD", "on"},
 		{"repackThreshold", "COCOON_REPACK_THRESHOLD", "50%"},
+		{"registryTimeout", "COCOON_REGISTRY_TIMEOUT", "60s"},
 		{"cniConfDir", "COCOON_CNI_CONF_DIR", "/etc/cni/net.d"},
 		{"cniBinDir", "COCOON_CNI_BIN_DIR", "/opt/cni/bin:/usr/lib/cni:/usr/libexec/cni"},
 	}, pruneSettings()...)
@@ -77,6 +78,7 @@ type file struct {
 	VMStopTimeout string `json:"vmStopTimeout"`
 
 	RepackThreshold string `json:"repackThreshold"`
+	RegistryTimeout string `json:"registryTimeout"`
 
 	Prune pruneSection `json:"prune"`
 }
@@ -90,9 +92,9 @@ func (f file) get(key string) string {
 		"logFormat": f.LogFormat, "hypervisor": f.Hypervisor, "cpuArgs": f.CPUArgs, "vmmTimeout": f.VMMTimeout,
 		"keyFile":      f.KeyFile,
 		"maxStoreSize": f.MaxStoreSize, "cacheMaxBytes": f.CacheMaxBytes, "cacheAhead": f.CacheAhead,
-		"repackThreshold": f.RepackThreshold,
-		"vmStopTimeout":   f.VMStopTimeout,
-		"cniConfDir":      f.CNIConfDir, "cniBinDir": f.CNIBinDir,
+		"repackThreshold": f.RepackThreshold, "registryTimeout": f.RegistryTimeout,
+		"vmStopTimeout": f.VMStopTimeout,
+		"cniConfDir":    f.CNIConfDir, "cniBinDir": f.CNIBinDir,
 	}[key]
 }
 

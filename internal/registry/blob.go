@@ -25,13 +25,13 @@ func (m *Mover) FetchBlob(ctx context.Context, in *store.Ingest, ref string, d s
 	if err := m.Store.Require(d.Size); err != nil {
 		return err
 	}
-	r, err := repo.Blobs().Fetch(ctx, d)
+	r, err := repo.Fetch(ctx, d)
 	if err != nil {
 		return fmt.Errorf("fetch %s from %s: %w", d.Digest, ref, classify(err))
 	}
 	defer r.Close()
 	if err := in.Land(ctx, d, r); err != nil {
-		return fmt.Errorf("fetch from %s: %w", ref, err)
+		return fmt.Errorf("fetch from %s: %w", ref, classify(err))
 	}
 	return nil
 }

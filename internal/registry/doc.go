@@ -12,6 +12,12 @@
 // in for it, finds it. A bundle can be left out: the receiving store then needs
 // the images.
 //
+// A registry may fail, fall silent and lie, and an archive may come from anybody
+// in any shape: patience.go says what is tried again, watched.go when an exchange
+// has stood still for too long, guarded.go where a password may go, fetch.go how a
+// body that was cut goes on, layoutread.go and archive.go what is read of a layout
+// and an archive, here.go what it means that a snapshot is here already.
+//
 // Invariants: a blob is leased before it is looked for and skipped only when it
 // is there; every byte that comes in is compared with its digest before it gets
 // a name; nothing is published before all of it is here and was opened once; a
@@ -22,6 +28,9 @@ package registry
 import (
 	"context"
 	"io"
+	"net/http"
+	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -47,7 +56,14 @@ type Mover struct {
 	Concurrency int
 	// PlainHTTP speaks http; loopback registries are spoken to so in any case.
 	PlainHTTP bool
-	OnBytes   func(done, total int64) // progress in bytes of blobs; may be nil
+	// Idle ends an exchange with a registry in which next to no bytes came or went
+	// for so long; 0 waits for ever.
+	Idle    time.Duration
+	OnBytes func(done, total int64) // progress in bytes of blobs; may be nil
+
+	once  sync.Once
+	base  http.RoundTripper                          // nil: made on first use
+	pause func(context.Context, time.Duration) error // between two tries; nil: it sleeps
 }
 
 func (m *Mover) concurrency() int {
@@ -65,7 +81,8 @@ type outgoing struct {
 	bundle   *ocispec.Descriptor // nil: no images, or not wanted
 	inline   map[digest.Digest][]byte
 	images   map[digest.Digest]bool
-	layers   []ocispec.Descriptor // of both, each digest once
+	layers   []ocispec.Descriptor                   // of both, each digest once
+	below    map[digest.Digest][]ocispec.Descriptor // those that each of the two brings
 }
 
 // open gives the bytes of a blob or manifest.

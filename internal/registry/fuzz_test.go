@@ -111,7 +111,7 @@ func (to *target) check(t *testing.T, sn *store.Snapshot, err error) {
 // shelf is an origin of blobs by digest; all of its bundles refer to everything.
 type shelf struct {
 	blobs   map[digest.Digest][]byte
-	bundles []ocispec.Descriptor
+	bundles [][]byte
 }
 
 func (s shelf) put(media string, b []byte) ocispec.Descriptor {
@@ -128,14 +128,7 @@ func (s shelf) Fetch(_ context.Context, d ocispec.Descriptor) (io.ReadCloser, er
 	return io.NopCloser(bytes.NewReader(b)), nil
 }
 
-func (s shelf) Exists(_ context.Context, d ocispec.Descriptor) (bool, error) {
-	_, ok := s.blobs[d.Digest]
-	return ok, nil
-}
-
-func (s shelf) Predecessors(context.Context, ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-	return s.bundles, nil
-}
+func (s shelf) Bundles(context.Context, ocispec.Descriptor) ([][]byte, error) { return s.bundles, nil }
 
 // places turns digests and sizes of blobs into names and back, so that documents
 // that are changed still name blobs which are there.
@@ -200,9 +193,10 @@ func FuzzTake(f *testing.F) {
 			s.put(x.MediaType, b)
 		}
 		all := append(places{{"spec", s.put(store.MediaTypeConfig, known.fill(spec))}}, known...)
-		root := s.put(ocispec.MediaTypeImageManifest, all.fill(manifest))
-		s.bundles = []ocispec.Descriptor{s.put(ocispec.MediaTypeImageManifest, all.fill(bundle))}
-		got, err := to.take(t.Context(), s, root, PullOptions{})
+		filled := all.fill(manifest)
+		root := s.put(ocispec.MediaTypeImageManifest, filled)
+		s.bundles = [][]byte{all.fill(bundle)}
+		got, err := to.take(t.Context(), s, root, filled, PullOptions{})
 		to.check(t, got, err)
 	})
 }
@@ -223,7 +217,7 @@ func FuzzImportTar(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got, err := to.ImportTar(t.Context(), path, "", PullOptions{})
+		got, err := to.ImportFile(t.Context(), path, "", PullOptions{})
 		to.check(t, got, err)
 	})
 }

@@ -15,7 +15,6 @@ import (
 
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2/content/oci"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -28,33 +27,29 @@ type sink func(name string, size int64, r io.Reader) error
 // ExportDir writes an OCI image layout as a folder that must not exist; it
 // appears under its name only when it is whole.
 func (m *Mover) ExportDir(ctx context.Context, ref, dir string, withImages bool) (*Pushed, error) {
-	dir, err := filepath.Abs(dir)
+	d, err := durable.DraftDir(dir)
 	if err != nil {
-		return nil, err
+		return nil, cannotMake(dir, err)
 	}
-	if _, err := os.Lstat(dir); err == nil {
-		return nil, failure.New(failure.Conflict, "%s exists already", dir)
-	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".cocoon-export-")
-	if err != nil {
-		return nil, fmt.Errorf("export to %s: %w", dir, err)
-	}
-	defer os.RemoveAll(tmp)
+	defer d.Drop()
 	out, err := m.export(ctx, ref, withImages, func(name string, size int64, r io.Reader) error {
-		return writeFile(filepath.Join(tmp, filepath.FromSlash(name)), size, r)
+		return writeFile(filepath.Join(d.Path(), filepath.FromSlash(name)), size, r)
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.SyncTree(tmp); err != nil {
-		return nil, err
+	return out, cannotMake(dir, d.Publish())
+}
+
+// cannotMake says why an export cannot be made where it was asked for.
+func cannotMake(path string, err error) error {
+	if errors.Is(err, os.ErrExist) {
+		return failure.New(failure.Conflict, "%s exists already", path)
 	}
-	if err := durable.Publish(tmp, dir); errors.Is(err, os.ErrExist) {
-		return nil, failure.New(failure.Conflict, "%s exists already", dir)
-	} else if err != nil {
-		return nil, err
+	if err != nil {
+		return fmt.Errorf("export to %s: %w", path, err)
 	}
-	return out, nil
+	return nil
 }
 
 func writeFile(path string, size int64, r io.Reader) error {
@@ -74,24 +69,16 @@ func writeFile(path string, size int64, r io.Reader) error {
 
 // ExportTarFile writes the layout as one tar file that must not exist.
 func (m *Mover) ExportTarFile(ctx context.Context, ref, file string, withImages bool) (*Pushed, error) {
-	if _, err := os.Lstat(file); err == nil {
-		return nil, failure.New(failure.Conflict, "%s exists already", file)
-	}
-	f, err := os.CreateTemp(filepath.Dir(file), ".cocoon-export-") // 0600: RAM holds secrets
+	d, err := durable.DraftFile(file) // 0600: RAM holds secrets
 	if err != nil {
-		return nil, fmt.Errorf("export to %s: %w", file, err)
+		return nil, cannotMake(file, err)
 	}
-	defer os.Remove(f.Name())
-	out, err := m.ExportTar(ctx, ref, f, withImages)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	defer d.Drop()
+	out, err := m.ExportTar(ctx, ref, d.File(), withImages)
+	if err != nil {
 		return nil, err
 	}
-	if err := durable.Publish(f.Name(), file); errors.Is(err, os.ErrExist) {
-		return nil, failure.New(failure.Conflict, "%s exists already", file)
-	} else if err != nil {
-		return nil, err
-	}
-	return out, nil
+	return out, cannotMake(file, d.Publish())
 }
 
 // ExportTar writes the layout as a tar stream.
@@ -182,91 +169,4 @@ func tagOf(sn *store.Snapshot) string {
 		return sn.Meta.Name
 	}
 	return string(sn.ID)
-}
-
-// IsLayout tells whether a folder is an OCI image layout.
-func IsLayout(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile))
-	return err == nil
-}
-
-// ImportDir takes in the snapshot of a layout folder, which may come from
-// anybody: nothing outside it is opened. tag chooses among several.
-func (m *Mover) ImportDir(ctx context.Context, dir, tag string, o PullOptions) (*store.Snapshot, error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, failure.New(failure.NotFound, "import %s: %w", dir, err)
-	}
-	defer root.Close()
-	layout, err := oci.NewFromFS(ctx, root.FS())
-	if err != nil {
-		return nil, failure.New(failure.Damaged, "%s is no OCI image layout: %w", dir, err)
-	}
-	return m.importLayout(ctx, layout, dir, tag, o)
-}
-
-// ImportTar takes in the snapshot of a layout in a tar file.
-func (m *Mover) ImportTar(ctx context.Context, file, tag string, o PullOptions) (*store.Snapshot, error) {
-	layout, err := oci.NewFromTar(ctx, file)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, failure.New(failure.NotFound, "import %s: no such file", file)
-	}
-	if err != nil {
-		return nil, failure.New(failure.Damaged, "%s is no tar file of an OCI image layout: %w", file, err)
-	}
-	return m.importLayout(ctx, layout, file, tag, o)
-}
-
-// ImportStream takes in a tar stream, which is spooled into the store first.
-func (m *Mover) ImportStream(ctx context.Context, r io.Reader, tag string, o PullOptions) (*store.Snapshot, error) {
-	lease, err := m.Store.Lease(ctx, "snapshot import: spooling an archive")
-	if err != nil {
-		return nil, err
-	}
-	defer lease.Release() // the spool goes with it
-	in, err := m.Store.Ingest(ctx, lease)
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.CreateTemp(in.Dir(), "archive-")
-	if err != nil {
-		return nil, err
-	}
-	_, err = io.Copy(f, r)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, fmt.Errorf("spool the archive: %w", err)
-	}
-	return m.ImportTar(ctx, f.Name(), tag, o)
-}
-
-func (m *Mover) importLayout(ctx context.Context, layout *oci.ReadOnlyStore, from, tag string, o PullOptions) (*store.Snapshot, error) {
-	if tag == "" {
-		var err error
-		if tag, err = onlyTag(ctx, layout); err != nil {
-			return nil, fmt.Errorf("import %s: %w", from, err)
-		}
-	}
-	root, err := layout.Resolve(ctx, tag)
-	if err != nil {
-		return nil, fmt.Errorf("import %s: %w", from, classify(err))
-	}
-	sn, err := m.take(ctx, layout, root, o)
-	if err != nil {
-		return nil, fmt.Errorf("import %s: %w", from, classify(err))
-	}
-	return sn, nil
-}
-
-func onlyTag(ctx context.Context, layout *oci.ReadOnlyStore) (string, error) {
-	var all []string
-	err := layout.Tags(ctx, "", func(tags []string) error { all = append(all, tags...); return nil })
-	switch {
-	case err != nil:
-		return "", err
-	case len(all) == 0:
-		return "", failure.New(failure.Damaged, "the layout names no snapshot")
-	case len(all) > 1:
-		return "", failure.Hint(failure.New(failure.Usage, "the layout holds %d snapshots", len(all)), fmt.Sprintf("choose one with --tag: %q", all))
-	}
-	return all[0], nil
 }

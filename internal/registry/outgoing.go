@@ -36,10 +36,9 @@ func (m *Mover) outgoing(ctx context.Context, l *store.Lease, ref string, withIm
 	if err != nil {
 		return nil, nil, err
 	}
-	o := &outgoing{m: m, inline: map[digest.Digest][]byte{}, images: map[digest.Digest]bool{}}
+	o := &outgoing{m: m, inline: map[digest.Digest][]byte{}, images: map[digest.Digest]bool{}, below: map[digest.Digest][]ocispec.Descriptor{}}
 	o.snapshot = o.manifest(manifest, store.ArtifactType)
-	o.name(sn.Manifest.Config)
-	o.name(sn.Manifest.Layers...)
+	o.name(o.snapshot, append([]ocispec.Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...)...)
 	if withImages {
 		err = o.makeBundle(sn)
 	}
@@ -56,8 +55,8 @@ func (o *outgoing) manifest(b []byte, artifactType string) ocispec.Descriptor {
 	return d
 }
 
-// name adds blobs to what has to be sent.
-func (o *outgoing) name(ds ...ocispec.Descriptor) {
+// name says which blobs a manifest names; one that came already is not sent again.
+func (o *outgoing) name(root ocispec.Descriptor, ds ...ocispec.Descriptor) {
 	seen := map[digest.Digest]bool{}
 	for _, l := range o.layers {
 		seen[l.Digest] = true
@@ -66,6 +65,7 @@ func (o *outgoing) name(ds ...ocispec.Descriptor) {
 		if !seen[d.Digest] {
 			seen[d.Digest] = true
 			o.layers = append(o.layers, d)
+			o.below[root.Digest] = append(o.below[root.Digest], d)
 		}
 	}
 }
@@ -102,8 +102,7 @@ func (o *outgoing) makeBundle(sn *store.Snapshot) error {
 	}
 	d := o.manifest(bytes, ArtifactTypeImages)
 	o.bundle = &d
-	o.name(b.Config)
-	o.name(b.Layers...)
+	o.name(d, append([]ocispec.Descriptor{b.Config}, b.Layers...)...)
 	return nil
 }
 

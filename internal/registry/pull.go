@@ -2,16 +2,11 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2"
-	"oras.land/oras-go/v2/content"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -33,8 +28,10 @@ type PullOptions struct {
 
 // origin is where a snapshot comes from: a repository or a layout.
 type origin interface {
-	content.ReadOnlyStorage
-	content.PredecessorFinder
+	// Fetch opens a blob; who reads compares it with its digest.
+	Fetch(context.Context, ocispec.Descriptor) (io.ReadCloser, error)
+	// Bundles gives manifests that refer to that of a snapshot, or may.
+	Bundles(context.Context, ocispec.Descriptor) ([][]byte, error)
 }
 
 // Pull takes in the snapshot at REGISTRY/NAME:TAG (or @DIGEST) with the images
@@ -47,11 +44,11 @@ func (m *Mover) Pull(ctx context.Context, ref string, o PullOptions) (*store.Sna
 	if repo.Reference.Reference == "" {
 		return nil, failure.New(failure.Usage, "pull needs a tag or digest: %s:TAG", ref)
 	}
-	root, err := repo.Resolve(ctx, repo.Reference.Reference)
+	root, manifest, err := repo.manifest(ctx, repo.Reference.Reference)
 	if err != nil {
 		return nil, fmt.Errorf("pull %s: %w", ref, classify(err))
 	}
-	sn, err := m.take(ctx, repo, root, o)
+	sn, err := m.take(ctx, repo, root, manifest, o)
 	if err != nil {
 		return nil, fmt.Errorf("pull %s: %w", ref, classify(err))
 	}
@@ -59,13 +56,12 @@ func (m *Mover) Pull(ctx context.Context, ref string, o PullOptions) (*store.Sna
 }
 
 // take copies a snapshot from an origin and publishes it.
-func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, o PullOptions) (*store.Snapshot, error) {
+func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, manifest []byte, o PullOptions) (*store.Snapshot, error) {
 	if err := o.Meta.Check(); err != nil {
 		return nil, err
 	}
-	manifest, err := fetchManifest(ctx, from, root)
-	if err != nil {
-		return nil, err
+	if root.MediaType != ocispec.MediaTypeImageManifest {
+		return nil, failure.New(failure.Incompatible, "%s is a %s, no snapshot", root.Digest, root.MediaType)
 	}
 	foreign, err := m.announced(ctx, from, manifest)
 	if err != nil {
@@ -90,7 +86,7 @@ func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, 
 	if err != nil {
 		return nil, err
 	}
-	sn, err := m.land(ctx, &landing{m: m, in: in, lease: lease}, from, root, manifest, o)
+	sn, err := m.land(ctx, &landing{m: m, in: in, lease: lease, total: foreign.StoredBytes}, from, root, foreign, manifest, o)
 	if err != nil {
 		return nil, errors.Join(err, in.Abort())
 	}
@@ -103,13 +99,9 @@ func (m *Mover) announced(ctx context.Context, from origin, manifest []byte) (*s
 	if err != nil {
 		return nil, err
 	}
-	config := foreign.Manifest.Config
-	if config.Size > store.SpecLimit {
-		return nil, failure.New(failure.Damaged, "config of %d bytes", config.Size)
-	}
-	spec, err := m.Store.ReadBlob(ctx, config.Digest)
+	spec, err := m.Store.ReadBlob(ctx, foreign.Manifest.Config.Digest)
 	if errors.Is(err, failure.NotFound) || errors.Is(err, failure.Damaged) {
-		spec, err = content.FetchAll(ctx, from, config)
+		spec, err = fetchAll(ctx, from, foreign.Manifest.Config)
 	}
 	if err != nil {
 		return nil, err
@@ -117,12 +109,9 @@ func (m *Mover) announced(ctx context.Context, from origin, manifest []byte) (*s
 	return foreign, foreign.ReadSpec(spec)
 }
 
-func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec.Descriptor, manifest []byte, o PullOptions) (*store.Snapshot, error) {
-	opts := oras.CopyGraphOptions{
-		Concurrency: m.concurrency(), MaxMetadataBytes: manifestLimit, FindSuccessors: belowOnly,
-		PostCopy: to.count, OnCopySkipped: to.count,
-	}
-	if err := oras.CopyGraph(ctx, from, to, root, opts); err != nil {
+func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec.Descriptor, foreign *store.Snapshot, manifest []byte, o PullOptions) (*store.Snapshot, error) {
+	blobs := append([]ocispec.Descriptor{}, foreign.Manifest.Config)
+	if err := to.fetch(ctx, from, append(blobs, foreign.Manifest.Layers...)); err != nil {
 		return nil, err
 	}
 	sn, err := to.in.Adoptee(ctx, manifest)
@@ -136,7 +125,7 @@ func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec
 	if err := m.judge(ctx, sn, o); err != nil {
 		return nil, err
 	}
-	if err := m.landImages(ctx, to, from, root, sn, opts); err != nil {
+	if err := to.images(ctx, from, root, sn); err != nil {
 		return nil, err
 	}
 	meta := o.Meta
@@ -191,107 +180,4 @@ func (m *Mover) readDocuments(ctx context.Context, sn *store.Snapshot, docs *vm.
 	}
 	docs.State, err = chsnap.ParseState(s)
 	return err
-}
-
-// landImages brings what the snapshot stands on, where this store lacks it.
-func (m *Mover) landImages(ctx context.Context, to *landing, from origin, root ocispec.Descriptor, sn *store.Snapshot, opts oras.CopyGraphOptions) error {
-	missing, err := to.missingImages(ctx, sn)
-	if err != nil || len(missing) == 0 {
-		return err
-	}
-	referrers, err := from.Predecessors(ctx, root)
-	if err != nil {
-		return fmt.Errorf("look for the images of snapshot %s: %w", sn.ID, err)
-	}
-	for _, d := range referrers {
-		b, err := fetchManifest(ctx, from, d)
-		if err != nil {
-			return err
-		}
-		var bundle ocispec.Manifest
-		if json.Unmarshal(b, &bundle) != nil || bundle.ArtifactType != ArtifactTypeImages {
-			continue // a signature, an SBOM: not ours
-		}
-		if err := oras.CopyGraph(ctx, from, to, d, opts); err != nil {
-			return err
-		}
-	}
-	if missing, err = to.missingImages(ctx, sn); err != nil || len(missing) == 0 {
-		return err
-	}
-	return failure.Hint(failure.New(failure.NotFound, "snapshot %s stands on image blob %s (%s), which is neither here nor there", sn.ID, missing[0].Digest, missing[0].Role),
-		"import it with: cocoon image import")
-}
-
-func fetchManifest(ctx context.Context, from origin, d ocispec.Descriptor) ([]byte, error) {
-	if d.Size > manifestLimit {
-		return nil, failure.New(failure.Damaged, "manifest %s has %d bytes", d.Digest, d.Size)
-	}
-	if d.MediaType != ocispec.MediaTypeImageManifest {
-		return nil, failure.New(failure.Incompatible, "%s is a %s, no snapshot", d.Digest, d.MediaType)
-	}
-	return content.FetchAll(ctx, from, d)
-}
-
-// landing is this store as the target of a copy.
-type landing struct {
-	m     *Mover
-	in    *store.Ingest
-	lease *store.Lease
-
-	mu   sync.Mutex
-	done int64
-}
-
-func (t *landing) count(_ context.Context, d ocispec.Descriptor) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.done += d.Size
-	if t.m.OnBytes != nil {
-		t.m.OnBytes(t.done, t.done)
-	}
-	return nil
-}
-
-// Exists leases first, so that what is skipped stays until the publish.
-func (t *landing) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
-	switch d.MediaType {
-	case ocispec.MediaTypeImageManifest:
-		return false, nil // its bytes are wanted, it is no blob here
-	case MediaTypeImage:
-		return t.m.Images.Has(ctx, t.lease, d.Digest, d.Size)
-	}
-	return t.in.Has(ctx, d)
-}
-
-// Push takes one blob in, compared with its digest.
-func (t *landing) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
-	switch d.MediaType {
-	case ocispec.MediaTypeImageManifest, ocispec.MediaTypeEmptyJSON:
-		return nil
-	case MediaTypeImage:
-		return t.m.Images.Land(ctx, t.lease, d.Digest, d.Size, r)
-	}
-	return t.in.Land(ctx, d, r)
-}
-
-// Fetch is asked only for manifests' successors, which come from the source.
-func (t *landing) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-	return t.m.openBlob(ctx, d.Digest, nil, map[digest.Digest]bool{d.Digest: d.MediaType == MediaTypeImage})
-}
-
-// missingImages are the images of a snapshot that this store lacks; the lease
-// holds the others from here on.
-func (t *landing) missingImages(ctx context.Context, sn *store.Snapshot) ([]store.ImageRef, error) {
-	var missing []store.ImageRef
-	for _, r := range sn.Spec.Images {
-		ok, err := t.m.Images.Has(ctx, t.lease, r.Digest, r.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			missing = append(missing, r)
-		}
-	}
-	return missing, nil
 }

@@ -1,24 +1,18 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2"
-	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
-	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/credentials"
 	"oras.land/oras-go/v2/registry/remote/errcode"
-	"oras.land/oras-go/v2/registry/remote/retry"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
@@ -64,101 +58,50 @@ func (m *Mover) Push(ctx context.Context, ref, target string, withImages bool) (
 
 // send copies the snapshot, then the bundle that refers to it, and last the
 // tag: who resolves the tag finds all of it.
-func (m *Mover) send(ctx context.Context, o *outgoing, repo *remote.Repository) (*Pushed, error) {
+func (m *Mover) send(ctx context.Context, o *outgoing, repo *repository) (*Pushed, error) {
 	out := &Pushed{Digest: string(o.snapshot.Digest), Bytes: o.total()}
 	var sent, skipped atomic.Int64
-	count := func(n *atomic.Int64) func(context.Context, ocispec.Descriptor) error {
-		return func(_ context.Context, d ocispec.Descriptor) error {
-			n.Add(d.Size)
-			if m.OnBytes != nil {
-				m.OnBytes(sent.Load()+skipped.Load(), out.Bytes)
-			}
-			return nil
+	count := func(d ocispec.Descriptor, there bool) {
+		if there {
+			skipped.Add(d.Size)
+		} else {
+			sent.Add(d.Size)
+		}
+		if m.OnBytes != nil {
+			m.OnBytes(sent.Load()+skipped.Load(), out.Bytes)
 		}
 	}
-	opts := oras.CopyGraphOptions{
-		Concurrency: m.concurrency(), MaxMetadataBytes: manifestLimit, FindSuccessors: belowOnly,
-		PostCopy: count(&sent), OnCopySkipped: count(&skipped),
-	}
-	if err := oras.CopyGraph(ctx, o, repo, o.snapshot, opts); err != nil {
+	if err := repo.sendGraph(ctx, o, o.snapshot, count); err != nil {
 		return nil, err
 	}
 	if o.bundle != nil {
-		if err := oras.CopyGraph(ctx, o, repo, *o.bundle, opts); err != nil {
+		if err := repo.sendGraph(ctx, o, *o.bundle, count); err != nil {
 			return nil, err
 		}
 	}
-	// A graph whose root was there is skipped by one look at the root.
 	out.SentBytes = sent.Load()
 	out.SkippedBytes = out.Bytes - out.SentBytes
-	return out, repo.Tag(ctx, o.snapshot, repo.Reference.Reference)
-}
-
-// belowOnly follows config and layers, never the subject: a bundle is copied
-// after the snapshot that it refers to.
-func belowOnly(ctx context.Context, f content.Fetcher, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-	all, err := content.Successors(ctx, f, d)
-	if err != nil {
-		return nil, err
-	}
-	below := all[:0]
-	for _, s := range all {
-		if s.MediaType != ocispec.MediaTypeImageManifest {
-			below = append(below, s)
-		}
-	}
-	return below, nil
-}
-
-// Fetch makes outgoing a content.ReadOnlyStorage.
-func (o *outgoing) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-	return o.open(ctx, d.Digest)
-}
-
-// Exists makes outgoing a content.ReadOnlyStorage.
-func (o *outgoing) Exists(_ context.Context, d ocispec.Descriptor) (bool, error) {
-	for _, l := range o.layers {
-		if l.Digest == d.Digest {
-			return true, nil
-		}
-	}
-	_, ok := o.inline[d.Digest]
-	return ok, nil
-}
-
-// repository opens REGISTRY/NAME:TAG with the credentials that docker keeps.
-func (m *Mover) repository(ref string) (*remote.Repository, error) {
-	repo, err := remote.NewRepository(ref)
-	if err != nil {
-		return nil, failure.New(failure.Usage, "%q is no REGISTRY/NAME:TAG: %w", ref, err)
-	}
-	client := &auth.Client{Client: retry.DefaultClient, Cache: auth.NewCache()}
-	client.SetUserAgent("cocoon")
-	if keys, err := credentials.NewStoreFromDocker(credentials.StoreOptions{}); err == nil {
-		client.Credential = credentials.Credential(keys)
-	}
-	repo.Client = client
-	repo.PlainHTTP = m.PlainHTTP || loopback(repo.Reference.Host())
-	return repo, nil
-}
-
-func loopback(host string) bool {
-	name, _, err := net.SplitHostPort(host)
-	if err != nil {
-		name = host
-	}
-	ip := net.ParseIP(strings.Trim(name, "[]"))
-	return name == "localhost" || (ip != nil && ip.IsLoopback())
+	return out, repo.try(ctx, func() error {
+		return repo.PushReference(ctx, o.snapshot, bytes.NewReader(o.inline[o.snapshot.Digest]), repo.Reference.Reference)
+	})
 }
 
 // classify gives a registry's answer its failure class.
 func classify(err error) error {
 	var answer *errcode.ErrorResponse
+	var unsafe *unsafeError
+	var idle *idleError
 	switch {
 	case errors.Is(err, errdef.ErrNotFound):
 		return failure.Wrap(failure.NotFound, err)
-	case errors.As(err, &answer) && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden):
+	case errors.Is(err, errdef.ErrTooManyPages), errors.Is(err, errdef.ErrSizeExceedsLimit):
+		return failure.Wrap(failure.Damaged, err)
+	case errors.Is(err, auth.ErrBasicCredentialNotFound), errors.As(err, &answer) && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden):
 		return failure.Hint(err, "log in with docker login, podman login or oras login")
+	case errors.As(err, &unsafe):
+		return failure.Hint(failure.Wrap(failure.Incompatible, err), "have the registry name a token service with https; nothing was sent")
+	case errors.As(err, &idle):
+		return failure.Hint(err, "try again; or allow more with registryTimeout (COCOON_REGISTRY_TIMEOUT)")
 	}
 	return err
 }

@@ -237,7 +237,9 @@ func TestASnapshotKeepsItsDigestThroughALayout(t *testing.T) {
 	}
 	for name, take := range map[string]func(*Mover) (*store.Snapshot, error){
 		"folder": func(m *Mover) (*store.Snapshot, error) { return m.ImportDir(t.Context(), dir, "", PullOptions{}) },
-		"tar":    func(m *Mover) (*store.Snapshot, error) { return m.ImportTar(t.Context(), file, "first", PullOptions{}) },
+		"tar": func(m *Mover) (*store.Snapshot, error) {
+			return m.ImportFile(t.Context(), file, "first", PullOptions{})
+		},
 		"stream": func(m *Mover) (*store.Snapshot, error) {
 			f, err := os.Open(file)
 			if err != nil {
@@ -374,7 +376,7 @@ func TestRefusalsOfReferences(t *testing.T) {
 			_, err := m.Pull(t.Context(), host+"/web:v2", PullOptions{Meta: store.Meta{Name: "other"}})
 			return err
 		}, failure.Conflict},
-		"import of nothing": {func() error { _, err := m.ImportTar(t.Context(), "nowhere.tar", "", PullOptions{}); return err }, failure.NotFound},
+		"import of nothing": {func() error { _, err := m.ImportFile(t.Context(), "nowhere.tar", "", PullOptions{}); return err }, failure.NotFound},
 		"import of no tar": {func() error {
 			_, err := m.ImportStream(context.Background(), strings.NewReader("not a tar"), "", PullOptions{})
 			return err
