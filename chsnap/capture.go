@@ -122,11 +122,22 @@ func (c *Client) EnsureRunning(ctx context.Context, within time.Duration) error 
 	return c.ensure(ctx, "vm.resume", "Running", within)
 }
 
+// LetGo is EnsureRunning with nothing known about the VM: was is the state that the
+// VMM said before, "" if it said nothing. One that sends itself says Running.
+func (c *Client) LetGo(ctx context.Context, within time.Duration) (was string, err error) {
+	asking, cancel := patience.Bound(ctx, within)
+	defer cancel()
+	if info, err := c.Info(asking); err == nil {
+		was = info.State
+	}
+	return was, c.EnsureRunning(asking, within)
+}
+
 // StuckError says of a VMM that lives that it could not be brought to let its
 // guest go on: it does not answer, or it refuses every call.
 type StuckError struct {
-	Cause  error
-	Answer bool // it answers, but does not do what it is told
+	Cause   error
+	Answers bool // but does not do what it is told
 }
 
 func (e *StuckError) Error() string   { return e.Cause.Error() }
@@ -158,8 +169,8 @@ func (c *Client) ensure(ctx context.Context, verb, state string, within time.Dur
 		time.Sleep(pause)
 	}
 	return &StuckError{
-		Cause:  fmt.Errorf("the VM could not be brought back to %s %s: %w", state, patience.Within(within), last),
-		Answer: !errors.Is(last, ErrUnreachable),
+		Cause:   fmt.Errorf("the VM could not be brought back to %s %s: %w", state, patience.Within(within), last),
+		Answers: !errors.Is(last, ErrUnreachable),
 	}
 }
 

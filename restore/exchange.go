@@ -110,7 +110,7 @@ func (t *Trial) Become(ctx context.Context) error {
 	steps := []step{{"adopt", t.adopt(rec), b.disown}, {"network", b.attach, nothing}}
 	steps = append(steps, b.loadSteps()...)
 	steps = append(steps, step{"commit", b.awake, b.takeBack(was)}, step{"resume", b.goOn, nothing})
-	err = errors.Join(b.doOrUndo(ctx, "become.", steps), settle(ctx))
+	err = settle(ctx, b.doOrUndo(ctx, "become.", steps))
 	if err != nil {
 		return fmt.Errorf("restore snapshot %s in place of VM %s: %w", t.plan.SnapshotID, rec.Name, err)
 	}

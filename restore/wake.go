@@ -2,7 +2,6 @@ package restore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -77,7 +76,7 @@ func (e *Engine) wake(ctx context.Context, rec *vm.Record, r Request) error {
 	}
 	w := &run{Engine: e, plan: p, lease: lease, rec: rec, started: time.Now()}
 	err = w.doOrUndo(ctx, "wake.", w.wakeSteps())
-	return errors.Join(err, settle(ctx))
+	return settle(ctx, err)
 }
 
 func (r *run) wakeSteps() []step {

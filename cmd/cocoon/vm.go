@@ -123,6 +123,7 @@ type vmRow struct {
 	ID         string            `json:"id"`
 	Name       string            `json:"name"`
 	State      string            `json:"state"`
+	Trouble    string            `json:"trouble,omitempty"` // with the VMM: not answering, frozen
 	PID        int               `json:"pid"`
 	Created    time.Time         `json:"created"`
 	Labels     map[string]string `json:"labels,omitempty"`
@@ -160,7 +161,7 @@ type vmDisk struct {
 
 func (r *rooms) vmRow(rec *vm.Record) vmRow {
 	row := vmRow{
-		ID: rec.ID, Name: rec.Name, State: rec.State, Created: rec.Created.UTC(), Labels: rec.Labels, Snapshot: rec.Snapshot,
+		ID: rec.ID, Name: rec.Name, State: rec.State, Trouble: rec.Trouble, Created: rec.Created.UTC(), Labels: rec.Labels, Snapshot: rec.Snapshot,
 		Image: rec.Image, CPUs: rec.CPUs, Memory: vmMemory{rec.MemoryBytes}, Restore: rec.Restore, LastError: rec.LastError, Exit: rec.Exit,
 		Disks: []vmDisk{}, Networks: []vmNetwork{},
 	}
@@ -183,6 +184,14 @@ func (r *rooms) vmRow(rec *vm.Record) vmRow {
 	return row
 }
 
+// state is for people: "running (not answering)".
+func (v vmRow) state() string {
+	if v.Trouble == "" {
+		return v.State
+	}
+	return v.State + " (" + v.Trouble + ")"
+}
+
 func newVMList(a *app) *cobra.Command {
 	var o listing.Options
 	c := &cobra.Command{
@@ -196,6 +205,7 @@ func newVMList(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			r.vms.Look(c.Context(), recs...)
 			rows := []vmRow{}
 			for _, rec := range recs {
 				rows = append(rows, r.vmRow(rec))
@@ -211,7 +221,7 @@ func vmColumns(o *listing.Options) []listing.Column[vmRow] {
 	return []listing.Column[vmRow]{
 		{Name: "ID", Cell: func(v vmRow) string { return short(v.ID, o.NoTrunc) }, Values: func(v vmRow) []string { return []string{v.ID} }},
 		{Name: "NAME", Cell: func(v vmRow) string { return v.Name }},
-		{Name: "STATE", Cell: func(v vmRow) string { return v.State }},
+		{Name: "STATE", Cell: vmRow.state, Values: func(v vmRow) []string { return []string{v.State, v.state()} }},
 		{Name: "CPUS", Cell: func(v vmRow) string { return strconv.Itoa(v.CPUs) }, Less: func(x, y vmRow) bool { return x.CPUs < y.CPUs }},
 		{Name: "MEMORY", Cell: func(v vmRow) string { return size(v.Memory.Bytes) }, Less: func(x, y vmRow) bool { return x.Memory.Bytes < y.Memory.Bytes }},
 		{Name: "IP", Cell: func(v vmRow) string { return strings.Join(v.ips(), ",") }, Values: vmRow.ips},
@@ -241,6 +251,7 @@ func newVMInspect(a *app) *cobra.Command {
 			err = each(args, func(ref string) error {
 				rec, err := r.vms.Get(c.Context(), ref)
 				if err == nil {
+					r.vms.Look(c.Context(), rec)
 					rows = append(rows, r.vmRow(rec))
 				}
 				return err

@@ -218,7 +218,7 @@ func (c *session) saved(src *source) *vm.Record {
 // long as it lasts, also in live mode: what the VMM does when we are killed is
 // its own affair, that the guest runs is ours.
 func (c *session) saveGuest(ctx context.Context, src *source) (*chsnap.Captured, error) {
-	settle := func(context.Context) error { return nil }
+	settle := func(_ context.Context, err error) error { return err }
 	if c.rec.State == "running" {
 		var err error
 		if settle, err = c.VMs.OweResume(ctx, c.rec); err != nil {
@@ -226,7 +226,7 @@ func (c *session) saveGuest(ctx context.Context, src *source) (*chsnap.Captured,
 		}
 	}
 	if err := c.readyDisks(ctx, src); err != nil {
-		return nil, errors.Join(err, settle(ctx))
+		return nil, settle(ctx, err)
 	}
 	got, err := c.saveIn(ctx, c.mode, src)
 	var refused *chsnap.RefusedError
@@ -235,7 +235,7 @@ func (c *session) saveGuest(ctx context.Context, src *source) (*chsnap.Captured,
 			got, err = c.saveIn(ctx, c.mode, src)
 		}
 	}
-	return got, errors.Join(err, settle(ctx))
+	return got, settle(ctx, err)
 }
 
 func (c *session) saveIn(ctx context.Context, mode string, src *source) (*chsnap.Captured, error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -101,6 +102,9 @@ func (c *session) check(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask VM %s: %w", c.rec.Name, err)
 	}
+	if err := c.believe(vm.StateOf(info)); err != nil {
+		return err
+	}
 	c.config = info.Config
 	if err := c.judge(); err != nil {
 		return fmt.Errorf("VM %s cannot be saved: %w", c.rec.Name, err)
@@ -117,6 +121,16 @@ func (c *session) check(ctx context.Context) error {
 	// Worst case: nothing compresses, disks have no holes, RAM staged beside.
 	need := int64(info.Config.MemoryBytes()) + 2*c.diskBytes()
 	return errors.Join(c.Store.Require(need), c.Store.RequireBlobs(c.packBytes()))
+}
+
+// believe takes the state of the guest from the VMM: the record knows nothing of
+// what was done without cocoon. A guest that somebody else paused stays paused.
+func (c *session) believe(state string) error {
+	if state == vm.Shutdown {
+		return vm.NotRunning(c.rec, state)
+	}
+	c.rec.State = state
+	return nil
 }
 
 // packBytes is what the packs of this capture may take at worst.

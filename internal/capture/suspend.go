@@ -78,11 +78,11 @@ func (s *Saver) halt(ctx context.Context, rec *vm.Record) (goOn func() error, er
 		Command: s.Guard, Client: client, Unless: s.VMs.SleepPath(rec.ID), Owed: s.VMs.OwedPath(rec.ID), RAM: uint64(rec.MemoryBytes),
 	})
 	if err != nil {
-		return nil, errors.Join(err, settle(ctx))
+		return nil, settle(ctx, err)
 	}
 	if err := guard.Arm(ctx); err != nil {
 		guard.Release()
-		return nil, errors.Join(err, settle(ctx))
+		return nil, settle(ctx, err)
 	}
 	rec.State = "paused"
 	goOn = func() error {
@@ -93,7 +93,7 @@ func (s *Saver) halt(ctx context.Context, rec *vm.Record) (goOn func() error, er
 			err = client.EnsureRunning(ctx, s.VMs.Patience().Moving(uint64(rec.MemoryBytes)))
 		}
 		guard.Release()
-		return errors.Join(err, settle(ctx))
+		return settle(ctx, err)
 	}
 	if err := client.Pause(ctx); err != nil {
 		return nil, errors.Join(err, goOn()) // the VMM may still carry it out

@@ -116,7 +116,7 @@ func (m *Manager) endStopped(id string) (bool, error) {
 	if _, err := os.Stat(m.OwedPath(id)); err != nil {
 		return false, ignoreMissing(err)
 	}
-	h := holderOf(filepath.Join(m.Dir(id), "lock"))
+	h := holderOf(filepath.Join(m.Dir(id), lockFile))
 	if h == nil {
 		return false, nil
 	}

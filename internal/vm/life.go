@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -71,7 +72,8 @@ func (m *Manager) Start(ctx context.Context, ref string) (*Record, error) {
 	}
 	defer unlock()
 	if rec.Process != nil || rec.Sleep != nil {
-		return nil, failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State)
+		m.Look(ctx, rec)
+		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State), startHint(rec))
 	}
 	// Refusals that say nothing of the VM come before anything of it changes.
 	entry, err := m.enter(ctx, rec.ID)
@@ -90,6 +92,15 @@ func (m *Manager) Start(ctx context.Context, ref string) (*Record, error) {
 		return nil, errors.Join(fmt.Errorf("start VM %s: %w", rec.Name, err), m.save(rec))
 	}
 	return rec, told(rec, m.Announce(rec))
+}
+
+// startHint is for a VM that cannot be started as it is; "" where there is
+// nothing to be done.
+func startHint(rec *Record) string {
+	if rec.State == Shutdown || rec.Trouble != "" {
+		return bootAnew(rec)
+	}
+	return ""
 }
 
 // boot starts a VM whose interfaces are attached, and saves its record.
@@ -172,7 +183,9 @@ const politeTimeout = 2 * time.Second
 func (m *Manager) end(ctx context.Context, rec *Record, timeout time.Duration) (*Exit, error) {
 	client, p, begun := m.Client(rec), rec.Process, time.Now()
 	why := "it was " + rec.State
-	if rec.State == "running" {
+	if d := m.readDebt(ctx, rec.ID); d != nil && d.Trouble != "" {
+		why = "its VMM was " + d.Trouble // nobody would hear the button
+	} else if rec.State == "running" {
 		err := client.PowerButton(ctx)
 		durable.Step("vm.stop.asked")
 		switch {
@@ -218,11 +231,6 @@ func (m *Manager) cutPower(ctx context.Context, rec *Record) error {
 	return signal(context.WithoutCancel(ctx), p, unix.SIGKILL, killTimeout)
 }
 
-// Pause stops the virtual CPUs of a running VM.
-func (m *Manager) Pause(ctx context.Context, ref string) error {
-	return m.change(ctx, ref, "vm pause", "running", "paused", func(rec *Record) error { return m.Client(rec).Pause(ctx) })
-}
-
 // Resume lets a VM go on. One that runs although its record says paused, or is
 // paused although its record says running (its capturer died), is put right. A
 // command that was stopped while the guest waits for it is ended, which lets the
@@ -236,45 +244,69 @@ func (m *Manager) Resume(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	err = m.change(ctx, rec.ID, "vm resume", "paused", "running", func(rec *Record) error {
-		if err := m.Client(rec).Resume(ctx); err != nil {
-			return err
-		}
-		rec.State = "running"
-		return errors.Join(m.save(rec), told(rec, m.AnnounceSaved(ctx, rec)))
-	})
-	if ended && errors.Is(err, errSoAlready) {
-		return nil
-	}
-	return err
-}
-
-// errSoAlready says that a VM is in the state that it was to be brought into.
-var errSoAlready = errors.New("it is so already")
-
-func (m *Manager) change(ctx context.Context, ref, verb, from, to string, do func(*Record) error) error {
-	rec, unlock, err := m.Lock(ctx, ref, verb)
+	rec, unlock, err := m.Lock(ctx, rec.ID, "vm resume")
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	state, err := m.ask(ctx, rec, "vm resume")
+	if err != nil {
+		return err
+	}
+	owed := ended || m.rescued[rec.ID] || exists(m.OwedPath(rec.ID))
+	if state == Shutdown || state == "running" && !owed {
+		return NotRunning(rec, state)
+	}
+	was, err := m.Client(rec).LetGo(ctx, m.o.Patience.Moving(uint64(rec.MemoryBytes)))
+	var stuck *chsnap.StuckError
+	if errors.As(err, &stuck) {
+		return m.stuck(ctx, rec, stuck, err)
+	}
+	if err != nil {
+		return fmt.Errorf("vm resume %s: %w", rec.Name, err)
+	}
+	rec.State = "running"
+	err = errors.Join(m.save(rec), ignoreMissing(os.Remove(m.OwedPath(rec.ID))))
+	if was == "Running" {
+		return err
+	}
+	return errors.Join(err, told(rec, m.AnnounceSaved(ctx, rec)))
+}
+
+// Pause stops the virtual CPUs of a running VM.
+func (m *Manager) Pause(ctx context.Context, ref string) error {
+	rec, unlock, err := m.Lock(ctx, ref, "vm pause")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	state, err := m.ask(ctx, rec, "vm pause")
+	if err != nil {
+		return err
+	}
+	if state != "running" {
+		return NotRunning(rec, state)
+	}
+	if err := m.Client(rec).Pause(ctx); err != nil {
+		return fmt.Errorf("vm pause %s: %w", rec.Name, err)
+	}
+	rec.State = "paused"
+	return m.save(rec)
+}
+
+// ask is the state that a VM's VMM says.
+func (m *Manager) ask(ctx context.Context, rec *Record, verb string) (string, error) {
 	if rec.Process == nil {
-		return failure.New(failure.Conflict, "VM %s is not running", rec.Name)
+		return "", failure.New(failure.Conflict, "VM %s is not running", rec.Name)
 	}
 	info, err := m.Client(rec).Info(ctx)
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", verb, rec.Name, err)
+		return "", failure.Hint(fmt.Errorf("%s %s: %w", verb, rec.Name, err), bootAnew(rec))
 	}
-	states := map[string]string{"Running": "running", "Paused": "paused"}
-	switch have := states[info.State]; {
-	case have == to:
-		return failure.Wrap(errSoAlready, failure.New(failure.Conflict, "VM %s is %s", rec.Name, have))
-	case have != from:
-		return failure.New(failure.Conflict, "VM %s is %s", rec.Name, have)
-	}
-	if err := do(rec); err != nil {
-		return fmt.Errorf("%s %s: %w", verb, rec.Name, err)
-	}
-	rec.State = to
-	return m.save(rec)
+	return StateOf(info), nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }

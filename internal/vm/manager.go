@@ -39,15 +39,16 @@ type Options struct {
 
 // Manager does everything with VMs.
 type Manager struct {
-	st     *store.Store
-	images *image.Store
-	run    *runfolder.Folder
-	o      Options
+	st      *store.Store
+	images  *image.Store
+	run     *runfolder.Folder
+	o       Options
+	rescued map[string]bool // ids of VMs that Rescue let go on
 }
 
 // New makes a Manager over a store.
 func New(st *store.Store, images *image.Store, o Options) *Manager {
-	return &Manager{st, images, runfolder.New(o.RunDir, st.Owner), o}
+	return &Manager{st: st, images: images, run: runfolder.New(o.RunDir, st.Owner), o: o, rescued: map[string]bool{}}
 }
 
 // Dir is a VM's durable folder.

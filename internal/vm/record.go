@@ -53,6 +53,7 @@ type Record struct {
 	LastError   string            `json:"lastError,omitempty"`
 	Exit        *Exit             `json:"exit,omitempty"` // of the run before, while there is no process
 	Sleep       *Sleep            `json:"-"`              // of a suspended VM; sleep.go
+	Trouble     string            `json:"-"`              // with its VMM, as Look found it
 }
 
 // Disk of a VM: File (in the VM's folder) is writable, Image is a shared blob.

@@ -1,0 +1,77 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/patience"
+)
+
+// Shutdown is the state of a VM whose guest is off in a VMM that lives: a record
+// never says so.
+const Shutdown = "shutdown"
+
+// StateOf is our word for what a VMM says in vm.info.
+func StateOf(info *chsnap.Info) string {
+	switch info.State {
+	case "Running":
+		return "running"
+	case "Paused", "BreakPoint":
+		return "paused"
+	}
+	return Shutdown // Created, Shutdown
+}
+
+// NotRunning refuses what needs a guest that is there; state is that of StateOf.
+func NotRunning(rec *Record, state string) error {
+	err := failure.New(failure.Conflict, "the guest of VM %s is shut down, its VMM still runs", rec.Name)
+	if state != Shutdown {
+		err = failure.New(failure.Conflict, "VM %s is %s", rec.Name, state)
+	}
+	return failure.Hint(err, bootAnew(rec))
+}
+
+// Look asks the VMMs of VMs in what state their guests are, for people to see:
+// all at the same time, and for no longer than a glance. A VMM that a command is
+// at work with is not in trouble because it has no time for us.
+func (m *Manager) Look(ctx context.Context, recs ...*Record) {
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for _, rec := range recs {
+		if rec.Process == nil || rec.Sleep != nil {
+			continue
+		}
+		g.Go(func() error {
+			m.look(ctx, rec)
+			return nil
+		})
+	}
+	_ = g.Wait()
+}
+
+func (m *Manager) look(ctx context.Context, rec *Record) {
+	ctx, cancel := patience.Bound(ctx, m.o.Patience.Glance())
+	defer cancel()
+	info, err := m.Client(rec).Info(ctx)
+	if err == nil {
+		rec.State = StateOf(info)
+	}
+	if held, lerr := filelock.Held(filepath.Join(m.Dir(rec.ID), lockFile)); lerr != nil || held {
+		return
+	}
+	if d := m.readDebt(ctx, rec.ID); d != nil {
+		rec.Trouble = d.Trouble // also when it says Running, see chsnap: while it migrates it is not to be believed
+	}
+	switch {
+	case errors.Is(err, chsnap.ErrUnreachable):
+		rec.Trouble = NotAnswering
+	case rec.Trouble == NotAnswering && rec.State == "running":
+		rec.Trouble = "" // it has come to itself
+	}
+}
