@@ -61,26 +61,6 @@ func (m *Mover) ImportFile(ctx context.Context, name, tag string, o PullOptions)
 	return m.importStream(ctx, f, name, tag, o)
 }
 
-// openWaiting opens a file; a pipe that nobody writes to yet is waited for, until
-// ctx ends.
-func openWaiting(ctx context.Context, name string) (*os.File, error) {
-	type opened struct {
-		f   *os.File
-		err error
-	}
-	done := make(chan opened, 1)
-	go func() {
-		f, err := os.Open(name)
-		done <- opened{f, err}
-	}()
-	select {
-	case o := <-done:
-		return o.f, o.err
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-}
-
 // ImportStream takes in an archive from a stream, compressed or not.
 func (m *Mover) ImportStream(ctx context.Context, r io.Reader, tag string, o PullOptions) (*store.Snapshot, error) {
 	return m.importStream(ctx, r, "the archive", tag, o)
@@ -202,7 +182,9 @@ func (e *expansion) explain(err error) error {
 
 // layOut writes the files of the layout in a stream below dir.
 func (m *Mover) layOut(ctx context.Context, from io.Reader, dir string) error {
-	r, err := expand(bufio.NewReaderSize(heeding{ctx, from}, 1<<16))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // whoever reads ahead stops
+	r, err := expand(bufio.NewReaderSize(newHeeding(ctx, from), 1<<16))
 	if err != nil {
 		return err
 	}
@@ -221,19 +203,6 @@ func (m *Mover) layOut(ctx context.Context, from io.Reader, dir string) error {
 	}
 	_, _ = io.CopyN(io.Discard, r, trailerLimit)
 	return nil
-}
-
-// heeding ends a long read when ctx does.
-type heeding struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (h heeding) Read(p []byte) (int, error) {
-	if h.ctx.Err() != nil {
-		return 0, context.Cause(h.ctx)
-	}
-	return h.r.Read(p)
 }
 
 // eachEntry visits the files of the layout that a tar holds, under their names in

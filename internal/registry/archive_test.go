@@ -226,20 +226,38 @@ func rotten(b []byte) []byte {
 	return b
 }
 
-// TestAnImportIsCalledOff while it waits for a pipe that nobody writes to.
+// stuck is a stream that gives nothing until it is let go.
+type stuck struct{ asked, release chan struct{} }
+
+func (s stuck) Read([]byte) (int, error) {
+	close(s.asked)
+	<-s.release
+	return 0, io.EOF
+}
+
 func TestAnImportIsCalledOff(t *testing.T) {
 	m := newMover(t)
-	fifo := filepath.Join(t.TempDir(), "fifo")
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := m.ImportFile(ctx, fifo, "", PullOptions{}); !errors.Is(err, context.Canceled) {
-		t.Errorf("%v", err)
-	}
-	w := must(os.OpenFile(fifo, os.O_RDWR, 0)) // lets go of who still waits
-	w.Close()
+	t.Run("while nobody writes to the pipe", func(t *testing.T) {
+		fifo := filepath.Join(t.TempDir(), "fifo")
+		if err := unix.Mkfifo(fifo, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go cancel()
+		if _, err := m.ImportFile(ctx, fifo, "", PullOptions{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("while nothing comes", func(t *testing.T) {
+		s := stuck{make(chan struct{}), make(chan struct{})}
+		defer close(s.release)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { <-s.asked; cancel() }()
+		if _, err := m.ImportStream(ctx, s, "", PullOptions{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+	})
+	nothingLeft(t, m)
 }
 
 // TestTheSnapshotOfALayoutIsFound: tools drop tags, add other artifacts, and put

@@ -79,7 +79,7 @@ func TestADistributionRegistryBehindAProxyThatCuts(t *testing.T) {
 	upstream := distribution(t)
 	var cuts, ranges, uploads atomic.Int64
 	proxy := &httputil.ReverseProxy{
-		Director: func(r *http.Request) { r.URL.Scheme, r.URL.Host = "http", upstream },
+		Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", upstream },
 		ModifyResponse: func(resp *http.Response) error {
 			r := resp.Request
 			switch {
