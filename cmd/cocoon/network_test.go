@@ -270,8 +270,8 @@ func TestNetworkFlag(t *testing.T) {
 	}
 }
 
-// TestAGuestIsToldItsAddress that the network chose, by its command line; a clone
-// that boots from its disks learns its own.
+// TestAGuestIsToldItsAddress that the network chose, by its command line; behind
+// NAT it is told the one that it remembers.
 func TestAGuestIsToldItsAddress(t *testing.T) {
 	if !networktest.OnItsOwn(t) {
 		return
