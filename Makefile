@@ -89,5 +89,10 @@ strace-faults: build ## every N-th fsync, rename, write and unlink fails or kill
 bitflips: ## BITFLIPS=1000000 single bits flipped in packs, maps, manifests, the index and journals
 	COCOON_BITFLIPS=$(BITFLIPS) go test -count=1 -timeout 120m -v -run BitFlips ./store/storetest ./restore
 
+.PHONY: redteam
+REDTEAM ?= 1000
+redteam: build ## forged snapshots, neighbours' stores and half-mounted folders, watched by the kernel (REDTEAM=1000 forgeries)
+	COCOON_REDTEAM=$(REDTEAM) go test -count=1 -timeout 120m -v -run 'TestRedTeam' ./cmd/cocoon
+
 clean: ## remove what build made
 	rm -rf bin
