@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/owner"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
@@ -154,6 +155,7 @@ type collector struct {
 	strays  []*os.File      // temporary files that this run holds
 
 	failures failures
+	me       owner.Mark
 	standing []vm.Standing // in the run folder
 }
 

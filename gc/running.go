@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
@@ -66,8 +65,10 @@ func (c *collector) endStanding(p *plan, s vm.Standing, o object) {
 	p.victims = append(p.victims, victim{kind: "run", id: s.ID, path: s.Path, reason: "its VM does not exist", bytes: store.FileBytes(s.Path), object: o, standing: &s})
 }
 
-// look lists what stands in the run folder.
+// look asks who this store is, and lists what stands in the run folder. A store
+// that cannot say owns nothing.
 func (c *collector) look(ctx context.Context) (err error) {
+	c.me, _ = c.st.Owner(ctx)
 	if c.o.RunFolder != nil {
 		c.standing, err = c.o.RunFolder.Standing(ctx)
 	}
@@ -130,33 +131,6 @@ func (c *collector) dead(p *plan, s vm.Standing) error {
 		err = errors.Join(err, c.temporary(p, filepath.Join("run", s.ID, filepath.Base(path)), path, false))
 	}
 	return err
-}
-
-// stagingGlob are the RAM folders that captures and restores leave on tmpfs
-// when they are killed; their names end in the VM's id and a random part.
-var stagingGlob = []string{"/dev/shm/cocoon-staging-*", "/dev/shm/cocoon-restore-*"}
-
-// staging takes those of VMs of this store that nobody is working on. A VM's
-// lock file says whether somebody is.
-func (c *collector) staging(p *plan) error {
-	for _, g := range stagingGlob {
-		found, err := filepath.Glob(g)
-		if err != nil {
-			return err
-		}
-		for _, path := range found {
-			part := strings.Split(filepath.Base(path), "-")
-			if len(part) != 4 || !c.idle(part[2]) {
-				continue
-			}
-			id := part[2]
-			p.victims = append(p.victims, victim{
-				kind: "staging", id: filepath.Base(path), path: path, reason: "its process is dead", bytes: store.FileBytes(path),
-				still: func() bool { return c.idle(id) },
-			})
-		}
-	}
-	return nil
 }
 
 // endRunning ends VMMs of VMs that do not exist and removes what lies outside

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/owner"
 )
 
 // rewrite patches config.json for the new VM; what belongs to none stays as it
@@ -24,7 +25,7 @@ func writeFolder(dir string, c *chsnap.Config, s *chsnap.State) error {
 // the VM's folder.
 func (r *run) copyMemory(ctx context.Context) error {
 	base := chsnap.PickStaging(uint64(r.plan.MemoryBytes), r.VMs.Dir(r.rec.ID))
-	if err := r.makeStaging(base); err != nil {
+	if err := r.makeStaging(ctx, base); err != nil {
 		return err
 	}
 	c, s, err := r.readConfig(ctx, r.plan.snapshot)
@@ -51,7 +52,7 @@ func (r *run) mapMemory(ctx context.Context) error {
 	if err := os.Link(file, base); err != nil {
 		return fmt.Errorf("link materialised RAM: %w", err)
 	}
-	if err := r.makeStaging(r.VMs.Dir(r.rec.ID)); err != nil {
+	if err := r.makeStaging(ctx, r.VMs.Dir(r.rec.ID)); err != nil {
 		return err
 	}
 	c, s, err := r.readConfig(ctx, r.plan.snapshot)
@@ -67,8 +68,12 @@ func (r *run) mapMemory(ctx context.Context) error {
 	return writeFolder(r.staging, c, s)
 }
 
-func (r *run) makeStaging(base string) error {
-	dir, err := os.MkdirTemp(base, stagingPrefix+r.rec.ID+"-")
+func (r *run) makeStaging(ctx context.Context, base string) error {
+	me, err := r.Store.Owner(ctx)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(base, me.StagingPrefix(owner.OfRestore, r.rec.ID))
 	if err != nil {
 		return fmt.Errorf("make staging folder: %w", err)
 	}
@@ -76,11 +81,13 @@ func (r *run) makeStaging(base string) error {
 	return nil
 }
 
-const stagingPrefix = "cocoon-restore-"
-
 // removeStaging deletes what a dead restore of this VM left on tmpfs.
-func removeStaging(vmID string) error {
-	left, err := filepath.Glob(filepath.Join("/dev/shm", stagingPrefix+vmID+"-*"))
+func (e *Engine) removeStaging(ctx context.Context, vmID string) error {
+	me, err := e.Store.Owner(ctx)
+	if err != nil {
+		return err
+	}
+	left, err := filepath.Glob(filepath.Join(owner.StagingFolder, me.StagingPrefix(owner.OfRestore, vmID)+"*"))
 	if err != nil {
 		return err
 	}

@@ -256,7 +256,7 @@ func (e *Engine) Recover(ctx context.Context, journal string) error {
 	if err := e.VMs.Discard(ctx, j.VM); err != nil {
 		return err
 	}
-	if err := removeStaging(j.VM); err != nil {
+	if err := e.removeStaging(ctx, j.VM); err != nil {
 		return err
 	}
 	return removeJournals(journal)

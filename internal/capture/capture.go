@@ -231,7 +231,7 @@ func (c *session) saveGuest(ctx context.Context, src *source) (*chsnap.Captured,
 	got, err := c.saveIn(ctx, c.mode, src)
 	var refused *chsnap.RefusedError
 	if errors.As(err, &refused) && c.mayFallBack() {
-		if err = c.fallBack(refused.Cause.Error()); err == nil {
+		if err = c.fallBack(ctx, refused.Cause.Error()); err == nil {
 			got, err = c.saveIn(ctx, c.mode, src)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/owner"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -26,7 +27,7 @@ func (c *session) preflight(ctx context.Context) error {
 	if c.mode == Live {
 		return nil
 	}
-	return c.makeStaging()
+	return c.makeStaging(ctx)
 }
 
 // holdParent keeps the parent, and every blob that it names at this moment: a
@@ -65,7 +66,7 @@ func (c *session) stages() error {
 	return nil
 }
 
-func (c *session) makeStaging() error {
+func (c *session) makeStaging(ctx context.Context) error {
 	base := c.stagingBase()
 	if base == c.Store.Path("ingest") {
 		base = filepath.Join(base, c.lease.ID())
@@ -73,17 +74,17 @@ func (c *session) makeStaging() error {
 			return fmt.Errorf("make staging folder: %w", err)
 		}
 	}
-	dir, err := os.MkdirTemp(base, StagingPrefix+c.rec.ID+"-")
+	me, err := c.Store.Owner(ctx)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(base, me.StagingPrefix(owner.OfCapture, c.rec.ID))
 	if err != nil {
 		return fmt.Errorf("make staging folder: %w", err)
 	}
 	c.staging = dir
 	return nil
 }
-
-// StagingPrefix begins the name of every staging folder on tmpfs, so that gc
-// can tell ours; the VM's id follows.
-const StagingPrefix = "cocoon-staging-"
 
 func (c *session) check(ctx context.Context) error {
 	switch c.req.Mode {
@@ -173,12 +174,12 @@ func (c *session) noteFile(why string) {
 func (c *session) mayFallBack() bool { return c.mode == Live && c.req.Mode != Live }
 
 // fallBack changes to file mode when the VMM refused to begin a live capture.
-func (c *session) fallBack(why string) error {
+func (c *session) fallBack(ctx context.Context, why string) error {
 	c.noteFile(why)
 	if err := c.stages(); err != nil {
 		return err
 	}
-	return c.makeStaging()
+	return c.makeStaging(ctx)
 }
 
 func (c *session) checkName(ctx context.Context) error {
