@@ -58,6 +58,8 @@ type Network interface {
 	Leftovers(live []string) ([]network.Leftover, error)
 	// RemoveVM undoes all that stands for a VM, whose VMM has ended.
 	RemoveVM(ctx context.Context, id string) error
+	// DropRecords forgets a VM whose network is another store's.
+	DropRecords(ctx context.Context, id string) error
 	// ForgetVM is RemoveVM without the plugins: what they keep elsewhere stays.
 	ForgetVM(ctx context.Context, id string) error
 }

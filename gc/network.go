@@ -35,8 +35,11 @@ func (c *collector) networks(p *plan) error {
 		if l.Netns != "" {
 			why += " in netns " + l.Netns
 		}
+		if l.Owner != "" {
+			why = "the record only; what it tells of belongs to " + l.Owner
+		}
 		o, _ := parseObject("vm:" + l.VM)
-		p.victims = append(p.victims, victim{kind: "network", id: l.VM, reason: why, object: o})
+		p.victims = append(p.victims, victim{kind: "network", id: l.VM, reason: why, object: o, foreign: l.Owner != ""})
 	}
 	return nil
 }
@@ -46,6 +49,9 @@ func (c *collector) networks(p *plan) error {
 func (c *collector) removeNetwork(ctx context.Context, v *victim) error {
 	if v.kind != "network" {
 		return nil
+	}
+	if v.foreign {
+		return c.o.Network.DropRecords(ctx, v.id)
 	}
 	err := c.o.Network.RemoveVM(ctx, v.id)
 	if err == nil {

@@ -21,6 +21,8 @@ type fakeNetwork struct {
 	bad     string
 	removed []string
 	dropped []string // without the plugins
+
+	forgotten []string // by their records alone
 }
 
 var errUndo = errors.New("plugins could not undo")
@@ -42,6 +44,11 @@ func (f *fakeNetwork) RemoveVM(_ context.Context, id string) error {
 		return errUndo
 	}
 	f.removed = append(f.removed, id)
+	return nil
+}
+
+func (f *fakeNetwork) DropRecords(_ context.Context, id string) error {
+	f.forgotten = append(f.forgotten, id)
 	return nil
 }
 

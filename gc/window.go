@@ -35,6 +35,7 @@ type victim struct {
 	still                  func() bool // asked again in the window; nil is yes
 	vm                     string      // whose lock keeps others from path; "" is none
 	standing               *vm.Standing
+	foreign                bool // another store's: only what is told of it here goes
 }
 
 // looked counts the entries that were looked at to learn what is needed.

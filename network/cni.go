@@ -132,7 +132,7 @@ func (h Host) del(ctx context.Context, rec *record, list *libcni.NetworkConfigLi
 	if list == nil { // Unplugged
 		return nil
 	}
-	rt, lost, err := delConf(rec)
+	rt, lost, err := h.delConf(rec)
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func (h Host) delEach(ctx context.Context, rec *record, list *libcni.NetworkConf
 	if whole == nil {
 		return nil
 	}
-	rt, _, err := delConf(rec)
+	rt, _, err := h.delConf(rec)
 	if err != nil {
 		return err
 	}
@@ -173,9 +173,9 @@ func (h Host) delEach(ctx context.Context, rec *record, list *libcni.NetworkConf
 // delConf names the netns only when it is that of the VM: plugins delete the
 // interface in it, and take "" for one that is gone. lost says that it is gone
 // and nobody has its name.
-func delConf(rec *record) (rt *libcni.RuntimeConf, lost bool, err error) {
+func (h Host) delConf(rec *record) (rt *libcni.RuntimeConf, lost bool, err error) {
 	rt = runtimeConf(rec.Request, rec.Attachment)
-	owner, err := ownerOf(rt.NetNS)
+	owner, err := h.ownerOf(rt.NetNS)
 	lost = errors.Is(err, errStale) || errors.Is(err, fs.ErrNotExist)
 	if err != nil && !lost {
 		return nil, false, err

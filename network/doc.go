@@ -18,7 +18,8 @@
 //  2. A failed Attach leaves nothing: no netns, TAP, CNI result or record.
 //  3. A DEL goes before each ADD. Plugins undo before the netns goes, because
 //     some read their addresses from it.
-//  4. A netns of ours carries the id of its VM as the alias of its loopback. A
+//  4. A netns of ours carries the id of its VM as the alias of its loopback, and the
+//     tag of its store as another name of it (ownership.go). A
 //     netns without it is never entered, changed or removed.
 //  5. No goroutine returns to the scheduler in a foreign namespace.
 //  6. What a plugin answered is compared with what was asked: a network that

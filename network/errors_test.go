@@ -192,7 +192,7 @@ func TestNetnsOfOthersIsLeftAlone(t *testing.T) {
 	path := h.netnsPath(vm)
 	other := vm[:12] + strings.Repeat("f", 20) // the same first digits
 	must0(t, os.MkdirAll(filepath.Dir(path), 0o755))
-	must0(t, makeNetns(path, other))
+	must0(t, makeNetns(path, other, ""))
 	must0(t, InNetns(path, func() error { _, err := makeTap("eth0", 1500, 1); return err }))
 	taken := traces(t, h)
 	_, err := h.Attach(t.Context(), Request{VM: vm, Network: "foreign"})

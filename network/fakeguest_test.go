@@ -30,7 +30,7 @@ func boot(t testing.TB, a *Attachment) *guest {
 	t.Helper()
 	in := a.Inside()
 	g := &guest{netns: filepath.Join(t.TempDir(), "guest")}
-	must0(t, makeNetns(g.netns, "00000000000000000000000000000000"))
+	must0(t, makeNetns(g.netns, "00000000000000000000000000000000", ""))
 	t.Cleanup(func() {
 		g.halt()
 		dropNetns(g.netns)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/owner"
 )
 
 // Host says where things are. The zero value of each field but CacheDir is the
@@ -23,6 +24,9 @@ type Host struct {
 	ConfDirs   []string // of conflists; /etc/cni/net.d
 	PluginDirs []string // /opt/cni/bin, /usr/lib/cni, /usr/libexec/cni
 	NetnsDir   string   // /var/run/netns, where `ip netns` looks
+	// Owner is the mark of the store on what is made here; the zero value marks
+	// nothing.
+	Owner owner.Mark
 }
 
 func (h Host) confDirs() []string {
@@ -84,6 +88,9 @@ func (h Host) Attach(ctx context.Context, r Request) (*Attachment, error) {
 		if conf, err = h.find(r.Network); err != nil {
 			return nil, err
 		}
+	}
+	if err := h.CheckOwner(r.VM); err != nil { // before a DEL or ADD under the id that both stores have
+		return nil, err
 	}
 	if err := h.undoEarlier(ctx, r); err != nil {
 		return nil, err
@@ -167,6 +174,9 @@ func (h Host) Detach(ctx context.Context, a Attachment) error {
 		return failure.New(failure.Usage, "detach VM %q: %s in netns %q is no attachment of it", a.VM, a.Ifname, a.Netns)
 	}
 	rec, list, err := h.lastKnown(a)
+	if err == nil && !h.inherits(rec.Owner) {
+		err = notOurs(a.VM, rec.Owner)
+	}
 	if err != nil {
 		return fmt.Errorf("detach VM %s from network %s: %w", a.VM, a.Network, err)
 	}

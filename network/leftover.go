@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -19,6 +16,7 @@ type Leftover struct {
 	VM      string   `json:"vm"`              // id
 	Netns   string   `json:"netns,omitempty"` // path, "" when there is none
 	Ifnames []string `json:"ifnames"`         // with a record
+	Owner   string   `json:"owner,omitempty"` // the store whose it is, if not this one's: only its records can go
 }
 
 // Leftovers lists, in the order of their ids, the VMs with a record that are not
@@ -38,6 +36,9 @@ func (h Host) Leftovers(live []string) ([]Leftover, error) {
 		}
 		if left[vm] == nil {
 			left[vm] = &Leftover{VM: vm}
+			if left[vm].Owner, err = h.foreign(vm, h.owns); err != nil {
+				return nil, err
+			}
 			if left[vm].Netns, err = h.netnsOf(vm); err != nil {
 				return nil, err
 			}
@@ -67,7 +68,7 @@ func (h Host) Attached() ([]string, error) {
 // behind the name, "" when there is none or it is another's.
 func (h Host) netnsOf(vm string) (string, error) {
 	path := h.netnsPath(vm)
-	owner, err := ownerOf(path)
+	owner, err := h.ownerOf(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", nil
@@ -80,7 +81,8 @@ func (h Host) netnsOf(vm string) (string, error) {
 }
 
 // RemoveVM undoes all that stands for a VM, whatever its records say. That
-// nothing does is success.
+// nothing does is success. Of a network that is another store's only the records
+// go.
 func (h Host) RemoveVM(ctx context.Context, vm string) error {
 	if h.CacheDir == "" {
 		return nil
@@ -88,23 +90,23 @@ func (h Host) RemoveVM(ctx context.Context, vm string) error {
 	if !isID(vm) {
 		return failure.New(failure.Usage, "network of VM %q: no id", vm)
 	}
-	found, err := filepath.Glob(h.recordPath(vm, "*"))
-	if err != nil || len(found) == 0 {
+	names, err := h.recordNames(vm)
+	if err != nil || len(names) == 0 {
 		return err
 	}
-	l := Leftover{VM: vm}
-	for _, path := range found {
-		_, name, _ := strings.Cut(strings.TrimSuffix(filepath.Base(path), ".json"), ".")
-		l.Ifnames = append(l.Ifnames, name)
+	if who, err := h.foreign(vm, h.inherits); err != nil {
+		return err
+	} else if who != "" {
+		return h.dropRecords(vm)
 	}
-	return h.Remove(ctx, l)
+	return h.Remove(ctx, Leftover{VM: vm, Ifnames: names})
 }
 
 // ForgetVM drops what stands here for a VM whose plugins cannot undo what they
 // did: TAPs, netns, what libcni cached and the records. What the plugins keep
 // elsewhere, such as the lease of a DHCP server, stays. failure.Conflict while a
 // process has a TAP of it open.
-func (h Host) ForgetVM(ctx context.Context, vm string) error {
+func (h Host) ForgetVM(_ context.Context, vm string) error {
 	if h.CacheDir == "" || !isID(vm) {
 		return failure.New(failure.Usage, "network of VM %q: no id, or no folder for the records", vm)
 	}
@@ -114,20 +116,15 @@ func (h Host) ForgetVM(ctx context.Context, vm string) error {
 	if err := h.removeNetns(vm); err != nil && !errors.Is(err, failure.Conflict) { // that of somebody else
 		return fmt.Errorf("forget the network of VM %s: %w", vm, err)
 	}
-	var errs []error
-	for _, pattern := range []string{h.recordPath(vm, "*"), filepath.Join(h.CacheDir, "cni", "results", "*-"+vm+"-*")} {
-		found, err := filepath.Glob(pattern)
-		errs = append(errs, err)
-		for _, path := range found {
-			errs = append(errs, os.Remove(path), durable.SyncDir(filepath.Dir(path)))
-		}
-	}
-	return errors.Join(errs...)
+	return h.dropRecords(vm)
 }
 
 // Remove undoes a leftover: the plugins of every record, and the netns. It is
 // failure.Conflict while a process has a TAP of it open.
 func (h Host) Remove(ctx context.Context, l Leftover) error {
+	if l.Owner != "" {
+		return h.dropRecords(l.VM)
+	}
 	if !isID(l.VM) || l.Netns != "" && l.Netns != h.netnsPath(l.VM) {
 		return failure.New(failure.Usage, "leftover of VM %q in netns %q", l.VM, l.Netns)
 	}

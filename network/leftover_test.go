@@ -26,7 +26,7 @@ func TestLeftoversAreThoseOfNoLivingVM(t *testing.T) {
 	must0(t, dropNetns(torn.Netns))
 	must0(t, os.WriteFile(torn.Netns, nil, 0o444))
 	foreign := h.netnsPath(vmID(t, 4)) // of a store with other records
-	must0(t, makeNetns(foreign, vmID(t, 4)))
+	must0(t, makeNetns(foreign, vmID(t, 4), ""))
 
 	left, err := h.Leftovers([]string{live.VM})
 	must0(t, err)

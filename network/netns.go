@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -33,18 +34,34 @@ func (h Host) netnsPath(vm string) string {
 	return filepath.Join(h.netnsDir(), netnsPrefix+vm[:idDigits])
 }
 
+// storeMark begins the alternative name of the loopback in a netns of ours; the
+// tag of its store follows. The alias names the VM, and a store that was copied
+// has the same VMs.
+const storeMark = "cocoon-store-"
+
 // ownerOf returns the id of the VM that the netns at path was made for, "" when
-// it is not one of ours. errStale or fs.ErrNotExist when there is none.
-func ownerOf(path string) (vm string, err error) {
+// it is not one of ours, and something that is no id when it is one of another
+// store. errStale or fs.ErrNotExist when there is none.
+func (h Host) ownerOf(path string) (vm string, err error) {
+	var tag string
 	err = InNetns(path, func() error {
 		lo, err := netlink.LinkByName("lo")
-		if err == nil {
-			vm = lo.Attrs().Alias
+		if err != nil {
+			return err
 		}
-		return err
+		vm = lo.Attrs().Alias
+		for _, name := range lo.Attrs().AltNames {
+			if t, ok := strings.CutPrefix(name, storeMark); ok {
+				tag = t
+			}
+		}
+		return nil
 	})
 	if !isID(vm) {
-		vm = ""
+		return "", err
+	}
+	if err == nil && !h.hasTag(vm, tag) {
+		vm += " of another store"
 	}
 	return vm, err
 }
@@ -58,10 +75,10 @@ func (h Host) ensureNetns(vm string) (string, error) {
 		return "", fmt.Errorf("make netns %s: %w", path, err)
 	}
 	defer unlock()
-	owner, err := ownerOf(path)
+	owner, err := h.ownerOf(path)
 	switch {
 	case err == nil && owner == vm:
-		return path, nil
+		return path, h.retag(path)
 	case err == nil:
 		return "", taken(path, owner)
 	case errors.Is(err, errStale):
@@ -71,7 +88,7 @@ func (h Host) ensureNetns(vm string) (string, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return "", err
 	}
-	if err := makeNetns(path, vm); err != nil {
+	if err := makeNetns(path, vm, h.tag()); err != nil {
 		return "", fmt.Errorf("make netns %s: %w", path, errors.Join(err, dropNetns(path)))
 	}
 	return path, nil
@@ -95,7 +112,7 @@ func (h Host) removeNetns(vm string) error {
 		return err
 	}
 	defer unlock()
-	owner, err := ownerOf(path)
+	owner, err := h.ownerOf(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -109,7 +126,7 @@ func (h Host) removeNetns(vm string) error {
 }
 
 // makeNetns names the namespace only after it was marked as ours.
-func makeNetns(path, vm string) error {
+func makeNetns(path, vm, tag string) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o444)
 	if err != nil {
 		return err
@@ -125,7 +142,7 @@ func makeNetns(path, vm string) error {
 	made := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		err := markAndMount(path, vm)
+		err := markAndMount(path, vm, tag)
 		back := home.Set()
 		if back == nil {
 			runtime.UnlockOSThread() // else the runtime ends the thread with the goroutine
@@ -135,7 +152,7 @@ func makeNetns(path, vm string) error {
 	return <-made
 }
 
-func markAndMount(path, vm string) error {
+func markAndMount(path, vm, tag string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
@@ -144,6 +161,9 @@ func markAndMount(path, vm string) error {
 		return err
 	}
 	if err := netlink.LinkSetAlias(lo, vm); err != nil {
+		return err
+	}
+	if err := addTag(lo, tag); err != nil {
 		return err
 	}
 	if err := netlink.LinkSetUp(lo); err != nil {
@@ -155,6 +175,36 @@ func markAndMount(path, vm string) error {
 		return err
 	}
 	return unix.Mount("/proc/thread-self/ns/net", path, "none", unix.MS_BIND, "")
+}
+
+// addTag marks a netns with its store. Before Linux 5.5 there are no alternative
+// names: the record alone tells then.
+func addTag(lo netlink.Link, tag string) error {
+	if tag == "" {
+		return nil
+	}
+	err := netlink.LinkAddAltName(lo, storeMark+tag)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	return err
+}
+
+// retag makes a netns this store's that is its own by what hasTag says: an older
+// program's, or one from before the store was moved.
+func (h Host) retag(path string) error {
+	return InNetns(path, func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil || h.tag() == "" || slices.Contains(lo.Attrs().AltNames, storeMark+h.tag()) {
+			return err
+		}
+		for _, name := range lo.Attrs().AltNames {
+			if strings.HasPrefix(name, storeMark) {
+				err = errors.Join(err, netlink.LinkDelAltName(lo, name))
+			}
+		}
+		return errors.Join(err, addTag(lo, h.tag()))
+	})
 }
 
 func dropNetns(path string) error {

@@ -18,6 +18,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/owner"
 )
 
 const recordVersion = 1
@@ -32,12 +33,13 @@ type record struct {
 	Request    Request         `json:"request"`
 	Attachment Attachment      `json:"attachment"`
 	Config     json.RawMessage `json:"config,omitempty"` // the conflist as it was used; Unplugged has none
+	Owner      owner.Mark      `json:"owner,omitzero"`   // the store that made it
 }
 
 func newRecord(h Host, r Request, conf *conflist) *record {
 	a := Wanted(r)
 	a.Conflist, a.Netns, a.Ifname, a.Tap = conf.path, h.netnsPath(r.VM), ifname(r.Index), tapName(r.Index)
-	rec := &record{Version: recordVersion, Request: r, Attachment: a}
+	rec := &record{Version: recordVersion, Request: r, Attachment: a, Owner: h.Owner}
 	if conf.list != nil {
 		rec.Config = conf.list.Bytes
 	}

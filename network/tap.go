@@ -123,7 +123,7 @@ const releaseWait = time.Second
 // names means any. A netns that is not there, or not of this VM, holds no TAP
 // of it.
 func (h Host) refuseInUse(path, vm string, taps ...string) error {
-	if owner, err := ownerOf(path); err != nil || owner != vm {
+	if owner, err := h.ownerOf(path); err != nil || owner != vm {
 		return nil
 	}
 	for end := time.Now().Add(releaseWait); ; time.Sleep(2 * time.Millisecond) {
@@ -153,7 +153,7 @@ func openTapOf(path string, taps []string) (name string, err error) {
 
 // removeWires removes the TAP of an attachment, and the netns with the last.
 func (h Host) removeWires(a Attachment) error {
-	owner, err := ownerOf(a.Netns)
+	owner, err := h.ownerOf(a.Netns)
 	if err != nil {
 		return h.removeNetns(a.VM) // gone or stale
 	}

@@ -195,7 +195,7 @@ func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.
 		return nil, err
 	}
 	vms := vm.New(st, images, vm.Options{
-		RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), Patience: wait, StopTimeout: stop, Network: a.network(st),
+		RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), Patience: wait, StopTimeout: stop, Network: a.network(ctx, st),
 	})
 	if err := vms.CheckRunFolder(); err != nil {
 		return nil, err
@@ -232,8 +232,10 @@ func (a *app) patience() (patience.Patience, error) {
 
 // network is the host's: where conflists and plugins are, and where the records
 // of what was attached are kept.
-func (a *app) network(st *store.Store) network.Host {
+func (a *app) network(ctx context.Context, st *store.Store) network.Host {
+	me, _ := st.Owner(ctx) // a store that cannot say who it is owns nothing
 	return network.Host{
+		Owner:    me,
 		CacheDir: st.Path("network"),
 		ConfDirs: filepath.SplitList(a.set("cniConfDir")), PluginDirs: filepath.SplitList(a.set("cniBinDir")),
 	}

@@ -83,7 +83,7 @@ func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 		return nil, err
 	}
 	o.UndoJournal = r.restore.Recover
-	o.Network = a.network(r.store)
+	o.Network = a.network(ctx, r.store)
 	return gc.Collect(ctx, r.store, o)
 }
 

@@ -49,12 +49,27 @@ type Mark struct {
 
 // Owns tells whether what has the other mark was made by the store of this one.
 // Device numbers mean something within one boot only; after it nothing that was
-// marked before can live.
+// marked before can live. Within it they change when a disk is mounted again, in
+// the same place as before.
 func (m Mark) Owns(other Mark) bool {
 	if m.Store == "" || m.Store != other.Store {
 		return false
 	}
-	return m.Boot != other.Boot || m.Device == other.Device && m.Inode == other.Inode
+	return m.Boot != other.Boot || m.SameFolder(other) || m.isAt(other.Root)
+}
+
+// SameFolder tells whether both marks are of the same folder of the same device.
+func (m Mark) SameFolder(other Mark) bool {
+	return m.Device == other.Device && m.Inode == other.Inode
+}
+
+func (m Mark) isAt(root string) bool {
+	fi, err := os.Stat(root)
+	if err != nil {
+		return false
+	}
+	st := fi.Sys().(*syscall.Stat_t)
+	return m.Device == st.Dev && m.Inode == st.Ino
 }
 
 // Gone tells whether the store of a mark is not where it was: it was moved, is
@@ -62,6 +77,12 @@ func (m Mark) Owns(other Mark) bool {
 func (m Mark) Gone() bool {
 	id, err := Read(m.Root)
 	return err == nil && id != m.Store
+}
+
+// Inherits tells whether the store of this mark may take what has the other one
+// and would be its own by what else is known: nobody else claims it.
+func (m Mark) Inherits(other Mark) bool {
+	return m.Store != "" && (m.Owns(other) || other.Store != "" && other.Gone())
 }
 
 // tagDigits are enough to tell the stores of a host apart.

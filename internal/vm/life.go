@@ -81,6 +81,9 @@ func (m *Manager) Start(ctx context.Context, ref string) (*Record, error) {
 		return nil, err
 	}
 	entry.Close()
+	if err := m.o.Network.CheckOwner(rec.ID); err != nil {
+		return nil, err
+	}
 	if err := m.ReleaseMemory(rec.ID); err != nil {
 		return nil, err
 	}

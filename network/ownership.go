@@ -1,0 +1,135 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/owner"
+)
+
+// A store that was copied has the records of the original's attachments, and they
+// name the netns and leases of guests that may run there. So a record says which
+// store wrote it, and a netns which one made it. What is undone, by plugins or in
+// a netns, is what this store made; and, when a verb asks for that VM by name, what
+// a store made that is not where it was any more: this one before it was moved. The
+// rest is another's, of which only the copy of the record is ours to drop. What has
+// no mark was made by an older program, and is believed to be this store's.
+
+// tag marks netns, "" where nobody says which store this is.
+func (h Host) tag() string {
+	if h.Owner.Store == "" {
+		return ""
+	}
+	return h.Owner.Tag()
+}
+
+// hasTag: a netns of this VM with this tag is this store's.
+func (h Host) hasTag(vm, tag string) bool {
+	if tag == "" || tag == h.tag() {
+		return true
+	}
+	recs, err := h.recordsOf(vm)
+	return err == nil && slices.ContainsFunc(recs, func(r *record) bool { return r.Owner.Tag() == tag && h.inherits(r.Owner) })
+}
+
+func (h Host) owns(m owner.Mark) bool { return m.Store == "" || h.Owner.Owns(m) }
+
+func (h Host) inherits(m owner.Mark) bool { return h.owns(m) || h.Owner.Inherits(m) }
+
+// recordsOf are the records of a VM that can be read.
+func (h Host) recordsOf(vm string) (recs []*record, err error) {
+	names, err := h.names()
+	for _, n := range names {
+		if n[0] != vm {
+			continue
+		}
+		if rec, err := h.read(vm, n[1]); err == nil {
+			recs = append(recs, rec)
+		}
+	}
+	return recs, err
+}
+
+// CheckOwner refuses a VM whose network is another store's. failure.Conflict.
+func (h Host) CheckOwner(vm string) error {
+	if h.CacheDir == "" {
+		return nil
+	}
+	recs, err := h.recordsOf(vm)
+	if err != nil {
+		return err
+	}
+	for _, r := range recs {
+		if !h.inherits(r.Owner) {
+			return notOurs(vm, r.Owner)
+		}
+	}
+	owner, err := h.ownerOf(h.netnsPath(vm))
+	if err == nil && owner != vm {
+		return taken(h.netnsPath(vm), owner)
+	}
+	return nil
+}
+
+func notOurs(vm string, m owner.Mark) error {
+	return failure.Hint(failure.New(failure.Conflict, "the network of VM %s belongs to %s, of which this store is a copy", vm, m),
+		"save it there and make another VM of the snapshot: cocoon vm create NAME --from-snapshot REF")
+}
+
+// foreign names the store whose the network of a VM is, if it is not this one's,
+// by its first record.
+func (h Host) foreign(vm string, mine func(owner.Mark) bool) (string, error) {
+	recs, err := h.recordsOf(vm)
+	if err != nil {
+		return "", err
+	}
+	for _, r := range recs {
+		if !mine(r.Owner) {
+			return r.Owner.String(), nil
+		}
+	}
+	return "", nil
+}
+
+// DropRecords forgets a VM whose network is another store's, and touches nothing
+// of it: only the copies of the records are ours.
+func (h Host) DropRecords(_ context.Context, vm string) error {
+	if h.CacheDir == "" || !isID(vm) {
+		return failure.New(failure.Usage, "network of VM %q: no id, or no folder for the records", vm)
+	}
+	return h.dropRecords(vm)
+}
+
+// dropRecords removes the records of a VM and what libcni cached.
+func (h Host) dropRecords(vm string) error {
+	var errs []error
+	for _, pattern := range []string{h.recordPath(vm, "*"), filepath.Join(h.CacheDir, "cni", "results", "*-"+vm+"-*")} {
+		found, err := filepath.Glob(pattern)
+		errs = append(errs, err)
+		for _, path := range found {
+			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+			errs = append(errs, durable.SyncDir(filepath.Dir(path)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// recordNames are the interfaces of a VM with a record, whole or not.
+func (h Host) recordNames(vm string) ([]string, error) {
+	found, err := filepath.Glob(h.recordPath(vm, "*"))
+	var names []string
+	for _, path := range found {
+		_, name, _ := strings.Cut(strings.TrimSuffix(filepath.Base(path), ".json"), ".")
+		names = append(names, name)
+	}
+	return names, err
+}
