@@ -55,7 +55,7 @@ func TestWhatCannotBeRemovedKeepsNothingElse(t *testing.T) {
 	stuck := all[17]
 	immutable(t, s.BlobPath(stuck))
 	for _, going := range []int{39, 0} {
-		rep, err := Collect(t.Context(), s, Options{})
+		rep, err := run(t.Context(), s, Options{})
 		if !errors.Is(err, unix.EPERM) || failure.Code(err) != 1 {
 			t.Fatalf("gc: %v", err)
 		}
@@ -79,7 +79,7 @@ func TestTrashThatCannotBeEmptiedKeepsNoneElse(t *testing.T) {
 		}
 	}
 	immutable(t, s.Path("trash", "b", "x-b"))
-	rep, err := Collect(t.Context(), s, Options{})
+	rep, err := run(t.Context(), s, Options{})
 	if !errors.Is(err, unix.EPERM) || rep == nil || len(rep.Removed) != 2 || len(rep.Failed) != 1 || rep.Failed[0].ID != "b" {
 		t.Fatalf("report %+v, error %v", rep, err)
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/vm"
 )
 
-// FuzzRecords: gc reads less of a record than its owner does. What the owner
-// takes for a blob that it stands on, gc holds, or it sweeps nothing.
+// FuzzRecords: what the owner of a record takes for a blob that it stands on, gc
+// holds, or it sweeps nothing.
 func FuzzRecords(f *testing.F) {
 	d := digest.FromString("x")
 	seed := func(kind byte, v any) {
@@ -25,9 +25,9 @@ func FuzzRecords(f *testing.F) {
 		}
 		f.Add(kind, b)
 	}
-	seed(0, vm.Record{ID: "0123456789abcdef0123456789abcdef", Name: "web", Images: []digest.Digest{d}, Disks: []vm.Disk{{Image: digest.FromString("y")}}})
+	seed(0, vm.Record{Version: 1, ID: "0123456789abcdef0123456789abcdef", Name: "web", Images: []digest.Digest{d}, Disks: []vm.Disk{{Image: digest.FromString("y")}}})
 	seed(1, image.Record{ID: d, Name: "disk"})
-	f.Add(byte(2), []byte(`{"digests":["`+string(d)+`"],"restore":{"memory":"`+string(d)+`"}}`))
+	f.Add(byte(2), []byte(`{"digests":["`+string(d)+`"]}`))
 	st := open(f, filepath.Join(f.TempDir(), "root"))
 	if err := os.Mkdir(st.Path("vms", "0123456789abcdef0123456789abcdef"), 0o700); err != nil {
 		f.Fatal(err)
@@ -43,7 +43,7 @@ func FuzzRecords(f *testing.F) {
 			t.Fatal(err)
 		}
 		r := &roots{st: st, marks: newMarks(true), files: map[string]stamp{}}
-		if err := r.readRecord(k.name, k.path); err != nil {
+		if err := r.readRecord(sources(st)[int(kind)%len(kinds)], k.path); err != nil {
 			if !errors.Is(err, failure.Damaged) {
 				t.Fatal(err)
 			}

@@ -23,9 +23,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/owner"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
@@ -37,17 +39,27 @@ type Options struct {
 	DryRun  bool
 	Explain bool          // report what is kept and by whom
 	Wait    time.Duration // for another gc
-	// UndoJournal finishes the undoing of a restore that died; nil keeps its
-	// journal.
-	UndoJournal func(ctx context.Context, path string) error
-	Network     Network   // nil: not looked at
-	RunFolder   RunFolder // nil: not looked at
+	// Sources are all roots but leases and snapshots, from the rooms that own them;
+	// one for each of store.RootFolders.
+	Sources   []store.Source
+	Journals  Journals  // of restores; nil keeps them
+	Network   Network   // nil: not looked at
+	RunFolder RunFolder // nil: not looked at
 	// ForgetNetworks are ids of VMs that do not exist, or beginnings of them: what
 	// stands of their networks is dropped though its plugins cannot undo it.
 	ForgetNetworks []string
 	// CacheMaxBytes is what raw RAM files may occupy; negative is no limit.
 	CacheMaxBytes int64
 	Repack        *Repack // nil: packs stay as they are
+}
+
+// Journals is what gc asks of the room that restores.
+type Journals interface {
+	// JournalVM reads of which VM a journal is. failure.Damaged unless all of it was
+	// understood.
+	JournalVM(path string) (vm string, err error)
+	// Recover finishes the undoing of a restore that died.
+	Recover(ctx context.Context, path string) error
 }
 
 // Network is what gc asks of the room that attaches VMs to networks.
@@ -127,6 +139,9 @@ func ms(since time.Time) float64 { return float64(time.Since(since).Microseconds
 // that cannot be removed.
 func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	start := time.Now()
+	if err := complete(o.Sources); err != nil {
+		return nil, err
+	}
 	m, err := s.Maintain(ctx, o.Wait, "gc")
 	if err != nil {
 		return nil, err
@@ -184,7 +199,7 @@ func (c *collector) run(ctx context.Context) (told, err error) {
 // collect marks, plans and sweeps.
 func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) error {
 	p.marks = newMarks(c.o.Explain)
-	c.roots = newRoots(c.st, p.marks, dead)
+	c.roots = newRoots(c.st, c.o.Sources, p.marks, dead)
 	defer func() { c.roots.watch.close() }()
 	if err := c.roots.update(ctx); err != nil {
 		return unreadable(err)
@@ -211,8 +226,24 @@ func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) 
 	return err
 }
 
+// unreadable: what is needed is not known where a root cannot be read, nor where
+// only a newer program could.
 func unreadable(err error) error {
-	return fmt.Errorf("gc: nothing is swept, a root cannot be read: %w", err)
+	err = fmt.Errorf("gc: nothing is swept, a root cannot be read: %w", err)
+	if errors.Is(err, failure.Incompatible) {
+		return failure.Wrap(failure.Damaged, err)
+	}
+	return err
+}
+
+// complete refuses to collect while nobody says what a folder of roots holds.
+func complete(sources []store.Source) error {
+	for _, folder := range store.RootFolders() {
+		if !slices.ContainsFunc(sources, func(s store.Source) bool { return s.Folder == folder }) {
+			return fmt.Errorf("gc: nobody reads the roots in %s", folder)
+		}
+	}
+	return nil
 }
 
 func (c *collector) report(p *plan) {

@@ -18,6 +18,9 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -62,9 +65,31 @@ func mustPublish(t testing.TB, s *store.Store, parts ...string) *store.Snapshot 
 	return sn
 }
 
+// sources are the roots of a store, read by the rooms that own them.
+func sources(s *store.Store) []store.Source {
+	return []store.Source{vm.Roots(s), image.Roots(s), s.Pins()}
+}
+
+// run is Collect with all sources.
+func run(ctx context.Context, s *store.Store, o Options) (*Report, error) {
+	o.Sources = sources(s)
+	return Collect(ctx, s, o)
+}
+
+// writeVM gives a VM a record by which it stands on an image.
+func writeVM(t testing.TB, s *store.Store, id string, images ...digest.Digest) string {
+	t.Helper()
+	dir := s.Path("vms", id)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeJSON(t, filepath.Join(dir, "record.json"), vm.Record{Version: 1, ID: id, Name: "web-" + id[:4], Images: images})
+	return filepath.Join(dir, "record.json")
+}
+
 func collect(t testing.TB, s *store.Store, o Options) *Report {
 	t.Helper()
-	rep, err := Collect(context.Background(), s, o)
+	rep, err := run(context.Background(), s, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +189,7 @@ func TestUnreadableOrDanglingRootSweepsNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := blobs(t, s)
-			if _, err := Collect(t.Context(), s, Options{}); !errors.Is(err, failure.Damaged) {
+			if _, err := run(t.Context(), s, Options{}); !errors.Is(err, failure.Damaged) {
 				t.Errorf("gc: %v, want damaged", err)
 			}
 			if d := cmp.Diff(before, blobs(t, s)); d != "" {
@@ -208,12 +233,7 @@ func TestModel(t *testing.T) {
 			},
 			"record": func(r *rapid.T) {
 				d := digest.FromString(letters.Draw(r, "vm"))
-				dir := s.Path("vms", d.Encoded()[:32])
-				if err := os.MkdirAll(dir, 0o700); err != nil {
-					t.Fatal(err)
-				}
-				writeJSON(t, filepath.Join(dir, "record.json"), map[string]any{"disks": []any{map[string]any{"image": d}}})
-				files[filepath.Join(dir, "record.json")] = []digest.Digest{d}
+				files[writeVM(t, s, d.Encoded()[:32], d)] = []digest.Digest{d}
 			},
 			"forget": func(r *rapid.T) {
 				for path := range files {
@@ -331,4 +351,14 @@ func TestEveryFolderHasACollector(t *testing.T) {
 			t.Errorf("folder %s has no collector", f)
 		}
 	}
+}
+
+// lockLease makes a lease one of a living process, until the test ends.
+func lockLease(t *testing.T, path string) {
+	t.Helper()
+	l, err := filelock.ExclusiveExisting(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Unlock() })
 }

@@ -94,7 +94,7 @@ func TestANetworkThatStaysKeepsNothingElse(t *testing.T) {
 	}
 	bad, good := "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
 	net := &fakeNetwork{vms: []string{bad, good}, bad: bad}
-	rep, err := Collect(t.Context(), s, Options{Network: net})
+	rep, err := run(t.Context(), s, Options{Network: net})
 	if !errors.Is(err, errUndo) || failure.Code(err) != 1 {
 		t.Errorf("gc: %v", err)
 	}

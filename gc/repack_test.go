@@ -337,7 +337,7 @@ func TestNoRoomToRepack(t *testing.T) {
 		t.Fatal(err)
 	}
 	orphan := orphans(t, open(t, root), "orphan")
-	rep, err := Collect(t.Context(), s, Options{Repack: repackHalf})
+	rep, err := run(t.Context(), s, Options{Repack: repackHalf})
 	if !errors.Is(err, failure.NoSpace) || rep == nil || len(rep.Repack.Packs) != 1 || rep.Repack.Packs[0].Action != "keep" {
 		t.Fatalf("%v, %+v", err, rep)
 	}
@@ -449,7 +449,7 @@ func TestAReplacedSnapshotIsReadWhole(t *testing.T) {
 	})
 	wg.Go(func() {
 		for ctx.Err() == nil {
-			rep, err := Collect(context.Background(), s, Options{Repack: repackHalf})
+			rep, err := run(context.Background(), s, Options{Repack: repackHalf})
 			if err != nil {
 				t.Error(err)
 				return
@@ -543,7 +543,7 @@ func TestNobodyElseReplacesManifests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Collect(t.Context(), s, Options{Repack: repackHalf}); !errors.Is(err, failure.Busy) {
+	if _, err := run(t.Context(), s, Options{Repack: repackHalf}); !errors.Is(err, failure.Busy) {
 		t.Errorf("gc beside another: %v, want busy", err)
 	}
 	if err := m.End(); err != nil {

@@ -2,14 +2,11 @@ package gc
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -17,7 +14,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -31,12 +27,13 @@ import (
 // read, or the root is.
 type roots struct {
 	st        *store.Store
+	sources   []store.Source
 	marks     *marks
 	leases    map[string]*leaseRead
 	dead      map[string]bool // leases that nobody holds any more
 	snapshots stamp
 	known     map[store.ID]uint64 // snapshots that were read, with the inode of their folder
-	files     map[string]stamp    // records and pins
+	files     map[string]stamp    // of the sources
 	checked   bool                // what snapshots named so far was looked for
 
 	memory map[digest.Digest]bool // keys of the RAM that snapshots have
@@ -51,8 +48,8 @@ type leaseRead struct {
 	bytes int64
 }
 
-func newRoots(st *store.Store, m *marks, dead map[string]bool) *roots {
-	return &roots{st: st, watch: newWatch(st.Path("snapshots")), marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}, memory: map[digest.Digest]bool{}}
+func newRoots(st *store.Store, sources []store.Source, m *marks, dead map[string]bool) *roots {
+	return &roots{st: st, sources: sources, watch: newWatch(st.Path("snapshots")), marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}, memory: map[digest.Digest]bool{}}
 }
 
 // update reads what is new. A root that cannot be read is an error: what is
@@ -258,42 +255,15 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// heldBy is what gc needs of a VM record, an image record and a pin.
-type heldBy struct {
-	ID      string          `json:"id"`
-	Name    string          `json:"name"`
-	Images  []digest.Digest `json:"images"`
-	Digests []digest.Digest `json:"digests"`
-	Disks   []struct {
-		Image digest.Digest `json:"image"`
-	} `json:"disks"`
-	Restore *struct {
-		Memory digest.Digest `json:"memory"` // key below cache/memory
-	} `json:"restore"`
-}
-
-// readRecords reads the VM records, image records and pins that are new or were
-// rewritten.
+// readRecords reads the roots of the sources that are new or were rewritten.
 func (r *roots) readRecords(context.Context) error {
-	folders, err := os.ReadDir(r.st.Path("vms"))
-	if err != nil {
-		return err
-	}
-	for _, e := range folders {
-		if err := r.readRecord("vm", r.st.Path("vms", e.Name(), "record.json")); err != nil {
-			return err
-		}
-	}
-	for _, kind := range []string{"images", "pins"} {
-		entries, err := os.ReadDir(r.st.Path(kind))
+	for _, src := range r.sources {
+		files, err := src.Files()
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			if filepath.Ext(e.Name()) != ".json" {
-				continue
-			}
-			if err := r.readRecord(strings.TrimSuffix(kind, "s"), r.st.Path(kind, e.Name())); err != nil {
+		for _, path := range files {
+			if err := r.readRecord(src, path); err != nil {
 				return err
 			}
 		}
@@ -301,7 +271,7 @@ func (r *roots) readRecords(context.Context) error {
 	return nil
 }
 
-func (r *roots) readRecord(kind, path string) error {
+func (r *roots) readRecord(src store.Source, path string) error {
 	r.looked++
 	at, err := stampOf(path)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
@@ -313,53 +283,38 @@ func (r *roots) readRecord(kind, path string) error {
 	if at.holds(r.files[path]) {
 		return nil
 	}
-	rec, err := readHolder(path)
+	root, err := src.Read(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	objects := []string{}
-	name := kind + " " + strings.TrimSuffix(filepath.Base(path), ".json")
-	switch kind {
-	case "vm":
-		name = fmt.Sprintf("vm %s (%s)", rec.Name, rec.ID)
-		objects = append(objects, "vm:"+filepath.Base(filepath.Dir(path)))
-		if rec.Restore != nil {
-			objects = append(objects, string(rec.Restore.Memory))
-		}
-	case "image":
-		objects = append(objects, rec.ID)
-	}
-	for _, d := range append(rec.Images, rec.Digests...) {
-		objects = append(objects, string(d))
-	}
-	for _, d := range rec.Disks {
-		objects = append(objects, string(d.Image))
-	}
-	by := r.marks.by(holder{name: name})
-	for _, o := range objects {
-		if err := r.marks.holdName(o, by, false); err != nil {
-			return err
-		}
+	if err := r.markRoot(root); err != nil {
+		return err
 	}
 	r.files[path] = at
 	return nil
 }
 
-const holderLimit = 8 << 20
-
-func readHolder(path string) (heldBy, error) {
-	var r heldBy
-	b, err := durable.Document{Name: path, Limit: holderLimit}.Read(path)
-	if err != nil {
-		return r, err
+func (r *roots) markRoot(root store.Root) error {
+	by := r.marks.by(holder{name: root.String()})
+	var objects []string
+	if root.VM != "" {
+		objects = append(objects, "vm:"+root.VM)
 	}
-	if err := json.Unmarshal(b, &r); err != nil {
-		return r, failure.New(failure.Damaged, "%s: %w", path, err)
+	for _, id := range root.Snapshots {
+		objects = append(objects, "snapshot:"+string(id))
 	}
-	return r, nil
+	for _, d := range root.Digests {
+		objects = append(objects, string(d))
+	}
+	for _, o := range objects {
+		if err := r.marks.holdName(o, by, false); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stamp changes whenever a file is replaced or an entry of a folder comes or

@@ -15,9 +15,9 @@ import (
 // any snapshot is; what was made only for a VM to sleep on goes, by the way of
 // any removal, once that VM runs again or is gone.
 func (c *collector) sleepers(ctx context.Context) error {
-	asleep, err := c.st.Sleepers(ctx)
+	asleep, err := c.sleeping(ctx)
 	if err != nil {
-		return fmt.Errorf("gc: nothing is swept, a root cannot be read: %w", err)
+		return unreadable(err)
 	}
 	for id, who := range asleep {
 		k := Kept{Kind: "snapshot", ID: string(id), Bytes: store.FileBytes(c.st.Path("snapshots", string(id))), Holders: []string{who.String()}}
@@ -41,6 +41,22 @@ func (c *collector) sleepers(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// sleeping are the suspended VMs by their snapshots, each of which is there.
+func (c *collector) sleeping(ctx context.Context) (map[store.ID]store.Sleeper, error) {
+	asleep, err := c.st.Sleepers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for id, who := range asleep {
+		if exists(c.st.Path("snapshots", string(id), "manifest.json")) || !exists(who.File) {
+			continue // it was woken, and its snapshot removed, since
+		}
+		return nil, failure.Hint(failure.New(failure.Damaged, "%s sleeps on snapshot %s, which is missing", who, id),
+			"put the snapshot back, or give up its RAM with: cocoon vm start --cold "+who.VM.Name)
+	}
+	return asleep, nil
 }
 
 // leased are the snapshots that a living process works with: one of them may be

@@ -168,8 +168,8 @@ func (c *collector) whileIdle(id string, do func() error) (idle bool, err error)
 // journals finishes the undoing of restores whose process died: a journal
 // whose VM is named by no living lease.
 func (c *collector) journals(ctx context.Context) error {
-	files, err := filepath.Glob(c.st.Path("journals", "*.json"))
-	if err != nil || len(files) == 0 {
+	files, err := c.st.JSONFiles("journals")
+	if err != nil || len(files) == 0 || c.o.Journals == nil {
 		return err
 	}
 	live, err := c.st.LeaseHoldings(ctx)
@@ -183,15 +183,18 @@ func (c *collector) journals(ctx context.Context) error {
 		}
 	}
 	for _, path := range files {
-		id := strings.TrimSuffix(filepath.Base(path), ".json")
-		if making[id] || !exists(path) { // being made, or finished just now
+		id, err := c.o.Journals.JournalVM(path)
+		if errors.Is(err, os.ErrNotExist) || making[id] { // finished just now, or being made
 			continue
+		}
+		if err != nil {
+			return unreadable(err)
 		}
 		if err := c.processesOf(ctx, id); err != nil {
 			return err
 		}
 		v := victim{kind: "journal", id: id, reason: "a restore that died half-way"}
-		if !c.o.DryRun && c.o.UndoJournal != nil {
+		if !c.o.DryRun {
 			if err := c.undo(ctx, id, path); err != nil {
 				c.fail(&v, fmt.Errorf("undo restore of VM %s: %w", id, err))
 				continue
@@ -205,12 +208,12 @@ func (c *collector) journals(ctx context.Context) error {
 // undo a dead restore; a network that its plugins cannot undo, and that the
 // operator has given up, is dropped.
 func (c *collector) undo(ctx context.Context, id, path string) error {
-	err := c.o.UndoJournal(ctx, path)
+	err := c.o.Journals.Recover(ctx, path)
 	if err == nil || c.o.Network == nil || !c.forgets(id) {
 		return err
 	}
 	if err := c.o.Network.ForgetVM(ctx, id); err != nil {
 		return err
 	}
-	return c.o.UndoJournal(ctx, path)
+	return c.o.Journals.Recover(ctx, path)
 }

@@ -77,7 +77,7 @@ func TestTemporaryFilesOfRunningVMsGo(t *testing.T) {
 	if err := errors.Join(os.Mkdir(s.Path("vms", id), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	writeJSON(t, s.Path("vms", id, "record.json"), map[string]any{"id": id})
+	writeVM(t, s, id)
 	rep := collect(t, s, Options{RunFolder: vm.New(s, image.New(s), vm.Options{RunDir: run})})
 	if len(rep.Removed) != 1 || rep.Removed[0].Kind != "temporary" || exists(path) {
 		t.Errorf("removed %+v", rep.Removed)

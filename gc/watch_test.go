@@ -51,7 +51,7 @@ func TestWindowsDoNotGrowWithTheStore(t *testing.T) {
 			mustPublish(t, s, fmt.Sprint(i))
 		}
 		litter(t, s, 1000)
-		r := newRoots(s, newMarks(false), nil)
+		r := newRoots(s, sources(s), newMarks(false), nil)
 		defer r.watch.close()
 		if err := r.update(t.Context()); err != nil {
 			t.Fatal(err)
@@ -84,7 +84,7 @@ func TestWindowsDoNotGrowWithTheStore(t *testing.T) {
 func TestWithoutAWatchFoldersAreListed(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "root"))
 	mustPublish(t, s, "old")
-	r := newRoots(s, newMarks(false), nil)
+	r := newRoots(s, sources(s), newMarks(false), nil)
 	r.watch.close()
 	r.watch = nil
 	if err := r.update(t.Context()); err != nil {

@@ -18,6 +18,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -59,8 +61,8 @@ func orphans(t *testing.T, s *store.Store, part string) digest.Digest {
 // the window that discards, anybody may come to need what the plan takes.
 func TestWhatIsTakenAfterTheMarkIsKept(t *testing.T) {
 	vmDir := strings.Repeat("0a", 16)
-	record := func(s *store.Store, d digest.Digest) map[string]any {
-		return map[string]any{"id": vmDir, "name": "web", "disks": []any{map[string]any{"image": d}}}
+	record := func(d digest.Digest) vm.Record {
+		return vm.Record{Version: 1, ID: vmDir, Name: "web", Disks: []vm.Disk{{Image: d}}}
 	}
 	var before *store.Lease
 	for name, tc := range map[string]struct {
@@ -97,17 +99,17 @@ func TestWhatIsTakenAfterTheMarkIsKept(t *testing.T) {
 			if err := os.Mkdir(s.Path("vms", vmDir), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			writeJSON(t, s.Path("vms", vmDir, "record.json"), record(s, d))
+			writeJSON(t, s.Path("vms", vmDir, "record.json"), record(d))
 		}},
 		"a VM whose record was read already": {
 			prepare: func(t *testing.T, s *store.Store, d digest.Digest) {
 				if err := os.Mkdir(s.Path("vms", vmDir), 0o700); err != nil {
 					t.Fatal(err)
 				}
-				writeJSON(t, s.Path("vms", vmDir, "record.json"), record(s, digest.FromString("something else")))
+				writeJSON(t, s.Path("vms", vmDir, "record.json"), record(digest.FromString("something else")))
 			},
 			take: func(t *testing.T, s *store.Store, d digest.Digest) {
-				b, err := json.Marshal(record(s, d))
+				b, err := json.Marshal(record(d))
 				if err := errors.Join(err, durable.Document{Limit: 1 << 20}.Write(s.Path("vms", vmDir, "record.json"), b, 0o600)); err != nil {
 					t.Fatal(err)
 				}
@@ -117,7 +119,7 @@ func TestWhatIsTakenAfterTheMarkIsKept(t *testing.T) {
 			writeJSON(t, s.Path("pins", "p.json"), map[string]any{"digests": []digest.Digest{d}})
 		}},
 		"an image record": {take: func(t *testing.T, s *store.Store, d digest.Digest) {
-			writeJSON(t, s.Path("images", "i.json"), map[string]any{"id": d})
+			writeJSON(t, s.Path("images", "i.json"), image.Record{ID: d, Name: "i"})
 		}},
 	} {
 		for _, step := range []string{"gc.marked", "gc.planned"} {
@@ -234,7 +236,7 @@ func TestCreatesRemovalsAndCollectorsRace(t *testing.T) {
 	}
 	wg.Go(func() {
 		for ; ctx.Err() == nil; runs.Add(1) {
-			if _, err := Collect(context.Background(), s, Options{}); err != nil {
+			if _, err := run(context.Background(), s, Options{}); err != nil {
 				t.Error(err)
 				return
 			}

@@ -151,6 +151,9 @@ func (h Host) undoEarlier(ctx context.Context, r Request) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return h.refuseInUse(h.netnsPath(r.VM), r.VM, tapName(r.Index))
 	}
+	if errors.Is(err, failure.Incompatible) {
+		return err // what a newer program has made cannot be guessed
+	}
 	if err != nil {
 		rec = &record{Attachment: Attachment{VM: r.VM, Index: r.Index, Network: r.Network, Netns: h.netnsPath(r.VM), Ifname: ifname(r.Index), Tap: tapName(r.Index)}}
 	}

@@ -123,6 +123,9 @@ func (h Host) read(vm, ifname string) (*record, error) {
 	}
 	var rec record
 	err = json.Unmarshal(b, &rec)
+	if err == nil && rec.Version > recordVersion {
+		return nil, failure.Hint(failure.New(failure.Incompatible, "network record %s has version %d, this program knows %d", path, rec.Version, recordVersion), "use the newer program")
+	}
 	if err == nil && rec.Version != recordVersion {
 		err = fmt.Errorf("version %d", rec.Version)
 	}
@@ -165,7 +168,7 @@ func (h Host) records() ([]*record, error) {
 		switch {
 		case err == nil:
 			out = append(out, rec)
-		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, failure.Damaged):
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, failure.Damaged) && !errors.Is(err, failure.Incompatible):
 			return nil, err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -40,10 +41,10 @@ func readJournal(path string) (*Journal, error) {
 		return nil, err
 	}
 	var j Journal
-	if err := json.Unmarshal(b, &j); err != nil {
-		return nil, failure.New(failure.Damaged, "journal %s: %w", path, err)
+	if err := durable.DecodeAll(b, &j); err != nil {
+		return nil, failure.Hint(failure.New(failure.Damaged, "journal %s: %w", path, err), "if no newer cocoon wrote it: remove the file, and run cocoon gc")
 	}
-	if j.VM == "" || filepath.Base(path) != j.VM+".json" {
+	if !spelling.ID(j.VM) || filepath.Base(path) != j.VM+".json" {
 		return nil, failure.New(failure.Damaged, "journal %s names VM %q", path, j.VM)
 	}
 	return &j, nil
@@ -57,4 +58,13 @@ func removeJournals(paths ...string) error {
 		}
 	}
 	return durable.SyncDir(filepath.Dir(paths[0]))
+}
+
+// JournalVM reads of which VM a journal is.
+func (e *Engine) JournalVM(path string) (string, error) {
+	j, err := readJournal(path)
+	if err != nil {
+		return "", err
+	}
+	return j.VM, nil
 }

@@ -181,8 +181,10 @@ func (h *Holding) take(line string) error {
 		h.Purpose = line[4:]
 	case kind == "snapshot":
 		h.Snapshots = append(h.Snapshots, ID(rest))
+		return checkID("lease "+h.Lease+": snapshot", rest)
 	case kind == "vm":
 		h.VMs = append(h.VMs, rest)
+		return checkID("lease "+h.Lease+": VM", rest)
 	default:
 		d, err := digest.Parse(line)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 )
@@ -59,6 +60,19 @@ func rawMeta(dir string) ([]byte, error) {
 		return nil, failure.New(failure.NotFound, "no snapshot %s", filepath.Base(dir))
 	}
 	return nil, lostMeta(dir, errors.New("it is missing"))
+}
+
+// changeable refuses to write a meta.json anew in which a newer program has noted
+// what this one would forget.
+func changeable(dir string) error {
+	b, err := rawMeta(dir)
+	if err != nil {
+		return err
+	}
+	if err := durable.DecodeAll(b, &Meta{}); err != nil {
+		return failure.Hint(failure.New(failure.Incompatible, "%s/meta.json: %w: a newer cocoon wrote it", dir, err), "use the newer program")
+	}
+	return nil
 }
 
 func lostMeta(dir string, why error) error {
@@ -112,6 +126,9 @@ func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) er
 		}
 		dir := s.Path("snapshots", string(id))
 		m, err := readMeta(dir)
+		if err == nil {
+			err = changeable(dir)
+		}
 		if err != nil {
 			return err
 		}

@@ -186,3 +186,25 @@ func age(t *testing.T, sn *Snapshot) {
 		t.Fatal(err)
 	}
 }
+
+// TestANewerMetaIsNotRewritten: what a newer program noted there would be
+// forgotten.
+func TestANewerMetaIsNotRewritten(t *testing.T) {
+	s := openTest(t)
+	sn := mustPublish(t, s, "here", make([]byte, 4096))
+	path := filepath.Join(sn.Dir, "meta.json")
+	b, err := os.ReadFile(path)
+	newer := bytes.Replace(b, []byte("{"), []byte(`{"unheardOf":1,`), 1)
+	if err := errors.Join(err, os.WriteFile(path, newer, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Get(t.Context(), sn.ID); err != nil || got.Meta.Name != "here" {
+		t.Errorf("read: %v", err)
+	}
+	if err := s.SetMeta(t.Context(), sn.ID, func(m *Meta) error { m.Name = "there"; return nil }); !errors.Is(err, failure.Incompatible) {
+		t.Errorf("rename: %v", err)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, newer) {
+		t.Errorf("it became %s (%v)", after, err)
+	}
+}

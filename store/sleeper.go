@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
 // SleepFile in the folder of a VM says that it is suspended, and on which
@@ -21,6 +23,40 @@ const RecordLimit = 8 << 20
 
 // SleepDocument is how SleepFile is written and read.
 var SleepDocument = durable.Document{Name: SleepFile, Limit: 2 * RecordLimit}
+
+// Suspension is the contents of a SleepFile; its record is its VM's to read.
+type Suspension struct {
+	Version  int       `json:"version"`
+	Snapshot ID        `json:"snapshot"`
+	Since    time.Time `json:"since"`
+	// Aside says that the VM was only put aside while another state was to take
+	// its place: if nobody does so any more, it is to run again.
+	Aside  bool            `json:"aside,omitempty"`
+	Record json.RawMessage `json:"record"`
+}
+
+// SuspensionVersion is what this program writes and reads.
+const SuspensionVersion = 1
+
+// DecodeSuspension reads the SleepFile of a VM. failure.Damaged for one of another
+// VM or version.
+func DecodeSuspension(b []byte, vm string) (*Suspension, error) {
+	var s Suspension
+	var of VMRef
+	err := json.Unmarshal(b, &s)
+	if err == nil {
+		err = json.Unmarshal(s.Record, &of)
+	}
+	switch {
+	case err != nil:
+		return nil, failure.New(failure.Damaged, "%s of VM %s: %w", SleepFile, vm, err)
+	case s.Version != SuspensionVersion:
+		return nil, failure.New(failure.Damaged, "%s of VM %s has version %d, this program knows %d", SleepFile, vm, s.Version, SuspensionVersion)
+	case of.ID != vm || !spelling.ID(string(s.Snapshot)):
+		return nil, failure.New(failure.Damaged, "%s of VM %s is of VM %.40q, snapshot %.40q", SleepFile, vm, of.ID, s.Snapshot)
+	}
+	return &s, nil
+}
 
 // Sleeper is a suspended VM.
 type Sleeper struct {
@@ -45,14 +81,15 @@ func (s *Store) Sleepers(context.Context) (map[ID]Sleeper, error) {
 		if err != nil {
 			return nil, err
 		}
-		var f struct {
-			Snapshot ID    `json:"snapshot"`
-			Record   VMRef `json:"record"`
+		f, err := DecodeSuspension(b, filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			return nil, err
 		}
-		if err := json.Unmarshal(b, &f); err != nil || f.Snapshot == "" {
-			return nil, failure.New(failure.Damaged, "%s names no snapshot: %w", path, err)
+		var of VMRef
+		if err := json.Unmarshal(f.Record, &of); err != nil {
+			return nil, failure.New(failure.Damaged, "%s: %w", path, err)
 		}
-		all[f.Snapshot] = Sleeper{VM: f.Record, File: path}
+		all[f.Snapshot] = Sleeper{VM: of, File: path}
 	}
 	return all, nil
 }

@@ -12,8 +12,11 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/screen"
 	"github.com/cocoonv2/cocoon/internal/spelling"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 func newGC(a *app) *cobra.Command {
@@ -82,9 +85,14 @@ func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 	if o.CacheMaxBytes, err = a.cacheCap(); err != nil {
 		return nil, err
 	}
-	o.UndoJournal = r.restore.Recover
+	o.Sources, o.Journals = r.roots(), r.restore
 	o.Network = a.network(ctx, r.store)
 	return gc.Collect(ctx, r.store, o)
+}
+
+// roots are all that keep objects beside snapshots and leases.
+func (r *rooms) roots() []store.Source {
+	return []store.Source{vm.Roots(r.store), image.Roots(r.store), r.store.Pins()}
 }
 
 // checkForgotten refuses what cannot be the id of a VM.

@@ -155,11 +155,42 @@ func (i *Store) read(name string) (*Record, error) {
 	if err != nil {
 		return nil, err
 	}
+	return decode(b, name)
+}
+
+// decode reads the record of the image of this name.
+func decode(b []byte, name string) (*Record, error) {
 	var rec Record
-	if err := json.Unmarshal(b, &rec); err != nil || rec.ID.Validate() != nil || rec.ID.Algorithm() != digest.SHA256 {
-		return nil, failure.New(failure.Damaged, "record of image %s is not readable", name)
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return nil, failure.New(failure.Damaged, "record of image %s is not readable: %w", name, err)
+	}
+	if rec.Name != name || rec.ID.Validate() != nil || rec.ID.Algorithm() != digest.SHA256 {
+		return nil, failure.New(failure.Damaged, "record of image %s says name %.40q, digest %.80q", name, rec.Name, string(rec.ID))
 	}
 	return &rec, nil
+}
+
+// Roots is the Source of images that have a name.
+func Roots(st *store.Store) store.Source {
+	return store.Source{
+		Folder: "images",
+		Files:  func() ([]string, error) { return st.JSONFiles("images") },
+		Read: func(path string) (store.Root, error) {
+			b, err := recordFile.Read(path)
+			if err != nil {
+				return store.Root{}, err
+			}
+			name := strings.TrimSuffix(filepath.Base(path), ".json")
+			rec, err := decode(b, name)
+			if err != nil {
+				return store.Root{}, err
+			}
+			if err := durable.DecodeAll(b, &Record{}); err != nil {
+				return store.Root{}, failure.New(failure.Damaged, "record of image %s: %w: a newer cocoon wrote it, or it is damaged", name, err)
+			}
+			return store.Root{Kind: "image", ID: name, Digests: []digest.Digest{rec.ID}}, nil
+		},
+	}
 }
 
 // Get finds an image by name, digest, or unique digest prefix of at least three.

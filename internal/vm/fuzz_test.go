@@ -112,7 +112,7 @@ func FuzzSleep(f *testing.F) {
 	if err := m.save(good); err != nil {
 		f.Fatal(err)
 	}
-	if err := m.writeSleep(fuzzID, &Sleep{Version: sleepVersion, Snapshot: fuzzID, Since: good.Created, Record: good}); err != nil {
+	if err := m.writeSleep(fuzzID, &Sleep{Version: store.SuspensionVersion, Snapshot: fuzzID, Since: good.Created, Record: good}); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(contents(f, m.SleepPath(fuzzID)))

@@ -152,6 +152,10 @@ func (m *Manager) Lock(ctx context.Context, ref, verb string) (*Record, func(), 
 		return nil, nil, err
 	}
 	m.live(ctx, rec)
+	if err := m.changeable(rec.ID); err != nil {
+		unlock()
+		return nil, nil, err
+	}
 	if err := m.settle(ctx, rec); err != nil {
 		unlock()
 		return nil, nil, err

@@ -96,7 +96,7 @@ var recordFile = durable.Document{Name: "VM record", Limit: store.RecordLimit}
 // nameLength bounds the name of a VM, characters.
 const nameLength = 64
 
-func (m *Manager) recordPath(id string) string { return filepath.Join(m.Dir(id), "record.json") }
+func (m *Manager) recordPath(id string) string { return filepath.Join(m.Dir(id), recordName) }
 
 // read loads one record, of a suspended VM the one it sleeps with;
 // failure.NotFound when there is none.
@@ -138,12 +138,25 @@ func (m *Manager) readRecord(id string) (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("record of VM %s: %w", id, err)
 	}
+	return decodeRecord(b, id)
+}
+
+// decodeRecord reads the record of the VM with this id.
+func decodeRecord(b []byte, id string) (*Record, error) {
 	var rec Record
 	if err := json.Unmarshal(b, &rec); err != nil {
 		return nil, failure.New(failure.Damaged, "record of VM %s: %w", id, err)
 	}
-	if rec.ID != id || rec.Version != recordVersion {
-		return nil, failure.New(failure.Damaged, "record of VM %s says id %q, version %d", id, rec.ID, rec.Version)
+	if rec.Version != recordVersion {
+		return nil, failure.New(failure.Damaged, "record of VM %s has version %d, this program knows %d", id, rec.Version, recordVersion)
+	}
+	if rec.ID != id {
+		return nil, failure.New(failure.Damaged, "record of VM %s says id %.40q", id, rec.ID)
+	}
+	for _, d := range rec.blobs() {
+		if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
+			return nil, failure.New(failure.Damaged, "record of VM %s: digest %.80q", id, string(d))
+		}
 	}
 	return &rec, nil
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -31,8 +30,6 @@ type Sleep struct {
 	Record *Record `json:"record"`
 }
 
-const sleepVersion = 1
-
 // SleepPath is where the suspend.json of a VM lies.
 func (m *Manager) SleepPath(id string) string { return filepath.Join(m.Dir(id), store.SleepFile) }
 
@@ -45,14 +42,19 @@ func (m *Manager) readSleep(id string) (*Sleep, error) {
 	if err != nil {
 		return nil, err
 	}
-	var s Sleep
-	if err := json.Unmarshal(b, &s); err != nil {
-		return nil, failure.New(failure.Damaged, "%s of VM %s: %w", store.SleepFile, id, err)
+	return decodeSleep(b, id)
+}
+
+func decodeSleep(b []byte, id string) (*Sleep, error) {
+	s, err := store.DecodeSuspension(b, id)
+	if err != nil {
+		return nil, err
 	}
-	if s.Version != sleepVersion || s.Snapshot == "" || s.Record == nil || s.Record.ID != id {
-		return nil, failure.New(failure.Damaged, "%s of VM %s: version %d, snapshot %q", store.SleepFile, id, s.Version, s.Snapshot)
+	rec, err := decodeRecord(s.Record, id)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", store.SleepFile, err)
 	}
-	return &s, nil
+	return &Sleep{s.Version, s.Snapshot, s.Since, s.Aside, rec}, nil
 }
 
 // Suspend is the moment from which a paused VM sleeps on a snapshot, or is put
@@ -64,7 +66,7 @@ func (m *Manager) Suspend(rec *Record, snapshot store.ID, aside bool) error {
 	}
 	asleep := *rec
 	asleep.State, asleep.Process, asleep.Restore = "suspended", nil, nil
-	s := &Sleep{Version: sleepVersion, Snapshot: snapshot, Since: time.Now().UTC(), Aside: aside, Record: &asleep}
+	s := &Sleep{Version: store.SuspensionVersion, Snapshot: snapshot, Since: time.Now().UTC(), Aside: aside, Record: &asleep}
 	if err := m.writeSleep(rec.ID, s); err != nil {
 		return errors.Join(err, m.forgetSleep(rec.ID)) // its name may be there all the same
 	}

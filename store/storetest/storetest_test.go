@@ -9,13 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/storetest"
 )
 
 func collect(ctx context.Context, s *store.Store) error {
-	_, err := gc.Collect(ctx, s, gc.Options{})
+	_, err := gc.Collect(ctx, s, gc.Options{Sources: []store.Source{vm.Roots(s), image.Roots(s), s.Pins()}})
 	return err
 }
 
