@@ -104,7 +104,7 @@ func changes(before, after map[string]string) map[string]string {
 func TestRewriteChangesOnlyWhatItNames(t *testing.T) {
 	c, _, before, _ := documents(t, "testdata/v53.0/devices")
 	err := c.Rewrite(Rewrite{
-		Disks: map[string]string{"_disk0": "/new/disk-0.raw"}, Kernel: "/new/kernel", SerialFile: "/new/serial",
+		Disks: map[string]DiskFile{"_disk0": {Path: "/new/disk-0.raw"}}, Kernel: "/new/kernel", SerialFile: "/new/serial",
 		Taps: map[string]string{"_net1": "tap9"}, Vsock: "/new/vsock",
 	})
 	if err != nil {
@@ -132,7 +132,7 @@ func TestRewriteRefusesForeignPaths(t *testing.T) {
 		`"user_devices":[{"socket":"/x"}]`, `"ivshmem":{"path":"/dev/shm/x"}`, `"generic_vhost_user":[{"socket":"/x"}]`,
 		`"preserved_fds":[3]`, `"not_invented_yet":{"path":"/etc/shadow"}`,
 		`"payload":{"igvm":"/etc/shadow"}`, `"payload":{"kernel":"/k","host_data":"/etc/shadow"}`,
-		`"disks":[{"id":"_disk0","path":"/d","image_type":"Qcow2"}]`,
+		`"disks":[{"id":"_disk0","path":"/d","image_type":"Qcow2"}]`, `"disks":[{"id":"_disk0","path":"/d","readonly":true,"image_type":"Qcow2"}]`,
 		`"disks":[{"id":"_disk0","path":"/d","image_type":"Raw","backing_files":true}]`,
 		`"disks":[{"id":"_disk0","path":"/d","readonly":true,"image_type":"Qcow2","backing_files":true}]`,
 		`"disks":[{"id":"_disk0","path":"/d","vhost_user":true,"vhost_socket":"/x"}]`,
@@ -151,7 +151,7 @@ func TestRewriteRefusesForeignPaths(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Rewrite(Rewrite{Kernel: "/k", Disks: map[string]string{"_disk0": "/new"}}); !errors.Is(err, failure.Incompatible) {
+		if err := c.Rewrite(Rewrite{Kernel: "/k", Disks: map[string]DiskFile{"_disk0": {Path: "/new"}}}); !errors.Is(err, failure.Incompatible) {
 			t.Errorf("%s: %v, want a refusal", field, err)
 		}
 	}
@@ -161,7 +161,7 @@ func TestRewriteRefusesForeignPaths(t *testing.T) {
 // consoles, boot files, disks and sockets, only the new VM's own are opened.
 func TestRewriteLeavesNoPathOfTheSource(t *testing.T) {
 	c, err := ParseConfig([]byte(`{"payload":{"kernel":"/host/k","firmware":"/host/f","initramfs":"/host/i","cmdline":"quiet"},
-		"disks":[{"id":"a","path":"/host/d"},{"id":"b","path":"/host/e","image_type":"Unknown"},{"id":"c","path":"/host/ro","readonly":true,"image_type":"Qcow2"}],
+		"disks":[{"id":"a","path":"/host/d"},{"id":"b","path":"/host/e","image_type":"Unknown"},{"id":"c","path":"/host/ro","readonly":false,"image_type":"Raw"},{"id":"d","path":"/host/x","readonly":true}],
 		"serial":{"mode":"Socket","socket":"/host/s","file":"/host/f"},"console":{"mode":"File","file":"/host/c"},
 		"debug_console":{"mode":"Socket","socket":"/host/dc","file":"/host/df"},"vsock":{"cid":3,"socket":"/host/v"},
 		"memory":{"size":0,"zones":[{"id":"z","size":4096,"file":"/host/z"},{"id":"y","size":4096,"file":"/host/y"}]},"gdb":true,
@@ -171,7 +171,7 @@ func TestRewriteLeavesNoPathOfTheSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = c.Rewrite(Rewrite{
-		Disks: map[string]string{"a": "/own/a", "b": "/own/b", "c": "/own/c"}, Kernel: "/own/k", SerialFile: "/own/serial", Vsock: "/own/v",
+		Disks: map[string]DiskFile{"a": {Path: "/own/a"}, "b": {Path: "/own/b", Readonly: true}, "c": {Path: "/own/c", Readonly: true}, "d": {Path: "/own/d"}}, Kernel: "/own/k", SerialFile: "/own/serial", Vsock: "/own/v",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -181,7 +181,8 @@ func TestRewriteLeavesNoPathOfTheSource(t *testing.T) {
 		t.Errorf("a path of the source is left: %s", got)
 	}
 	for _, want := range []string{
-		`{"id":"a","path":"/own/a","image_type":"Raw"}`, `{"id":"b","path":"/own/b","image_type":"Raw"}`, `"gdb":false`, `"zones":[{"id":"z","size":4096},{"id":"y","size":4096}]`, `"/own/k"`, `"/own/serial"`, `"/own/v"`,
+		`{"id":"a","path":"/own/a","image_type":"Raw"}`, `{"id":"b","path":"/own/b","image_type":"Raw","readonly":true}`,
+		`{"id":"c","path":"/own/c","readonly":true,"image_type":"Raw"}`, `{"id":"d","path":"/own/d","readonly":false,"image_type":"Raw"}`, `"gdb":false`, `"zones":[{"id":"z","size":4096},{"id":"y","size":4096}]`, `"/own/k"`, `"/own/serial"`, `"/own/v"`,
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%s is not in %s", want, got)
@@ -334,9 +335,9 @@ func FuzzParseConfig(f *testing.F) {
 			t.Error("reading changed the bytes")
 		}
 		c.Unsupported()
-		w := Rewrite{SerialFile: "/own/serial", Kernel: "/own/kernel", Vsock: "/own/vsock", Disks: map[string]string{}, Taps: map[string]string{}}
+		w := Rewrite{SerialFile: "/own/serial", Kernel: "/own/kernel", Vsock: "/own/vsock", Disks: map[string]DiskFile{}, Taps: map[string]string{}}
 		for _, d := range c.Disks() {
-			w.Disks[d.ID] = "/own/disk"
+			w.Disks[d.ID] = DiskFile{"/own/disk", len(d.ID)%2 == 0}
 		}
 		for _, n := range c.Nets() {
 			w.Taps[n.ID] = "own0"
@@ -369,8 +370,11 @@ func opensOnlyItsOwn(t *testing.T, b []byte) {
 	}
 	for _, d := range at(doc, []string{"disks", "*"}) {
 		d, _ := d.(map[string]any)
-		if d["backing_files"] == true || d["readonly"] != true && d["image_type"] != "Raw" {
+		if d["backing_files"] == true || d["image_type"] != "Raw" {
 			t.Errorf("disk %v may be read as another format", d)
+		}
+		if id, _ := d["id"].(string); len(id)%2 == 0 && d["readonly"] != true {
+			t.Errorf("disk %v is written to", d)
 		}
 	}
 }

@@ -41,19 +41,17 @@ func (c *Config) Unsupported() []Problem {
 	return out
 }
 
-// The types of disk images that are one file each, and those that are nothing but
-// the bytes that the guest sees.
-var (
-	readOnlyTypes = []string{"", "Unknown", "Raw", "Qcow2", "FixedVhd", "Vhdx"}
-	writableTypes = []string{"", "Unknown", "Raw"}
-)
+// rawTypes are how configurations name a disk that is nothing but the bytes that the
+// guest sees. No other type is rebuilt, be the disk read-only: what stands in it came
+// from elsewhere too.
+var rawTypes = []string{"", "Unknown", "Raw"}
 
 // Check is failure.Incompatible where something is Unsupported.
 func (c *Config) Check() error {
 	return refuse("the VM has what cannot be brought back", c.Unsupported())
 }
 
-// problems of a disk. Writable disks are raw, and no disk names further files:
+// problems of a disk. Disks are raw, and none names further files:
 // a guest writes its own disk, and could write the header of a qcow2 whose
 // backing file is any file of the host.
 func (d DiskConfig) problems() []Problem {
@@ -62,10 +60,8 @@ func (d DiskConfig) problems() []Problem {
 		return []Problem{{"disk " + d.ID, "vhost-user: its state lies in another process", "use a file"}}
 	case d.BackingFiles:
 		return []Problem{{"disk " + d.ID, "its backing files are files of this host", "use a raw disk"}}
-	case d.Readonly && !slices.Contains(readOnlyTypes, d.ImageType):
-		return []Problem{{"disk " + d.ID, fmt.Sprintf("%.40q: what stands in it may name files of this host", d.ImageType), "use a raw disk"}}
-	case !d.Readonly && !slices.Contains(writableTypes, d.ImageType):
-		return []Problem{{"disk " + d.ID, d.ImageType + ": metadata held by the VMM is not in the file while it is paused", "use a raw disk"}}
+	case !slices.Contains(rawTypes, d.ImageType):
+		return []Problem{{"disk " + d.ID, fmt.Sprintf("%.40q: what stands in it may name files of this host, and what the VMM holds of it is not in the file while it is paused", d.ImageType), "use a raw disk"}}
 	}
 	return nil
 }

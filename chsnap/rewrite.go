@@ -10,11 +10,18 @@ import (
 
 // Rewrite says what of a configuration belongs to one VM process.
 type Rewrite struct {
-	Disks                       map[string]string // device id → path; every disk must be named
-	Kernel, Firmware, Initramfs string            // "" drops the key
+	Disks                       map[string]DiskFile // by device id; every disk must be named
+	Kernel, Firmware, Initramfs string              // "" drops the key
 	SerialFile                  string
 	Taps                        map[string]string // device id → TAP, "" for one that the VMM makes; every interface must be named
 	Vsock                       string            // path of its socket, of a VM that has one
+}
+
+// DiskFile is the file of a disk. Whether the VMM may write to it is the new VM's
+// affair: others may stand on the same file.
+type DiskFile struct {
+	Path     string
+	Readonly bool
 }
 
 // foreignNet are fields of an interface that only its own TAP had: the TAP's MAC
@@ -48,7 +55,7 @@ func (w Rewrite) disks(b []byte) ([]byte, error) {
 			if err := json.Unmarshal(d, &v); err != nil {
 				return nil, err
 			}
-			path, ok := w.Disks[v.ID]
+			file, ok := w.Disks[v.ID]
 			if !ok {
 				return nil, failure.New(failure.Incompatible, "no file for disk %q", v.ID)
 			}
@@ -58,7 +65,13 @@ func (w Rewrite) disks(b []byte) ([]byte, error) {
 					return nil, err
 				}
 			}
-			return set(d, "path", path)
+			if v.Readonly != file.Readonly {
+				var err error
+				if d, err = set(d, "readonly", file.Readonly); err != nil {
+					return nil, err
+				}
+			}
+			return set(d, "path", file.Path)
 		})
 	})
 }

@@ -91,7 +91,7 @@ func (c *collector) blobs(p *plan, kind, folder string) error {
 	for batch := range batches {
 		for _, name := range batch {
 			if o, ok := parseBlob(name); ok && (p.everyHolder || !p.see(o)) {
-				p.judge(kind, "sha256:"+name, c.st.Path(folder, name), "no snapshot, VM, image, pin or living process names it", nil)
+				p.judge(kind, "sha256:"+name, c.st.Path(folder, name), "no snapshot, VM, image, pin or living process names it", c.unused(kind, o))
 			}
 		}
 	}
@@ -99,6 +99,17 @@ func (c *collector) blobs(p *plan, kind, folder string) error {
 		return fmt.Errorf("gc: %w", err)
 	}
 	return nil
+}
+
+// unused: no VMM stands on an image that no record names any more.
+func (c *collector) unused(kind string, o object) func() bool {
+	if kind != "image" {
+		return nil
+	}
+	return func() bool {
+		used, err := c.st.ImageInUse(o.digest())
+		return !used && err == nil
+	}
 }
 
 // namesAtOnce bounds what a folder of a million entries costs.

@@ -194,7 +194,11 @@ func (p *plan) keep(kind, id string, o object, bytes int64) {
 	for _, h := range k.by {
 		k.Holders = append(k.Holders, h.name)
 	}
-	if len(k.Holders) == 0 {
+	switch {
+	case len(k.Holders) > 0:
+	case kind == "image":
+		k.Holders = append(k.Holders, "a VMM that runs, or whoever took it while gc ran")
+	default:
 		k.Holders = append(k.Holders, "somebody took it while gc ran")
 	}
 	p.kept = append(p.kept, k)

@@ -94,13 +94,13 @@ func (e *Engine) exportInto(ctx context.Context, lease *store.Lease, p *Plan, tm
 	if err != nil {
 		return err
 	}
-	w := chsnap.Rewrite{Disks: map[string]string{}, Taps: map[string]string{}, SerialFile: filepath.Join(final, "serial.log"), Vsock: filepath.Join(final, "vsock.sock")}
+	w := chsnap.Rewrite{Disks: map[string]chsnap.DiskFile{}, Taps: map[string]string{}, SerialFile: filepath.Join(final, "serial.log"), Vsock: filepath.Join(final, "vsock.sock")}
 	for _, n := range c.Nets() {
 		w.Taps[n.ID] = n.Tap
 	}
 	for i, d := range p.source.Disks() {
 		name := fmt.Sprintf("disk-%d.raw", d.Index)
-		w.Disks[d.DeviceID] = filepath.Join(final, name)
+		w.Disks[d.DeviceID] = chsnap.DiskFile{Path: filepath.Join(final, name), Readonly: d.Readonly}
 		if err := e.exportDisk(ctx, lease, p.snapshot, i, filepath.Join(tmp, name)); err != nil {
 			return fmt.Errorf("disk %d: %w", d.Index, err)
 		}

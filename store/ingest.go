@@ -348,11 +348,6 @@ func (in *Ingest) publish(staged string, config Descriptor, sp *Spec) error {
 	return nil
 }
 
-// ImageBlobPath is where an image blob lies.
-func (s *Store) ImageBlobPath(d digest.Digest) string {
-	return s.Path("images", "blobs", "sha256", blobName(d))
-}
-
 // Abort drops what is not published. Blobs that were kept are gc's.
 func (in *Ingest) Abort() error {
 	if in.writer != nil {

@@ -7,8 +7,11 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/immutable"
 )
 
 // Sweep is one run of the collector: a trash folder of its own, filled in
@@ -48,7 +51,13 @@ func (sw *Sweep) Window(ctx context.Context, f func(*Window) error) error {
 
 // Discard moves a file or folder of the store into this run's trash.
 func (w *Window) Discard(path string) error {
-	if _, err := durable.Trash(path, w.sweep.run); err != nil {
+	_, err := durable.Trash(path, w.sweep.run)
+	if errors.Is(err, unix.EPERM) && w.sweep.st.isImage(path) {
+		if err = immutable.Set(path, false); err == nil {
+			_, err = durable.Trash(path, w.sweep.run)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("discard %s: %w", path, err)
 	}
 	w.sweep.emptied[filepath.Dir(path)] = true

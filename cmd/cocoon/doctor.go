@@ -55,7 +55,7 @@ func newSystemDoctor(a *app) *cobra.Command {
 		},
 	}
 	reportFormat(c, &format)
-	c.Flags().BoolVar(&fix, "fix", false, "first repair what needs no decision: a store open to others, the index")
+	c.Flags().BoolVar(&fix, "fix", false, "first repair what needs no decision: a store open to others, unguarded images, the index")
 	return c
 }
 
@@ -76,7 +76,7 @@ func (a *app) host() doctor.Host {
 // ofStore adds the store that there is.
 func (a *app) ofStore(h *doctor.Host, r *rooms) {
 	h.RootDir, h.IndexOK, h.Sealing = r.store.Root(), a.indexOK, r.store.SealingKey
-	h.Store, h.Standing = r.store.Owner, r.vms.Standing
+	h.Store, h.Standing, h.Images = r.store.Owner, r.vms.Standing, r.store.LookAtImages
 }
 
 // nearest is the folder itself, or the last on the way to it that is there.
@@ -112,9 +112,16 @@ func (a *app) closeToOthers() error {
 	return err
 }
 
-// mend repairs what can be repaired without a decision of the operator: the
-// index, which is derived.
+// mend repairs what can be repaired without a decision of the operator: the guard of
+// the images, and the index, which is derived.
 func (a *app) mend(ctx context.Context, r *rooms, h doctor.Host) error {
+	guarded, err := r.store.GuardImages(ctx)
+	if err != nil {
+		return err
+	}
+	if guarded > 0 {
+		a.errOut.Line("%d image blobs are guarded now: mode 0400, immutable where the file system can", guarded)
+	}
 	if h.IndexOK(ctx) == nil {
 		return nil
 	}

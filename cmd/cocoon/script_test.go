@@ -71,6 +71,7 @@ func setup(e *testscript.Env, vmm string) error {
 	e.Setenv("XDG_RUNTIME_DIR", run)
 	e.Defer(func() {
 		killLeftovers(run)
+		thaw(e.WorkDir)
 		os.RemoveAll(run)
 	})
 	disk, err := os.Create(filepath.Join(e.WorkDir, "disk.raw"))

@@ -25,6 +25,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/owner"
 	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 // Status of a finding.
@@ -53,6 +54,8 @@ type Host struct {
 	Store func(ctx context.Context) (owner.Mark, error)
 	// Standing lists what lies in the run folder; nil where there is no store.
 	Standing func(ctx context.Context) ([]vm.Standing, error)
+	// Images counts the image blobs of the store; nil where there is none.
+	Images func(ctx context.Context) (store.ImageGuard, error)
 	// Sealing says what new snapshots are encrypted with.
 	Sealing func() (*keyring.Key, error)
 }
@@ -73,6 +76,7 @@ func (h Host) Examine(ctx context.Context) []Finding {
 		{"staging", h.staging},
 		{"index", h.index},
 		{"encryption", h.encryption},
+		{"images", h.images},
 		{"cni plugins", h.plugins},
 		{"cni networks", h.networks},
 		{"forwarding", h.forwarding},
@@ -118,6 +122,26 @@ func (h Host) encryption(context.Context) Finding {
 		return ok("new snapshots are not encrypted")
 	}
 	return ok("new snapshots are encrypted with key %s", k.ID())
+}
+
+// images that VMs share are worth an attribute that keeps root's slips from them
+// too, but nothing is wrong without it.
+func (h Host) images(ctx context.Context) Finding {
+	if h.Images == nil {
+		return ok("there is no store yet")
+	}
+	g, err := h.Images(ctx)
+	switch {
+	case err != nil:
+		return fail("see whether the file system is whole", "%v", err)
+	case g.OtherMode > 0:
+		return warn("cocoon system doctor --fix", "%d of %d image blobs have another mode than 0400", g.OtherMode, g.Blobs)
+	case g.Possible && g.Immutable < g.Blobs:
+		return ok("%d image blobs, %d of them immutable; cocoon system doctor --fix makes all so", g.Blobs, g.Immutable)
+	case g.Possible && g.Blobs > 0:
+		return ok("%d image blobs, all immutable until gc takes them", g.Blobs)
+	}
+	return ok("%d image blobs are read-only", g.Blobs)
 }
 
 // oldestSound and oldestLive are major versions of Cloud Hypervisor: the first

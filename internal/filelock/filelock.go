@@ -84,6 +84,24 @@ func Held(path string) (bool, error) {
 	return false, err
 }
 
+// HeldAtAll reports whether somebody holds path, exclusively or shared. It asks by an
+// exclusive lock of an instant, so those who take one must be ready to wait.
+func HeldAtAll(path string) (bool, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open lock: %w", err)
+	}
+	defer f.Close()
+	err = try(f, unix.LOCK_EX)
+	if errors.Is(err, ErrLocked) {
+		return true, nil
+	}
+	return false, err
+}
+
 // HeldAlone is Held of a file that has no other name: by that another could have
 // been taken.
 func HeldAlone(path string) (bool, error) {
@@ -104,6 +122,16 @@ func ExclusiveExisting(ctx context.Context, path string) (*Lock, error) {
 		return nil, err
 	}
 	return waitFor(ctx, f, path, unix.LOCK_EX, lastPause)
+}
+
+// SharedExisting waits for a shared lock on a file that must exist and is not
+// written to.
+func SharedExisting(ctx context.Context, path string) (*Lock, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	return waitFor(ctx, f, path, unix.LOCK_SH, lastPause)
 }
 
 // ExclusiveFolder waits for an exclusive lock on a folder itself: for what is done

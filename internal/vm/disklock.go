@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/patience"
@@ -33,22 +35,52 @@ func (m *Manager) takeSeat(ctx context.Context, rec *Record) (diskLocks, error) 
 		return nil, fmt.Errorf("lock the VM: %w", err)
 	}
 	locks := diskLocks{seat}
-	for _, d := range rec.Disks {
-		if d.File == "" {
-			continue
-		}
-		l, err := filelock.ExclusiveExisting(ctx, filepath.Join(m.Dir(rec.ID), d.File))
-		if errors.Is(err, failure.Busy) {
-			err = failure.Hint(failure.New(failure.Conflict, "disk %d of VM %s is in use by another VMM", d.Index, rec.Name),
-				"end the process that has the file open, see: fuser "+filepath.Join(m.Dir(rec.ID), d.File))
-		}
+	for _, take := range m.fileLocks(rec) {
+		l, err := take(ctx)
 		if err != nil {
 			locks.detach()
-			return nil, fmt.Errorf("lock disk: %w", err)
+			return nil, err
 		}
 		locks = append(locks, l)
 	}
 	return locks, nil
+}
+
+// fileLocks take the lock on each disk and image of a VM.
+func (m *Manager) fileLocks(rec *Record) (all []func(context.Context) (*filelock.Lock, error)) {
+	for _, d := range rec.Disks {
+		if d.File != "" {
+			all = append(all, func(ctx context.Context) (*filelock.Lock, error) { return m.lockDisk(ctx, rec, d) })
+		}
+	}
+	for _, d := range standsOn(rec) {
+		all = append(all, func(ctx context.Context) (*filelock.Lock, error) { return m.lockImage(ctx, rec, d) })
+	}
+	return all
+}
+
+func (m *Manager) lockDisk(ctx context.Context, rec *Record, d Disk) (*filelock.Lock, error) {
+	path := filepath.Join(m.Dir(rec.ID), d.File)
+	l, err := filelock.ExclusiveExisting(ctx, path)
+	if errors.Is(err, failure.Busy) {
+		err = failure.Hint(failure.New(failure.Conflict, "disk %d of VM %s is in use by another VMM", d.Index, rec.Name),
+			"end the process that has the file open, see: fuser "+path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock disk: %w", err)
+	}
+	return l, nil
+}
+
+func (m *Manager) lockImage(ctx context.Context, rec *Record, d digest.Digest) (*filelock.Lock, error) {
+	l, err := filelock.SharedExisting(ctx, m.images.Path(d))
+	if errors.Is(err, os.ErrNotExist) {
+		err = failure.New(failure.Damaged, "VM %s stands on image %s, which is missing", rec.Name, d)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock image: %w", err)
+	}
+	return l, nil
 }
 
 func (l diskLocks) files() []*os.File {

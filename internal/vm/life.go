@@ -58,7 +58,7 @@ func (m *Manager) diskOptions(rec *Record, d Disk) []chsnap.Option {
 		chsnap.PathOption("path", path), chsnap.WordOption("id", d.DeviceID), chsnap.WordOption("image_type", "raw"),
 		chsnap.WordOption("serial", d.Serial),
 	}
-	if d.Readonly {
+	if d.Readonly || d.Image != "" { // others stand on an image too
 		o = append(o, chsnap.WordOption("readonly", "on"))
 	}
 	return o

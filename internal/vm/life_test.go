@@ -35,7 +35,7 @@ func TestAColdBootHasEveryArgument(t *testing.T) {
 		Kernel: &store.ImageRef{Digest: kernel}, Initramfs: &store.ImageRef{Digest: initramfs},
 		Disks: []Disk{
 			{Index: 0, DeviceID: "_disk0", Serial: "cow0", File: "disk-0.raw"},
-			{Index: 1, DeviceID: "_disk3", Serial: "", Image: base, Readonly: true},
+			{Index: 1, DeviceID: "_disk3", Serial: "", Image: base}, // whatever the record says of it, others stand on it
 		},
 		Networks: []Network{
 			{"_net0", network.Attachment{Tap: "tap0", MAC: "02:00:00:00:00:01", MTU: 1400}},

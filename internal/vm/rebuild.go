@@ -38,13 +38,13 @@ func (r *Record) Judge(c *chsnap.Config, s *chsnap.State) error {
 }
 
 func (r *Record) rewriting(at places) chsnap.Rewrite {
-	w := chsnap.Rewrite{Disks: map[string]string{}, Taps: map[string]string{}, SerialFile: at.serial, Vsock: at.vsock}
+	w := chsnap.Rewrite{Disks: map[string]chsnap.DiskFile{}, Taps: map[string]string{}, SerialFile: at.serial, Vsock: at.vsock}
 	for _, d := range r.Disks {
-		if d.Image != "" {
-			w.Disks[d.DeviceID] = at.image(d.Image)
+		if d.Image != "" { // read-only, whatever anybody says of it
+			w.Disks[d.DeviceID] = chsnap.DiskFile{Path: at.image(d.Image), Readonly: true}
 			continue
 		}
-		w.Disks[d.DeviceID] = at.disk(d)
+		w.Disks[d.DeviceID] = chsnap.DiskFile{Path: at.disk(d), Readonly: d.Readonly}
 	}
 	for _, n := range r.Networks {
 		w.Taps[n.ID] = n.Tap
