@@ -33,7 +33,7 @@ type Captured struct {
 	// of vm.pause to the answer of vm.resume. Live: from when the guest was last
 	// known to run until the VMM had given it back.
 	PauseMs float64
-	Version string // of the VMM
+	Version Version // of the VMM
 }
 
 // minMajor is the oldest Cloud Hypervisor whose snapshots are sound.
@@ -82,7 +82,7 @@ func Capture(ctx context.Context, o CaptureOptions) (*Captured, error) {
 	if err := Normalise(dir.Config, dir.State); err != nil {
 		return nil, err
 	}
-	return &Captured{Dir: dir, PauseMs: pauseMs, Version: ping.Version}, nil
+	return &Captured{Dir: dir, PauseMs: pauseMs, Version: ping.Is()}, nil
 }
 
 // save is the only place where a guest stands still.
@@ -172,16 +172,6 @@ func (c *Client) ensure(ctx context.Context, verb, state string, within time.Dur
 		Cause:   fmt.Errorf("the VM could not be brought back to %s %s: %w", state, patience.Within(within), last),
 		Answers: !errors.Is(last, ErrUnreachable),
 	}
-}
-
-// Major is the first number of a version such as "53.0.0" or "v53.0-12".
-func Major(version string) int {
-	m, _, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
-	n, err := strconv.Atoi(m)
-	if err != nil {
-		return 0
-	}
-	return n
 }
 
 // stagingMargin is what a staging file system keeps free beside the RAM.

@@ -140,6 +140,9 @@ type Ping struct {
 	PID          int    `json:"pid"`
 }
 
+// Is which Cloud Hypervisor answered.
+func (p *Ping) Is() Version { return Version{Package: p.Version, Build: p.BuildVersion} }
+
 // Ping asks whether the VMM lives and which version it is.
 func (c *Client) Ping(ctx context.Context) (*Ping, error) {
 	b, err := c.call(ctx, c.patience.Call(), http.MethodGet, "vmm.ping", nil)

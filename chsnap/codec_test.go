@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -434,4 +435,35 @@ func FuzzSetAndDrop(f *testing.F) {
 			t.Errorf("%q %q: %s %s %v", b, key, set1, dropped, err)
 		}
 	})
+}
+
+// TestTSCIsReadAndDropped from the state of every CPU, and nothing else changes.
+func TestTSCIsReadAndDropped(t *testing.T) {
+	for _, f := range folders(t) {
+		_, s, _, before := documents(t, f)
+		khz, err := s.TSCKHz()
+		if err != nil || khz < 1_000_000 || khz > 9_000_000 {
+			t.Errorf("%s: %d kHz (%v)", f, khz, err)
+		}
+		if err := s.DropTSC(); err != nil {
+			t.Fatal(err)
+		}
+		if khz, err = s.TSCKHz(); err != nil || khz != 0 {
+			t.Errorf("%s: %d kHz are left (%v)", f, khz, err)
+		}
+		want := regexp.MustCompile(`(\\"tsc_khz\\":)[0-9]+`).ReplaceAllString(string(before), "${1}null")
+		if got := string(s.Bytes()); got != want {
+			t.Errorf("%s: more was changed than the frequency", f)
+		}
+	}
+	s, err := ParseState(stateWith(`[{"gpa":0,"length":4096}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if khz, err := s.TSCKHz(); khz != 0 || err != nil {
+		t.Errorf("a state without CPUs: %d kHz (%v)", khz, err)
+	}
+	if err := s.DropTSC(); err != nil {
+		t.Error(err)
+	}
 }

@@ -33,24 +33,26 @@ type configView struct {
 }
 
 type memoryView struct {
-	Size        uint64     `json:"size"`
-	Shared      bool       `json:"shared"`
-	Hugepages   bool       `json:"hugepages"`
-	Hotplugged  uint64     `json:"hotplugged_size"`
-	HotplugSize uint64     `json:"hotplug_size"`
-	Method      string     `json:"hotplug_method"`
-	Zones       []zoneView `json:"zones"`
+	Size         uint64     `json:"size"`
+	Shared       bool       `json:"shared"`
+	Hugepages    bool       `json:"hugepages"`
+	HugepageSize uint64     `json:"hugepage_size"`
+	Hotplugged   uint64     `json:"hotplugged_size"`
+	HotplugSize  uint64     `json:"hotplug_size"`
+	Method       string     `json:"hotplug_method"`
+	Zones        []zoneView `json:"zones"`
 }
 
 type zoneView struct {
-	ID          string  `json:"id"`
-	Size        uint64  `json:"size"`
-	File        string  `json:"file"`
-	Shared      bool    `json:"shared"`
-	Hugepages   bool    `json:"hugepages"`
-	Hotplugged  uint64  `json:"hotplugged_size"`
-	HotplugSize uint64  `json:"hotplug_size"`
-	Node        *uint32 `json:"host_numa_node"`
+	ID           string  `json:"id"`
+	Size         uint64  `json:"size"`
+	File         string  `json:"file"`
+	Shared       bool    `json:"shared"`
+	Hugepages    bool    `json:"hugepages"`
+	HugepageSize uint64  `json:"hugepage_size"`
+	Hotplugged   uint64  `json:"hotplugged_size"`
+	HotplugSize  uint64  `json:"hotplug_size"`
+	Node         *uint32 `json:"host_numa_node"`
 }
 
 type landlockRule struct {

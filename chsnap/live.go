@@ -88,7 +88,7 @@ func CaptureLive(ctx context.Context, o LiveOptions) (*Captured, error) {
 	if err != nil {
 		return nil, fmt.Errorf("what the VMM sent: %w", err)
 	}
-	c.Version = ping.Version
+	c.Version = ping.Is()
 	if info.State == "Running" {
 		c.PauseMs = float64(returned.Sub(rec.LastRan).Microseconds()) / 1000
 	}

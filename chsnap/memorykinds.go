@@ -80,3 +80,19 @@ func (c *Config) StreamRefusal() string {
 	}
 	return ""
 }
+
+// HugePages is how many bytes of RAM are in huge pages, by their size; size 0 is
+// the kernel's default.
+func (c *Config) HugePages() map[uint64]uint64 {
+	m := c.view.Memory
+	out := map[uint64]uint64{}
+	if m.Hugepages && m.Size+m.Hotplugged > 0 {
+		out[m.HugepageSize] += m.Size + m.Hotplugged
+	}
+	for _, z := range m.Zones {
+		if z.Hugepages {
+			out[z.HugepageSize] += z.Size + z.Hotplugged
+		}
+	}
+	return out
+}

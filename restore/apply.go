@@ -47,6 +47,9 @@ func (e *Engine) ApplyAll(ctx context.Context, plans []*Plan) ([]*vm.Record, err
 			r.unlock()
 		}
 	}()
+	if err := e.makeRoom(ctx, lease, plans...); err != nil {
+		return nil, err
+	}
 	if err := c.make(ctx); err != nil {
 		return nil, errors.Join(err, c.undo(ctx))
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/store"
-	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // cached tells whether a snapshot's RAM need not be made.
@@ -121,10 +120,10 @@ func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
 		return false, err
 	}
 	sn := p.snapshot
-	bytes, err := e.storedRAM(ctx, sn)
-	if err != nil {
+	if err := e.measure(ctx, p); err != nil {
 		return false, err
 	}
+	bytes := p.ram.stored
 	if e.CacheMaxBytes >= 0 && bytes > e.CacheMaxBytes {
 		return false, nil
 	}
@@ -138,27 +137,4 @@ func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
 	}
 	_, err = e.materialise(ctx, lease, sn)
 	return err == nil, err
-}
-
-// storedRAM is what the RAM of a snapshot occupies as a raw file.
-func (e *Engine) storedRAM(ctx context.Context, sn *store.Snapshot) (int64, error) {
-	var sum int64
-	for _, m := range sn.Spec.Memory {
-		n, err := e.storedBytes(ctx, sn, m.Map)
-		if err != nil {
-			return 0, fmt.Errorf("RAM at %#x of snapshot %s: %w", m.GPA, sn.ID, err)
-		}
-		sum += n
-	}
-	return sum, nil
-}
-
-// storedBytes is what the pages of a map that are not zero occupy.
-func (e *Engine) storedBytes(ctx context.Context, sn *store.Snapshot, m digest.Digest) (int64, error) {
-	pages, err := e.Store.ReadMap(ctx, sn, m)
-	if err != nil {
-		return 0, err
-	}
-	_, stored := pages.Stat()
-	return int64(stored) * pack.PageSize, nil
 }

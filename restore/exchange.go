@@ -38,6 +38,9 @@ func (e *Engine) Try(ctx context.Context, rec *vm.Record, r Request) (*Trial, er
 	if err := e.hold(ctx, lease, p); err != nil {
 		return nil, errors.Join(err, t.Close(ctx))
 	}
+	if err := e.makeRoom(ctx, lease, p); err != nil {
+		return nil, errors.Join(err, t.Close(ctx))
+	}
 	steps := []step{{"reserve", t.reserve, t.unreserve}, {"network", t.attach, nothing}, {"disks", t.disks, nothing}}
 	if err := t.doOrUndo(ctx, "exchange.", append(steps, t.loadSteps()...)); err != nil {
 		return nil, errors.Join(fmt.Errorf("restore snapshot %s in place of VM %s: %w", p.SnapshotID, rec.Name, err), t.Close(ctx))

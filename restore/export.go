@@ -38,7 +38,7 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
 	if err := e.hold(ctx, lease, p); err != nil {
 		return err
 	}
-	if err := e.roomFor(ctx, p, filepath.Dir(dir)); err != nil {
+	if err := e.roomFor(p, filepath.Dir(dir)); err != nil {
 		return err
 	}
 	d, err := durable.DraftDir(dir)
@@ -63,22 +63,10 @@ func cannotMake(dir string, err error) error {
 	return nil
 }
 
-// roomFor refuses an export that the file system of dir has no room for.
-func (e *Engine) roomFor(ctx context.Context, p *Plan, dir string) error {
-	need, err := e.storedRAM(ctx, p.snapshot)
-	if err != nil {
-		return err
-	}
-	for _, d := range p.snapshot.Spec.Disks {
-		if d.Image != "" {
-			continue // perhaps shared with its blob
-		}
-		n, err := e.storedBytes(ctx, p.snapshot, d.Map)
-		if err != nil {
-			return fmt.Errorf("disk %d: %w", d.Index, err)
-		}
-		need += n
-	}
+// roomFor refuses an export that the file system of dir has no room for. Disks
+// that are images may be shared with their blobs.
+func (e *Engine) roomFor(p *Plan, dir string) error {
+	need := p.ram.stored + p.storedDisks()
 	free, err := store.FreeBytes(dir)
 	if err == nil && free < need {
 		err = failure.New(failure.NoSpace, "the export of snapshot %s takes %d bytes, %d are free at %s", p.SnapshotID, need, free, dir)

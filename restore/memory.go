@@ -10,9 +10,20 @@ import (
 	"github.com/cocoonv2/cocoon/internal/owner"
 )
 
-// rewrite patches config.json for the new VM; what belongs to none stays as it
-// was captured.
-func (r *run) rewrite(c *chsnap.Config) error { return c.Rewrite(r.VMs.Rewriting(r.rec)) }
+// documents are the VMM's, patched for the new VM; what belongs to none stays as
+// it was captured.
+func (r *run) documents(ctx context.Context) (*chsnap.Config, *chsnap.State, error) {
+	c, s, err := r.readConfig(ctx, r.plan.snapshot)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.plan.dropTSC {
+		if err := s.DropTSC(); err != nil {
+			return nil, nil, err
+		}
+	}
+	return c, s, c.Rewrite(r.VMs.Rewriting(r.rec))
+}
 
 func writeFolder(dir string, c *chsnap.Config, s *chsnap.State) error {
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), c.Bytes(), 0o600); err != nil {
@@ -28,11 +39,8 @@ func (r *run) copyMemory(ctx context.Context) error {
 	if err := r.makeStaging(ctx, base); err != nil {
 		return err
 	}
-	c, s, err := r.readConfig(ctx, r.plan.snapshot)
+	c, s, err := r.documents(ctx)
 	if err != nil {
-		return err
-	}
-	if err := r.rewrite(c); err != nil {
 		return err
 	}
 	if err := writeFolder(r.staging, c, s); err != nil {
@@ -55,11 +63,8 @@ func (r *run) mapMemory(ctx context.Context) error {
 	if err := r.makeStaging(ctx, r.VMs.Dir(r.rec.ID)); err != nil {
 		return err
 	}
-	c, s, err := r.readConfig(ctx, r.plan.snapshot)
+	c, s, err := r.documents(ctx)
 	if err != nil {
-		return err
-	}
-	if err := r.rewrite(c); err != nil {
 		return err
 	}
 	if err := chsnap.MapMemory(c, s, base); err != nil {

@@ -24,20 +24,24 @@ const (
 type facts struct {
 	noMap    string // why the RAM cannot be mapped, "" when it can
 	noStream string // why it cannot be pushed
+	noCopy   string // why the VMM cannot read a snapshot folder
+	noRoom   bool   // for the file that is mapped
 	cached   bool   // the materialised file is there
 	clones   int    // how many VMs are made of the snapshot at once
+}
+
+// refusal says why a mode would be wrong, "" when it would not.
+func (f facts) refusal(m Mode) string {
+	return map[Mode]string{Map: f.noMap, Stream: f.noStream, Copy: f.noCopy}[m]
 }
 
 // choose answers the mode and the reason for it. A mode that was asked for and
 // would be wrong is failure.Incompatible, never replaced by another.
 func choose(asked Mode, f facts) (Mode, string, error) {
 	switch asked {
-	case Copy:
-		return Copy, "asked for", nil
-	case Map, Stream:
-		if why := map[Mode]string{Map: f.noMap, Stream: f.noStream}[asked]; why != "" {
-			return "", "", failure.Hint(failure.New(failure.Incompatible, "restore mode %s is wrong here: %s", asked, why),
-				"use --restore-mode auto, which takes "+string(fastest(f)))
+	case Copy, Map, Stream:
+		if why := f.refusal(asked); why != "" {
+			return "", "", failure.Hint(failure.New(failure.Incompatible, "restore mode %s is wrong here: %s", asked, why), f.instead())
 		}
 		return asked, "asked for", nil
 	case Auto, "":
@@ -45,6 +49,9 @@ func choose(asked Mode, f facts) (Mode, string, error) {
 		return "", "", failure.New(failure.Usage, "unknown restore mode %q: auto, map, stream or copy", asked)
 	}
 	m := fastest(f)
+	if why := f.refusal(m); why != "" {
+		return "", "", failure.Hint(failure.New(failure.Incompatible, "no restore mode is right here: %s; %s", f.noMap, why), "--cold boots from the disks")
+	}
 	switch {
 	case m == Map && f.cached:
 		return m, "RAM lies in the cache: mapped, and shared by clones", nil
@@ -54,15 +61,26 @@ func choose(asked Mode, f facts) (Mode, string, error) {
 		return m, fmt.Sprintf("RAM is made into a file once, which %d clones share", f.clones), nil
 	case m == Stream && f.noMap != "":
 		return m, "RAM is pushed into the VMM, for " + f.noMap, nil
+	case m == Stream && f.noRoom && f.clones > 1:
+		return m, "RAM is pushed into each VMM: there is no room for it as a file", nil
 	case m == Stream:
 		return m, "RAM is not in the cache: pushed into the VMM", nil
 	}
 	return m, f.noMap + "; " + f.noStream, nil
 }
 
+// instead names what is right.
+func (f facts) instead() string {
+	m := fastest(f)
+	if f.refusal(m) != "" {
+		return "--cold boots from the disks"
+	}
+	return "use --restore-mode auto, which takes " + string(m)
+}
+
 func fastest(f facts) Mode {
 	switch {
-	case f.noMap == "" && (f.cached || f.clones > 1 || f.noStream != ""):
+	case f.noMap == "" && (f.cached || f.clones > 1 && !f.noRoom || f.noStream != ""):
 		return Map
 	case f.noStream == "":
 		return Stream
@@ -70,26 +88,24 @@ func fastest(f facts) Mode {
 	return Copy
 }
 
-// chooseMode gathers the facts and fills in the plan.
-func (e *Engine) chooseMode(p *Plan, r Request) error {
-	if r.Cold {
-		p.Mode, p.Why = Cold, "--cold: boot from the disks"
-		return nil
+// chooseMode fills in the mode.
+func (p *Plan) chooseMode(r Request, f findings, passage chsnap.Passage) error {
+	choice := facts{noMap: p.config.MapRefusal(), noStream: p.config.StreamRefusal(), cached: f.cached, clones: r.Clones}
+	if chsnap.Major(f.host.VMM.Package) < chsnap.StreamVersion {
+		choice.noStream = fmt.Sprintf("Cloud Hypervisor %s takes no stream, v%d does", f.host.VMM, chsnap.StreamVersion)
 	}
-	c := p.config
-	err := p.source.Judge(c, p.state)
-	if err != nil {
+	if asked := r.Mode != Auto && r.Mode != ""; passage == chsnap.ByMigration && !(asked && r.AllowIncompatible) {
+		why := fmt.Sprintf("it was made by Cloud Hypervisor %s, which %s takes by a migration only", p.snapshot.Spec.Hypervisor.Version, f.host.VMM)
+		choice.noMap, choice.noCopy = why, why
+	}
+	if _, ok := p.fits(r, f, Map); !ok {
+		choice.noRoom = true
+	}
+	var err error
+	if p.Mode, p.Why, err = choose(r.Mode, choice); err != nil {
 		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
 	}
-	f := facts{noMap: c.MapRefusal(), noStream: c.StreamRefusal(), clones: r.Clones}
-	if chsnap.Major(p.vmmVersion) < chsnap.StreamVersion {
-		f.noStream = fmt.Sprintf("Cloud Hypervisor %s takes no stream, v%d does", p.vmmVersion, chsnap.StreamVersion)
-	}
-	f.cached = e.cached(p.snapshot)
-	if p.Mode, p.Why, err = choose(r.Mode, f); err != nil {
-		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
-	}
-	p.Ahead = p.Mode == Stream && r.Mode != Stream && f.noMap == "" && !r.ownDisks
+	p.Ahead = p.Mode == Stream && r.Mode != Stream && choice.noMap == "" && !r.ownDisks
 	return nil
 }
 

@@ -2,10 +2,10 @@
 // the source VM is gone.
 //
 // A [Plan] is made first and changes nothing: every refusal that can be
-// foreseen (missing or damaged objects, VMM version, CPU flags, name, address,
-// space)
-// is made there, and it can be printed. [Engine.ApplyAll] then runs numbered
-// steps, each with its undo:
+// foreseen (missing or damaged objects, documents that could not be rewritten,
+// VMM version, processor, name, address, space) is made there, and it can be
+// printed. What decides is read first ([findings]) and judged by a function that
+// touches nothing. [Engine.ApplyAll] then runs numbered steps, each with its undo:
 //
 //	1 reserve   id, folders; a journal that names them
 //	2 network   netns, devices, addresses: kept, fresh or none; TAPs are up
@@ -30,11 +30,7 @@ package restore
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
-	"slices"
-	"strings"
 	"sync"
 
 	"github.com/cocoonv2/cocoon/chsnap"
@@ -66,19 +62,27 @@ type Plan struct {
 	Mode       Mode     `json:"mode"`
 	Why        string   `json:"why"` // why this mode
 	// Ahead says that further clones could be mapped: worth making the file for.
-	Ahead       bool     `json:"ahead"`
-	Paused      bool     `json:"paused"`
-	MemoryBytes int64    `json:"memoryBytes"`
-	DiskBytes   int64    `json:"diskBytes"`
-	Warnings    []string `json:"warnings,omitempty"`
+	Ahead       bool  `json:"ahead"`
+	Paused      bool  `json:"paused"`
+	MemoryBytes int64 `json:"memoryBytes"` // as the guest sees them
+	DiskBytes   int64 `json:"diskBytes"`
+	// NeedBytes is what this VM may take of the store's file system, pages of
+	// zeros left out; SharedBytes what all that are made at once take beside it.
+	NeedBytes   int64 `json:"needBytes"`
+	SharedBytes int64 `json:"sharedBytes,omitempty"`
+	// FreesBytes is how much RAM that nobody uses the cache gives up for it.
+	FreesBytes int64    `json:"freesBytes,omitempty"`
+	Warnings   []string `json:"warnings,omitempty"`
 
 	Networks []NetworkPlan `json:"networks,omitempty"`
 
-	snapshot   *store.Snapshot
-	source     *vm.Blueprint
-	config     *chsnap.Config
-	state      *chsnap.State
-	vmmVersion string
+	snapshot *store.Snapshot
+	source   *vm.Blueprint
+	config   *chsnap.Config
+	state    *chsnap.State
+	disks    []sized // as the page maps say
+	ram      sized
+	dropTSC  bool // the guest's counter goes at this host's rate
 }
 
 // Engine applies plans.
@@ -86,23 +90,23 @@ type Engine struct {
 	Store  *store.Store
 	VMs    *vm.Manager
 	Images *image.Store
-	// VMMVersion asks the installed VMM for its version, e.g. "53.0.0".
-	VMMVersion func(ctx context.Context) (string, error)
-	OnBytes    func(done, total int64) // progress of materialising; may be nil
+	// Host asks what of this host decides; see ReadHost.
+	Host    func(ctx context.Context) (Host, error)
+	OnBytes func(done, total int64) // progress of materialising; may be nil
 	// CacheMaxBytes is what the raw RAM files of the cache may occupy; negative
 	// is no limit.
 	CacheMaxBytes int64
 }
 
-// NewPlan reads the snapshot and refuses whatever cannot work. It holds
-// nothing and changes nothing, except that the cache gives up files that nobody
-// uses where space is short.
+// NewPlan reads the snapshot and refuses whatever cannot work. It holds nothing
+// and changes nothing: what has to give way is in the plan, and does when it is
+// applied.
 func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	ctx, stop := context.WithCancel(ctx)
-	version := sync.OnceValues(func() (string, error) { return e.VMMVersion(ctx) })
+	host := sync.OnceValues(func() (Host, error) { return e.Host(ctx) })
 	if r.needsHost() {
-		go version()    // it takes longer than the rest
-		defer version() // no process is left behind
+		go host()    // it takes longer than the rest
+		defer host() // no process is left behind
 	}
 	defer stop()
 	id, err := e.Store.Resolve(ctx, r.Snapshot)
@@ -114,7 +118,7 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 		if err != nil {
 			return nil, err
 		}
-		p, err := e.planOf(ctx, r, sn, version)
+		p, err := e.planOf(ctx, r, sn, host)
 		if err == nil || e.Store.Current(sn) {
 			return p, err
 		}
@@ -125,9 +129,9 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 // needsHost: the VMM is going to load what the snapshot has.
 func (r Request) needsHost() bool { return !r.Cold && !r.export }
 
-// planOf makes the plan of the snapshot as it was read. version waits for the
-// VMM's answer.
-func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot, version func() (string, error)) (*Plan, error) {
+// planOf makes the plan of the snapshot as it was read. host waits for the VMM's
+// answer.
+func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot, host func() (Host, error)) (*Plan, error) {
 	if err := sn.Usable(); err != nil {
 		return nil, err
 	}
@@ -146,51 +150,25 @@ func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot, vers
 	if err := e.readBlueprint(ctx, p, sn); err != nil {
 		return nil, err
 	}
-	p.count()
+	if err := e.measure(ctx, p); err != nil {
+		return nil, err
+	}
 	if r.export {
 		return p, nil
 	}
-	if r.ownDisks {
-		p.DiskBytes = 0
-	} else if err := e.planNetworks(p, r); err != nil {
-		return nil, err
-	}
-	if r.needsHost() {
-		var err error
-		if p.vmmVersion, err = version(); err != nil {
-			return nil, err
-		}
-		if err := p.checkHost(r.AllowIncompatible); err != nil {
+	if !r.ownDisks {
+		if err := e.planNetworks(p, r); err != nil {
 			return nil, err
 		}
 	}
-	if err := e.chooseMode(p, r); err != nil {
-		return nil, err
-	}
-	return p, e.requireSpace(ctx, p)
-}
-
-// requireSpace: a stream needs none for RAM, nor does a map whose file is there.
-// For a new file the cache gives up others first.
-func (e *Engine) requireSpace(ctx context.Context, p *Plan) error {
-	switch {
-	case p.Mode == Stream, p.Mode == Cold, p.Mode == Map && e.cached(p.snapshot):
-		return e.Store.Require(p.DiskBytes)
-	case p.Mode == Copy:
-		return e.Store.Require(p.DiskBytes + p.MemoryBytes)
-	}
-	ram, err := e.storedRAM(ctx, p.snapshot)
+	f, err := e.find(r, p, host)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	err = e.Store.Require(p.DiskBytes + ram)
-	if !errors.Is(err, failure.NoSpace) {
-		return err
+	if err := p.decide(r, f); err != nil {
+		return nil, err
 	}
-	if terr := e.Store.TrimCache(ctx, 0); terr != nil {
-		return errors.Join(err, terr)
-	}
-	return e.Store.Require(p.DiskBytes + ram)
+	return p, nil
 }
 
 // NewPlans plans one VM for each name, all of one snapshot, which is looked at
@@ -199,7 +177,7 @@ func (e *Engine) NewPlans(ctx context.Context, r Request, names []string) ([]*Pl
 	var plans []*Plan
 	for i, name := range names {
 		if i == 0 {
-			r.Name = name
+			r.Name, r.Clones = name, len(names)
 			p, err := e.NewPlan(ctx, r)
 			if err != nil {
 				return nil, err
@@ -211,21 +189,7 @@ func (e *Engine) NewPlans(ctx context.Context, r Request, names []string) ([]*Pl
 		p.Name = name
 		plans = append(plans, &p)
 	}
-	if err := e.Store.Require(int64(len(plans)) * plans[0].DiskBytes); err != nil {
-		return nil, err
-	}
 	return plans, e.VMs.CheckNames(ctx, names)
-}
-
-func (p *Plan) count() {
-	for _, m := range p.snapshot.Spec.Memory {
-		p.MemoryBytes += int64(m.Bytes)
-	}
-	for _, d := range p.snapshot.Spec.Disks {
-		if d.Image == "" {
-			p.DiskBytes += d.Bytes
-		}
-	}
 }
 
 // checkObjects looks whether every object the snapshot names is there.
@@ -244,35 +208,4 @@ func (e *Engine) checkObjects(ctx context.Context, sn *store.Snapshot) error {
 		}
 	}
 	return nil
-}
-
-// checkHost compares the VMM's major version and the CPU's flags with those
-// at capture: Cloud Hypervisor supports neither difference.
-func (p *Plan) checkHost(allow bool) error {
-	var wrong []string
-	if want := p.snapshot.Spec.Hypervisor.Version; want != "" && chsnap.Major(want) != chsnap.Major(p.vmmVersion) {
-		wrong = append(wrong, fmt.Sprintf("snapshot was made by Cloud Hypervisor %s, this host has %s", want, p.vmmVersion))
-	}
-	if missing := missingFlags(p.snapshot.Spec.Host.CPUFlags, hostFlags()); len(missing) > 0 {
-		wrong = append(wrong, "this CPU lacks "+strings.Join(missing, " "))
-	}
-	if len(wrong) == 0 {
-		return nil
-	}
-	if allow {
-		p.Warnings = append(p.Warnings, wrong...)
-		return nil
-	}
-	return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s", p.SnapshotID, strings.Join(wrong, "; ")),
-		"--allow-incompatible tries all the same, --cold boots from the disks")
-}
-
-func missingFlags(want, have []string) []string {
-	var missing []string
-	for _, f := range want {
-		if !slices.Contains(have, f) {
-			missing = append(missing, f)
-		}
-	}
-	return missing
 }

@@ -1,12 +1,9 @@
 package restore
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"os"
 	"reflect"
-	"strings"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
@@ -38,18 +35,4 @@ func fillRecord(rec *vm.Record, p *Plan) {
 	p.source.Fill(rec)
 	wantNetworks(rec, p)
 	rec.Snapshot = string(p.SnapshotID)
-}
-
-func hostFlags() []string {
-	f, err := os.Open("/proc/cpuinfo")
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		if key, value, _ := strings.Cut(sc.Text(), ":"); strings.TrimSpace(key) == "flags" {
-			return strings.Fields(value)
-		}
-	}
-	return nil
 }

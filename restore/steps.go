@@ -178,6 +178,7 @@ func (r *run) writeDisk(ctx context.Context, i int, path string) error {
 		return err
 	}
 	defer im.Close()
+	r.rec.Disks[i].Bytes = im.Bytes()
 	return writeImage(ctx, im, path, r.OnBytes)
 }
 

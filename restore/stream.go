@@ -21,11 +21,8 @@ import (
 // RAM-sized file is made. Whatever goes wrong, the VMM is of no use any more
 // and may be blocked for ever: the undo of launch kills it.
 func (r *run) stream(ctx context.Context) error {
-	c, s, err := r.readConfig(ctx, r.plan.snapshot)
+	c, s, err := r.documents(ctx)
 	if err != nil {
-		return err
-	}
-	if err := r.rewrite(c); err != nil {
 		return err
 	}
 	config, err := chsnap.MigrationConfig(c, s)

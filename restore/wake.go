@@ -67,6 +67,9 @@ func (e *Engine) wake(ctx context.Context, rec *vm.Record, r Request) error {
 	if err := e.hold(ctx, lease, p); err != nil {
 		return err
 	}
+	if err := e.makeRoom(ctx, lease, p); err != nil {
+		return err
+	}
 	if err := e.VMs.ReleaseMemory(rec.ID); err != nil { // of a wake that died
 		return err
 	}

@@ -98,6 +98,25 @@ func OverCap(all []Cached, held func(digest.Digest) bool, cap int64) []Cached {
 	return out
 }
 
+// FreeCache has the cache give up what it must, least recently used first, for
+// need bytes to be free.
+func (s *Store) FreeCache(ctx context.Context, need int64) error {
+	free, err := FreeBytes(s.root)
+	if err != nil {
+		return err
+	}
+	missing := need + spaceMargin - free
+	all, err := s.CachedMemory()
+	if err != nil || missing <= 0 {
+		return err
+	}
+	var total int64
+	for _, c := range all {
+		total += c.Bytes
+	}
+	return s.TrimCache(ctx, max(0, total-missing))
+}
+
 // TrimCache makes the cache occupy at most cap bytes, as far as OverCap may.
 func (s *Store) TrimCache(ctx context.Context, cap int64) error {
 	all, err := s.CachedMemory()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -40,6 +41,41 @@ func (s *Store) Require(n int64) error {
 		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s, %d are free", n, s.root, free), s.makeRoom(n+spaceMargin-free))
 	}
 	return nil
+}
+
+// Room is what the store's file system has for something to be made, bytes.
+type Room struct {
+	Free   int64 // now, without the margin that stays free
+	Dead   int64 // more, once what dead captures had set aside is given back
+	Cached int64 // more, once the cache gives up RAM that nobody uses
+}
+
+// Room looks and changes nothing; Require and FreeCache make of it what they can.
+// The RAM of keep, which is going to be used, is not counted as cached.
+func (s *Store) Room(keep digest.Digest) (Room, error) {
+	var r Room
+	free, err := FreeBytes(s.root)
+	if err != nil {
+		return r, err
+	}
+	r.Free = free - spaceMargin
+	dead, err := s.deadIngests()
+	if err != nil {
+		return r, err
+	}
+	for _, dir := range dead {
+		var st unix.Stat_t
+		if unix.Stat(filepath.Join(dir, reserveFile), &st) == nil {
+			r.Dead += st.Blocks * 512
+		}
+	}
+	all, err := s.CachedMemory()
+	for _, c := range all {
+		if !c.Mapped && c.Key != keep {
+			r.Cached += c.Bytes
+		}
+	}
+	return r, err
 }
 
 // makeRoom is the hint that frees n bytes: gc alone where what nobody owns is

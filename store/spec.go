@@ -118,6 +118,7 @@ type Host struct {
 	Kernel   string   `json:"kernel"`
 	CPUModel string   `json:"cpuModel"`
 	CPUFlags []string `json:"cpuFlags"`
+	VMMBuild string   `json:"vmmBuild,omitempty"` // of Hypervisor, as its --version says: where git was
 }
 
 // Versions of Spec: 2 has a Key, and a program that knows only 1 must not take

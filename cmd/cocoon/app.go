@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -213,7 +212,10 @@ func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.
 		saver: &capture.Saver{Store: st, VMs: vms, Guard: chsnap.GuardCommand{Argv: []string{self, guardVerb}, Stderr: a.stderr}},
 		restore: &restore.Engine{
 			Store: st, VMs: vms, Images: images, CacheMaxBytes: cacheCap,
-			VMMVersion: func(ctx context.Context) (string, error) { return vmmVersion(ctx, binary) },
+			Host: func(ctx context.Context) (restore.Host, error) {
+				h, err := restore.ReadHost(ctx, binary)
+				return h, hintInstall(err)
+			},
 		},
 	}
 	r.hypervisor = &hypervisor.Hypervisor{
@@ -259,23 +261,17 @@ func (r *rooms) wake(ctx context.Context, rec *vm.Record) error {
 	return r.restore.WakeLocked(ctx, rec, restore.Request{AllowIncompatible: true})
 }
 
-// vmmVersion asks the binary: "cloud-hypervisor v53.0.0-12-g…" → "53.0.0-12-g…".
-func vmmVersion(ctx context.Context, binary string) (string, error) {
-	out, err := exec.CommandContext(ctx, binary, "--version").Output()
-	if err != nil {
-		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
-			return "", failure.Hint(failure.New(failure.NotFound, "%s is not installed", binary),
-				"put cloud-hypervisor on PATH or set hypervisor in "+config.DefaultFile)
-		}
-		return "", failure.New(failure.Incompatible, "%s --version: %w", binary, err)
+// vmmBuild asks the binary: "cloud-hypervisor v53.0-12-g…" → "53.0-12-g…".
+func vmmBuild(ctx context.Context, binary string) (string, error) {
+	build, err := chsnap.AskBuild(ctx, binary)
+	return strings.TrimPrefix(build, "v"), hintInstall(err)
+}
+
+func hintInstall(err error) error {
+	if errors.Is(err, failure.NotFound) {
+		return failure.Hint(err, "put cloud-hypervisor on PATH or set hypervisor in "+config.DefaultFile)
 	}
-	first, _, _ := strings.Cut(string(out), "\n")
-	for _, w := range strings.Fields(first) {
-		if v, ok := strings.CutPrefix(w, "v"); ok && v != "" && v[0] >= '0' && v[0] <= '9' {
-			return v, nil
-		}
-	}
-	return "", failure.New(failure.Incompatible, "%s --version says %q: no version in it", binary, first)
+	return err
 }
 
 // each runs do for every reference and fails if any failed.

@@ -64,7 +64,7 @@ func (a *app) host() doctor.Host {
 	return doctor.Host{
 		RootDir:    nearest(a.set("rootDir")),
 		CNIConfDir: filepath.SplitList(a.set("cniConfDir")), CNIBinDir: filepath.SplitList(a.set("cniBinDir")),
-		VMMVersion: func(ctx context.Context) (string, error) { return vmmVersion(ctx, a.set("hypervisor")) },
+		VMMVersion: func(ctx context.Context) (string, error) { return vmmBuild(ctx, a.set("hypervisor")) },
 		IndexOK:    func(context.Context) error { return nil },
 		Sealing: func() (*keyring.Key, error) {
 			k, _, err := keyring.NewRing(a.set("keyFile")).Sealing()

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 // TestFullDisk runs the main job on stores of several sizes: each command
@@ -105,4 +108,66 @@ func (h *host) fits(args ...string) bool {
 		}
 	}
 	return false
+}
+
+// TestAPlanTouchesNothing: what is only planned has the cache give up nothing,
+// though it says that RAM would go; what is done then does.
+func TestAPlanTouchesNothing(t *testing.T) {
+	vmm, _ := chsnaptest.VMM(t)
+	h := newHost(t, vmm)
+	disk := t.TempDir()
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=400m,mode=700"); err != nil {
+		t.Skipf("cannot mount a tmpfs here: %v", err)
+	}
+	t.Cleanup(func() {
+		killLeftovers(h.run)
+		if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	h.root = filepath.Join(disk, "root")
+	h.env = append(h.env, "COCOON_ROOT_DIR="+h.root)
+	h.boot("web")
+	for _, name := range []string{"a", "b"} {
+		h.must("snapshot", "create", "web", name)
+		h.counts("web")
+	}
+	h.must("vm", "create", "x", "--from-snapshot", "a", "--restore-mode", "map")
+	h.must("vm", "rm", "-f", "x")
+	cached := func() string {
+		names, err := os.ReadDir(filepath.Join(h.root, "cache", "memory"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(names)
+	}
+	before := cached()
+	free, err := store.FreeBytes(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill, err := os.Create(filepath.Join(disk, "filler"))
+	if err == nil {
+		err = errors.Join(syscall.Fallocate(int(fill.Fd()), 0, 0, free-40<<20), fill.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, plan := range [][]string{
+		{"vm", "create", "y", "--from-snapshot", "b", "--restore-mode", "map", "--dry-run"},
+		{"vm", "restore", "web", "b", "--restore-mode", "map", "--dry-run"},
+	} {
+		if said := h.must(plan...); !strings.Contains(said, `"freesBytes": `) {
+			t.Errorf("%q does not say what goes: %s", plan, said)
+		}
+	}
+	h.must("snapshot", "check", "b")
+	if after := cached(); after != before {
+		t.Errorf("the cache held %s, and holds %s after plans", before, after)
+	}
+	h.must("vm", "create", "y", "--from-snapshot", "b", "--restore-mode", "map")
+	if after := cached(); after == before || strings.Contains(after, before) {
+		t.Errorf("the cache holds %s", after)
+	}
+	h.counts("y")
 }

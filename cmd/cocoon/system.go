@@ -116,7 +116,7 @@ func (a *app) info(c *cobra.Command) (*systemInfo, error) {
 	if i.FreeBytes, err = store.FreeBytes(r.store.Root()); err != nil {
 		return nil, err
 	}
-	if i.Hypervisor, err = vmmVersion(ctx, a.set("hypervisor")); err != nil {
+	if i.Hypervisor, err = vmmBuild(ctx, a.set("hypervisor")); err != nil {
 		i.Hypervisor = "none: " + oneLine(err)
 	}
 	snaps, err := r.store.Summaries(ctx)

@@ -172,11 +172,8 @@ func (s *Saver) Preview(ctx context.Context, req Request) (*Preview, error) {
 
 func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
 	src := &source{store: c.Store, lease: c.lease, ingest: c.ingest, parent: c.parent, onBytes: c.req.OnBytes}
-	for _, d := range c.rec.Disks {
-		src.disks = append(src.disks, sourceDisk{spec: store.Disk{
-			Index: d.Index, DeviceID: spelling.Claimed(d.DeviceID), Serial: spelling.Claimed(d.Serial), Format: spelling.Claimed("raw"),
-			Bytes: d.Bytes, Readonly: d.Readonly, Image: d.Image,
-		}})
+	for _, d := range savedDisks(c.rec) {
+		src.disks = append(src.disks, sourceDisk{spec: d})
 	}
 	defer src.close()
 	got, err := c.saveGuest(ctx, src)
@@ -184,7 +181,10 @@ func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
 		return nil, fmt.Errorf("capture VM %s: %w", c.rec.Name, err)
 	}
 	src.dir = got.Dir
-	saved := c.saved(src)
+	saved := saved(c.rec, src.dir.Config)
+	for i, d := range src.disks {
+		saved.Disks[i].Bytes = d.spec.Bytes
+	}
 	// What only the state tells: the guest goes on, nothing was published yet.
 	if err := saved.Judge(src.dir.Config, src.dir.State); err != nil {
 		return nil, fmt.Errorf("what was saved of VM %s could not be restored: %w", c.rec.Name, err)
@@ -196,22 +196,32 @@ func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
 	return c.publish(ctx, src, store.Spec{
 		VM:     store.VMRef{ID: c.rec.ID, Name: c.rec.Name},
 		Images: imageRefs(c.rec), Record: record,
-		Hypervisor: store.Hypervisor{Name: "cloud-hypervisor", Version: got.Version},
+		Hypervisor: store.Hypervisor{Name: "cloud-hypervisor", Version: got.Version.Package},
+		Host:       store.Host{VMMBuild: got.Version.Build},
 		CPUs:       saved.CPUs,
 		Capture:    store.Capture{Mode: c.mode, PauseMs: got.PauseMs},
 	})
 }
 
-// saved is the record that goes into the snapshot: the machine as it was saved,
-// which its VMM may have been told to change since it booted.
-func (c *session) saved(src *source) *vm.Record {
-	rec := *c.rec
-	rec.CPUs, rec.MemoryBytes = src.dir.Config.CPUs(), int64(src.dir.Config.MemoryBytes())
-	rec.Disks = slices.Clone(rec.Disks)
-	for i, d := range src.disks {
-		rec.Disks[i].Bytes = d.spec.Bytes
+// saved is the record that goes into a snapshot: the machine as its VMM has it,
+// which may have been told to change it since it booted.
+func saved(rec *vm.Record, c *chsnap.Config) *vm.Record {
+	out := *rec
+	out.CPUs, out.MemoryBytes = c.CPUs(), int64(c.MemoryBytes())
+	out.Disks = slices.Clone(out.Disks)
+	return &out
+}
+
+// savedDisks is what the snapshot says of a VM's disks.
+func savedDisks(rec *vm.Record) []store.Disk {
+	var out []store.Disk
+	for _, d := range rec.Disks {
+		out = append(out, store.Disk{
+			Index: d.Index, DeviceID: spelling.Claimed(d.DeviceID), Serial: spelling.Claimed(d.Serial), Format: spelling.Claimed("raw"),
+			Bytes: d.Bytes, Readonly: d.Readonly, Image: d.Image,
+		})
 	}
-	return &rec
+	return out
 }
 
 // saveGuest is the part of a capture that the guest notices. A resume is owed for as
@@ -306,15 +316,19 @@ func (c *session) publish(ctx context.Context, src *source, sp store.Spec) (*sto
 }
 
 // agrees holds a snapshot, before it is published, to what every restore demands of
-// it. A folder that was made by hand is anybody's; a VM of ours that differs from
+// it; judge has done so with what was known before the capture. A folder that was made by hand is anybody's; a VM of ours that differs from
 // its record was changed behind our back, by the API of its VMM.
 func (c *session) agrees(src *source, sp *store.Spec) error {
 	_, err := vm.Agree(vm.Documents{Spec: sp, Config: src.dir.Config, State: src.dir.State, Own: c.rec != nil})
 	if err != nil && c.rec != nil {
-		return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot be saved: %s", c.rec.Name, err),
-			"undo what was changed by the API of its VMM, or start it again")
+		return fmt.Errorf("VM %s cannot be saved: %w", c.rec.Name, changed(err))
 	}
 	return err
+}
+
+// changed is what documents of our own that do not agree mean.
+func changed(err error) error {
+	return failure.Hint(failure.New(failure.Incompatible, "%s", err), "undo what was changed by the API of its VMM, or start it again")
 }
 
 // releaseName takes the name from its present owner; the answer puts it back.

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 // judge refuses a VM of which no VM could be made again: one that has other
@@ -21,7 +23,22 @@ func (c *session) judge() error {
 		}
 		return failure.Hint(failure.New(failure.Incompatible, "%s", strings.Join(all, "; ")), problems[0].Remedy)
 	}
+	if err := c.foresee(); err != nil {
+		return changed(err)
+	}
 	return c.rec.Judge(c.config, nil)
+}
+
+// foresee holds what is known of the snapshot to what every restore demands.
+func (c *session) foresee() error {
+	rec := saved(c.rec, c.config)
+	record, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	sp := store.Spec{CPUs: rec.CPUs, Record: record, Images: imageRefs(rec), Disks: savedDisks(rec), Networks: known(rec)}
+	_, err = vm.Agree(vm.Documents{Spec: &sp, Config: c.config, Own: true})
+	return err
 }
 
 // strangers compares what the VMM says that it has with the record.

@@ -47,8 +47,8 @@ func allocated(path string) int64 {
 }
 
 // hostFacts reads what a restore elsewhere wants to compare.
-func hostFacts() store.Host {
-	var h store.Host
+func hostFacts(vmmBuild string) store.Host {
+	h := store.Host{VMMBuild: vmmBuild}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		h.Kernel = unix.ByteSliceToString(u.Release[:])

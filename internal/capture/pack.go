@@ -64,7 +64,7 @@ func (src *source) pack(ctx context.Context, sp *store.Spec) (err error) {
 	}
 	sp.Capture.PagesNew, sp.Capture.PagesReused, sp.Capture.PagesZero = stats.PagesNew, stats.PagesReused, stats.PagesZero
 	sp.Created = time.Now().UTC()
-	sp.Host = hostFacts()
+	sp.Host = hostFacts(sp.Host.VMMBuild)
 	return src.putConfig(ctx, sp)
 }
 

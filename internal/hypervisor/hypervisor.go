@@ -14,8 +14,11 @@ package hypervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 
+	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/capture"
+	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
@@ -57,12 +60,36 @@ func (h *Hypervisor) Suspend(ctx context.Context, ref string, onBytes func(done,
 	if err != nil {
 		return err
 	}
+	if err := h.canWake(ctx, rec); err != nil {
+		return err
+	}
 	_, err = h.Saver.Suspend(ctx, rec.ID, capture.Request{
 		Description: "RAM of the suspended VM " + rec.Name,
 		SleepOf:     rec.ID,
 		OnBytes:     onBytes,
 	})
 	return err
+}
+
+// canWake refuses a suspension that nobody could end: the VMM that is installed
+// now may be another than the one which runs the VM.
+func (h *Hypervisor) canWake(ctx context.Context, rec *vm.Record) error {
+	if rec.Process == nil {
+		return nil // the suspension says what is wrong
+	}
+	ping, err := h.VMs.Client(rec).Ping(ctx)
+	if err != nil {
+		return fmt.Errorf("ask VM %s: %w", rec.Name, err)
+	}
+	host, err := h.Restorer.Host(ctx)
+	if err != nil {
+		return fmt.Errorf("VM %s could not be woken: %w", rec.Name, err)
+	}
+	if host.VMM.Takes(ping.Version) != chsnap.NoWay {
+		return nil
+	}
+	return failure.Hint(failure.New(failure.Incompatible, "VM %s runs under Cloud Hypervisor %s and could not be woken: this host has %s now", rec.Name, ping.Is(), host.VMM),
+		"set hypervisor to the binary that it runs under, or stop it and start it")
 }
 
 // StartOptions of Start.

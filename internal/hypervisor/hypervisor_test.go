@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -27,11 +26,6 @@ func newHypervisor(t *testing.T) *Hypervisor {
 		t.Skip("needs root")
 	}
 	vmm, _ := chsnaptest.VMM(t)
-	out, err := exec.Command(vmm, "--version").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, version, _ := strings.Cut(strings.TrimSpace(string(out)), " v")
 	st, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "root"), store.Options{Create: true})
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +40,7 @@ func newHypervisor(t *testing.T) *Hypervisor {
 		Store: st, VMs: vms, Saver: &capture.Saver{Store: st, VMs: vms},
 		Restorer: &restore.Engine{
 			Store: st, VMs: vms, Images: images,
-			VMMVersion: func(context.Context) (string, error) { return version, nil },
+			Host: func(ctx context.Context) (restore.Host, error) { return restore.ReadHost(ctx, vmm) },
 		},
 	}
 	t.Cleanup(func() {

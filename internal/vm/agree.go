@@ -14,6 +14,7 @@ import (
 
 // Documents are what a snapshot says of its VM. Config and State are nil where it
 // is encrypted and its key is not at hand: then they are judged by the restore.
+// State alone is nil of a VM that is going to be saved.
 type Documents struct {
 	Spec   *store.Spec
 	Config *chsnap.Config
@@ -92,7 +93,7 @@ func (a *agreement) size() error {
 	if a.Config == nil {
 		return nil
 	}
-	if ranges := a.State.MemoryRanges(); !slices.EqualFunc(ranges, sp.Memory, func(r chsnap.Range, m store.MemoryRange) bool {
+	if ranges := a.ranges(); !slices.EqualFunc(ranges, sp.Memory, func(r chsnap.Range, m store.MemoryRange) bool {
 		return r.GPA == m.GPA && r.Length == m.Bytes
 	}) {
 		return disagree("the ranges of RAM of the spec are not those of state.json")
@@ -104,6 +105,18 @@ func (a *agreement) size() error {
 		return disagree("%d processors and %d bytes of RAM in config.json, %d and %d in the record", c.CPUs(), c.MemoryBytes(), rec.CPUs, rec.MemoryBytes)
 	}
 	return nil
+}
+
+// ranges of RAM as state.json has them. Before a capture there is none yet.
+func (a *agreement) ranges() []chsnap.Range {
+	if a.State != nil {
+		return a.State.MemoryRanges()
+	}
+	var out []chsnap.Range
+	for _, m := range a.Spec.Memory {
+		out = append(out, chsnap.Range{GPA: m.GPA, Length: m.Bytes})
+	}
+	return out
 }
 
 // bootFiles of the record are there exactly where config.json has some.

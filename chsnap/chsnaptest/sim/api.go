@@ -6,7 +6,7 @@ import (
 	"os"
 )
 
-// Version is what vmm.ping reports.
+// Version is what vmm.ping reports, and buildVersion --version.
 const (
 	Version      = "53.0.0"
 	buildVersion = "v53.0-simulator"
@@ -61,7 +61,7 @@ func ping(m *machine, _ []byte) (any, error) {
 		Version  string   `json:"version"`
 		PID      int      `json:"pid"`
 		Features []string `json:"features"`
-	}{buildVersion, m.settings.version, os.Getpid(), []string{"io_uring", "kvm"}}, nil
+	}{m.settings.build, m.settings.version, os.Getpid(), []string{"io_uring", "kvm"}}, nil
 }
 
 func shutdownVMM(m *machine, _ []byte) (any, error) {

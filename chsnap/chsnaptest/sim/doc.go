@@ -42,5 +42,6 @@
 //	CHSIM_FILL          bytes of RAM that get the pattern (default 64 MiB; 8M, 1G)
 //	CHSIM_TICK          time between ticks (default 10ms)
 //	CHSIM_VERSION       what vmm.ping reports (default 53.0.0)
+//	CHSIM_BUILD         what --version prints (default: that version)
 //	CHSIM_POWER_BUTTON  "ignore": the guest does not react to vm.power-button
 package sim

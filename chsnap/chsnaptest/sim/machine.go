@@ -21,6 +21,7 @@ type settings struct {
 	tick        time.Duration
 	ignorePower bool
 	version     string // what vmm.ping reports
+	build       string // and --version
 	fail        *failpoints
 }
 

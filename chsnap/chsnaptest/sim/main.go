@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// VersionLine is what --version prints.
-const VersionLine = "cloud-hypervisor v53.0.0 (cocoon simulator)"
+// VersionLine is what --version prints of a build.
+func VersionLine(build string) string { return "cloud-hypervisor " + build }
 
 // Main is the whole process: it parses, binds the socket, boots or restores what
 // the command line names and serves until the VMM or the guest ends. It returns
@@ -28,13 +28,14 @@ func Main(args, env []string, stdout, stderr io.Writer) int {
 		return 2
 	case err != nil:
 		return fatal(stderr, "Error parsing config", err)
-	case o.versionOnly:
-		fmt.Fprintln(stdout, VersionLine)
-		return 0
 	}
 	set, err := readSettings(env)
 	if err != nil {
 		return fatal(stderr, "Error reading the environment", err)
+	}
+	if o.versionOnly {
+		fmt.Fprintln(stdout, VersionLine(set.build))
+		return 0
 	}
 	return run(o, set, stdout, stderr)
 }
@@ -47,7 +48,7 @@ func readSettings(env []string) (settings, error) {
 			values[k] = v
 		}
 	}
-	set := settings{fill: 64 << 20, tick: 10 * time.Millisecond, version: Version, ignorePower: values["CHSIM_POWER_BUTTON"] == "ignore"}
+	set := settings{fill: 64 << 20, tick: 10 * time.Millisecond, version: Version, build: buildVersion, ignorePower: values["CHSIM_POWER_BUTTON"] == "ignore"}
 	var err error
 	if v := values["CHSIM_FILL"]; v != "" {
 		if set.fill, err = parseBytes(v); err != nil {
@@ -55,7 +56,10 @@ func readSettings(env []string) (settings, error) {
 		}
 	}
 	if v := values["CHSIM_VERSION"]; v != "" {
-		set.version = v
+		set.version, set.build = v, "v"+v
+	}
+	if v := values["CHSIM_BUILD"]; v != "" {
+		set.build = v
 	}
 	if v := values["CHSIM_TICK"]; v != "" {
 		if set.tick, err = time.ParseDuration(v); err != nil || set.tick <= 0 {
@@ -79,7 +83,7 @@ func run(o *options, set settings, stdout, stderr io.Writer) int {
 	s := &server{machine: m, exit: clean}
 	m.control = &s.mu
 	if o.logFile != "" {
-		line := fmt.Sprintf("%s pid %d\n", VersionLine, os.Getpid())
+		line := fmt.Sprintf("%s pid %d\n", VersionLine(set.build), os.Getpid())
 		if err := os.WriteFile(o.logFile, []byte(line), 0o666); err != nil {
 			return fatal(stderr, "Error creating log file", err)
 		}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,13 @@ type server struct {
 // listen locks <socket>.lock for the life of the process and binds the socket,
 // in place of a stale one.
 func listen(socket string) (net.Listener, error) {
+	if fd, ok := strings.CutPrefix(socket, "fd="); ok {
+		n, err := strconv.Atoi(fd)
+		if err != nil {
+			return nil, fmt.Errorf("API socket %q: %w", socket, err)
+		}
+		return net.FileListener(os.NewFile(uintptr(n), socket))
+	}
 	lock, err := os.OpenFile(socket+".lock", os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock of API socket %s: %w", socket, err)

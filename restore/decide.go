@@ -1,0 +1,150 @@
+package restore
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// findings are what a plan is decided by. They were read; to decide touches
+// nothing.
+type findings struct {
+	host   Host
+	cached bool // the RAM lies in the cache
+	room   store.Room
+	huge   []hugePages
+}
+
+// hugePages are those of one size.
+type hugePages struct {
+	bytes      uint64 // of one
+	need, free int64
+}
+
+// find reads what decides about a restore.
+func (e *Engine) find(r Request, p *Plan, host func() (Host, error)) (findings, error) {
+	var f findings
+	var err error
+	f.cached = e.cached(p.snapshot)
+	if f.room, err = e.Store.Room(store.MemoryKey(p.snapshot)); err != nil || !r.needsHost() {
+		return f, err
+	}
+	for size, bytes := range p.config.HugePages() {
+		h := hugePages{}
+		if h.free, h.bytes, err = freeHugePages(size); err != nil {
+			return f, fmt.Errorf("count huge pages: %w", err)
+		}
+		h.need = int64((bytes + h.bytes - 1) / h.bytes)
+		f.huge = append(f.huge, h)
+	}
+	f.host, err = host()
+	return f, err
+}
+
+// decide fills in the plan, or refuses.
+func (p *Plan) decide(r Request, f findings) error {
+	if r.ownDisks {
+		p.DiskBytes, p.disks = 0, nil
+	}
+	p.warnOfSizes()
+	if r.Cold {
+		p.Mode, p.Why = Cold, "--cold: boot from the disks"
+		return p.decideRoom(r, f)
+	}
+	// All that a restore does with the documents, in advance: the capture or the
+	// pull may have judged by other rules, or could not without a key.
+	if err := p.source.Judge(p.config, p.state); err != nil {
+		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
+	}
+	passage, err := p.checkHost(r, f)
+	if err != nil {
+		return err
+	}
+	if err := p.chooseMode(r, f, passage); err != nil {
+		return err
+	}
+	if err := p.decideRoom(r, f); err != nil {
+		return err
+	}
+	return p.decideHugePages(r, f)
+}
+
+// warnOfSizes: what an older program published of a disk that had been grown.
+func (p *Plan) warnOfSizes() {
+	for i, d := range p.disks {
+		if said := p.snapshot.Spec.Disks[i].Bytes; d.bytes != said && p.snapshot.Spec.Disks[i].Image == "" {
+			p.Warnings = append(p.Warnings, fmt.Sprintf("disk %d has %d bytes, though the snapshot says %d: it had been grown", p.snapshot.Spec.Disks[i].Index, d.bytes, said))
+		}
+	}
+}
+
+// checkHost compares the VMM, the processor's flags and its time stamp counter
+// with those at capture.
+func (p *Plan) checkHost(r Request, f findings) (chsnap.Passage, error) {
+	var wrong []string
+	made := p.snapshot.Spec.Hypervisor.Version
+	passage := f.host.VMM.Takes(made)
+	if passage == chsnap.NoWay {
+		by := chsnap.Version{Package: made, Build: p.snapshot.Spec.Host.VMMBuild}
+		wrong = append(wrong, fmt.Sprintf("it was made by Cloud Hypervisor %s, this host has %s", by, f.host.VMM))
+	}
+	if missing := f.host.lacks(p.snapshot.Spec.Host.CPUFlags); len(missing) > 0 {
+		wrong = append(wrong, "this CPU lacks "+strings.Join(missing, " "))
+	}
+	tsc, err := p.checkTSC(f)
+	if err != nil {
+		return passage, err
+	}
+	if tsc != "" {
+		wrong = append(wrong, tsc)
+	}
+	if len(wrong) == 0 {
+		return passage, nil
+	}
+	if r.AllowIncompatible {
+		p.Warnings = append(p.Warnings, wrong...)
+		p.dropTSC = tsc != ""
+		if passage == chsnap.NoWay {
+			passage = chsnap.AnyWay
+		}
+		return passage, nil
+	}
+	return passage, failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s", p.SnapshotID, strings.Join(wrong, "; ")),
+		"--allow-incompatible tries all the same, --cold boots from the disks")
+}
+
+// checkTSC says what is wrong with the frequency of the guest's time stamp
+// counter on this host, "" when nothing is.
+func (p *Plan) checkTSC(f findings) (string, error) {
+	if f.host.TSC.KHz == 0 || f.host.TSC.Scales {
+		return "", nil
+	}
+	khz, err := p.state.TSCKHz()
+	if err != nil {
+		return "", fmt.Errorf("state of snapshot %s: %w", p.SnapshotID, err)
+	}
+	both := fmt.Sprintf("the guest's time stamp counter goes at %s MHz, this processor's at %s MHz", mega(khz), mega(f.host.TSC.KHz))
+	switch f.host.TSC.compare(khz) {
+	case fasterTSC:
+		return both + " and it cannot show another", nil
+	case slowerTSC:
+		p.Warnings = append(p.Warnings, both+": the kernel makes up for it, and the guest reads the time more slowly")
+	}
+	return "", nil
+}
+
+// mega writes kilohertz as megahertz.
+func mega(khz uint64) string { return fmt.Sprintf("%d.%03d", khz/1000, khz%1000) }
+
+func (p *Plan) decideHugePages(r Request, f findings) error {
+	for _, h := range f.huge {
+		if need := h.need * int64(max(r.Clones, 1)); need > h.free {
+			return failure.Hint(failure.New(failure.NoSpace, "snapshot %s: %d huge pages of %d KiB are needed, %d are free", p.SnapshotID, need, h.bytes>>10, h.free),
+				fmt.Sprintf("set more aside in /sys/kernel/mm/hugepages/hugepages-%dkB/nr_hugepages", h.bytes>>10))
+		}
+	}
+	return nil
+}
