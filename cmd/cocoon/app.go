@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/capture"
@@ -44,7 +45,7 @@ type app struct {
 }
 
 func newRoot(a *app) *cobra.Command {
-	flags := map[string]*string{}
+	flags := map[string]*pflag.Flag{}
 	var file string
 	root := &cobra.Command{
 		Use:           "cocoon",
@@ -61,7 +62,8 @@ func newRoot(a *app) *cobra.Command {
 	}
 	pf := root.PersistentFlags()
 	for key, flag := range map[string]string{"rootDir": "root-dir", "runDir": "run-dir", "logLevel": "log-level", "logFormat": "log-format", "hypervisor": "hypervisor", "cacheMaxBytes": "cache-max-bytes", "maxStoreSize": "max-store-size", "keyFile": "key-file"} {
-		flags[key] = pf.String(flag, "", settingHelp(key))
+		pf.String(flag, "", settingHelp(key))
+		flags[key] = pf.Lookup(flag)
 	}
 	pf.StringVar(&file, "config", "", "configuration `file` (default "+config.DefaultFile+")")
 	pf.StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, plain, json or none")
@@ -79,11 +81,14 @@ func settingHelp(key string) string {
 	return ""
 }
 
-func (a *app) load(c *cobra.Command, flags map[string]*string, file string) error {
+func (a *app) load(c *cobra.Command, flags map[string]*pflag.Flag, file string) error {
 	given := map[string]string{}
-	for key, v := range flags {
-		if *v != "" {
-			given[key] = *v
+	for key, f := range flags {
+		if f.Changed && f.Value.String() == "" { // of a variable that is not set: what the default is, was not asked for
+			return failure.New(failure.Usage, "--%s is empty", f.Name)
+		}
+		if f.Changed {
+			given[key] = f.Value.String()
 		}
 	}
 	if file == "" {
@@ -239,7 +244,7 @@ func (a *app) network(ctx context.Context, st *store.Store) network.Host {
 	return network.Host{
 		Owner:    me,
 		CacheDir: st.Path("network"),
-		ConfDirs: filepath.SplitList(a.set("cniConfDir")), PluginDirs: filepath.SplitList(a.set("cniBinDir")),
+		ConfDirs: a.config["cniConfDir"].List, PluginDirs: a.config["cniBinDir"].List,
 	}
 }
 

@@ -63,7 +63,7 @@ func newSystemDoctor(a *app) *cobra.Command {
 func (a *app) host() doctor.Host {
 	return doctor.Host{
 		RootDir:    nearest(a.set("rootDir")),
-		CNIConfDir: filepath.SplitList(a.set("cniConfDir")), CNIBinDir: filepath.SplitList(a.set("cniBinDir")),
+		CNIConfDir: a.config["cniConfDir"].List, CNIBinDir: a.config["cniBinDir"].List,
 		VMMVersion: func(ctx context.Context) (string, error) { return vmmBuild(ctx, a.set("hypervisor")) },
 		IndexOK:    func(context.Context) error { return nil },
 		Sealing: func() (*keyring.Key, error) {

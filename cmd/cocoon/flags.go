@@ -1,13 +1,16 @@
 package main
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"github.com/cocoonv2/cocoon/gc/policy"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/listing"
 	"github.com/cocoonv2/cocoon/store"
@@ -18,8 +21,28 @@ func listFlags(c *cobra.Command, o *listing.Options) {
 	f.StringVar(&o.Format, "format", "table", "table, json or a Go template")
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "print ids only")
 	f.BoolVar(&o.NoTrunc, "no-trunc", false, "print full ids")
-	f.StringArrayVar(&o.Filters, "filter", nil, "`key=value`; the same key is OR, different keys are AND")
+	listVar(f, &o.Filters, "filter", "`key=value`; the same key is OR, different keys are AND")
 	f.StringVar(&o.Sort, "sort", "", "`key`, with a leading '-' descending")
+}
+
+// elements is a flag that may be repeated. A blank element is refused where it
+// is given: it comes of a variable that is not set, and would match nothing.
+type elements struct{ list *[]string }
+
+func (e elements) String() string { return "" }
+func (e elements) Type() string   { return "string" }
+
+func (e elements) Set(s string) error {
+	if strings.TrimSpace(s) == "" {
+		return errors.New("it is empty")
+	}
+	*e.list = append(*e.list, s)
+	return nil
+}
+
+// listVar adds such a flag.
+func listVar(f *pflag.FlagSet, list *[]string, name, usage string) {
+	f.Var(elements{list}, name, usage)
 }
 
 // reportFormat is the --format of commands that print one report, no list.
@@ -77,12 +100,24 @@ func parseLabels(list []string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, l := range list {
 		k, v, ok := strings.Cut(l, "=")
-		if !ok || k == "" {
+		if !ok || !isKey(k) {
 			return nil, failure.New(failure.Usage, "--label %q is not key=value", l)
 		}
 		out[k] = v
 	}
 	return out, store.CheckLabels(out)
+}
+
+// isKey: of a label. A blank beside it is a slip, and would make another key.
+func isKey(k string) bool { return k != "" && k == strings.TrimSpace(k) }
+
+// wantedLabel reads key[=value], of which Any takes every value.
+func wantedLabel(name, s string) (policy.Label, error) {
+	k, v, exact := strings.Cut(s, "=")
+	if !isKey(k) {
+		return policy.Label{}, failure.New(failure.Usage, "%s %q is not key or key=value", name, s)
+	}
+	return policy.Label{Key: k, Value: v, Any: !exact}, nil
 }
 
 func size(n int64) string { return units.BytesSize(float64(n)) }

@@ -23,14 +23,14 @@ func FuzzRules(f *testing.F) {
 	f.Add(byte(8), "0.1", "")
 	f.Fuzz(func(t *testing.T, which byte, value, labels string) {
 		chosen := flags[int(which)%len(flags)]
-		get := func(flag string) (string, string) {
+		get := func(flag string) rule {
 			switch {
 			case flag == chosen:
-				return "--" + flag, value
+				return rule{"--" + flag, value, true}
 			case flag == "group-by":
-				return "--" + flag, "vm"
+				return rule{"--" + flag, "vm", true}
 			}
-			return "--" + flag, ""
+			return rule{name: "--" + flag}
 		}
 		list := strings.FieldsFunc(labels, func(r rune) bool { return r == '\n' })
 		r, err := parseRules(get, list)
@@ -41,8 +41,13 @@ func FuzzRules(f *testing.F) {
 			return
 		}
 		counts := r.Last + r.Hourly + r.Daily + r.Weekly + r.Monthly + r.Yearly + r.MaxPerVM
-		if chosen != "group-by" && value != "" && counts <= 0 && r.Within <= 0 && r.MaxBytes <= 0 {
+		if chosen != "group-by" && counts <= 0 && r.Within <= 0 && r.MaxBytes <= 0 {
 			t.Errorf("--%s %q came to nothing: %+v", chosen, value, r)
+		}
+		for _, l := range r.Labels {
+			if !isKey(l.Key) {
+				t.Errorf("label %q matches nothing", l)
+			}
 		}
 		if len(r.Labels) != len(list) {
 			t.Errorf("%d of %d labels", len(r.Labels), len(list))

@@ -70,7 +70,7 @@ func newGC(a *app) *cobra.Command {
 	f.BoolVar(&repack, "repack", false, "also rewrite packs of which little is needed any more")
 	f.StringVar(&threshold, "repack-threshold", "", "rewrite packs of which less than this `share` is live (default repackThreshold of the configuration, 50%)")
 	f.StringVar(&metricsFile, "metrics-file", "", "write Prometheus text about the run and the store to `file`")
-	f.StringArrayVar(&o.ForgetNetworks, "forget-network", nil, "drop the network of a `VM id` that does not exist though its plugins cannot undo it, repeatable")
+	listVar(f, &o.ForgetNetworks, "forget-network", "drop the network of a `VM id` that does not exist though its plugins cannot undo it, repeatable")
 	f.StringVar(&wait, "wait", "0", "how long to wait for another gc")
 	reportFormat(c, &format)
 	return c

@@ -84,6 +84,9 @@ func (a *app) environment() []string {
 		}
 	}
 	for _, s := range config.Settings() {
+		if strings.HasPrefix(s.Key, "prune.") {
+			continue // no child prunes, and a list of the file may have commas in its elements
+		}
 		if v := a.set(s.Key); s.Env != "" && v != "" {
 			env = append(env, s.Env+"="+v)
 		}

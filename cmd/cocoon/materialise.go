@@ -85,9 +85,14 @@ func (a *app) startAhead(ctx context.Context, snapshot string) (int, error) {
 			return 0, err
 		}
 	}
-	c := exec.CommandContext(context.WithoutCancel(ctx), self, materialiseVerb, snapshot,
+	args := []string{
+		materialiseVerb, snapshot,
 		"--root-dir", a.set("rootDir"), "--run-dir", a.set("runDir"), "--hypervisor", a.set("hypervisor"), "--cache-max-bytes", a.set("cacheMaxBytes"),
-		"--key-file", a.set("keyFile"))
+	}
+	if keys := a.set("keyFile"); keys != "" {
+		args = append(args, "--key-file", keys)
+	}
+	c := exec.CommandContext(context.WithoutCancel(ctx), self, args...)
 	c.Stdout, c.Stderr = log, log
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := c.Start(); err != nil {

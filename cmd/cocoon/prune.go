@@ -37,13 +37,14 @@ type pruneRow struct {
 func newSnapshotPrune(a *app) *cobra.Command {
 	var dryRun bool
 	var format string
+	var labels []string
 	c := &cobra.Command{
 		Use: "prune", Short: "Remove the snapshots that no retention rule keeps, and say why", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkReportFormat(format); err != nil {
 				return err
 			}
-			rules, err := givenRules(c)
+			rules, err := a.givenRules(c, labels)
 			if err != nil {
 				return err
 			}
@@ -58,7 +59,7 @@ func newSnapshotPrune(a *app) *cobra.Command {
 			return err
 		},
 	}
-	ruleFlags(c)
+	ruleFlags(c, &labels)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print every decision, remove nothing")
 	reportFormat(c, &format)
 	return c

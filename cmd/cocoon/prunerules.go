@@ -11,14 +11,14 @@ import (
 )
 
 // ruleFlags adds the flags of a retention policy.
-func ruleFlags(c *cobra.Command) {
+func ruleFlags(c *cobra.Command, labels *[]string) {
 	f := c.Flags()
 	f.Int("keep-last", 0, "keep the newest `N` of each group")
 	for _, unit := range []string{"hour", "day", "week", "month", "year"} {
 		f.Int(unitFlag(unit), 0, "keep the newest snapshot of each of the last `N` "+unit+"s that have one (UTC)")
 	}
 	f.String("keep-within", "", "keep those made within this `duration` before the newest of the group")
-	f.StringArray("keep-label", nil, "keep those with `key[=value]`, repeatable")
+	listVar(f, labels, "keep-label", "keep those with `key[=value]`, repeatable")
 	f.String("group-by", "vm", "what the keep rules look at one at a time: vm, label:`KEY` or none")
 	f.Int("max", 0, "at most `N` unprotected snapshots of each VM")
 	f.String("max-store-size", "", "remove the least valuable until the snapshots' blobs fit `SIZE`")
@@ -31,20 +31,26 @@ func unitFlag(unit string) string {
 	return "keep-" + unit + "ly"
 }
 
-// givenRules reads a policy from the flags of c.
-func givenRules(c *cobra.Command) (policy.Rules, error) {
-	labels, err := c.Flags().GetStringArray("keep-label")
-	if err != nil {
-		return policy.Rules{}, err
-	}
-	return parseRules(func(flag string) (name, value string) {
+// rule is one as the operator wrote it; name is what he knows it by.
+type rule struct {
+	name, value string
+	given       bool
+}
+
+// givenRules reads a policy from the flags of c. The cap of the store holds here
+// too where it is no flag: it is one setting, whichever way it is given.
+func (a *app) givenRules(c *cobra.Command, labels []string) (policy.Rules, error) {
+	return parseRules(func(flag string) rule {
 		f := c.Flags().Lookup(flag)
-		if !f.Changed && flag != "group-by" {
-			return "--" + flag, ""
+		if flag == "max-store-size" && !f.Changed {
+			return a.rule("maxStoreSize")
 		}
-		return "--" + flag, f.Value.String()
+		return rule{"--" + flag, f.Value.String(), f.Changed || flag == "group-by"}
 	}, labels)
 }
+
+// rule is that of a setting, which is given where it is not empty.
+func (a *app) rule(key string) rule { return rule{key, a.set(key), a.set(key) != ""} }
 
 // configuredRules reads the policy of the configuration, which may be empty.
 func (a *app) configuredRules() (policy.Rules, error) {
@@ -55,51 +61,55 @@ func (a *app) configuredRules() (policy.Rules, error) {
 		}
 		return "prune." + strings.Join(words, "")
 	}
-	labels := strings.FieldsFunc(a.set(key("keep-label")), func(r rune) bool { return r == ',' })
-	return parseRules(func(flag string) (name, value string) {
-		if flag == "max-store-size" && a.set(key(flag)) == "" {
-			return "maxStoreSize", a.set("maxStoreSize") // what is refused when it is full is also what prune aims at
+	return parseRules(func(flag string) rule {
+		r := a.rule(key(flag))
+		if flag == "max-store-size" && !r.given {
+			return a.rule("maxStoreSize") // what is refused when it is full is also what prune aims at
 		}
-		return key(flag), a.set(key(flag))
-	}, labels)
+		return r
+	}, a.config[key("keep-label")].List)
 }
 
-// parseRules makes rules of text; get answers the name by which the operator
-// knows a rule, and its value, "" where it is not given.
-func parseRules(get func(flag string) (name, value string), labels []string) (policy.Rules, error) {
+// parseRules makes rules of text. One that is given and empty is refused: without
+// it more would go.
+func parseRules(get func(flag string) rule, labels []string) (policy.Rules, error) {
 	var r policy.Rules
 	for flag, n := range map[string]*int{
 		"keep-last": &r.Last, "keep-hourly": &r.Hourly, "keep-daily": &r.Daily, "keep-weekly": &r.Weekly,
 		"keep-monthly": &r.Monthly, "keep-yearly": &r.Yearly, "max": &r.MaxPerVM,
 	} {
-		name, value := get(flag)
-		if value == "" {
+		given := get(flag)
+		if !given.given {
 			continue
 		}
 		var err error
-		if *n, err = strconv.Atoi(value); err != nil || *n < 1 {
-			return r, failure.New(failure.Usage, "%s %q: a number of at least 1", name, value)
+		if *n, err = strconv.Atoi(given.value); err != nil || *n < 1 {
+			return r, failure.New(failure.Usage, "%s %q: a number of at least 1", given.name, given.value)
 		}
 	}
 	var err error
-	if name, value := get("keep-within"); value != "" {
-		if r.Within, err = parseDuration(name, value); err != nil {
+	if w := get("keep-within"); w.given {
+		if r.Within, err = parseDuration(w.name, w.value); err != nil {
 			return r, err
 		}
 	}
-	if name, value := get("max-store-size"); value != "" {
-		if r.MaxBytes, err = parseSize(name, value); err != nil {
+	if m := get("max-store-size"); m.given {
+		if r.MaxBytes, err = parseSize(m.name, m.value); err != nil {
 			return r, err
 		}
 	}
-	for _, l := range labels {
-		k, v, exact := strings.Cut(l, "=")
-		r.Labels = append(r.Labels, policy.Label{Key: k, Value: v, Any: !exact})
+	for _, text := range labels {
+		l, err := wantedLabel(get("keep-label").name, text)
+		if err != nil {
+			return r, err
+		}
+		r.Labels = append(r.Labels, l)
 	}
-	if name, _ := get("keep-label"); len(labels) > 0 && !r.Removes() {
-		return r, failure.New(failure.Usage, "%s alone removes nothing: it spares snapshots from other rules", name)
+	if len(labels) > 0 && !r.Removes() {
+		return r, failure.New(failure.Usage, "%s alone removes nothing: it spares snapshots from other rules", get("keep-label").name)
 	}
-	r.GroupBy, err = parseGroup(get("group-by"))
+	by := get("group-by")
+	r.GroupBy, err = parseGroup(by.name, by.value)
 	return r, err
 }
 

@@ -32,6 +32,11 @@ func newSnapshotList(a *app) *cobra.Command {
 		Use: "list", Aliases: []string{"ls"}, Short: "List snapshots", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			debug.SetGCPercent(400) // there is little to collect in a tenth of a second
+			for _, l := range labels {
+				if _, err := wantedLabel("--label", l); err != nil {
+					return err
+				}
+			}
 			st, err := a.store(c.Context())
 			if err != nil {
 				return err
@@ -56,7 +61,7 @@ func newSnapshotList(a *app) *cobra.Command {
 	listFlags(c, &o)
 	c.Flags().BoolVar(&tree, "tree", false, "each behind the snapshot whose pages it reuses")
 	c.Flags().StringVar(&ofVM, "vm", "", "only those of VM `ref` (name or id)")
-	c.Flags().StringArrayVar(&labels, "label", nil, "only those with `key[=value]`")
+	listVar(c.Flags(), &labels, "label", "only those with `key[=value]`")
 	return c
 }
 

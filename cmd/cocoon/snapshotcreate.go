@@ -74,7 +74,7 @@ func newSnapshotCreate(a *app) *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&req.Description, "description", "", "free text")
-	f.StringArrayVar(&labels, "label", nil, "`key=value`, repeatable")
+	listVar(f, &labels, "label", "`key=value`, repeatable")
 	f.StringVar(&expires, "expires", "", "let prune take it after this `duration`")
 	f.BoolVar(&req.Protect, "protect", false, "refuse rm without --force")
 	f.StringVar(&req.Parent, "parent", "auto", "snapshot whose pages may be reused: auto, none or a ref")

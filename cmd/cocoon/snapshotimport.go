@@ -49,7 +49,7 @@ func newSnapshotImport(a *app) *cobra.Command {
 	fl := c.Flags()
 	fl.StringVar(&f.meta.Name, "name", "", "name of the new snapshot")
 	fl.StringVar(&f.meta.Description, "description", "", "free text")
-	fl.StringArrayVar(&f.labels, "label", nil, "`key=value`, repeatable")
+	listVar(fl, &f.labels, "label", "`key=value`, repeatable")
 	fl.StringVar(&f.parent, "parent", "", "of a folder: snapshot whose pages may be reused")
 	fl.BoolVar(&f.trustPaths, "trust-paths", false, "of a folder: also read disks and boot files outside it that its config.json names")
 	fl.StringVar(&f.tag, "tag", "", "of a layout that holds several snapshots: which")

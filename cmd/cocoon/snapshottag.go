@@ -22,7 +22,7 @@ func newSnapshotTag(a *app) *cobra.Command {
 				return failure.New(failure.Usage, "tag needs --add key=value or --remove key")
 			}
 			for _, k := range remove {
-				if k == "" || strings.Contains(k, "=") {
+				if strings.Contains(k, "=") {
 					return failure.New(failure.Usage, "--remove %q is not a key", k)
 				}
 			}
@@ -31,8 +31,8 @@ func newSnapshotTag(a *app) *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringArrayVar(&add, "add", nil, "`key=value`, repeatable; replaces the key's value")
-	c.Flags().StringArrayVar(&remove, "remove", nil, "`key`, repeatable; one that is not there is no error")
+	listVar(c.Flags(), &add, "add", "`key=value`, repeatable; replaces the key's value")
+	listVar(c.Flags(), &remove, "remove", "`key`, repeatable; one that is not there is no error")
 	return c
 }
 

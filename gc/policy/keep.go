@@ -83,7 +83,7 @@ func (b bucketRule) apply(group []*Decision) {
 func keepWithin(group []*Decision, within time.Duration) {
 	edge := group[0].Snapshot.Created.Add(-within)
 	for _, d := range group {
-		if d.Snapshot.Created.After(edge) {
+		if !d.Snapshot.Created.Before(edge) {
 			d.match(fmt.Sprintf("within %s of the newest", span(within)))
 		}
 	}

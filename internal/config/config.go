@@ -23,11 +23,14 @@ const DefaultFile = "/etc/cocoon/config.yaml"
 // fileLimit bounds a configuration file, bytes.
 const fileLimit = 1 << 20
 
-// Value is one setting and its origin.
+// Value is one setting and its origin. List holds the elements where it is a
+// list, none of them blank; only they are to be used then, since an element may
+// contain what Value has between two.
 type Value struct {
-	Key    string `json:"key"`
-	Value  string `json:"value"`
-	Origin string `json:"origin"` // flag, environment COCOON_…, file PATH, default
+	Key    string   `json:"key"`
+	Value  string   `json:"value"`
+	Origin string   `json:"origin"` // flag, environment COCOON_…, file PATH, default
+	List   []string `json:"list,omitempty"`
 }
 
 // Setting describes one key: where it may come from and what it is otherwise.
@@ -83,6 +86,14 @@ type file struct {
 	Prune pruneSection `json:"prune"`
 }
 
+// list gives what the file has as a list, which is not to be split again.
+func (f file) list(key string) []string {
+	if key == "prune.keepLabel" {
+		return f.Prune.KeepLabel
+	}
+	return nil
+}
+
 func (f file) get(key string) string {
 	if strings.HasPrefix(key, "prune.") {
 		return f.Prune.values()[key]
@@ -108,18 +119,46 @@ func Load(flags map[string]string, env func(string) (string, bool), path string)
 	out := map[string]Value{}
 	for _, s := range Settings() {
 		v := Value{Key: s.Key, Value: s.Default, Origin: "default"}
-		if x := f.get(s.Key); x != "" {
-			v.Value, v.Origin = x, "file "+from
+		if x, list := f.get(s.Key), f.list(s.Key); x != "" || len(list) > 0 {
+			v.Value, v.Origin, v.List = x, "file "+from, list
 		}
 		if x, ok := env(s.Env); ok && x != "" {
-			v.Value, v.Origin = x, "environment "+s.Env
+			v.Value, v.Origin, v.List = x, "environment "+s.Env, nil
 		}
 		if x, ok := flags[s.Key]; ok {
-			v.Value, v.Origin = x, "flag"
+			v.Value, v.Origin, v.List = x, "flag", nil
+		}
+		if v.List == nil {
+			v.List = split(s.Key, v.Value)
+		}
+		for _, x := range v.List {
+			if strings.TrimSpace(x) == "" {
+				return nil, failure.New(failure.Usage, "%s (%s) is %q, a list with an empty element", v.Key, v.Origin, v.Value)
+			}
 		}
 		out[s.Key] = v
 	}
 	return out, nil
+}
+
+// separators are what stands between the elements of a list where it is written
+// as one text.
+var separators = map[string]string{"keyFile": ":", "cniConfDir": ":", "cniBinDir": ":", "prune.keepLabel": ","}
+
+// split gives the elements of a list, nil for what is no list or empty. Around a
+// comma there may be blanks; a path may begin with one.
+func split(key, text string) []string {
+	between := separators[key]
+	if between == "" || text == "" {
+		return nil
+	}
+	elements := strings.Split(text, between)
+	if between == "," {
+		for i, x := range elements {
+			elements[i] = strings.TrimSpace(x)
+		}
+	}
+	return elements
 }
 
 func readFile(path string) (file, string, error) {

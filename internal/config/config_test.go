@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -20,12 +22,12 @@ func TestFlagBeatsEnvironmentBeatsFileBeatsDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	for key, want := range map[string]Value{
-		"rootDir":   {"rootDir", "/flag", "flag"},
-		"runDir":    {"runDir", "/e", "environment COCOON_RUN_DIR"},
-		"logLevel":  {"logLevel", "warn", "file " + path},
-		"logFormat": {"logFormat", "text", "default"},
+		"rootDir":   {Key: "rootDir", Value: "/flag", Origin: "flag"},
+		"runDir":    {Key: "runDir", Value: "/e", Origin: "environment COCOON_RUN_DIR"},
+		"logLevel":  {Key: "logLevel", Value: "warn", Origin: "file " + path},
+		"logFormat": {Key: "logFormat", Value: "text", Origin: "default"},
 	} {
-		if got[key] != want {
+		if !reflect.DeepEqual(got[key], want) {
 			t.Errorf("%s: got %+v, want %+v", key, got[key], want)
 		}
 	}
@@ -65,5 +67,49 @@ func TestThePruneSectionIsReadAndAnUnknownRuleInItIsAnError(t *testing.T) {
 	}
 	if _, err := Load(nil, noEnv, path); !errors.Is(err, failure.Usage) {
 		t.Fatalf("got %v, want a usage error", err)
+	}
+}
+
+func TestAListIsAList(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	env := map[string]string{}
+	load := func(yaml string) (map[string]Value, error) {
+		if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return Load(nil, func(k string) (string, bool) { v, ok := env[k]; return v, ok }, path)
+	}
+	for yaml, want := range map[string][]string{
+		"prune: {keepLabel: ['why=a,b', hold]}": {"why=a,b", "hold"},
+		"prune: {keepLabel: []}":                nil,
+		"rootDir: /x":                           nil,
+	} {
+		got, err := load(yaml)
+		if v := got["prune.keepLabel"]; err != nil || !slices.Equal(v.List, want) {
+			t.Errorf("%s: %q, %v, want %q", yaml, v.List, err, want)
+		}
+	}
+	env["COCOON_PRUNE_KEEP_LABEL"] = "why=a, keep "
+	got, err := load("prune: {keepLabel: ['other,one']}\nkeyFile: '/a: b:/c'")
+	if v := got["prune.keepLabel"]; err != nil || !slices.Equal(v.List, []string{"why=a", "keep"}) {
+		t.Errorf("%q, %v", v.List, err)
+	}
+	if v := got["keyFile"]; !slices.Equal(v.List, []string{"/a", " b", "/c"}) {
+		t.Errorf("%q", v.List)
+	}
+	delete(env, "COCOON_PRUNE_KEEP_LABEL")
+	for _, yaml := range []string{
+		"prune: {keepLabel: ['']}", "prune: {keepLabel: [a, ' ']}", "prune: {keepLabel: [null]}",
+		"keyFile: ':/k'", "cniConfDir: '/a:'", "cniBinDir: '/a::/b'",
+	} {
+		if _, err := load(yaml); !errors.Is(err, failure.Usage) {
+			t.Errorf("%s: got %v, want a usage error", yaml, err)
+		}
+	}
+	for _, text := range []string{"a,", " ", ",", "a,,b"} {
+		env["COCOON_PRUNE_KEEP_LABEL"] = text
+		if _, err := load(""); !errors.Is(err, failure.Usage) {
+			t.Errorf("%q: got %v, want a usage error", text, err)
+		}
 	}
 }

@@ -20,6 +20,8 @@ import (
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte("rootDir: /f\nlogLevel: warn\nprune:\n  keepDaily: 7\n  keepLabel: [hold, why=release]\n"))
 	f.Add([]byte("rootDri: /f\n"))
+	f.Add([]byte("keyFile: ':/k'\nprune: {keepLabel: ['why=a,b', ' x', '']}\n"))
+	f.Add([]byte("prune: {keepLabel: ['why=a,b', hold], keepLast: 0}\n"))
 	f.Add([]byte("rootDir: &a x\nrunDir: *a\n"))
 	f.Add([]byte(`{"vmmTimeout": "1m", "prune": {"max": -1}}`))
 	path := filepath.Join(f.TempDir(), "c.yaml")
@@ -67,8 +69,13 @@ func FuzzLoad(f *testing.F) {
 			t.Fatalf("its own values are refused: %v\n%s", err, written(got))
 		}
 		for key, v := range got {
-			if again[key].Value != v.Value {
-				t.Errorf("%s: %q, written again %q", key, v.Value, again[key].Value)
+			if again[key].Value != v.Value || !slices.Equal(again[key].List, v.List) {
+				t.Errorf("%s: %q %q, written again %q %q", key, v.Value, v.List, again[key].Value, again[key].List)
+			}
+			for _, x := range v.List {
+				if strings.TrimSpace(x) == "" {
+					t.Errorf("%s has an empty element: %q", key, v.List)
+				}
 			}
 		}
 	})
@@ -91,7 +98,7 @@ func written(values map[string]Value) []byte {
 		case !inPrune:
 			fmt.Fprintf(&top, "%s: %s\n", key, quoted(v.Value))
 		case key == "keepLabel":
-			fmt.Fprintf(&prune, "  keepLabel: [%s]\n", quoted(v.Value))
+			fmt.Fprintf(&prune, "  keepLabel: %s\n", quoted(v.List))
 		case key == "keepWithin" || key == "groupBy" || key == "maxStoreSize":
 			fmt.Fprintf(&prune, "  %s: %s\n", key, quoted(v.Value))
 		default:
@@ -105,10 +112,10 @@ func written(values map[string]Value) []byte {
 }
 
 // quoted is JSON, which is YAML too.
-func quoted(s string) string {
-	b, err := json.Marshal(s)
+func quoted(v any) string {
+	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // a string always can be
+		panic(err) // text always can be
 	}
 	return string(b)
 }

@@ -6,18 +6,18 @@ import (
 )
 
 // pruneSection is the policy of `gc --prune`; docs/prune.md says what each key
-// means. A zero is a rule that is not given.
+// means. A rule of zero is given all the same, and refused where rules are read.
 type pruneSection struct {
-	KeepLast     int      `json:"keepLast"`
-	KeepHourly   int      `json:"keepHourly"`
-	KeepDaily    int      `json:"keepDaily"`
-	KeepWeekly   int      `json:"keepWeekly"`
-	KeepMonthly  int      `json:"keepMonthly"`
-	KeepYearly   int      `json:"keepYearly"`
+	KeepLast     *int     `json:"keepLast"`
+	KeepHourly   *int     `json:"keepHourly"`
+	KeepDaily    *int     `json:"keepDaily"`
+	KeepWeekly   *int     `json:"keepWeekly"`
+	KeepMonthly  *int     `json:"keepMonthly"`
+	KeepYearly   *int     `json:"keepYearly"`
 	KeepWithin   string   `json:"keepWithin"`
 	KeepLabel    []string `json:"keepLabel"`
 	GroupBy      string   `json:"groupBy"`
-	Max          int      `json:"max"`
+	Max          *int     `json:"max"`
 	MaxStoreSize string   `json:"maxStoreSize"`
 }
 
@@ -37,13 +37,13 @@ func pruneSettings() []Setting {
 	}
 }
 
-// values by key; a list is joined by commas, as in the environment.
+// values by key; a list is joined by commas, to be looked at.
 func (p pruneSection) values() map[string]string {
-	count := func(n int) string {
-		if n == 0 {
+	count := func(n *int) string {
+		if n == nil {
 			return ""
 		}
-		return strconv.Itoa(n)
+		return strconv.Itoa(*n)
 	}
 	return map[string]string{
 		"prune.keepLast": count(p.KeepLast), "prune.keepHourly": count(p.KeepHourly), "prune.keepDaily": count(p.KeepDaily),
