@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/internal/hypervisor"
 	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/keeper"
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/patience"
 	"github.com/cocoonv2/cocoon/internal/runfolder"
@@ -194,22 +196,22 @@ func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.
 	if err != nil {
 		return nil, err
 	}
-	stop, err := parseDuration("vmStopTimeout", a.set("vmStopTimeout"))
+	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	vms := vm.New(st, images, vm.Options{
-		RunDir: a.set("runDir"), Binary: binary, CPUArgs: a.set("cpuArgs"), Patience: wait, StopTimeout: stop, Network: a.network(ctx, st),
-	})
+	o := vm.Options{
+		RunDir: a.set("runDir"), Keeper: keeper.Program(self), Binary: binary, CPUArgs: a.set("cpuArgs"), Patience: wait, Network: a.network(ctx, st),
+	}
+	if err := a.vmSettings(&o); err != nil {
+		return nil, err
+	}
+	vms := vm.New(st, images, o)
 	if err := vms.CheckRunFolder(); err != nil {
 		return nil, err
 	}
 	cacheCap, err := a.cacheCap()
 	if err := errors.Join(err, a.checkCacheAhead()); err != nil {
-		return nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
 		return nil, err
 	}
 	r := &rooms{
@@ -228,7 +230,26 @@ func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.
 		Guard: func(ctx context.Context, id string) (func(), error) { return a.startRescue(ctx, wait, self, id) },
 	}
 	a.rescue(ctx, r)
+	a.keepAll(ctx, r)
 	return r, nil
+}
+
+// vmSettings are those of how VMs run.
+func (a *app) vmSettings(o *vm.Options) (err error) {
+	if o.StopTimeout, err = parseDuration("vmStopTimeout", a.set("vmStopTimeout")); err != nil {
+		return err
+	}
+	if o.SerialLogMax, err = parseSize("serialLogMax", a.set("serialLogMax")); err != nil {
+		return err
+	}
+	if o.SerialLogMax < keeper.MinLogMax {
+		return failure.New(failure.Usage, "serialLogMax %q: at least %s", a.set("serialLogMax"), size(keeper.MinLogMax))
+	}
+	o.OOMScoreAdj, err = strconv.Atoi(a.set("vmmOOMScoreAdj"))
+	if err != nil || o.OOMScoreAdj < -1000 || o.OOMScoreAdj > 1000 {
+		return failure.New(failure.Usage, "vmmOOMScoreAdj %q: -1000 to 1000, or 0 to leave it as it is", a.set("vmmOOMScoreAdj"))
+	}
+	return nil
 }
 
 // patience is vmmTimeout.
@@ -258,6 +279,17 @@ func (a *app) rescue(ctx context.Context, r *rooms) {
 	}
 	if err != nil {
 		a.log.Warn("a guest left paused or put aside could not go on", "error", oneLine(err))
+	}
+}
+
+// keepAll gives a keeper to VMs that have lost theirs. They run as well without.
+func (a *app) keepAll(ctx context.Context, r *rooms) {
+	ids, err := r.vms.Keep(ctx)
+	for _, id := range ids {
+		a.log.Warn("a VM without a keeper has one again", "vm", id)
+	}
+	if err != nil {
+		a.log.Warn("a VM has no keeper: its logs have no bound, and nobody will know how it ends", "error", oneLine(err))
 	}
 }
 

@@ -375,7 +375,7 @@ func (c *crash) judge(workers []*crasher) {
 		}
 	}
 	for _, v := range rows {
-		if v.State == "stopped" && slices.ContainsFunc(workers, func(w *crasher) bool { return w.vms[v.Name] == leaving }) {
+		if v.State == "error" && slices.ContainsFunc(workers, func(w *crasher) bool { return w.vms[v.Name] == leaving }) {
 			continue
 		}
 		if v.State != "running" {

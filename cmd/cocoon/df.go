@@ -1,11 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cocoonv2/cocoon/internal/keeper"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -13,6 +16,8 @@ import (
 type diskUsage struct {
 	*store.Usage
 	CacheMaxBytes int64 `json:"cacheMaxBytes"`
+	// Logs are those of the VMs in the run folder, which is no part of the store.
+	Logs store.Occupied `json:"logs"`
 }
 
 func newSystemDF(a *app) *cobra.Command {
@@ -35,10 +40,14 @@ func newSystemDF(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if format == "json" {
-				return a.out.JSON(diskUsage{u, limit})
+			logs, err := a.logs()
+			if err != nil {
+				return err
 			}
-			a.printUsage(u, limit)
+			if format == "json" {
+				return a.out.JSON(diskUsage{u, limit, logs})
+			}
+			a.printUsage(u, limit, logs)
 			return nil
 		},
 	}
@@ -46,7 +55,17 @@ func newSystemDF(a *app) *cobra.Command {
 	return c
 }
 
-func (a *app) printUsage(u *store.Usage, limit int64) {
+// logs are what VMs print, in the run folder.
+func (a *app) logs() (all store.Occupied, err error) {
+	dirs, err := filepath.Glob(filepath.Join(a.set("runDir"), "*"))
+	for _, dir := range dirs {
+		n, files, lerr := keeper.Occupied(dir)
+		all.Bytes, all.Files, err = all.Bytes+n, all.Files+files, errors.Join(err, lerr)
+	}
+	return all, err
+}
+
+func (a *app) printUsage(u *store.Usage, limit int64, logs store.Occupied) {
 	t := a.out.Table()
 	t.Row("WHAT", "FILES", "SIZE")
 	for _, r := range []struct {
@@ -71,6 +90,7 @@ func (a *app) printUsage(u *store.Usage, limit int64) {
 	} {
 		t.Row(r.what, strconv.FormatInt(int64(r.of.Files), 10), size(r.of.Bytes), r.note)
 	}
+	t.Row("logs of VMs", strconv.Itoa(logs.Files), size(logs.Bytes), "in "+a.set("runDir")+", not in the total")
 	t.End()
 	a.out.Line("total %s, %s free", size(u.Total), size(u.Free))
 }

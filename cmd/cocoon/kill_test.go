@@ -175,6 +175,11 @@ func (h *host) noStrangers(vms []vmRow) {
 			h.t.Errorf("process %d is a VMM without a VM", p.pid)
 		}
 	}
+	for _, pid := range h.keepers() {
+		if !slices.ContainsFunc(vms, func(v vmRow) bool { return v.PID != 0 && h.keeps(pid, v.ID) }) {
+			h.t.Errorf("process %d keeps no VM", pid)
+		}
+	}
 	if left, _ := filepath.Glob(filepath.Join(h.run, "*", "migration.sock")); len(left) > 0 {
 		h.t.Errorf("migration sockets are left: %v", left)
 	}
@@ -217,13 +222,14 @@ var (
 	repairSteps    = []string{"store.heal.written", "store.heal.replaced"}
 	suspendSteps   = []string{"vm.suspend.paused", "migration.memory", "store.commit.published", "vm.suspend.asleep", "vm.suspend.ended"}
 	wakeSteps      = []string{"wake.memory", "wake.launch", "wake.load", "vm.wake.saved", "wake.awake", "wake.resume"}
+	stopSteps      = []string{"vm.stop.asked"}
 	encryptSteps   = []string{"store.encrypt.marked"}
 	elsewhereSteps = []string{"refs.rebuilt", "store.verify.snapshot", "gc.breath"} // in the tests of refs and gc; nothing to leave half-done
 )
 
 func TestEveryStepIsKilled(t *testing.T) {
 	var all []string
-	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repackSteps, repairSteps, suspendSteps, wakeSteps, exchangeSteps, becomeSteps, encryptSteps, elsewhereSteps} {
+	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repackSteps, repairSteps, suspendSteps, wakeSteps, exchangeSteps, becomeSteps, stopSteps, encryptSteps, elsewhereSteps} {
 		all = append(all, l...)
 	}
 	call := regexp.MustCompile(`durable\.Step\("([^"]+)"`)
@@ -394,6 +400,7 @@ func killVMs(h *host) {
 		h.killed("vm.launched", "vm", "start", name)
 		h.must("vm", "start", name)
 		h.counts(name)
+		h.killed(stopSteps[0], "vm", "stop", name)
 		h.clean()
 	}
 	for i, step := range vmRemoveSteps {

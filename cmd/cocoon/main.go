@@ -17,7 +17,8 @@
 //
 // Hidden verbs are processes that a command starts of itself: __guard and
 // __rescue let a guest go on when the command dies (guard.go), __materialise
-// makes the RAM that the next clone maps (materialise.go).
+// makes the RAM that the next clone maps (materialise.go), __keeper stays beside
+// a VMM as long as that lives (package keeper).
 //
 // What always holds:
 //
@@ -42,6 +43,7 @@ import (
 	"syscall"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keeper"
 	"github.com/cocoonv2/cocoon/internal/screen"
 )
 
@@ -55,6 +57,16 @@ func main() { os.Exit(Main()) }
 
 // Main runs the program and returns its exit code; tests call it in-process.
 func Main() int {
+	// A keeper is started with every VMM: it does without all that follows.
+	if len(os.Args) > 1 && os.Args[1] == keeper.Verb {
+		return keep()
+	}
+	// What this process inherited is not for those that it starts, some of which
+	// outlive it: a lock of whoever called would be held as long as they live.
+	if err := keeper.InheritNothing(); err != nil {
+		fmt.Fprintln(os.Stderr, "cocoon:", err)
+		return 1
+	}
 	// A command lives for an instant: collect less often, within bounds.
 	debug.SetGCPercent(400)
 	debug.SetMemoryLimit(memoryLimit)
@@ -62,6 +74,15 @@ func Main() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+}
+
+// keep is the process that stays beside a VMM; its stderr is the VMM's log.
+func keep() int {
+	if err := keeper.Main(os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "cocoon: keeper:", oneLine(err))
+		return 1
+	}
+	return 0
 }
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {

@@ -206,7 +206,7 @@ func (h *host) endVMM(name string) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		h.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); h.vm(name).State != "stopped"; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); h.vm(name).State != "error"; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			h.t.Fatalf("VM %s is %s", name, h.vm(name).State)
 		}

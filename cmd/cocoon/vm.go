@@ -138,6 +138,7 @@ type vmRow struct {
 	Suspend    *vmSuspend        `json:"suspend,omitempty"`
 	LastError  string            `json:"lastError,omitempty"`
 	Exit       *vm.Exit          `json:"exit,omitempty"`
+	Panic      *vmPanic          `json:"panic,omitempty"`
 	Hypervisor string            `json:"hypervisorVersion,omitempty"`
 }
 
@@ -168,6 +169,9 @@ func (r *rooms) vmRow(rec *vm.Record) vmRow {
 	if p := rec.Process; p != nil {
 		row.PID, row.APISocket, row.Hypervisor = p.PID, p.APISocket, p.Version
 	}
+	if p := r.vms.Panic(rec); p != nil {
+		row.Panic = &vmPanic{p.At, p.From, p.Line}
+	}
 	if s := rec.Sleep; s != nil {
 		row.Suspend = &vmSuspend{string(s.Snapshot), s.Since}
 	}
@@ -184,12 +188,28 @@ func (r *rooms) vmRow(rec *vm.Record) vmRow {
 	return row
 }
 
-// state is for people: "running (not answering)".
+// vmPanic is when and how a guest that has a VMM said that it died.
+type vmPanic struct {
+	At   time.Time `json:"at"`
+	From string    `json:"from"` // pvpanic or console
+	Line string    `json:"line,omitempty"`
+}
+
+// state is for people, with what they ask next: "running (not answering)",
+// "running (panicked)", "error (SIGKILL)".
 func (v vmRow) state() string {
-	if v.Trouble == "" {
+	why := v.Trouble
+	switch {
+	case why != "":
+	case v.Panic != nil:
+		why = "panicked"
+	case v.Exit != nil:
+		why = v.Exit.Short()
+	}
+	if why == "" {
 		return v.State
 	}
-	return v.State + " (" + v.Trouble + ")"
+	return v.State + " (" + why + ")"
 }
 
 func newVMList(a *app) *cobra.Command {
@@ -298,7 +318,7 @@ func newVMLogs(a *app) *cobra.Command {
 	return c
 }
 
-func copyLog(ctx context.Context, out io.Writer, f *os.File, tail int, follow bool) error {
+func copyLog(ctx context.Context, out io.Writer, f io.Reader, tail int, follow bool) error {
 	if tail > 0 {
 		b, err := io.ReadAll(f)
 		if err != nil {

@@ -51,6 +51,8 @@ func Settings() []Setting {
 		{"cpuArgs", "COCOON_CPU_ARGS", ""},
 		{"vmmTimeout", "COCOON_VMM_TIMEOUT", "30s"},
 		{"vmStopTimeout", "COCOON_VM_STOP_TIMEOUT", "90s"},
+		{"serialLogMax", "COCOON_SERIAL_LOG_MAX", "1M"},
+		{"vmmOOMScoreAdj", "COCOON_VMM_OOM_SCORE_ADJ", "0"},
 		{"keyFile", "COCOON_KEY_FILE", ""},
 		{"maxStoreSize", "COCOON_MAX_STORE_SIZE", ""},
 		{"cacheMaxBytes", "COCOON_CACHE_MAX_BYTES", "16G"},
@@ -78,7 +80,9 @@ type file struct {
 	CNIConfDir    string `json:"cniConfDir"`
 	CNIBinDir     string `json:"cniBinDir"`
 
-	VMStopTimeout string `json:"vmStopTimeout"`
+	VMStopTimeout  string `json:"vmStopTimeout"`
+	SerialLogMax   string `json:"serialLogMax"`
+	VMMOOMScoreAdj string `json:"vmmOOMScoreAdj"`
 
 	RepackThreshold string `json:"repackThreshold"`
 	RegistryTimeout string `json:"registryTimeout"`
@@ -104,8 +108,8 @@ func (f file) get(key string) string {
 		"keyFile":      f.KeyFile,
 		"maxStoreSize": f.MaxStoreSize, "cacheMaxBytes": f.CacheMaxBytes, "cacheAhead": f.CacheAhead,
 		"repackThreshold": f.RepackThreshold, "registryTimeout": f.RegistryTimeout,
-		"vmStopTimeout": f.VMStopTimeout,
-		"cniConfDir":    f.CNIConfDir, "cniBinDir": f.CNIBinDir,
+		"vmStopTimeout": f.VMStopTimeout, "serialLogMax": f.SerialLogMax, "vmmOOMScoreAdj": f.VMMOOMScoreAdj,
+		"cniConfDir": f.CNIConfDir, "cniBinDir": f.CNIBinDir,
 	}[key]
 }
 

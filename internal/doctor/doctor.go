@@ -56,6 +56,8 @@ type Host struct {
 	Standing func(ctx context.Context) ([]vm.Standing, error)
 	// Images counts the image blobs of the store; nil where there is none.
 	Images func(ctx context.Context) (store.ImageGuard, error)
+	// Unkept are VMs that run without a keeper; nil where there is no store.
+	Unkept func(ctx context.Context) ([]string, error)
 	// Sealing says what new snapshots are encrypted with.
 	Sealing func() (*keyring.Key, error)
 }
@@ -75,6 +77,7 @@ func (h Host) Examine(ctx context.Context) []Finding {
 		{"reflink", h.reflink},
 		{"staging", h.staging},
 		{"index", h.index},
+		{"keepers", h.keepers},
 		{"encryption", h.encryption},
 		{"images", h.images},
 		{"cni plugins", h.plugins},
@@ -249,6 +252,21 @@ func (h Host) index(ctx context.Context) Finding {
 		return warn("cocoon system doctor --fix", "%v", err)
 	}
 	return ok("refs.db is readable")
+}
+
+func (h Host) keepers(ctx context.Context) Finding {
+	if h.Unkept == nil {
+		return ok("there are no VMs")
+	}
+	ids, err := h.Unkept(ctx)
+	switch {
+	case err != nil:
+		return warn("see docs/vm.md", "%v", err)
+	case len(ids) > 0:
+		return warn("any command of cocoon gives them one, and says why where it cannot",
+			"%d VMs run without a keeper, their logs have no bound: %s", len(ids), strings.Join(ids, ", "))
+	}
+	return ok("every VM that runs has its keeper")
 }
 
 func (h Host) plugins(context.Context) Finding {

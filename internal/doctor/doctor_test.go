@@ -37,6 +37,10 @@ func examine(t *testing.T, h Host, name string) Finding {
 	return Finding{}
 }
 
+func unkept(ids []string, err error) Host {
+	return Host{Unkept: func(context.Context) ([]string, error) { return ids, err }}
+}
+
 func TestFindings(t *testing.T) {
 	version := func(v string, err error) Host {
 		return Host{VMMVersion: func(context.Context) (string, error) { return v, err }}
@@ -59,6 +63,10 @@ func TestFindings(t *testing.T) {
 		{"space", Host{RootDir: "/nowhere/at/all"}, Fail},
 		{"index", Host{}, OK},
 		{"index", Host{IndexOK: func(context.Context) error { return errors.New("page 7 is torn") }}, Warn},
+		{"keepers", Host{}, OK},
+		{"keepers", unkept(nil, nil), OK},
+		{"keepers", unkept([]string{"a"}, nil), Warn},
+		{"keepers", unkept(nil, errors.New("no such folder")), Warn},
 		{"encryption", Host{}, OK},
 		{"encryption", Host{Sealing: func() (*keyring.Key, error) { return keyring.FromSecret([32]byte{1}), nil }}, OK},
 		{"encryption", Host{Sealing: func() (*keyring.Key, error) { return nil, errors.New("no key file") }}, Fail},

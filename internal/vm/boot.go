@@ -1,6 +1,9 @@
 package vm
 
-import "github.com/cocoonv2/cocoon/internal/owner"
+import (
+	"github.com/cocoonv2/cocoon/internal/keeper"
+	"github.com/cocoonv2/cocoon/internal/owner"
+)
 
 // bootID names the run of this host's kernel. A record outlives it, pids and
 // start times, which count from the boot, do not mean anything afterwards.
@@ -12,6 +15,6 @@ func alive(p *Process) bool {
 	if p.BootID != "" && p.BootID != bootID() {
 		return false
 	}
-	t, err := startTime(p.PID)
+	t, err := keeper.StartTime(p.PID)
 	return err == nil && t == p.StartTime
 }

@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keeper"
 	"github.com/cocoonv2/cocoon/internal/owner"
 	"github.com/cocoonv2/cocoon/internal/runfolder"
 )
@@ -20,7 +19,6 @@ import (
 // Files in the entry of a VM, see package runfolder.
 const (
 	identityFile = "vmm.json"
-	serialFile   = "serial.log"
 	apiPrefix    = "api-" // of API sockets: one path a process
 
 	hostSockets = vsockFile + "_" // on which programs of the host listen for the guest
@@ -91,9 +89,10 @@ func (m *Manager) enter(ctx context.Context, id string) (*runfolder.Entry, error
 
 // newLogs makes the files that a VMM and its guest print to, and answers the
 // first, locked: the VMM holds the lock as long as it lives. The other it opens
-// by its path.
+// by its path. What its keeper says stands in the first too, so both write at its
+// end.
 func newLogs(e *runfolder.Entry) (*os.File, error) {
-	serial, err := e.Create(serialFile)
+	serial, err := e.Create(keeper.SerialLog)
 	if err == nil {
 		err = serial.Close()
 	}
@@ -108,18 +107,22 @@ func newLogs(e *runfolder.Entry) (*os.File, error) {
 		log.Close()
 		return nil, fmt.Errorf("lock %s: %w", e.Path(runfolder.LogFile), err)
 	}
+	if _, err := unix.FcntlInt(log.Fd(), unix.F_SETFL, unix.O_APPEND); err != nil {
+		log.Close()
+		return nil, fmt.Errorf("append to %s: %w", e.Path(runfolder.LogFile), err)
+	}
 	return log, nil
 }
 
 // OpenSerial opens what the guest of a VM printed. fs.ErrNotExist when it has
 // printed nothing, or in another store.
-func (m *Manager) OpenSerial(ctx context.Context, id string) (*os.File, error) {
+func (m *Manager) OpenSerial(ctx context.Context, id string) (*keeper.Log, error) {
 	e, err := m.ownEntry(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	defer e.Close()
-	return e.Open(serialFile)
+	return keeper.OpenLog(e.Path(keeper.SerialLog))
 }
 
 // ownEntry opens the entry of a VM of this store to read in it. That of another
@@ -148,9 +151,6 @@ func (m *Manager) removeSockets(ctx context.Context, id string) error {
 	return errors.Join(e.RemoveSockets(hostSockets), e.Close())
 }
 
-// tailBytes of a log are looked at for its last line.
-const tailBytes = 16 << 10
-
 // LastLog is the last line that a VM's VMM printed: the cause of a failure that
 // it does not answer in full.
 func (m *Manager) LastLog(id string) string {
@@ -159,15 +159,5 @@ func (m *Manager) LastLog(id string) string {
 		return ""
 	}
 	defer e.Close()
-	f, err := e.Open(runfolder.LogFile)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	if fi, err := f.Stat(); err == nil && fi.Size() > tailBytes {
-		_, _ = f.Seek(-tailBytes, io.SeekEnd) // what is read from the beginning is right too
-	}
-	b, _ := io.ReadAll(io.LimitReader(f, tailBytes))
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return lines[len(lines)-1]
+	return keeper.LastLine(e.Path(runfolder.LogFile))
 }

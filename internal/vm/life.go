@@ -132,7 +132,7 @@ func (m *Manager) booted(ctx context.Context, rec *Record, p *Process) error {
 		}
 		if !alive(p) {
 			rec.Process = nil
-			return m.died(rec.ID, err)
+			return fmt.Errorf("the VMM ended (%v): %s", err, m.LastLog(rec.ID))
 		}
 	}
 	return errors.Join(failure.New(failure.Conflict, "the guest did not boot %s", patience.Within(within)), signal(ctx, p, unix.SIGKILL, killTimeout))
@@ -169,6 +169,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) (*Exit, e
 	if err != nil {
 		return nil, fmt.Errorf("stop VM %s: %w", rec.Name, err)
 	}
+	exit.seen(m.endOf(rec.ID, rec.Process))
 	rec.Process, rec.State, rec.LastError, rec.Exit = nil, "stopped", "", exit
 	return exit, errors.Join(m.save(rec), m.removeSockets(ctx, rec.ID), m.ReleaseMemory(rec.ID))
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/keeper"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -106,7 +107,7 @@ func TestARecordThatWouldAddArgumentsIsNotBooted(t *testing.T) {
 // TestAProcessOfAnEarlierBootIsGone although its pid and start time are there
 // again.
 func TestAProcessOfAnEarlierBootIsGone(t *testing.T) {
-	start, err := startTime(os.Getpid())
+	start, err := keeper.StartTime(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}

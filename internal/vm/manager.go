@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/keeper"
 	"github.com/cocoonv2/cocoon/internal/patience"
 	"github.com/cocoonv2/cocoon/internal/runfolder"
 	"github.com/cocoonv2/cocoon/internal/spelling"
@@ -24,9 +25,15 @@ import (
 
 // Options of a Manager.
 type Options struct {
-	RunDir  string
-	Binary  string // the VMM
-	CPUArgs string // appended to --cpus boot=N
+	RunDir string
+	Binary string // the VMM
+	// Keeper is the program that keeps VMMs; "": nobody does, their logs grow and
+	// nobody knows how they end.
+	Keeper keeper.Program
+	// SerialLogMax bounds each log of a VM, bytes; 0 is keeper.DefaultLogMax.
+	SerialLogMax int64
+	OOMScoreAdj  int    // of VMMs; 0 leaves it as it is
+	CPUArgs      string // appended to --cpus boot=N
 	// Patience bounds every wait for a process.
 	Patience patience.Patience
 	// StopTimeout is how long a guest may take to power itself off; 0 is
@@ -58,7 +65,7 @@ func (m *Manager) Dir(id string) string { return m.st.Path("vms", id) }
 func (m *Manager) RunDir(id string) string { return m.run.Dir(id) }
 
 // SerialPath is where the guest's serial output goes.
-func (m *Manager) SerialPath(id string) string { return filepath.Join(m.RunDir(id), serialFile) }
+func (m *Manager) SerialPath(id string) string { return filepath.Join(m.RunDir(id), keeper.SerialLog) }
 
 // MigrationSocket is where a VM sends itself for a live capture; it belongs to
 // the holder of the VM's lock.

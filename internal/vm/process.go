@@ -1,28 +1,18 @@
 package vm
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/keeper"
 	"github.com/cocoonv2/cocoon/internal/patience"
 	"github.com/cocoonv2/cocoon/internal/runfolder"
-	"github.com/cocoonv2/cocoon/network"
 )
 
 // Identity is vmm.json in the entry of a VM: enough for gc to end the VMM of a
@@ -35,129 +25,6 @@ type Identity struct {
 	// which the pid means something. Older programs write neither.
 	Store        string `json:"store,omitempty"`
 	PIDNamespace uint64 `json:"pidNamespace,omitempty"`
-}
-
-// startTime reads field 22 of /proc/PID/stat, clock ticks since boot.
-func startTime(pid int) (uint64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(f) < 20 {
-		return 0, fmt.Errorf("/proc/%d/stat is short", pid)
-	}
-	// The first thread may be gone while others still hold sockets and locks.
-	if threads, err := strconv.Atoi(f[17]); f[0] == "Z" && (err != nil || threads <= 1) {
-		return 0, os.ErrProcessDone
-	}
-	return strconv.ParseUint(f[19], 10, 64)
-}
-
-// Launch starts the VMM of a VM in a session of its own, in the VM's netns, and
-// waits until it answers. extra descriptors are inherited from number 3 on, the
-// locks on the seat and the disks after them.
-func (m *Manager) Launch(ctx context.Context, rec *Record, args chsnap.Args, extra ...*os.File) (*Process, error) {
-	socket := filepath.Join(m.RunDir(rec.ID), fmt.Sprintf("%s%d.sock", apiPrefix, time.Now().UnixNano()%1e6))
-	argv, err := commandLine(socket, args)
-	if err != nil {
-		return nil, err
-	}
-	entry, err := m.enter(ctx, rec.ID)
-	if err != nil {
-		return nil, err
-	}
-	defer entry.Close()
-	if _, err := exec.LookPath(m.o.Binary); err != nil {
-		return nil, failure.New(failure.NotFound, "VMM %s: %w", m.o.Binary, err)
-	}
-	if err := m.clearVsock(rec); err != nil {
-		return nil, err
-	}
-	locks, err := m.takeSeat(ctx, rec)
-	if err != nil {
-		return nil, err
-	}
-	defer locks.detach()
-	log, err := newLogs(entry)
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	// umask is of the whole process in Go, so a shell sets it for the child.
-	cmd := exec.Command("/bin/sh", append([]string{"-c", `umask 077; exec "$0" "$@"`, m.o.Binary}, argv...)...)
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, append(extra, locks.files()...)
-	cmd.Env = cleanEnv(os.Environ())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := network.Start(netnsOf(rec), cmd); err != nil {
-		return nil, fmt.Errorf("start %s: %w", m.o.Binary, err)
-	}
-	gone := make(chan error, 1)
-	go func() { gone <- cmd.Wait() }()
-	p, err := m.await(ctx, rec, entry, cmd.Process.Pid, socket, gone)
-	if err != nil {
-		cmd.Process.Kill()
-		return nil, errors.Join(err, entry.RemoveSockets(hostSockets))
-	}
-	return p, nil
-}
-
-// commandLine is what a VMM with its API at socket is started with.
-func commandLine(socket string, args chsnap.Args) ([]string, error) {
-	var a chsnap.Args
-	a.Options("--api-socket", chsnap.PathOption("path", socket))
-	a.Append(args)
-	return a.List()
-}
-
-// cleanEnv drops what changes the VMM's answers.
-func cleanEnv(env []string) []string {
-	var out []string
-	for _, e := range env {
-		if !strings.HasPrefix(e, "RUST_") && !strings.HasPrefix(e, "COCOON_") {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-// await waits for the first ping and notes who the process is.
-func (m *Manager) await(ctx context.Context, rec *Record, entry *runfolder.Entry, pid int, socket string, gone <-chan error) (*Process, error) {
-	start, err := startTime(pid)
-	if err != nil {
-		return nil, m.died(rec.ID, <-gone)
-	}
-	durable.Step("vm.launched")
-	p := &Process{PID: pid, BootID: bootID(), StartTime: start, APISocket: socket}
-	b, err := json.Marshal(Identity{pid, start, socket, entry.Mark.Store, pidNamespace()})
-	if err != nil {
-		return nil, err
-	}
-	if err := entry.Write(identityDocument, identityFile, b); err != nil {
-		return nil, err
-	}
-	ctx, cancel := patience.Bound(ctx, m.o.Patience.Moving(uint64(rec.MemoryBytes)))
-	defer cancel()
-	client := chsnap.NewClient(socket, m.o.Patience)
-	for {
-		ping, err := client.Ping(ctx)
-		if err == nil {
-			p.Version = ping.Version
-			return p, nil
-		}
-		select {
-		case werr := <-gone:
-			return nil, m.died(rec.ID, werr)
-		case <-ctx.Done():
-			return nil, failure.New(failure.Conflict, "the VMM did not answer %s: %w", patience.Passed(ctx), err)
-		case <-time.After(time.Millisecond):
-		}
-	}
-}
-
-// died explains a VMM that ended, by the last line of its log.
-func (m *Manager) died(id string, err error) error {
-	return fmt.Errorf("the VMM ended (%v): %s", err, m.LastLog(id))
 }
 
 // Kill ends every VMM of a VM that is this store's: the one that vmm.json in the
@@ -178,9 +45,20 @@ func (m *Manager) endVMMs(ctx context.Context, id string) (ended int, err error)
 	if err != nil {
 		return 0, err
 	}
-	var torn error
 	if e != nil {
 		defer e.Close()
+	}
+	ended, err = m.endIn(ctx, id, e)
+	if e != nil && (e.Mine || e.Mark.Store == "") {
+		err = errors.Join(err, keeper.AwaitEnd(ctx, e.Path(""), m.o.Patience.Glance()))
+	}
+	return ended, err
+}
+
+// endIn ends the VMMs of a VM whose entry, which may be nil, is e.
+func (m *Manager) endIn(ctx context.Context, id string, e *runfolder.Entry) (ended int, err error) {
+	var torn error
+	if e != nil {
 		who, err := readIdentity(e)
 		if err == nil && who.Socket != "" && socketOf(who.PID) == who.Socket && m.owns(ctx, id, e, vmm{who.PID, who.Socket}) {
 			return 1, signal(ctx, &Process{PID: who.PID, BootID: bootID(), StartTime: who.StartTime}, unix.SIGKILL, killTimeout)
@@ -202,7 +80,7 @@ func (m *Manager) endVMMs(ctx context.Context, id string) (ended int, err error)
 }
 
 func (v vmm) kill(ctx context.Context) error {
-	start, err := startTime(v.pid)
+	start, err := keeper.StartTime(v.pid)
 	if err != nil {
 		return nil // ended meanwhile
 	}

@@ -61,8 +61,12 @@ func (m *Manager) live(ctx context.Context, rec *Record) {
 			return
 		}
 	}
-	if rec.State == "running" || rec.State == "paused" {
-		rec.State = "stopped"
+	if rec.State != "running" && rec.State != "paused" {
+		return
+	}
+	rec.State, rec.Exit = "stopped", m.exitOf(rec.ID, p)
+	if rec.Exit.Bad() {
+		rec.State, rec.LastError = "error", rec.Exit.String()
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 type options struct {
 	socket      string
 	logFile     string
+	events      string // --event-monitor
 	restore     *restoreRequest
 	config      *vmConfig // nil without a payload: an empty machine
 	versionOnly bool
@@ -115,23 +116,24 @@ func (o *options) single(c *vmConfig, p *payloadConfig) map[string]func(string) 
 		return func(v string) error { *dst = v; return nil }
 	}
 	return map[string]func(string) error{
-		"--api-socket": func(v string) error { o.socket = strings.TrimPrefix(v, "path="); return nil },
-		"--log-file":   keep(&o.logFile),
-		"--seccomp":    func(string) error { return nil },
-		"--kernel":     keep(&p.Kernel),
-		"--firmware":   keep(&p.Firmware),
-		"--initramfs":  keep(&p.Initramfs),
-		"--cmdline":    keep(&p.Cmdline),
-		"--cpus":       func(v string) error { return parseCPUs(&c.CPUs, v) },
-		"--memory":     func(v string) error { return parseMemory(&c.Memory, v) },
-		"--serial":     func(v string) error { return parseConsole(&c.Serial, v) },
-		"--console":    func(v string) error { return parseConsole(&c.Console, v) },
-		"--vsock":      func(v string) error { return parseVsock(c, v) },
-		"--balloon":    one(&c.Balloon),
-		"--rng":        one(&c.RNG),
-		"--platform":   one(&c.Platform),
-		"--tpm":        one(&c.TPM),
-		"--restore":    o.parseRestore,
+		"--api-socket":    func(v string) error { o.socket = strings.TrimPrefix(v, "path="); return nil },
+		"--log-file":      keep(&o.logFile),
+		"--event-monitor": keep(&o.events),
+		"--seccomp":       func(string) error { return nil },
+		"--kernel":        keep(&p.Kernel),
+		"--firmware":      keep(&p.Firmware),
+		"--initramfs":     keep(&p.Initramfs),
+		"--cmdline":       keep(&p.Cmdline),
+		"--cpus":          func(v string) error { return parseCPUs(&c.CPUs, v) },
+		"--memory":        func(v string) error { return parseMemory(&c.Memory, v) },
+		"--serial":        func(v string) error { return parseConsole(&c.Serial, v) },
+		"--console":       func(v string) error { return parseConsole(&c.Console, v) },
+		"--vsock":         func(v string) error { return parseVsock(c, v) },
+		"--balloon":       one(&c.Balloon),
+		"--rng":           one(&c.RNG),
+		"--platform":      one(&c.Platform),
+		"--tpm":           one(&c.TPM),
+		"--restore":       o.parseRestore,
 	}
 }
 

@@ -43,5 +43,8 @@
 //	CHSIM_TICK          time between ticks (default 10ms)
 //	CHSIM_VERSION       what vmm.ping reports (default 53.0.0)
 //	CHSIM_BUILD         what --version prints (default: that version)
+//	CHSIM_NMI           "panic": an NMI makes the guest print a panic and stop;
+//	                    "pvpanic": it tells the VMM instead
+//	CHSIM_NOISE         a line that the guest prints for ever instead of its counter
 //	CHSIM_POWER_BUTTON  "ignore": the guest does not react to vm.power-button
 package sim

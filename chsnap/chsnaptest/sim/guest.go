@@ -54,6 +54,7 @@ type guest struct {
 	halted  bool // the program found no header and cannot go on
 	powered bool // power button pressed, not yet seen
 	onPower func()
+	noise   string // printed at each tick, a hundred times
 	stop    chan struct{}
 	done    chan struct{}
 }
@@ -71,12 +72,16 @@ type guestOptions struct {
 	boot    bool   // fill RAM and start at 0; else continue from RAM, paused
 	missing []string
 	onPower func()
+	noise   string
 }
+
+// noisePerTick is how often a noisy guest says its line each tick.
+const noisePerTick = 100
 
 // startGuest begins the guest's life. A restored guest starts paused.
 func startGuest(o guestOptions) *guest {
 	g := &guest{
-		ram: o.ram, disk: o.disk, nic: nic{o.tap, make([]byte, frameLimit)}, serial: o.serial, onPower: o.onPower,
+		ram: o.ram, disk: o.disk, nic: nic{o.tap, make([]byte, frameLimit)}, serial: o.serial, onPower: o.onPower, noise: o.noise,
 		paused: !o.boot, stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	if o.boot {
@@ -138,6 +143,9 @@ func (g *guest) pressPower() {
 }
 
 func (g *guest) print(format string, args ...any) {
+	if g.noise != "" {
+		return // it says that and nothing else
+	}
 	// A serial port has nowhere to report a full disk to; the guest goes on.
 	_, _ = fmt.Fprintf(g.serial, format, args...)
 }
@@ -260,6 +268,12 @@ func (g *guest) tick() {
 		g.halted = true
 		g.print("BAD header: RAM does not hold a simulated guest\n")
 		return
+	}
+	for range noisePerTick {
+		if g.noise == "" {
+			break
+		}
+		_, _ = fmt.Fprintln(g.serial, g.noise)
 	}
 	g.serveNet()
 	g.verify()

@@ -20,6 +20,8 @@ type settings struct {
 	fill        uint64
 	tick        time.Duration
 	ignorePower bool
+	noise       string // a line that the guest prints for ever
+	nmi         string // what the guest does on one: panic, pvpanic or nothing
 	version     string // what vmm.ping reports
 	build       string // and --version
 	fail        *failpoints
@@ -29,6 +31,7 @@ type settings struct {
 type machine struct {
 	settings settings
 	stdout   io.Writer
+	events   io.Writer      // nil: nobody listens
 	exit     func(code int) // ends the process, the socket file stays
 	config   *vmConfig      // nil: empty
 	vm       *vm            // nil: configured, not booted
@@ -168,13 +171,16 @@ func (m *machine) assemble(c *vmConfig, spans []*span, a assembly) (err error) {
 	}
 	o := guestOptions{
 		ram: v.ram, disk: counterDisk(v.disks), serial: m.serialWriter(c, v), tick: m.settings.tick,
-		fill: m.settings.fill, boot: a.boot, missing: a.missing, cmdline: c.Payload.Cmdline, onPower: m.powerOff(),
+		fill: m.settings.fill, boot: a.boot, missing: a.missing, cmdline: c.Payload.Cmdline, onPower: m.powerOff(), noise: m.settings.noise,
 	}
 	if len(v.taps) > 0 {
 		o.tap, o.mac = v.taps[0], c.Net[0].MAC
 	}
 	v.guest = startGuest(o)
 	m.config, m.vm = c, v
+	if a.boot {
+		m.event("vm", "booted", "")
+	}
 	return nil
 }
 
@@ -193,7 +199,10 @@ func (m *machine) powerOff() func() {
 	if m.settings.ignorePower {
 		return nil
 	}
-	return func() { m.exit(0) }
+	return func() {
+		m.event("vmm", "shutdown", "")
+		m.exit(0)
+	}
 }
 
 // release stops the guest and gives back memory, disks and serial port.
@@ -264,7 +273,11 @@ func (m *machine) reboot() error {
 	}
 	m.vm.release()
 	m.vm = nil
-	return m.bootWith(m.config)
+	if err := m.bootWith(m.config); err != nil {
+		return err
+	}
+	m.event("vm", "rebooted", "")
+	return nil
 }
 
 func (m *machine) pressPower() error {
@@ -273,13 +286,6 @@ func (m *machine) pressPower() error {
 	}
 	if m.vm.guest != nil {
 		m.vm.guest.pressPower()
-	}
-	return nil
-}
-
-func (m *machine) nmi() error {
-	if m.vm == nil {
-		return errNotRunning()
 	}
 	return nil
 }

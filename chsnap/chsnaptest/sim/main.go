@@ -48,7 +48,8 @@ func readSettings(env []string) (settings, error) {
 			values[k] = v
 		}
 	}
-	set := settings{fill: 64 << 20, tick: 10 * time.Millisecond, version: Version, build: buildVersion, ignorePower: values["CHSIM_POWER_BUTTON"] == "ignore"}
+	set := settings{fill: 64 << 20, tick: 10 * time.Millisecond, version: Version, build: buildVersion}
+	set.ignorePower, set.nmi, set.noise = values["CHSIM_POWER_BUTTON"] == "ignore", values["CHSIM_NMI"], values["CHSIM_NOISE"]
 	var err error
 	if v := values["CHSIM_FILL"]; v != "" {
 		if set.fill, err = parseBytes(v); err != nil {
@@ -75,12 +76,20 @@ func run(o *options, set settings, stdout, stderr io.Writer) int {
 	socket := o.socket
 	m := &machine{settings: set, stdout: stdout, exit: os.Exit}
 	clean := func(code int) {
+		m.event("vmm", "shutdown", "")
 		if socket != "" {
 			_ = os.Remove(socket)
 		}
 		os.Exit(code)
 	}
 	s := &server{machine: m, exit: clean}
+	if o.events != "" {
+		var err error
+		if m.events, err = openEvents(o.events); err != nil {
+			return fatal(stderr, "Error opening the event monitor", err)
+		}
+	}
+	m.event("vmm", "starting", "")
 	m.control = &s.mu
 	if o.logFile != "" {
 		line := fmt.Sprintf("%s pid %d\n", VersionLine(set.build), os.Getpid())
