@@ -436,7 +436,7 @@ func (db *DB) rebuild(ctx context.Context, entries iter.Seq2[Entry, error]) erro
 		return errors.Join(err, os.Remove(tmp))
 	}
 	durable.Step("refs.rebuilt")
-	if err := os.Rename(tmp, db.path); err != nil {
+	if err := durable.Replace(tmp, db.path); err != nil {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(db.path))

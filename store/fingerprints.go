@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -123,7 +124,7 @@ func (in *Ingest) keepPrints(ctx context.Context, sn *Snapshot) {
 	kept := map[digest.Digest]bool{}
 	for _, p := range in.prints {
 		if p.pageMap != "" && !p.failed.Load() {
-			kept[p.pageMap] = os.Rename(p.own.Name(), in.st.printsPath(p.pageMap)) == nil
+			kept[p.pageMap] = durable.Replace(p.own.Name(), in.st.printsPath(p.pageMap)) == nil
 		}
 	}
 	if sn.Spec.Parent == "" {

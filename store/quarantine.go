@@ -108,7 +108,7 @@ func (s *Store) sound(d digest.Digest) (bool, error) {
 // replace puts a blob that is known to be right in the place of one that is
 // not. Whoever has the old file open keeps it.
 func (s *Store) replace(path string, d digest.Digest) error {
-	if err := os.Rename(path, s.BlobPath(d)); err != nil {
+	if err := durable.Replace(path, s.BlobPath(d)); err != nil {
 		return err
 	}
 	if err := durable.SyncParents(path, s.BlobPath(d)); err != nil {

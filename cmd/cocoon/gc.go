@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/screen"
@@ -29,13 +30,10 @@ func newGC(a *app) *cobra.Command {
 			if err := checkReportFormat(format); err != nil {
 				return err
 			}
-			if o.DryRun && metricsFile != "" {
-				return failure.New(failure.Usage, "--metrics-file tells about runs, not about a --dry-run")
-			}
-			err := checkForgotten(o.ForgetNetworks)
-			if err != nil {
+			if err := errors.Join(checkMetricsFile(metricsFile, o.DryRun), checkForgotten(o.ForgetNetworks)); err != nil {
 				return err
 			}
+			var err error
 			if wait != "" && wait != "0" {
 				if o.Wait, err = parseDuration("--wait", wait); err != nil {
 					return err
@@ -74,6 +72,21 @@ func newGC(a *app) *cobra.Command {
 	f.StringVar(&wait, "wait", "0", "how long to wait for another gc")
 	reportFormat(c, &format)
 	return c
+}
+
+// checkMetricsFile comes before anything is done: a device or a pipe is not
+// replaced by text about it.
+func checkMetricsFile(path string, dryRun bool) error {
+	if path == "" {
+		return nil
+	}
+	if dryRun {
+		return failure.New(failure.Usage, "--metrics-file tells about runs, not about a --dry-run")
+	}
+	if err := durable.Target(path); err != nil {
+		return fmt.Errorf("--metrics-file: %w", err)
+	}
+	return nil
 }
 
 func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {

@@ -58,7 +58,9 @@ func writeFileIn(folder *os.Root, name string, data []byte, perm os.FileMode) er
 		err = errors.Join(f.Chmod(perm), f.Sync())
 	}
 	if err == nil {
-		err = folder.Rename(temporary, name)
+		if err = replaceable(folder.Lstat(name)); err == nil {
+			err = folder.Rename(temporary, name)
+		}
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("write %s in %s: %w", name, folder.Name(), err), ignoreMissing(folder.Remove(temporary)))

@@ -10,11 +10,15 @@
 //
 //  1. A name never shows a half-written file: contents are fsynced under another
 //     name in the same folder and renamed.
+//
 //  2. A function that returns nil has fsynced every folder whose entries it
-//     changed; [Rename], [Exchange] and [Trash] are the exceptions, for callers that
+//     changed; [Rename], [Replace], [Exchange] and [Trash] are the exceptions, for callers that
 //     hold a lock for an instant and fsync behind it.
+//
 //  3. An fsync that failed is never repeated on the same file: the kernel may
 //     have dropped the dirty pages already. The caller gives the file up.
+//
+//  4. What is replaced is a regular file.
 //
 // [Step] is the other half: code calls it between its durable effects, and a
 // test that sets COCOON_KILL_AT dies by SIGKILL exactly there.
@@ -61,6 +65,38 @@ func Rename(oldpath, newpath string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, oldpath, unix.AT_FDCWD, newpath, unix.RENAME_NOREPLACE)
 	if err != nil {
 		return &os.LinkError{Op: "publish", Old: oldpath, New: newpath, Err: err}
+	}
+	return nil
+}
+
+// Replace renames from to to, in place of a regular file or of nothing: a device, a
+// pipe, a link or a folder stays, failure.Damaged. SyncParents must follow. There is
+// no other rename that replaces.
+func Replace(from, to string) error {
+	if err := replaceable(os.Lstat(to)); err != nil {
+		return fmt.Errorf("replace %s: %w", to, err)
+	}
+	return os.Rename(from, to)
+}
+
+func replaceable(there fs.FileInfo, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && !there.Mode().IsRegular() {
+		return failure.New(failure.Damaged, "it is no regular file, but %s", there.Mode())
+	}
+	return err
+}
+
+// Target refuses a place where a user wants a file that no file can be put to,
+// before anything is done for it: failure.Usage.
+func Target(path string) error {
+	if err := replaceable(os.Lstat(path)); err != nil {
+		return failure.New(failure.Usage, "%s: %w", path, err)
+	}
+	if fi, err := os.Stat(filepath.Dir(path)); err != nil || !fi.IsDir() {
+		return failure.New(failure.Usage, "%s is to be made in a folder that is not there", path)
 	}
 	return nil
 }

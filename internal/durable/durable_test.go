@@ -46,6 +46,58 @@ func TestWriteFileThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestOnlyARegularFileIsReplaced: not a device, a pipe, a socket, a link or a folder,
+// whichever way a file gets its name.
+func TestOnlyARegularFileIsReplaced(t *testing.T) {
+	kinds := map[string]func(path string) error{
+		"pipe":         func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"link":         func(path string) error { return os.Symlink("/etc/passwd", path) },
+		"dangling":     func(path string) error { return os.Symlink("nowhere", path) },
+		"folder":       func(path string) error { return os.Mkdir(path, 0o700) },
+		"socket":       func(path string) error { return syscall.Mknod(path, syscall.S_IFSOCK|0o600, 0) },
+		"null device":  func(path string) error { return syscall.Mknod(path, syscall.S_IFCHR|0o666, 1<<8|3) },
+		"regular file": func(path string) error { return os.WriteFile(path, []byte("old"), 0o600) },
+		"nothing":      func(string) error { return nil },
+	}
+	for kind, make := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			dir := t.TempDir()
+			path, other := filepath.Join(dir, "x"), filepath.Join(dir, "other")
+			if err := make(path); errors.Is(err, syscall.EPERM) {
+				t.Skip("no device can be made here")
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			folder, err := os.OpenRoot(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer folder.Close()
+			if err := os.WriteFile(other, []byte("new"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			before, _ := os.Lstat(path)
+			allowed := kind == "regular file" || kind == "nothing"
+			for how, err := range map[string]error{
+				"target": Target(path), "write": writeFile(path, []byte("new"), 0o600),
+				"write in": writeFileIn(folder, "x", []byte("new"), 0o600), "replace": Replace(other, path),
+			} {
+				if (err == nil) != allowed {
+					t.Errorf("%s: %v", how, err)
+				}
+			}
+			after, err := os.Lstat(path)
+			if allowed {
+				if b, err := os.ReadFile(path); err != nil || string(b) != "new" {
+					t.Errorf("%q, %v", b, err)
+				}
+			} else if err != nil || !os.SameFile(before, after) {
+				t.Errorf("it was replaced: %v", err)
+			}
+		})
+	}
+}
+
 func TestPublishNeverOverwrites(t *testing.T) {
 	dir := t.TempDir()
 	for _, d := range []string{"a", "b", "in"} {

@@ -43,7 +43,7 @@ func (s *Staged) fill(data []byte, perm os.FileMode) error {
 
 // Rename gives the file its name, in place of what has it; SyncDir must follow.
 func (s *Staged) Rename() error {
-	if err := os.Rename(s.f.Name(), s.path); err != nil {
+	if err := Replace(s.f.Name(), s.path); err != nil {
 		return fmt.Errorf("write %s: %w", s.path, err)
 	}
 	err := s.f.Close() // its lock was needed until it had its name

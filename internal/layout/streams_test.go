@@ -27,7 +27,7 @@ var cobraStreams = []string{
 // mayWrite names the files that hold the streams, and the rooms that are programs
 // or tests of their own.
 var mayWrite = []string{
-	"cmd/cocoon/main.go", "internal/screen/", "internal/bench/", "internal/benchvmm/", "internal/leaktest/",
+	"cmd/cocoon/main.go", "internal/screen/", "internal/bench/", "internal/benchvmm/", "internal/leaktest/", "internal/linuxguests/",
 	"network/networktest/", "chsnap/chsnaptest/",
 }
 
@@ -36,19 +36,10 @@ var mayWrite = []string{
 var mayPrintRaw = []string{"cmd/cocoon/snapshotexport.go", "cmd/cocoon/vm.go"}
 
 func TestOnlyTheScreenHoldsTheStreams(t *testing.T) {
-	root := filepath.Join("..", "..")
 	raw := 0
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-			return err
-		}
-		rel, err := filepath.Rel(root, path)
-		if err != nil || slices.ContainsFunc(mayWrite, func(p string) bool { return strings.HasPrefix(rel, p) }) {
-			return err
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
-		if err != nil {
-			return err
+	product(t, func(rel string, file *ast.File) {
+		if slices.ContainsFunc(mayWrite, func(p string) bool { return strings.HasPrefix(rel, p) }) {
+			return
 		}
 		for _, found := range writes(file) {
 			switch {
@@ -60,18 +51,65 @@ func TestOnlyTheScreenHoldsTheStreams(t *testing.T) {
 				t.Errorf("%s uses %s: print through a screen, which escapes what comes from elsewhere", rel, found)
 			}
 		}
-		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	if raw < len(mayPrintRaw) {
 		t.Errorf("%d uses of Raw in %v: the test does not see them, or the list is too long", raw, mayPrintRaw)
 	}
 }
 
-// writes lists what of streams a file uses, and calls of Raw.
-func writes(file *ast.File) (found []string) {
+// TestOnlyDurableReplaces: a rename that replaces what is there looks at it first,
+// so that no device, pipe or link is replaced.
+func TestOnlyDurableReplaces(t *testing.T) {
+	seen := 0
+	product(t, func(rel string, file *ast.File) {
+		imported := imports(file)
+		ast.Inspect(file, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok || sel.Sel.Name != "Rename" && sel.Sel.Name != "Renameat" && sel.Sel.Name != "Renameat2" {
+				return true
+			}
+			of, isName := sel.X.(*ast.Ident)
+			if !isName || !slices.Contains([]string{"os", "golang.org/x/sys/unix", "syscall"}, imported[of.Name]) {
+				return true
+			}
+			seen++
+			if !strings.HasPrefix(rel, "internal/durable/") && !strings.Contains(rel, "test/") {
+				t.Errorf("%s uses %s.%s: durable.Replace, Publish or Exchange is meant", rel, of.Name, sel.Sel.Name)
+			}
+			return true
+		})
+	})
+	if seen < 3 {
+		t.Errorf("%d renames seen, even durable has more", seen)
+	}
+}
+
+// product goes through the sources that are no tests.
+func product(t *testing.T, f func(rel string, file *ast.File)) {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			return err
+		}
+		f(rel, file)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// imports gives the path of each name of a package.
+func imports(file *ast.File) map[string]string {
 	imported := map[string]string{}
 	for _, im := range file.Imports {
 		path := strings.Trim(im.Path.Value, `"`)
@@ -81,6 +119,12 @@ func writes(file *ast.File) (found []string) {
 		}
 		imported[name] = path
 	}
+	return imported
+}
+
+// writes lists what of streams a file uses, and calls of Raw.
+func writes(file *ast.File) (found []string) {
+	imported := imports(file)
 	ast.Inspect(file, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.CallExpr:
