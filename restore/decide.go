@@ -50,6 +50,10 @@ func (p *Plan) decide(r Request, f findings) error {
 		p.DiskBytes, p.disks = 0, nil
 	}
 	p.warnOfSizes()
+	clock, err := r.clock()
+	if err != nil {
+		return err
+	}
 	if r.Cold {
 		p.Mode, p.Why = Cold, "--cold: boot from the disks"
 		return p.decideRoom(r, f)
@@ -58,6 +62,11 @@ func (p *Plan) decide(r Request, f findings) error {
 	// pull may have judged by other rules, or could not without a key.
 	if err := p.source.Judge(p.config, p.state); err != nil {
 		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
+	}
+	if p.Clock = clock; clock == StandStill {
+		if err := p.state.ClockHolds(); err != nil {
+			return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
+		}
 	}
 	passage, err := p.checkHost(r, f)
 	if err != nil {

@@ -22,6 +22,11 @@ func (r *run) documents(ctx context.Context) (*chsnap.Config, *chsnap.State, err
 			return nil, nil, err
 		}
 	}
+	if r.plan.Clock == StandStill {
+		if err := s.HoldClock(); err != nil {
+			return nil, nil, fmt.Errorf("snapshot %s: %w", r.plan.SnapshotID, err)
+		}
+	}
 	return c, s, c.Rewrite(r.VMs.Rewriting(r.rec))
 }
 

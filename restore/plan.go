@@ -49,7 +49,8 @@ type Request struct {
 	Cold              bool   // boot from the disks, leave the RAM
 	Paused            bool   // do not resume
 	AllowIncompatible bool
-	Networks          []Wish // none: by default; one: for every interface; else one each
+	Clock             GuestClock // "" is CatchUp
+	Networks          []Wish     // none: by default; one: for every interface; else one each
 
 	ownDisks bool // the VM has its disks and interfaces already
 	export   bool // no VM is made: no host, network, mode or room in the store is asked for
@@ -62,10 +63,12 @@ type Plan struct {
 	Mode       Mode     `json:"mode"`
 	Why        string   `json:"why"` // why this mode
 	// Ahead says that further clones could be mapped: worth making the file for.
-	Ahead       bool  `json:"ahead"`
-	Paused      bool  `json:"paused"`
-	MemoryBytes int64 `json:"memoryBytes"` // as the guest sees them
-	DiskBytes   int64 `json:"diskBytes"`
+	Ahead  bool `json:"ahead"`
+	Paused bool `json:"paused"`
+	// Clock is "" where no RAM is loaded.
+	Clock       GuestClock `json:"guestClock,omitempty"`
+	MemoryBytes int64      `json:"memoryBytes"` // as the guest sees them
+	DiskBytes   int64      `json:"diskBytes"`
 	// NeedBytes is what this VM may take of the store's file system, pages of
 	// zeros left out; SharedBytes what all that are made at once take beside it.
 	NeedBytes   int64 `json:"needBytes"`

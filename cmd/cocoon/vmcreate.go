@@ -20,6 +20,7 @@ type createFlags struct {
 	from, mode                  string
 	count                       int
 	cold, paused, allow, dryRun bool
+	clock                       restore.GuestClock
 }
 
 func newVMCreate(a *app) *cobra.Command {
@@ -61,6 +62,7 @@ func newVMCreate(a *app) *cobra.Command {
 	fl.BoolVar(&f.cold, "cold", false, "boot from the snapshot's disks, leave its RAM")
 	fl.BoolVar(&f.paused, "paused", false, "load the RAM but do not run")
 	fl.BoolVar(&f.allow, "allow-incompatible", false, "try another VMM version or CPU all the same")
+	fl.StringVar((*string)(&f.clock), "guest-clock", string(restore.CatchUp), "catch-up: the guest's time of day is right at once; stand-still: its monotonic clock does not leap")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print the restore plan and stop")
 	return c
 }
@@ -69,8 +71,8 @@ func (a *app) createFresh(ctx context.Context, r *rooms, name string, f *createF
 	var err error
 	s := f.spec
 	s.Name = name
-	if f.count != 0 || f.cold || f.paused || f.allow || f.dryRun {
-		return failure.New(failure.Usage, "--count, --cold, --paused, --allow-incompatible and --dry-run go with --from-snapshot")
+	if f.count != 0 || f.cold || f.paused || f.allow || f.dryRun || f.clock != restore.CatchUp {
+		return failure.New(failure.Usage, "--count, --cold, --paused, --allow-incompatible, --guest-clock and --dry-run go with --from-snapshot")
 	}
 	if s.MemoryBytes, err = parseSize("--memory", f.memory); err != nil {
 		return err
@@ -148,7 +150,7 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *cre
 	}
 	plans, err := a.planAll(c.Context(), r, names, restore.Request{
 		Snapshot: from, Mode: restore.Mode(f.mode), Cold: f.cold, Paused: f.paused,
-		AllowIncompatible: f.allow, Networks: wishes, Clones: len(names),
+		AllowIncompatible: f.allow, Clock: f.clock, Networks: wishes, Clones: len(names),
 	})
 	if err != nil {
 		return err

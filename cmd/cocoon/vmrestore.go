@@ -48,6 +48,7 @@ func newVMRestore(a *app) *cobra.Command {
 	f.BoolVar(&o.Backup, "backup", false, "keep the state that it had as a snapshot and print its id")
 	f.StringVar(&mode, "restore-mode", mode, "how its RAM is loaded, as in vm create")
 	f.BoolVar(&o.AllowIncompatible, "allow-incompatible", false, "try another VMM version or CPU all the same")
+	f.StringVar((*string)(&o.Clock), "guest-clock", string(restore.CatchUp), "catch-up: the guest's time of day is right at once; stand-still: its monotonic clock does not leap")
 	f.BoolVar(&dryRun, "dry-run", false, "make every check, touch nothing, print the plan")
 	return c
 }

@@ -17,6 +17,7 @@ type ExchangeOptions struct {
 	Backup            bool // keep the VM's state as a snapshot
 	Mode              restore.Mode
 	AllowIncompatible bool
+	Clock             restore.GuestClock
 	OnBytes           func(done, total int64) // progress of the saving; may be nil
 }
 
@@ -64,7 +65,7 @@ func (h *Hypervisor) Exchange(ctx context.Context, ref, snapshot string, o Excha
 }
 
 func (o ExchangeOptions) request(snapshot string) restore.Request {
-	return restore.Request{Snapshot: snapshot, Mode: o.Mode, AllowIncompatible: o.AllowIncompatible}
+	return restore.Request{Snapshot: snapshot, Mode: o.Mode, AllowIncompatible: o.AllowIncompatible, Clock: o.Clock}
 }
 
 // PlanExchange makes every refusal of Exchange that can be foreseen and touches

@@ -97,6 +97,7 @@ type StartOptions struct {
 	Cold              bool // boot a suspended VM from its disks and give up its RAM
 	Mode              restore.Mode
 	AllowIncompatible bool
+	Clock             restore.GuestClock
 }
 
 // Start wakes a suspended VM, and boots any other from its disks.
@@ -110,7 +111,7 @@ func (h *Hypervisor) Start(ctx context.Context, ref string, o StartOptions) erro
 		return err
 	}
 	if !o.Cold {
-		_, err := h.Restorer.Wake(ctx, rec.ID, restore.Request{Mode: o.Mode, AllowIncompatible: o.AllowIncompatible})
+		_, err := h.Restorer.Wake(ctx, rec.ID, restore.Request{Mode: o.Mode, AllowIncompatible: o.AllowIncompatible, Clock: o.Clock})
 		return err
 	}
 	given, err := h.VMs.WakeCold(ctx, rec.ID)

@@ -51,6 +51,15 @@ func (l *lab) count(ctx context.Context, ip string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(out))
 }
 
+// uptime of a guest, seconds of its monotonic clock since its boot.
+func (l *lab) uptime(ctx context.Context, ip string) (int, error) {
+	out, err := l.guest(ctx, ip, "cut -d. -f1 /proc/uptime")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(out))
+}
+
 // writes starts files and checksums being written in a guest, without end.
 func (l *lab) writes(ctx context.Context, ip string) error {
 	if _, err := l.guest(ctx, ip, "systemd-run -q --unit=writes bash /usr/local/lib/write.sh"); err != nil {

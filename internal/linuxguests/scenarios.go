@@ -26,6 +26,7 @@ var scenarios = []scenario{
 	{"second", "a second capture stores what changed", secondCapture},
 	{"rebuilt", "the source is gone: same boot, counter, address, wall clock, files", rebuilt},
 	{"clones", "three clones on addresses of their own, files and file systems whole", clones},
+	{"clock", "a guest whose clock stands still does not see the age of its snapshot, one that catches up has the time of day", clock},
 	{"in-place", "restore in place goes back, services live on", inPlace},
 	{"suspend", "suspend and wake go on where the guest stopped", suspendAndWake},
 	{"stop", "vm stop lets the guest power off, the file system is clean", stopCleanly},
@@ -140,6 +141,37 @@ func clones(ctx context.Context, l *lab) error {
 		}
 	}
 	return nil
+}
+
+// clock compares a guest that caught up with one that did not: their uptimes
+// differ by the age that the snapshot had when each was made.
+func clock(ctx context.Context, l *lab) error {
+	if _, err := l.cocoon(ctx, "vm create still --from-snapshot busy --guest-clock stand-still"); err != nil {
+		return err
+	}
+	ip, err := l.addressOf(ctx, "still")
+	if err != nil {
+		return err
+	}
+	if err := l.up(ctx, ip); err != nil {
+		return err
+	}
+	caught, err := l.uptime(ctx, webIP)
+	if err != nil {
+		return err
+	}
+	still, err := l.uptime(ctx, ip)
+	if err != nil {
+		return err
+	}
+	if caught-still < 60 {
+		return fmt.Errorf("uptime %d s where the clock stood still, %d s where it caught up", still, caught)
+	}
+	if _, err := l.guest(ctx, ip, "! dmesg | grep -i 'rcu.*stall'"); err != nil {
+		return err
+	}
+	_, err = l.cocoon(ctx, "vm rm --force still")
+	return errors.Join(err, l.sound(ctx, webIP))
 }
 
 func inPlace(ctx context.Context, l *lab) error {

@@ -3,4 +3,4 @@
 set -euo pipefail
 . /etc/lab.env
 cocoon vm create "$1" --kernel /guest/vmlinuz --initramfs /guest/initrd --disk /guest/root.raw --cpus 2 --memory 512M --network "lan,ip=$2" \
-  --cmdline "console=ttyS0 root=/dev/vda rw ip=$2::10.77.0.1:255.255.255.0:guest:eth0:off net.ifnames=0 mitigations=off quiet loglevel=5 systemd.show_status=0" --start
+  --cmdline "console=ttyS0 root=/dev/vda rw ip={ip}::{gateway}:{netmask}:{hostname}:eth0:off net.ifnames=0 mitigations=off quiet loglevel=5 systemd.show_status=0" --start

@@ -1,0 +1,27 @@
+package restore
+
+import "github.com/cocoonv2/cocoon/internal/failure"
+
+// GuestClock says what the guest's clock does about the time that has passed
+// since the capture.
+type GuestClock string
+
+// The ways of a clock; the zero value of a request is CatchUp.
+const (
+	CatchUp    GuestClock = "catch-up"    // the time of day is right at once, the monotonic clock leaps
+	StandStill GuestClock = "stand-still" // nothing leaps; the time of day is behind until the guest sets it
+)
+
+// clock is the choice, checked.
+func (r Request) clock() (GuestClock, error) {
+	switch r.Clock {
+	case "", CatchUp:
+		return CatchUp, nil
+	case StandStill:
+		if r.Cold {
+			return "", failure.New(failure.Usage, "--guest-clock %s: a cold boot has no clock that could stand still", r.Clock)
+		}
+		return StandStill, nil
+	}
+	return "", failure.New(failure.Usage, "--guest-clock %q: catch-up or stand-still", string(r.Clock))
+}
