@@ -138,6 +138,9 @@ func (s *staged) recognise() (kind, format string, err error) {
 	if err != nil {
 		return "", "", err
 	}
+	if err := requireKnown(f, fi.Size()); err != nil {
+		return "", "", err
+	}
 	head := make([]byte, 1024)
 	n, err := f.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -11,6 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -159,15 +160,12 @@ func (m *Manager) fromImage(ctx context.Context, l *store.Lease, rec *Record, sp
 func (m *Manager) addDisk(ctx context.Context, l *store.Lease, rec *Record, spec DiskSpec) error {
 	i := len(rec.Disks)
 	d := Disk{Index: i, DeviceID: fmt.Sprintf("_disk%d", i), Serial: fmt.Sprintf("cow%d", i), Readonly: spec.Readonly}
-	fi, err := os.Stat(spec.Path)
-	if errors.Is(err, os.ErrNotExist) {
-		return failure.New(failure.NotFound, "no such file")
-	}
-	if err != nil {
+	if err := image.RequireRaw(spec.Path); err != nil {
 		return err
 	}
-	if fi.Size() == 0 || fi.Size()%512 != 0 {
-		return failure.New(failure.Usage, "%d bytes is no raw disk", fi.Size())
+	fi, err := os.Stat(spec.Path)
+	if err != nil {
+		return err
 	}
 	if spec.Readonly {
 		ref, err := m.images.Blob(ctx, l, spec.Path, "disk")
