@@ -142,11 +142,7 @@ func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	if err := complete(o.Sources); err != nil {
 		return nil, err
 	}
-	maintain := s.Maintain
-	if o.DryRun {
-		maintain = s.Survey
-	}
-	m, err := maintain(ctx, o.Wait, "gc")
+	m, err := s.Maintain(ctx, o.Wait, "gc")
 	if err != nil {
 		return nil, err
 	}

@@ -78,17 +78,17 @@ func (c *collector) look(ctx context.Context) (err error) {
 	return nil
 }
 
-// processesOf reports the processes of a VM that is about to be undone.
-func (c *collector) processesOf(ctx context.Context, id string) error {
-	err := c.look(ctx)
+// processesOf are the processes of a VM that is about to be undone.
+func (c *collector) processesOf(ctx context.Context, id string) (ended []Removed, err error) {
+	err = c.look(ctx)
 	for _, s := range c.standing {
 		for _, pid := range s.PIDs {
 			if s.ID == id && s.Mine {
-				c.rep.Removed = append(c.rep.Removed, Removed{"process", strconv.Itoa(pid), 0, "VMM of VM " + id + ", whose restore died half-way"})
+				ended = append(ended, Removed{"process", strconv.Itoa(pid), 0, "VMM of VM " + id + ", whose restore died half-way"})
 			}
 		}
 	}
-	return err
+	return ended, err
 }
 
 // leave reports an entry that is not this store's to end.

@@ -201,15 +201,17 @@ func (c *collector) journals(ctx context.Context) error {
 		if err != nil {
 			return unreadable(err)
 		}
-		if err := c.processesOf(ctx, id); err != nil {
-			return err
-		}
 		v := victim{kind: "journal", id: id, reason: "a restore that died half-way"}
-		if !c.o.DryRun {
+		if !c.o.DryRun { // else its entry in the run folder is a victim
+			ended, err := c.processesOf(ctx, id)
+			if err != nil {
+				return err
+			}
 			if err := c.undo(ctx, id, path); err != nil {
 				c.fail(&v, fmt.Errorf("undo restore of VM %s: %w", id, err))
 				continue
 			}
+			c.rep.Removed = append(c.rep.Removed, ended...)
 		}
 		c.rep.Removed = append(c.rep.Removed, Removed{v.kind, v.id, 0, v.reason})
 	}

@@ -35,6 +35,9 @@ func (e *Engine) Wake(ctx context.Context, ref string, r Request) (*vm.Record, e
 
 // WakeLocked is Wake for a caller that holds the VM's lock.
 func (e *Engine) WakeLocked(ctx context.Context, rec *vm.Record, r Request) error {
+	if err := e.VMs.MayRun(ctx, rec.ID); err != nil {
+		return err
+	}
 	snapshot := rec.Sleep.Snapshot
 	r.Snapshot, r.Name, r.ownDisks = string(snapshot), "", true
 	err := e.wake(ctx, rec, r)

@@ -130,7 +130,7 @@ func Open(ctx context.Context, root string, o Options) (*Store, error) {
 		if _, err := os.Stat(s.Path(f)); err == nil {
 			continue
 		}
-		if err := durable.Mkdir(s.Path(f), 0o700); err != nil && !cannotWrite(err) { // who only reads does without
+		if err := durable.Mkdir(s.Path(f), 0o700); err != nil {
 			return nil, fmt.Errorf("make folder of the store: %w", err)
 		}
 	}

@@ -42,11 +42,11 @@ func (c *session) holdParent(ctx context.Context) error {
 		return err
 	}
 	sn, err := c.lease.HoldEdges(ctx, c.parent.ID)
-	if err == nil {
-		err = c.Store.Unlock(ctx, sn)
-	}
-	if err != nil && !asked(c.req.Parent) && passedOver(err) {
+	if asked := c.req.Parent != "" && c.req.Parent != "auto"; errors.Is(err, failure.NotFound) && !asked {
 		sn, err = nil, nil
+	}
+	if err == nil && sn != nil {
+		err = c.Store.Unlock(ctx, sn)
 	}
 	c.parent = sn
 	return err
@@ -219,7 +219,7 @@ func (c *session) findKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.findParent(ctx); err != nil || c.parent == nil {
+	if c.parent, err = c.findParent(ctx); err != nil || c.parent == nil {
 		return err
 	}
 	if id, encrypted := c.parent.KeyID(); c.req.OnNote != nil && (encrypted != (k != nil) || encrypted && id != k.ID()) {
@@ -240,4 +240,52 @@ func under(key string) string {
 		return "not encrypted"
 	}
 	return "encrypted with key " + key
+}
+
+// findParent picks the snapshot whose pages may be reused: the named one, or
+// the newest of this VM, or the one the VM was cloned from.
+func (c *session) findParent(ctx context.Context) (*store.Snapshot, error) {
+	switch c.req.Parent {
+	case "none":
+		return nil, nil
+	case "", "auto":
+	default:
+		id, err := c.Store.Resolve(ctx, c.req.Parent)
+		if err != nil {
+			return nil, err
+		}
+		sn, err := c.Store.Get(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if err := sn.Usable(); err != nil {
+			return nil, err
+		}
+		return sn, c.Store.Unlock(ctx, sn)
+	}
+	all, err := c.Store.Summaries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var best *store.Summary
+	for i := range all {
+		if s := &all[i]; s.VM.ID == c.rec.ID && s.State == "ready" && (best == nil || s.Created.After(best.Created)) {
+			best = s
+		}
+	}
+	id := store.ID(c.rec.Snapshot)
+	if best != nil {
+		id = best.ID
+	}
+	if id == "" {
+		return nil, nil
+	}
+	sn, err := c.Store.Get(ctx, id)
+	if err == nil {
+		err = sn.Usable()
+	}
+	if errors.Is(err, failure.NotFound) || errors.Is(err, failure.Damaged) {
+		return nil, nil // only speed is lost without a parent
+	}
+	return sn, err
 }

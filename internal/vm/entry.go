@@ -87,6 +87,17 @@ func (m *Manager) enter(ctx context.Context, id string) (*runfolder.Entry, error
 	return e, nil
 }
 
+// MayRun refuses, before anything of a VM changes, to run it where what it needs
+// outside of the store is another store's: this one is a copy. failure.Conflict.
+// The VM's lock is held.
+func (m *Manager) MayRun(ctx context.Context, id string) error {
+	e, err := m.enter(ctx, id)
+	if err != nil {
+		return err
+	}
+	return errors.Join(e.Close(), m.o.Network.CheckOwner(id))
+}
+
 // newLogs makes the files that a VMM and its guest print to, and answers the
 // first, locked: the VMM holds the lock as long as it lives. The other it opens
 // by its path. What its keeper says stands in the first too, so both write at its

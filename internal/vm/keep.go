@@ -58,7 +58,7 @@ func (m *Manager) running(ctx context.Context, id string) (*Process, error) {
 		return nil, nil // a torn one is told by the verbs that need it
 	}
 	p := &Process{PID: who.PID, BootID: bootID(), StartTime: who.StartTime}
-	if socketOf(who.PID) != who.Socket || !alive(p) {
+	if socketOf(who.PID) != who.Socket || !alive(p) || !m.owns(ctx, id, e, vmm{who.PID, who.Socket}) {
 		return nil, nil
 	}
 	return p, nil

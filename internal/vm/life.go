@@ -75,13 +75,7 @@ func (m *Manager) Start(ctx context.Context, ref string) (*Record, error) {
 		m.Look(ctx, rec)
 		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State), startHint(rec))
 	}
-	// Refusals that say nothing of the VM come before anything of it changes.
-	entry, err := m.enter(ctx, rec.ID)
-	if err != nil {
-		return nil, err
-	}
-	entry.Close()
-	if err := m.o.Network.CheckOwner(rec.ID); err != nil {
+	if err := m.MayRun(ctx, rec.ID); err != nil {
 		return nil, err
 	}
 	if err := m.ReleaseMemory(rec.ID); err != nil {

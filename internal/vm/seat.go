@@ -64,6 +64,10 @@ func (m *Manager) live(ctx context.Context, rec *Record) {
 	if rec.State != "running" && rec.State != "paused" {
 		return
 	}
+	if here { // it is not this VM's: nothing is known of its end
+		rec.State = "stopped"
+		return
+	}
 	rec.State, rec.Exit = "stopped", m.exitOf(rec.ID, p)
 	if rec.Exit.Bad() {
 		rec.State, rec.LastError = "error", rec.Exit.String()

@@ -158,6 +158,9 @@ func (m *Manager) WakeCold(ctx context.Context, ref string) (*Record, error) {
 	if rec.Sleep == nil {
 		return rec, nil
 	}
+	if err := m.MayRun(ctx, rec.ID); err != nil {
+		return nil, err
+	}
 	given := *rec
 	rec.State, rec.Sleep = "stopped", nil
 	if err := m.save(rec); err != nil {
