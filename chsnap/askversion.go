@@ -39,7 +39,9 @@ func AskVersion(ctx context.Context, binary string) (Version, error) {
 // AskBuild is the word with the version in what --version prints: of
 // "cloud-hypervisor v53.0-246-gae44c2971" the last.
 func AskBuild(ctx context.Context, binary string) (string, error) {
-	out, err := exec.CommandContext(ctx, binary, "--version").Output()
+	cmd := exec.CommandContext(ctx, binary, "--version")
+	cmd.Env = onlyPath()
+	out, err := cmd.Output()
 	if err != nil {
 		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
 			return "", failure.New(failure.NotFound, "%s is not installed", binary)
@@ -54,6 +56,9 @@ func AskBuild(ctx context.Context, binary string) (string, error) {
 	}
 	return "", failure.New(failure.Incompatible, "%s --version says %q: no version in it", binary, first)
 }
+
+// onlyPath is all that a VMM needs of an environment, which may have secrets.
+func onlyPath() []string { return []string{"PATH=" + os.Getenv("PATH")} }
 
 // askTime is how long a VMM that was started for it may take to answer.
 const askTime = 20 * time.Second
@@ -71,7 +76,7 @@ func askRunning(ctx context.Context, binary string) (Version, error) {
 	runtime.LockOSThread() // the VMM dies with the thread that started it
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, binary, "--api-socket", "fd=3")
-	cmd.Env, cmd.ExtraFiles = []string{"PATH=" + os.Getenv("PATH")}, []*os.File{socket}
+	cmd.Env, cmd.ExtraFiles = onlyPath(), []*os.File{socket}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	err = cmd.Start()
 	socket.Close()

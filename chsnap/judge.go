@@ -62,6 +62,9 @@ func (s *State) clone() *State {
 // HasVsock: the VM has a vsock device, and so a socket that only one VM can have.
 func (c *Config) HasVsock() bool { return c.view.Vsock != nil }
 
+// Confined: the VMM of this VM confines itself by Landlock.
+func (c *Config) Confined() bool { return c.view.Landlock }
+
 // MayWrite tells whether the VMM may make files below dir. One that confines
 // itself by Landlock may only where a rule of its own says so.
 func (c *Config) MayWrite(dir string) bool {

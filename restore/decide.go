@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -25,12 +26,20 @@ type hugePages struct {
 }
 
 // find reads what decides about a restore.
-func (e *Engine) find(r Request, p *Plan, host func() (Host, error)) (findings, error) {
+func (e *Engine) find(ctx context.Context, r Request, p *Plan, host func() (Host, error)) (findings, error) {
 	var f findings
 	var err error
 	f.cached = e.cached(p.snapshot)
-	if f.room, err = e.Store.Room(store.MemoryKey(p.snapshot)); err != nil || !r.needsHost() {
+	if f.room, err = e.Store.Room(store.MemoryKey(p.snapshot)); err != nil {
 		return f, err
+	}
+	if !r.ownDisks {
+		if err := e.lookAtDisks(ctx, p); err != nil {
+			return f, err
+		}
+	}
+	if !r.needsHost() {
+		return f, nil
 	}
 	for size, bytes := range p.config.HugePages() {
 		h := hugePages{}
@@ -42,6 +51,26 @@ func (e *Engine) find(r Request, p *Plan, host func() (Host, error)) (findings, 
 	}
 	f.host, err = host()
 	return f, err
+}
+
+// lookAtDisks refuses disks that no VMM would open as the raw ones that they are:
+// an older program saved what a guest had written.
+func (e *Engine) lookAtDisks(ctx context.Context, p *Plan) error {
+	for i, d := range p.snapshot.Spec.Disks {
+		if d.Image != "" || p.disks[i].stored == 0 {
+			continue
+		}
+		im, err := e.Store.OpenDisk(ctx, nil, p.snapshot, i)
+		if err != nil {
+			return fmt.Errorf("disk %d of snapshot %s: %w", d.Index, p.SnapshotID, err)
+		}
+		err = chsnap.RefuseFormat(im, im.Bytes())
+		im.Close()
+		if err != nil {
+			return fmt.Errorf("disk %d of snapshot %s: %w", d.Index, p.SnapshotID, err)
+		}
+	}
+	return nil
 }
 
 // decide fills in the plan, or refuses.

@@ -2,12 +2,14 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/owner"
+	"github.com/cocoonv2/cocoon/internal/vm"
 )
 
 // documents are the VMM's, patched for the new VM; what belongs to none stays as
@@ -55,27 +57,58 @@ func (r *run) copyMemory(ctx context.Context) error {
 }
 
 // mapMemory points the VMM at the materialised RAM file. The VM keeps a hard
-// link to it, so the cache may forget the file while the VM lives.
+// link to it, so the cache may forget the file while the VM lives, and the VMM
+// opens it by another name, which startAfresh takes from it.
 func (r *run) mapMemory(ctx context.Context) error {
 	file, err := r.materialise(ctx, r.lease, r.plan.snapshot)
 	if err != nil {
 		return err
 	}
-	base := filepath.Join(r.VMs.Dir(r.rec.ID), "memory.base")
-	if err := os.Link(file, base); err != nil {
+	dir := r.VMs.Dir(r.rec.ID)
+	boot := filepath.Join(dir, vm.MemoryBoot)
+	if err := errors.Join(os.Link(file, filepath.Join(dir, vm.MemoryBase)), os.Link(file, boot)); err != nil {
 		return fmt.Errorf("link materialised RAM: %w", err)
 	}
-	if err := r.makeStaging(ctx, r.VMs.Dir(r.rec.ID)); err != nil {
+	if err := r.makeStaging(ctx, dir); err != nil {
 		return err
 	}
 	c, s, err := r.documents(ctx)
 	if err != nil {
 		return err
 	}
-	if err := chsnap.MapMemory(c, s, base); err != nil {
+	if err := chsnap.MapMemory(c, s, boot); err != nil {
 		return err
 	}
 	return writeFolder(r.staging, c, s)
+}
+
+// loadMapped lets the VMM map the RAM, and then lets nobody map it again.
+func (r *run) loadMapped(ctx context.Context) error {
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	return r.startAfresh()
+}
+
+// startAfresh puts zeros where the VMM has found the RAM. It has mapped the file,
+// whatever becomes of the name; it opens the name again when the guest reboots, in
+// the same process, and a guest may expect to boot on zeros. A VMM that confines
+// itself by Landlock may open only the very file that it has opened, so there the
+// name stays, and the guest boots on the RAM of the snapshot.
+func (r *run) startAfresh() error {
+	if r.plan.config.Confined() {
+		return nil
+	}
+	dir := r.VMs.Dir(r.rec.ID)
+	zeros := filepath.Join(dir, vm.MemoryNew)
+	err := newSparse(zeros, r.plan.MemoryBytes, func(*os.File) error { return nil })
+	if err == nil {
+		err = os.Rename(zeros, filepath.Join(dir, vm.MemoryBoot))
+	}
+	if err != nil {
+		return fmt.Errorf("put zeros in place of the RAM for the next boot: %w", err)
+	}
+	return nil
 }
 
 func (r *run) makeStaging(ctx context.Context, base string) error {

@@ -164,7 +164,7 @@ func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot, host
 			return nil, err
 		}
 	}
-	f, err := e.find(r, p, host)
+	f, err := e.find(ctx, r, p, host)
 	if err != nil {
 		return nil, err
 	}

@@ -90,6 +90,7 @@ func (r *run) loadSteps() []step {
 		steps = append(steps, step{"memory", r.copyMemory, r.dropMemory})
 	case Map:
 		steps = append(steps, step{"memory", r.mapMemory, r.dropMemory})
+		load = r.loadMapped
 	case Stream:
 		load = r.stream
 	}

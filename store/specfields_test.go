@@ -20,7 +20,7 @@ func TestASpecDoesNotGrowUnseen(t *testing.T) {
 		networks networks.id networks.name networks.mac networks.ips networks.gateways networks.gatewayMac networks.mtu
 		images images.digest images.role images.bytes record chConfig chState parent
 		capture capture.mode capture.pauseMs capture.totalMs capture.pagesNew capture.pagesReused capture.pagesZero
-		host host.kernel host.cpuModel host.cpuFlags key`)
+		host host.kernel host.cpuModel host.cpuFlags host.vmmBuild key`)
 	if d := cmp.Diff(want, jsonFields(reflect.TypeFor[Spec](), "")); d != "" {
 		t.Errorf("fields of a spec (-known +now):\n%s\nif one of them is a reference: raise the version, and let Edges name it", d)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/repair"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -120,7 +121,7 @@ func (r *rooms) rawCopies(ctx context.Context, sn *store.Snapshot) []store.RawCo
 		if rec.ID != sn.Spec.VM.ID && rec.Snapshot != string(sn.ID) {
 			continue
 		}
-		ram(filepath.Join(r.vms.Dir(rec.ID), "memory.base"))
+		ram(filepath.Join(r.vms.Dir(rec.ID), vm.MemoryBase))
 		for _, d := range rec.Disks {
 			if d.File == "" || d.Index >= len(sn.Spec.Disks) || sn.Spec.Disks[d.Index].Map == "" {
 				continue

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,7 +27,24 @@ func (c *session) judge() error {
 	if err := c.foresee(); err != nil {
 		return changed(err)
 	}
+	if err := c.checkDisks(); err != nil {
+		return err
+	}
 	return c.rec.Judge(c.config, nil)
+}
+
+// checkDisks refuses a disk that no VMM would open again. The guest runs and may
+// still write one: it is looked at once more when it stands still.
+func (c *session) checkDisks() error {
+	for _, d := range c.rec.Disks {
+		if d.File == "" {
+			continue
+		}
+		if err := chsnap.CheckRaw(c.diskPath(d)); err != nil {
+			return fmt.Errorf("disk %d: %w", d.Index, err)
+		}
+	}
+	return nil
 }
 
 // foresee holds what is known of the snapshot to what every restore demands.

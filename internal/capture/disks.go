@@ -83,6 +83,9 @@ func (c *session) writeOut(src *source) error {
 
 // quietDisks takes the disks as they are while the guest stands still.
 func (c *session) quietDisks(ctx context.Context, src *source) error {
+	if err := c.checkDisks(); err != nil {
+		return err
+	}
 	for i, d := range c.rec.Disks {
 		if d.Readonly {
 			continue

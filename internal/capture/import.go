@@ -187,8 +187,11 @@ func (m *Importer) disk(ctx context.Context, lease *store.Lease, folder *folder,
 		return none, fmt.Errorf("disk %s named by config.json: %w", d.ID, err)
 	}
 	fi, err := file.Stat()
+	if err == nil {
+		err = chsnap.RefuseFormat(file, fi.Size())
+	}
 	if err != nil {
-		return none, err
+		return none, fmt.Errorf("disk %s of the folder: %w", d.ID, err)
 	}
 	spec := store.Disk{Index: i, DeviceID: spelling.Claimed(d.ID), Serial: spelling.Claimed(d.Serial), Format: spelling.Claimed("raw"), Bytes: fi.Size(), Readonly: d.Readonly}
 	disk := vm.Disk{Index: i, DeviceID: d.ID, Serial: d.Serial, Bytes: fi.Size(), Readonly: d.Readonly}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/patience"
@@ -97,4 +98,19 @@ func (l diskLocks) detach() {
 	for _, lock := range l {
 		lock.Detach() // nothing was written through it
 	}
+}
+
+// checkDisks refuses disks that the VMM would not open: guests write what they
+// like, and what looks like an image of another format is not taken for raw. Its
+// own refusal names neither the disk nor the cause.
+func (m *Manager) checkDisks(rec *Record) error {
+	for _, d := range rec.Disks {
+		if d.File == "" {
+			continue
+		}
+		if err := chsnap.CheckRaw(filepath.Join(m.Dir(rec.ID), d.File)); err != nil {
+			return fmt.Errorf("disk %d: %w", d.Index, err)
+		}
+	}
+	return nil
 }

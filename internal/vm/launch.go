@@ -72,6 +72,9 @@ func (m *Manager) startVMM(ctx context.Context, rec *Record, entry *runfolder.En
 		return nil, err
 	}
 	defer locks.detach()
+	if err := m.checkDisks(rec); err != nil {
+		return nil, err
+	}
 	log, err := newLogs(entry)
 	if err != nil {
 		return nil, err

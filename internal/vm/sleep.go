@@ -211,9 +211,15 @@ func (m *Manager) DropStrayDisks(rec *Record) error {
 	return nil
 }
 
-// memoryFiles are what a VM that runs maps and a VM that does not has no use
-// for: the hard link to its materialised RAM, and one that was not finished.
-var memoryFiles = []string{"memory.base", "memory.new"}
+// The files of RAM in the folder of a VM whose RAM is mapped.
+const (
+	MemoryBase = "memory.base" // hard link to the materialised RAM
+	MemoryBoot = "memory.boot" // what the VMM opens: the same while it loads, zeros from then on
+	MemoryNew  = "memory.new"  // the zeros before they have that name
+)
+
+// memoryFiles are of no use to a VM that does not run.
+var memoryFiles = []string{MemoryBase, MemoryBoot, MemoryNew}
 
 // ReleaseMemory gives up the RAM files of a VM without a process.
 func (m *Manager) ReleaseMemory(id string) error {

@@ -178,6 +178,9 @@ func (g *guest) fill(bytes uint64) {
 		g.print("BAD header: less than 8 MiB of RAM\n")
 		return
 	}
+	if !isZero(header) {
+		g.print("BAD boot: RAM is not zero\n") // a guest may believe that it is
+	}
 	copy(header, headerMagic)
 	g.put(hdrCounter, 0)
 	g.put(hdrCursor, 0)
