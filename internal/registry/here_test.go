@@ -12,7 +12,9 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -99,7 +101,7 @@ func counting(t *testing.T) (host string, blobs func() int64) {
 func repacked(t *testing.T, m *Mover, id store.ID) *store.Snapshot {
 	t.Helper()
 	before := must(m.Store.Get(t.Context(), id))
-	if _, err := gc.Collect(t.Context(), m.Store, gc.Options{Repack: &gc.Repack{Threshold: 1}, CacheMaxBytes: -1}); err != nil {
+	if _, err := gc.Collect(t.Context(), m.Store, gc.Options{Sources: []store.Source{vm.Roots(m.Store), image.Roots(m.Store), m.Store.Pins()}, Repack: &gc.Repack{Threshold: 1}, CacheMaxBytes: -1}); err != nil {
 		t.Fatal(err)
 	}
 	now := must(m.Store.Get(t.Context(), id))
