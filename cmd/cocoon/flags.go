@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -58,13 +59,13 @@ func checkReportFormat(format string) error {
 	return nil
 }
 
-// short cuts an id for a table.
+// short cuts an id for a table; of a path it is the last part.
 func short(id string, full bool) string {
-	id = strings.TrimPrefix(id, "sha256:")
-	if full || len(id) <= 12 {
-		return id
+	folder, id := path.Split(strings.TrimPrefix(id, "sha256:"))
+	if !full && len(id) > 12 {
+		id = id[:12]
 	}
-	return id[:12]
+	return folder + id
 }
 
 // parseSize reads bytes, or K M G T (KiB … too) as powers of 1024.

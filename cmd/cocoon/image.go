@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/image"
@@ -98,12 +99,11 @@ func newImageInspect(a *app) *cobra.Command {
 			}
 			rows := []imageRow{}
 			err = each(args, func(ref string) error {
-				rec, err := r.images.Get(c.Context(), ref)
+				row, err := r.imageRow(c.Context(), ref)
 				if err != nil {
 					return err
 				}
-				row := toImageRow(rec)
-				row.Holders, err = r.holders(c.Context(), rec.ID)
+				row.Holders, err = r.holders(c.Context(), digest.Digest(row.ID))
 				rows = append(rows, row)
 				return err
 			})
@@ -120,7 +120,7 @@ func newImageRemove(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return each(args, func(ref string) error { return r.images.Remove(c.Context(), ref, r.holders) })
+			return each(args, func(ref string) error { return r.removeImage(c.Context(), ref) })
 		},
 	}
 }

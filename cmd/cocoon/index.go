@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -17,11 +18,11 @@ import (
 )
 
 // follow keeps refs.db in step. The index is derived: a failure to write it is
-// told and never fails the command, since `refs` and gc rebuild it.
+// told and never fails the command, since nobody takes its word for the truth.
 func (a *app) follow(st *store.Store) {
 	tell := func(err error) {
 		if err != nil {
-			a.log.Warn("refs.db is behind; it is rebuilt when next asked", "error", oneLine(err))
+			a.log.Warn("refs.db is behind; cocoon refs --rebuild makes it again", "error", oneLine(err))
 		}
 	}
 	st.OnCommit(func(ctx context.Context, sn *store.Snapshot) { tell(a.db.Record(ctx, snapshotEntry(sn))) })
@@ -56,15 +57,16 @@ func vmEntry(rec *vm.Record) refs.Entry {
 	return refs.Entry{Holder: refs.Holder{Kind: "vm", ID: rec.ID, Name: rec.Name}, Digests: rec.Images}
 }
 
-// entries reads the truth from which the index is rebuilt.
+// entries reads the truth from which the index is rebuilt. A snapshot that cannot
+// be read is an error, behind which others follow.
 func (r *rooms) entries(ctx context.Context) iter.Seq2[refs.Entry, error] {
 	return func(yield func(refs.Entry, error) bool) {
 		for sn, err := range r.store.List(ctx) {
-			if err != nil {
-				yield(refs.Entry{}, err)
-				return
+			var e refs.Entry
+			if err == nil {
+				e = snapshotEntry(sn)
 			}
-			if !yield(snapshotEntry(sn), nil) {
+			if !yield(e, err) {
 				return
 			}
 		}
@@ -89,22 +91,29 @@ func (a *app) reindex(ctx context.Context, r *rooms) error {
 	return nil
 }
 
-// holders answers who names a digest, from the truth itself: removal must not
-// trust an index.
-func (r *rooms) holders(ctx context.Context, d digest.Digest) ([]string, error) {
-	var names []string
+// heldBy answers who names a digest, from the truth itself: an index can be lost,
+// behind, or locked when it should have been told, and its answer looks no other.
+// Beside an error there may be more holders.
+func (r *rooms) heldBy(ctx context.Context, d digest.Digest) (found []refs.Holder, err error) {
+	var errs []error
 	for e, err := range r.entries(ctx) {
 		if err != nil {
-			return nil, err
-		}
-		for _, have := range e.Digests {
-			if have == d {
-				names = append(names, holderName(e.Holder))
-				break
-			}
+			errs = append(errs, err)
+		} else if slices.Contains(e.Digests, d) {
+			found = append(found, e.Holder)
 		}
 	}
-	return names, nil
+	return found, errors.Join(errs...)
+}
+
+// holders are the names of those who hold a digest.
+func (r *rooms) holders(ctx context.Context, d digest.Digest) ([]string, error) {
+	found, err := r.heldBy(ctx, d)
+	var names []string
+	for _, h := range found {
+		names = append(names, holderName(h))
+	}
+	return names, err
 }
 
 func holderName(h refs.Holder) string {
@@ -144,48 +153,20 @@ func newRefs(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rows, err := a.lookup(ctx, r, d)
-			if err != nil {
-				return err
+			found, unread := r.heldBy(ctx, d)
+			rows := []holderRow{}
+			for _, h := range found {
+				rows = append(rows, holderRow{string(h.Kind), h.ID, h.Name})
 			}
-			return listing.Write(a.out, o, rows, func(h holderRow) string { return h.ID }, []listing.Column[holderRow]{
+			err = listing.Write(a.out, o, rows, func(h holderRow) string { return h.ID }, []listing.Column[holderRow]{
 				{Name: "KIND", Cell: func(h holderRow) string { return h.Kind }},
 				{Name: "ID", Cell: func(h holderRow) string { return short(h.ID, o.NoTrunc) }},
 				{Name: "NAME", Cell: func(h holderRow) string { return h.Name }},
 			})
+			return errors.Join(err, unread)
 		},
 	}
 	listFlags(c, &o)
 	c.Flags().BoolVar(&rebuild, "rebuild", false, "rebuild refs.db from the manifests first")
 	return c
-}
-
-// digestOf accepts a digest or an image reference.
-func (r *rooms) digestOf(ctx context.Context, ref string) (digest.Digest, error) {
-	if d, err := digest.Parse(ref); err == nil {
-		return d, nil
-	}
-	im, err := r.images.Get(ctx, ref)
-	if err != nil {
-		return "", err
-	}
-	return im.ID, nil
-}
-
-// lookup asks the index, which is rebuilt when it is damaged or missing.
-func (a *app) lookup(ctx context.Context, r *rooms, d digest.Digest) ([]holderRow, error) {
-	found, err := a.db.Holders(ctx, d)
-	if errors.Is(err, failure.Damaged) {
-		if err = a.reindex(ctx, r); err == nil {
-			found, err = a.db.Holders(ctx, d)
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	var rows []holderRow
-	for _, h := range found {
-		rows = append(rows, holderRow{string(h.Kind), h.ID, h.Name})
-	}
-	return rows, nil
 }

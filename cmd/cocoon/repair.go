@@ -98,6 +98,12 @@ func (a *app) printRepair(rep *repair.Report) {
 		t.Row("quarantined", "snapshot "+string(id), "still damaged")
 	}
 	t.End()
+	if rep.Nothing() {
+		a.out.Line("nothing to repair")
+	}
+	for _, x := range rep.Derived {
+		a.out.Line("%s %s", x.Object, x.What)
+	}
 }
 
 // rawCopies are the files in which pages of a snapshot may be found: its

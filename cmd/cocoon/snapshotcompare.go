@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +23,19 @@ func heldSnapshot(ctx context.Context, st *store.Store, l *store.Lease, ref stri
 		return nil, err
 	}
 	return l.HoldEdges(ctx, id)
+}
+
+// resolveAll answers those of several references that name a snapshot, and why the
+// others do not.
+func resolveAll(ctx context.Context, st *store.Store, refs []string) (ids []store.ID, err error) {
+	err = each(refs, func(ref string) error {
+		id, err := st.Resolve(ctx, ref)
+		if err == nil {
+			ids = append(ids, id)
+		}
+		return err
+	})
+	return ids, err
 }
 
 func newSnapshotDiff(a *app) *cobra.Command {
@@ -90,34 +105,31 @@ func newSnapshotDU(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rows, err := usages(c.Context(), st, args)
-			if err != nil {
-				return err
+			ids, unknown := resolveAll(c.Context(), st, args)
+			if len(ids) == 0 && unknown != nil {
+				return unknown
 			}
-			return listing.Write(a.out, o, rows, func(u usage) string { return string(u.ID) }, usageColumns(&o))
+			rows, err := usages(c.Context(), st, ids)
+			if err != nil {
+				return errors.Join(err, unknown)
+			}
+			err = listing.Write(a.out, o, rows, func(u usage) string { return string(u.ID) }, usageColumns(&o))
+			return errors.Join(err, unknown)
 		},
 	}
 	listFlags(c, &o)
 	return c
 }
 
-// usages gives a row for each reference, or for every snapshot.
-func usages(ctx context.Context, st *store.Store, refs []string) ([]usage, error) {
+// usages gives a row for each of the snapshots, or for every one.
+func usages(ctx context.Context, st *store.Store, ids []store.ID) ([]usage, error) {
 	all, err := st.Summaries(ctx)
 	if err != nil {
 		return nil, err
 	}
-	wanted := map[store.ID]bool{}
-	for _, ref := range refs {
-		id, err := st.Resolve(ctx, ref)
-		if err != nil {
-			return nil, err
-		}
-		wanted[id] = true
-	}
 	var rows []usage
 	for _, s := range all {
-		if len(refs) == 0 || wanted[s.ID] {
+		if len(ids) == 0 || slices.Contains(ids, s.ID) {
 			rows = append(rows, usage{s.ID, s.Name, s.VM.Name, s.Size.Virtual, s.Size.Stored, s.Size.Stored - s.Size.Unique, s.Size.Unique})
 		}
 	}

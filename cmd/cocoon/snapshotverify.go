@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 
@@ -27,25 +28,15 @@ func newSnapshotVerify(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var ids []store.ID
-			for _, ref := range args {
-				id, err := st.Resolve(c.Context(), ref)
-				if err != nil {
-					return err
-				}
-				ids = append(ids, id)
+			ids, unknown := resolveAll(c.Context(), st, args)
+			if len(ids) == 0 && unknown != nil {
+				return unknown // of none, all would be verified
 			}
 			rep, err := st.Verify(c.Context(), ids, o)
 			if err != nil {
-				return err
+				return errors.Join(err, unknown)
 			}
-			if err := a.out.JSON(rep); err != nil {
-				return err
-			}
-			if n := len(rep.Damaged); n > 0 {
-				return failure.Hint(failure.New(failure.Damaged, "%d damaged objects", n), "cocoon system repair tries to make them whole")
-			}
-			return nil
+			return errors.Join(a.out.JSON(rep), damageFound(rep), unknown)
 		},
 	}
 	f := c.Flags()
@@ -54,6 +45,14 @@ func newSnapshotVerify(a *app) *cobra.Command {
 	f.Lookup("read-data").NoOptDefVal = "1/1"
 	f.BoolVar(&o.Quarantine, "quarantine", false, "mark the snapshots that damage affects: nothing restores them before they are sound again")
 	return c
+}
+
+func damageFound(rep *store.VerifyReport) error {
+	n := len(rep.Damaged)
+	if n == 0 {
+		return nil
+	}
+	return failure.Hint(failure.New(failure.Damaged, "%d damaged objects", n), "cocoon system repair tries to make them whole")
 }
 
 // parseSlice reads n/t.

@@ -49,6 +49,7 @@ type Report struct {
 	Left        []Action   `json:"left"`
 	Released    []store.ID `json:"released"`
 	Quarantined []store.ID `json:"quarantined"`
+	Derived     []Action   `json:"derived"` // made again, whether it was damaged or not
 	BytesRead   int64      `json:"bytesRead"`
 	DurationMs  float64    `json:"durationMs"`
 }
@@ -65,7 +66,7 @@ type run struct {
 func Run(ctx context.Context, st *store.Store, o Options) (*Report, error) {
 	start := time.Now()
 	r := &run{st: st, o: o, rep: &Report{
-		DryRun: o.DryRun, Repaired: []Action{}, Left: []Action{}, Released: []store.ID{}, Quarantined: []store.ID{},
+		DryRun: o.DryRun, Repaired: []Action{}, Left: []Action{}, Released: []store.ID{}, Quarantined: []store.ID{}, Derived: []Action{},
 	}}
 	ids, err := st.IDs()
 	if err != nil {
@@ -156,7 +157,7 @@ func (r *run) judge(ctx context.Context, ids []store.ID, found *store.VerifyRepo
 // derived comes last: it is made from what is healed by then.
 func (r *run) derived(ctx context.Context) error {
 	if r.o.DryRun {
-		r.repaired("refs.db and summaries", "would be made again from the manifests")
+		r.derive("would be made again from the manifests")
 		return nil
 	}
 	if err := r.st.DropDerived(ctx); err != nil {
@@ -170,6 +171,15 @@ func (r *run) derived(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.repaired("refs.db and summaries", "made again from the manifests")
+	r.derive("made again from the manifests")
 	return nil
+}
+
+func (r *run) derive(what string) {
+	r.rep.Derived = append(r.rep.Derived, Action{Object: "refs.db and summaries", What: what})
+}
+
+// Nothing: what there is, is sound.
+func (r *Report) Nothing() bool {
+	return len(r.Repaired)+len(r.Left)+len(r.Released)+len(r.Quarantined) == 0
 }

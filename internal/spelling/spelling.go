@@ -3,6 +3,8 @@
 // compile than most commands run, and a listing asks of every folder.
 package spelling
 
+import "strings"
+
 // Name: a letter or digit, then letters, digits, '_', '.' and '-', at most so
 // many characters in all.
 func Name(s string, most int) bool {
@@ -17,6 +19,13 @@ func ID[T ~string | ~[]byte](s T) bool { return Hex(s, 32) }
 // Hex: just so many lower-case hexadecimal digits.
 func Hex[T ~string | ~[]byte](s T, digits int) bool {
 	return len(s) == digits && each(s, func(c byte) bool { return digit(c) || 'a' <= c && c <= 'f' })
+}
+
+// Digits are those of a digest as people give it: whole or its first ones, at least
+// three, with sha256: or without.
+func Digits(s string) (hex string, ok bool) {
+	hex = strings.TrimPrefix(s, "sha256:")
+	return hex, len(hex) >= 3 && len(hex) <= 64 && Hex(hex, len(hex))
 }
 
 // Word: what may become a part of a comma-separated argument of the VMM, at most

@@ -21,6 +21,7 @@ var rules = []struct {
 	{"ID", regexp.MustCompile(`^[0-9a-f]{32}$`), func(s string) bool { return ID(s) }},
 	{"Hex 64", regexp.MustCompile(`^[0-9a-f]{64}$`), func(s string) bool { return Hex([]byte(s), 64) }},
 	{"Word 64", regexp.MustCompile(`^[a-zA-Z0-9_.:/-]{0,64}$`), func(s string) bool { return Word(s, 64) }},
+	{"Digits", regexp.MustCompile(`^(sha256:)?[0-9a-f]{3,64}$`), func(s string) bool { _, ok := Digits(s); return ok }},
 	{"Device", regexp.MustCompile(`^[!#$&-+\-.0-9;<>-Z\\^-~]{1,15}$`), func(s string) bool { return Device(s) || s == "." || s == ".." }},
 }
 
@@ -36,6 +37,8 @@ func FuzzRules(f *testing.F) {
 		f.Add(strings.Repeat("a", 31) + string([]byte{byte(c)}))
 	}
 	f.Add("web-1.2_x\n")
+	f.Add("sha256:0a1")
+	f.Add("sha256:sha256:0a1")
 	f.Add("ä")
 	f.Fuzz(func(t *testing.T, s string) {
 		for _, r := range rules {

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// digestOf takes a digest as any command prints it: whole or its first digits,
+// with sha256: or without; and the name of an image.
+func (r *rooms) digestOf(ctx context.Context, ref string) (digest.Digest, error) {
+	im, err := r.images.Get(ctx, ref)
+	if err == nil {
+		return im.ID, nil
+	}
+	hex, ok := spelling.Digits(ref)
+	if !ok || !errors.Is(err, failure.NotFound) && !errors.Is(err, failure.Conflict) {
+		return "", err // of a name that is none
+	}
+	if len(hex) == 64 {
+		return digest.NewDigestFromEncoded(digest.SHA256, hex), nil
+	}
+	return r.blobOf(ref, hex)
+}
+
+// blobOf finds the one blob, of snapshots or of images, whose digest begins so.
+func (r *rooms) blobOf(ref, hex string) (digest.Digest, error) {
+	var found []string
+	for _, folder := range []string{r.store.Path("blobs", "sha256"), filepath.Dir(r.images.Path(digest.FromString("")))} {
+		entries, err := os.ReadDir(folder)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), hex) && spelling.Hex(e.Name(), 64) && !slices.Contains(found, e.Name()) {
+				found = append(found, e.Name())
+			}
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", failure.New(failure.NotFound, "no blob and no image %q", ref)
+	case 1:
+		return digest.NewDigestFromEncoded(digest.SHA256, found[0]), nil
+	}
+	return "", failure.New(failure.Conflict, "%q is ambiguous: %s", ref, strings.Join(found[:min(len(found), 4)], ", "))
+}
+
+// imageRow answers an image by name or digest. One that a VM or a snapshot brought
+// along, such as the kernel of a folder, has no name and no record.
+func (r *rooms) imageRow(ctx context.Context, ref string) (imageRow, error) {
+	rec, err := r.images.Get(ctx, ref)
+	if err == nil {
+		return toImageRow(rec), nil
+	}
+	if !errors.Is(err, failure.NotFound) {
+		return imageRow{}, err
+	}
+	d, derr := r.digestOf(ctx, ref)
+	if derr != nil {
+		return imageRow{}, err
+	}
+	fi, serr := os.Stat(r.images.Path(d))
+	if serr != nil {
+		return imageRow{}, err
+	}
+	kind, err := r.roleOf(ctx, d)
+	return imageRow{ID: d.String(), Kind: kind, Bytes: fi.Size(), VirtualBytes: fi.Size(), Created: fi.ModTime().UTC()}, err
+}
+
+// roleOf asks what a blob without a record is used as, "" where nobody uses it.
+func (r *rooms) roleOf(ctx context.Context, d digest.Digest) (string, error) {
+	var refs []store.ImageRef
+	for sn, err := range r.store.List(ctx) {
+		if err == nil {
+			refs = append(refs, sn.Spec.Images...)
+		}
+	}
+	vms, err := r.vms.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, rec := range vms {
+		for _, ref := range []*store.ImageRef{rec.Kernel, rec.Firmware, rec.Initramfs} {
+			if ref != nil {
+				refs = append(refs, *ref)
+			}
+		}
+		for _, disk := range rec.Disks {
+			refs = append(refs, store.ImageRef{Digest: disk.Image, Role: "disk"})
+		}
+	}
+	at := slices.IndexFunc(refs, func(ref store.ImageRef) bool { return ref.Digest == d })
+	if at < 0 {
+		return "", nil
+	}
+	return refs[at].Role, nil
+}
+
+// removeImage drops a record. Of a blob that has none there is nothing to drop: it
+// goes with what holds it.
+func (r *rooms) removeImage(ctx context.Context, ref string) error {
+	err := r.images.Remove(ctx, ref, r.holders)
+	if !errors.Is(err, failure.NotFound) {
+		return err
+	}
+	row, rerr := r.imageRow(ctx, ref)
+	if rerr != nil {
+		return err
+	}
+	who, err := r.holders(ctx, digest.Digest(row.ID))
+	switch {
+	case err != nil:
+		return err
+	case len(who) > 0:
+		return failure.New(failure.Conflict, "image %s has no name and is held by %s", short(row.ID, false), strings.Join(who, ", "))
+	}
+	return failure.Hint(failure.New(failure.Conflict, "image %s has no name, and nothing holds it", short(row.ID, false)), "cocoon gc frees it")
+}
