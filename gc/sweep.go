@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -138,11 +139,16 @@ func listNames(folder string, batches chan<- []string) error {
 	return err
 }
 
-// vms: a folder without a record is a creation that died.
+// vms: a folder without a record is a creation that died, unless a VMM has its
+// disks: one in another PID namespace, which nobody can end from here.
 func (c *collector) vms(p *plan) error {
 	return c.each("vms", func(name, path string) {
+		free := func() bool {
+			file, err := vm.Taken(path)
+			return file == "" && err == nil
+		}
 		if o, ok := parseObject("vm:" + name); ok && !p.held(o) {
-			p.judge("vm", "vm:"+name, path, "has no record and nobody is making it", nil)
+			p.judge("vm", "vm:"+name, path, "has no record and nobody is making it", free)
 		}
 	})
 }

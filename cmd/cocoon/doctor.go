@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/doctor"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/runfolder"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -99,13 +100,19 @@ func (a *app) indexOK(ctx context.Context) error {
 }
 
 // closeToOthers comes before the store is opened, which is refused while others
-// can enter it.
+// can enter it or the run folder.
 func (a *app) closeToOthers() error {
 	root, err := filepath.Abs(a.set("rootDir"))
 	if err != nil {
 		return err
 	}
 	mended, err := store.MakePrivate(root)
+	run := runfolder.New(a.set("runDir"), nil)
+	closed, rerr := run.MakePrivate()
+	if closed && rerr == nil {
+		mended = append(mended, run.Path())
+	}
+	err = errors.Join(err, rerr)
 	for _, path := range mended {
 		a.errOut.Line("%s was open to others; its mode is 0700 now", path)
 	}

@@ -71,6 +71,21 @@ func (f *Folder) Check() error {
 	return refused(f.path, err)
 }
 
+// MakePrivate takes from others the rights that Check refuses, where nothing else
+// is wrong and there is nothing but what is made here: a folder that others use is
+// not to be closed. It answers whether it did.
+func (f *Folder) MakePrivate() (mended bool, err error) {
+	var r *private.Refusal
+	if err := f.Check(); !errors.As(err, &r) || !r.Open || r.Path != f.path {
+		return false, nil
+	}
+	entries, err := os.ReadDir(f.path)
+	if err != nil || slices.ContainsFunc(entries, stranger) {
+		return false, err
+	}
+	return true, os.Chmod(f.path, 0o700)
+}
+
 // files beside the entries, of the whole host.
 var files = []string{"fingerprints.key", "materialise.log"}
 

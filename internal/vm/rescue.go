@@ -165,8 +165,7 @@ func (m *Manager) Rescue(ctx context.Context, wake Waker) ([]string, error) {
 	return names, errors.Join(errs...)
 }
 
-// rescueIdle is rescue of a VM that nobody works on, if the note is this store's:
-// in a copy of the store the guest is not its pauser's.
+// rescueIdle is rescue of a VM that nobody works on.
 func (m *Manager) rescueIdle(ctx context.Context, id string, wake Waker) (string, error) {
 	e, err := m.ownEntry(ctx, id)
 	if errors.Is(err, os.ErrNotExist) {
@@ -190,15 +189,6 @@ func (m *Manager) rescueIdle(ctx context.Context, id string, wake Waker) (string
 		return "", err
 	}
 	defer lock.Unlock()
-	if !e.Mine { // an older program's: only the process can tell
-		rec, err := m.read(id)
-		if err != nil {
-			return "", err
-		}
-		if m.live(ctx, rec); rec.Process == nil {
-			return "", nil
-		}
-	}
 	return m.rescue(ctx, id, wake, m.o.Patience.Glance())
 }
 
@@ -217,19 +207,35 @@ func (m *Manager) RescueAfter(ctx context.Context, id string, wake Waker) error 
 	return err
 }
 
-// rescue pays the debt of a VM whose lock is held. within bounds what the VMM may
+// owes tells whether the note is there, and marked as this store's. That of another
+// store is not there.
+func (m *Manager) owes(ctx context.Context, id string) (owed, mine bool, err error) {
+	e, err := m.ownEntry(ctx, id)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, false, nil
+	}
+	if err != nil {
+		return false, false, err
+	}
+	defer e.Close()
+	return e.Has(owedFile), e.Mine, nil
+}
+
+// rescue pays the debt of a VM whose lock is held, if the note is this store's: in
+// a copy of the store the guest is not its pauser's. within bounds what the VMM may
 // take to let the guest go on; 0 is as long as its RAM may keep it.
 func (m *Manager) rescue(ctx context.Context, id string, wake Waker, within time.Duration) (string, error) {
 	note := m.OwedPath(id)
-	if _, err := os.Stat(note); err != nil {
-		return "", nil // settled while we came
+	owed, mine, err := m.owes(ctx, id)
+	if err != nil || !owed {
+		return "", err
 	}
 	rec, err := m.read(id)
 	if err != nil {
 		return "", err
 	}
-	if m.live(ctx, rec); rec.State == Elsewhere {
-		return "", nil
+	if m.live(ctx, rec); rec.State == Elsewhere || !mine && rec.Process == nil {
+		return "", nil // of an older program's note only the process can tell whose it is
 	}
 	if err := m.settle(ctx, rec); err != nil {
 		return "", err

@@ -30,11 +30,13 @@ func (m *Manager) seatPath(id string) string { return filepath.Join(m.Dir(id), s
 // diskGlob are the writable disks of a VM.
 const diskGlob = "disk-*"
 
-// taken tells which file of a VM its VMM holds, "" when none: its seat, or a disk
-// where an older program started it.
-func (m *Manager) taken(id string) (string, error) {
-	files, err := filepath.Glob(filepath.Join(m.Dir(id), diskGlob))
-	for _, path := range append([]string{m.seatPath(id)}, files...) {
+func (m *Manager) taken(id string) (string, error) { return Taken(m.Dir(id)) }
+
+// Taken tells which file in the folder of a VM its VMM holds, "" when none: its
+// seat, or a disk where an older program started it.
+func Taken(dir string) (string, error) {
+	files, err := filepath.Glob(filepath.Join(dir, diskGlob))
+	for _, path := range append([]string{filepath.Join(dir, seatFile)}, files...) {
 		held, herr := filelock.Held(path)
 		if held {
 			return path, nil
