@@ -304,7 +304,10 @@ func TestReadDirRefusesHostileFolders(t *testing.T) {
 		"state is no JSON":  func(d string) error { return os.WriteFile(d+"/state.json", []byte("{"), 0o600) },
 		"state is a folder": func(d string) error { return errors.Join(os.Remove(d+"/state.json"), os.Mkdir(d+"/state.json", 0o700)) },
 		"state is enormous": func(d string) error { return os.Truncate(d+"/state.json", documentLimit+1) },
-		"key stands twice":  func(d string) error { return os.WriteFile(d+"/config.json", []byte(`{"disks":[],"disks":[]}`), 0o600) },
+		"config is enormous": func(d string) error {
+			return os.WriteFile(d+"/config.json", append([]byte(`{"disks":[`), append(bytes.Repeat([]byte("{},"), configLimit/3), "{}]}"...)...), 0o600)
+		},
+		"key stands twice": func(d string) error { return os.WriteFile(d+"/config.json", []byte(`{"disks":[],"disks":[]}`), 0o600) },
 		"two disks of one id": func(d string) error {
 			return os.WriteFile(d+"/config.json", []byte(`{"disks":[{"id":"a"},{"id":"a"}]}`), 0o600)
 		},

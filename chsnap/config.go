@@ -94,7 +94,7 @@ type NetConfig struct {
 
 // ParseConfig reads config.json, or the config of vm.info.
 func ParseConfig(b []byte) (*Config, error) {
-	if len(b) > documentLimit {
+	if len(b) > configLimit {
 		return nil, failure.New(failure.Damaged, "config of %d bytes", len(b))
 	}
 	c := &Config{raw: bytes.Clone(b)}

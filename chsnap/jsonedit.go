@@ -9,8 +9,12 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
-// documentLimit bounds config.json and state.json, bytes.
-const documentLimit = 64 << 20
+// documentLimit bounds config.json and state.json, bytes; configLimit the former,
+// of which a few kilobytes are usual and each three bytes can be a disk.
+const (
+	documentLimit = 64 << 20
+	configLimit   = 4 << 20
+)
 
 // member is one key of an object, or one element of an array (key ""), with
 // the span of its value in the bytes it was read from.

@@ -22,7 +22,7 @@ const (
 
 	foreignSpecBytes   = 4 << 20
 	foreignConfigBytes = 4 << 20  // of the VMM
-	foreignStateBytes  = 32 << 20 // of the VMM, some 60 KB a processor
+	foreignStateBytes  = 64 << 20 // of the VMM, some 60 KB a processor
 	foreignMapBytes    = wholeBlobLimit
 
 	foreignRanges   = 1024 // of RAM

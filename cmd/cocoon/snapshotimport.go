@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/cocoonv2/cocoon/internal/capture"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -85,6 +86,9 @@ func (a *app) importCH(ctx context.Context, dir string, f *importFlags) (*store.
 func (a *app) importOCI(ctx context.Context, src string, f *importFlags) (*store.Snapshot, error) {
 	if f.parent != "" || f.trustPaths {
 		return nil, failure.New(failure.Usage, "--parent and --trust-paths are for a Cloud Hypervisor snapshot folder")
+	}
+	if src == "-" && term.IsTerminal(int(os.Stdin.Fd())) {
+		return nil, failure.New(failure.Usage, "import - reads an archive from stdin, which is a terminal")
 	}
 	m, err := a.mover(ctx, a.openNew, transferFlags{})
 	if err != nil {

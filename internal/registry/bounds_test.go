@@ -84,7 +84,7 @@ func TestNobodyElseSaysHowMuchWorkIsDone(t *testing.T) {
 			f.spec.CHConfig = replace(f, store.MediaTypeCHConfig, append([]byte(`{"disks":[`), append(bytes.Repeat([]byte("{},"), 2<<20), "{}]}"...)...))
 		},
 		"a huge state of the VMM": func(f *forgery) {
-			f.spec.CHState = replace(f, store.MediaTypeCHState, bytes.Repeat([]byte(" "), 33<<20))
+			f.spec.CHState = replace(f, store.MediaTypeCHState, bytes.Repeat([]byte(" "), 65<<20))
 		},
 		"more layers than a TiB has": func(f *forgery) {
 			pack := *layerOf(f, store.MediaTypePack)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -23,6 +24,8 @@ const (
 	minRunBytes    = 4 // four varints
 	// zstdMaxRatio: a block of at most 128 KiB takes at least 4 bytes.
 	zstdMaxRatio = 128 << 10 / 4
+	// runsAhead are made room for before one is read.
+	runsAhead = 1 << 20
 	// maxMapWindow is twice the window that Encode's level has.
 	maxMapWindow = 8 << 20
 )
@@ -90,8 +93,11 @@ func DecodeMap(ctx context.Context, b []byte, keys keyring.Keys) (*Map, error) {
 		return nil, err
 	}
 	defer r.close()
-	m := &Map{Bytes: r.head.bytes, Packs: r.packs, Runs: make([]Run, 0, min(r.head.runs, runsAtOnce))}
+	m := &Map{Bytes: r.head.bytes, Packs: r.packs, Runs: make([]Run, 0, min(r.head.runs, runsAhead))}
 	err = r.each(ctx, func(run Run) error {
+		if n := len(m.Runs); n == cap(m.Runs) {
+			m.Runs = slices.Grow(m.Runs, min(n, int(r.head.runs)-n)) // twice as many
+		}
 		m.Runs = append(m.Runs, run)
 		return nil
 	})
