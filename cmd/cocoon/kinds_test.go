@@ -106,6 +106,35 @@ func TestSharedMemoryIsNeverStreamedOut(t *testing.T) {
 	h.counts("web")
 }
 
+// TestHugePagesThatAreNotThere are exit 8 in the plan, with the figures: the VMM
+// would end, or take what a guest that runs has not touched yet.
+func TestHugePagesThatAreNotThere(t *testing.T) {
+	vmm, real := chsnaptest.VMM(t)
+	if !real {
+		t.Skip("the simulator has no huge pages")
+	}
+	reserveHugePages(t, 64>>1) // of one guest
+	h := newHost(t, vmm)
+	h.must("snapshot", "import", h.foreign(vmm, []string{"--memory", "size=64M,hugepages=on"}), "--name", "base")
+	h.must("vm", "create", "web", "--from-snapshot", "base")
+	h.counts("web")
+	for _, verb := range [][]string{
+		{"vm", "create", "x", "--from-snapshot", "base"},
+		{"vm", "create", "x", "--from-snapshot", "base", "--restore-mode", "copy"},
+		{"vm", "restore", "web", "base"},
+		{"snapshot", "check", "base"},
+	} {
+		h.refuses(8, "32 huge pages of 2048 KiB are needed", verb...)
+	}
+	h.bare()
+	h.counts("web")
+	h.must("vm", "suspend", "web")
+	last := h.tick("web")
+	h.must("vm", "start", "web")
+	h.goesOn("web", last)
+	h.clean("base")
+}
+
 const hugePages = "huge pages"
 
 // reserveHugePages has the kernel set so many more aside until the test ends.

@@ -189,7 +189,10 @@ func TestAVMMThatWasKilledLeavesNoSocketInTheWay(t *testing.T) {
 	h.bootWith("web", options(h.optionFiles())["vsock"].args)
 	h.must("snapshot", "create", "web", "saved")
 	h.must("vm", "create", "clone", "--from-snapshot", "saved")
-	for _, name := range []string{"web", "clone"} {
+	for name, path := range map[string]string{"web": filepath.Join(h.work, "v.sock"), "clone": filepath.Join(h.run, h.vm("clone").ID, "vsock.sock")} {
+		if said := h.must("vm", "inspect", name); !strings.Contains(said, `"vsockSocket": "`+path+`"`) {
+			t.Errorf("the socket of %s is not %s: %s", name, path, said)
+		}
 		h.endVMM(name)
 		h.must("vm", "start", name)
 		h.counts(name)

@@ -135,6 +135,7 @@ type vmRow struct {
 	Disks      []vmDisk          `json:"disks"`
 	Networks   []vmNetwork       `json:"networks"`
 	APISocket  string            `json:"apiSocket"`
+	Vsock      string            `json:"vsockSocket,omitempty"`
 	Restore    *vm.RestoreInfo   `json:"restore,omitempty"`
 	Suspend    *vmSuspend        `json:"suspend,omitempty"`
 	LastError  string            `json:"lastError,omitempty"`
@@ -168,7 +169,7 @@ func (r *rooms) vmRow(rec *vm.Record) vmRow {
 		Disks: []vmDisk{}, Networks: []vmNetwork{},
 	}
 	if p := rec.Process; p != nil {
-		row.PID, row.APISocket, row.Hypervisor = p.PID, p.APISocket, p.Version
+		row.PID, row.APISocket, row.Hypervisor, row.Vsock = p.PID, p.APISocket, p.Version, r.vms.VsockSocket(rec)
 	}
 	if p := r.vms.Panic(rec); p != nil {
 		row.Panic = &vmPanic{p.At, p.From, p.Line}

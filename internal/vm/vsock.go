@@ -29,6 +29,15 @@ func (m *Manager) VsockPath(rec *Record) string {
 	return filepath.Join(m.RunDir(rec.ID), vsockFile)
 }
 
+// VsockSocket is VsockPath of a VM whose VMM has made the socket, "" of another.
+func (m *Manager) VsockSocket(rec *Record) string {
+	path := m.VsockPath(rec)
+	if fi, err := os.Lstat(path); err != nil || fi.Mode().Type() != os.ModeSocket {
+		return ""
+	}
+	return path
+}
+
 // extraArgs are a VM's further arguments, with its own vsock socket.
 func (m *Manager) extraArgs(rec *Record) []string {
 	i, at := vsockArg(rec.ExtraArgs)
