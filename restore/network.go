@@ -43,8 +43,8 @@ type NetworkPlan struct {
 // String is the choice in a line.
 func (n NetworkPlan) String() string {
 	where := ""
-	if n.Network != "" {
-		where = " on " + n.Network
+	if on := n.Network + n.Tap; on != "" { // never both
+		where = " on " + on
 	}
 	return fmt.Sprintf("interface %s: %s%s (%s)", n.ID, n.How, where, n.Why)
 }
@@ -115,8 +115,9 @@ func (c choice) byDefault() (*NetworkPlan, error) {
 	switch {
 	case c.source.Network == network.None || c.source.Network == network.Unplugged:
 		return c.none("as the snapshot was"), nil
-	case c.source.Network == network.Tap && c.plan.snapshot.Spec.Capture.Mode == "import":
-		return c.none("the snapshot was imported, its TAP " + c.source.Tap + " is another host's; tap=NAME puts it on one of this"), nil
+	case !c.ours():
+		return c.none(fmt.Sprintf("the snapshot %s, and %s is what it says itself; keep takes that, keep=NAME, fresh=NAME or tap=NAME another",
+			c.plan.snapshot.Meta.Origin, c.source.Where())), nil
 	case c.source.Network == network.Tap:
 		return c.keep("its TAP is the host's")
 	case c.clones > 1:
@@ -130,6 +131,17 @@ func (c choice) byDefault() (*NetworkPlan, error) {
 		return c.fresh(holder)
 	}
 	return c.keep("nobody has its address")
+}
+
+// ours: the snapshot may say on which of this host's networks it is. One that came
+// from elsewhere may not. Earlier programs did not note where one came from: it may
+// be on the network that the VM which it names, one of this store, has itself.
+func (c choice) ours() bool {
+	sn := c.plan.snapshot
+	if sn.Meta.Origin != nil || sn.Foreign() {
+		return sn.CapturedHere()
+	}
+	return c.VMs.HasInterface(sn.Spec.VM.ID, vm.Network{ID: c.source.ID, Attachment: c.source.Attachment})
 }
 
 // base is what each request says of the device that the guest has.

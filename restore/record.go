@@ -18,7 +18,7 @@ func (e *Engine) readBlueprint(ctx context.Context, p *Plan, sn *store.Snapshot)
 	if err != nil {
 		return err
 	}
-	b, err := vm.Agree(vm.Documents{Spec: &sn.Spec, Config: c, State: s, Own: true})
+	b, err := vm.Agree(vm.Documents{Spec: &sn.Spec, Config: c, State: s, Own: !sn.Foreign()})
 	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", sn.ID, err)
 	}

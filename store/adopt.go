@@ -99,9 +99,13 @@ func (in *Ingest) Adoptee(ctx context.Context, manifest []byte) (*Snapshot, erro
 
 // Adopt publishes a foreign snapshot under its own id; sn comes from Adoptee
 // and manifest are the bytes it was read from. failure.Conflict when the id is
-// here already.
+// here already. meta says where it was pulled or imported from.
 func (in *Ingest) Adopt(ctx context.Context, sn *Snapshot, manifest []byte, meta Meta) (*Snapshot, error) {
 	if err := meta.Check(); err != nil {
+		return nil, err
+	}
+	var err error
+	if meta.Origin, err = meta.Origin.now(true); err != nil {
 		return nil, err
 	}
 	in.id = sn.ID

@@ -191,7 +191,7 @@ func forge(t *testing.T, s *Store, sn *Snapshot, change func(*Spec)) *Snapshot {
 	}
 	foreign.Spec = sp
 	foreign.ID = sp.ID
-	got, err := in.Adopt(t.Context(), foreign, manifest, Meta{})
+	got, err := in.Adopt(t.Context(), foreign, manifest, Meta{Origin: &Origin{Imported: "there"}})
 	if err != nil {
 		t.Fatal(err)
 	}

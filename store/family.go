@@ -134,7 +134,9 @@ func familyLines(all []*Snapshot) []byte {
 
 // openFamily opens the packs of the family, most recent first, up to the bounds
 // above; the lease holds each before it is looked for. What cannot be
-// read only costs reuse. key is the id of the one that its pages are encrypted
+// read only costs reuse. Packs that came from elsewhere are none of them: a page is
+// reused for its hash in the index, and there that is the word of whoever made the pack.
+// So one pulled snapshot could not be what others are lost by. key is the id of the one that its pages are encrypted
 // with, "" for none: others are not reused.
 func (in *Ingest) openFamily(ctx context.Context, images []ImageRef, key string) []pack.Known {
 	var known []pack.Known
@@ -150,7 +152,7 @@ func (in *Ingest) openFamily(ctx context.Context, images []ImageRef, key string)
 			break
 		}
 		sn, err := in.st.Get(ctx, id)
-		if err != nil || sn.State != readyState || sn.Spec.Key != key {
+		if err != nil || sn.State != readyState || sn.Spec.Key != key || !sn.CapturedHere() {
 			continue
 		}
 		var packs []digest.Digest

@@ -252,12 +252,16 @@ func (f *blobFile) has(size int64) error {
 	return err
 }
 
-// Commit publishes: the snapshot exists from the rename on.
+// Commit publishes: the snapshot exists from the rename on. One without an origin
+// in its meta was captured here.
 func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, error) {
 	in.closeFamily()
 	defer in.closePrints()
 	sp.ID = in.id
 	if err := meta.Check(); err != nil {
+		return nil, err
+	}
+	if err := meta.come(sp); err != nil {
 		return nil, err
 	}
 	if err := in.keyOf(&sp); err != nil {

@@ -27,6 +27,8 @@ type Meta struct {
 	// Former are the manifests that mean this snapshot too, the last one first,
 	// by what this store itself did or compared. A foreign manifest has no say.
 	Former []digest.Digest `json:"former,omitempty"`
+	// Origin is nil where an earlier program published the snapshot.
+	Origin *Origin `json:"origin,omitempty"`
 
 	// SleepOf is, of a new snapshot, the VM that it is only there for to sleep on;
 	// SuspendLabel says so from then on.
@@ -132,10 +134,11 @@ func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) er
 		if err != nil {
 			return err
 		}
-		old, labels := m.Name, maps.Clone(m.Labels)
+		old, labels, origin := m.Name, maps.Clone(m.Labels), m.Origin
 		if err := change(&m); err != nil {
 			return err
 		}
+		m.Origin = origin // nothing that happens later changes it
 		if err := m.checkLabels(labels); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
@@ -65,6 +66,7 @@ func (s *Store) lastKnown(id ID) (m Meta) {
 	if m.Name != "" && ValidateName(m.Name) != nil {
 		m.Name = ""
 	}
+	m.Origin = &Origin{Lost: true, At: time.Now().UTC()}
 	return m
 }
 

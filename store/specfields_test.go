@@ -34,6 +34,9 @@ func jsonFields(of reflect.Type, prefix string) (all []string) {
 		return nil
 	}
 	for i := range of.NumField() {
+		if !of.Field(i).IsExported() {
+			continue // its JSON is no object
+		}
 		name, _, _ := strings.Cut(of.Field(i).Tag.Get("json"), ",")
 		all = append(all, prefix+name)
 		all = append(all, jsonFields(of.Field(i).Type, prefix+name+".")...)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,6 +66,7 @@ func TestRebuiltVMsOnANetwork(t *testing.T) {
 		h.beforeAForeignLease(prefix, net)
 		h.tenAtOnce(prefix)
 		h.elsewhere(prefix, other)
+		h.fromElsewhere(prefix, net)
 		h.ofAClone(prefix, net)
 		h.sameTraces(before)
 		h.clean("base")
@@ -87,6 +89,12 @@ func (h *netHost) besideItsSource(prefix, net string) {
 	both := h.traces()
 	h.fails(4, "belongs to VM web ", "vm", "create", "thief", "--from-snapshot", "base", "--network", "keep")
 	h.sameTraces(both)
+
+	h.publishedEarlier("base", func() { // it may be where the VM is that it names, for that is here
+		if told := h.told("vm", "create", "x", "--from-snapshot", "base", "--dry-run"); !strings.Contains(told, "fresh on "+net) {
+			h.t.Errorf("told %q", told)
+		}
+	})
 
 	// A cold boot of the clone: the same mapping, and a guest that is told the
 	// same by its command line.
@@ -192,6 +200,67 @@ func (h *netHost) elsewhere(prefix, other string) {
 	h.fails(2, "keep, fresh", "vm", "create", "x", "--from-snapshot", "base", "--network", other)
 	h.fails(3, "TAP gone", "vm", "create", "x", "--from-snapshot", "base", "--network", "tap=gone")
 	h.sameTraces(before)
+}
+
+// fromElsewhere: another store's snapshot says itself on which network it was, and
+// says so of a network that is here. It is on none of this host's unless the operator
+// says so.
+func (h *netHost) fromElsewhere(prefix, net string) {
+	h.t.Helper()
+	h.must("snapshot", "export", "base", "-o", "layout", "--format", "oci")
+	before := h.traces()
+	there := &netHost{host: &host{t: h.t, root: filepath.Join(h.t.TempDir(), "other"), run: h.run + "2", work: h.work, env: h.env}}
+	there.env = append(slices.Clone(h.env), "COCOON_ROOT_DIR="+there.root, "COCOON_RUN_DIR="+there.run)
+	h.t.Cleanup(func() {
+		killLeftovers(there.run)
+		os.RemoveAll(there.run)
+	})
+	there.must("snapshot", "import", "layout", "--name", "base")
+	for _, how := range [][]string{{}, {"--count", "2"}} {
+		told := there.told(append([]string{"vm", "create", "x", "--from-snapshot", "base", "--dry-run"}, how...)...)
+		if !strings.Contains(told, "_net0: none (the snapshot was imported from ") || !strings.Contains(told, "network "+net+" is what it says itself") {
+			h.t.Errorf("%v: told %q", how, told)
+		}
+	}
+	there.must("vm", "create", "x", "--from-snapshot", "base")
+	if n := there.onlyNetwork("x"); n.Name != "none" || n.IP != "" {
+		h.t.Errorf("network %+v", n)
+	}
+	there.must("vm", "rm", "-f", "x")
+	h.sameTraces(before)
+	if told := there.told("vm", "create", "x", "--from-snapshot", "base", "--network", "keep", "--dry-run"); !strings.Contains(told, "keep on "+net+" (asked for)") {
+		h.t.Errorf("told %q", told)
+	}
+	h.publishedEarlier("base", func() {
+		if told := h.told("vm", "create", "x", "--from-snapshot", "base", "--dry-run"); !strings.Contains(told, "none (the snapshot came before this was noted") {
+			h.t.Errorf("told %q", told)
+		}
+	})
+	if err := os.RemoveAll(filepath.Join(h.work, "layout")); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// publishedEarlier does something while a snapshot is as a program left it that did
+// not note where one comes from.
+func (h *netHost) publishedEarlier(snapshot string, do func()) {
+	h.t.Helper()
+	var rows []struct{ Path string }
+	if err := json.Unmarshal([]byte(h.must("snapshot", "inspect", snapshot)), &rows); err != nil {
+		h.t.Fatal(err)
+	}
+	meta := filepath.Join(rows[0].Path, "meta.json")
+	b, err := os.ReadFile(meta)
+	if err == nil {
+		err = os.WriteFile(meta, []byte(`{"name":"`+snapshot+`","description":"","labels":{},"protected":false}`), 0o600)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	do()
+	if err := os.WriteFile(meta, b, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 // ofAClone: to keep what a clone had is to keep its outside address.

@@ -39,7 +39,7 @@ func TestVMOnATapOfTheHost(t *testing.T) {
 	h.must("vm", "create", "twin", "--from-snapshot", "base", "--network", "tap=other")
 	h.counts("twin")
 	h.must("vm", "rm", "-f", "twin", "web")
-	if told := h.told("vm", "create", "web", "--from-snapshot", "base"); !strings.Contains(told, "tap (its TAP is the host's)") {
+	if told := h.told("vm", "create", "web", "--from-snapshot", "base"); !strings.Contains(told, "tap on mytap (its TAP is the host's)") {
 		t.Errorf("told %q", told)
 	}
 	h.ping("10.96.0.5")

@@ -147,6 +147,7 @@ func candidates(ctx context.Context, st *store.Store, want func(store.Summary) b
 			if err != nil {
 				return nil, err
 			}
+			c.Foreign, c.Created = sn.Foreign(), sn.Came()
 			for _, d := range append([]store.Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
 				c.Blobs = append(c.Blobs, policy.Blob{Digest: string(d.Digest), Bytes: d.Size})
 			}

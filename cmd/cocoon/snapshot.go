@@ -98,6 +98,7 @@ func snapshotColumns(o *listing.Options) []listing.Column[store.Summary] {
 type snapshotDetail struct {
 	store.Summary
 	ManifestDigest string           `json:"manifestDigest"`
+	Origin         *store.Origin    `json:"origin"` // null: published before it was noted
 	Parents        []string         `json:"parents"`
 	DiskDetails    []store.Disk     `json:"diskDetails"`
 	MemoryRanges   any              `json:"memoryRanges"`
@@ -146,7 +147,7 @@ func inspectSnapshot(ctx context.Context, st *store.Store, ref string) (*snapsho
 		return nil, err
 	}
 	d := &snapshotDetail{
-		Summary: all[i], ManifestDigest: string(sn.ManifestDigest), Parents: []string{}, DiskDetails: sn.Spec.Disks,
+		Summary: all[i], ManifestDigest: string(sn.ManifestDigest), Origin: sn.Meta.Origin, Parents: []string{}, DiskDetails: sn.Spec.Disks,
 		MemoryRanges: sn.Spec.Memory, Networks: sn.Spec.Networks, Images: sn.Spec.Images, Host: sn.Spec.Host, Path: sn.Dir,
 	}
 	if sn.Spec.Parent != "" {

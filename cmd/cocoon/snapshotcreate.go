@@ -111,7 +111,7 @@ func trim(ctx context.Context, st *store.Store, sn *store.Snapshot, keep int) er
 	}
 	var errs []error
 	for _, d := range policy.Decide(all, policy.Rules{MaxPerVM: keep}, time.Now()).Decisions {
-		if d.Keep {
+		if d.Keep || d.Snapshot.Foreign { // whatever VM that says it is of
 			continue
 		}
 		if err := removePruned(ctx, st, store.ID(d.Snapshot.ID)); err != nil {

@@ -16,7 +16,8 @@ func (r Rules) capPerVM(all []*Decision) {
 	slices.SortFunc(free, newestFirst)
 	seen := map[string]int{}
 	for _, d := range free {
-		if seen[d.Snapshot.VM]++; seen[d.Snapshot.VM] > r.MaxPerVM {
+		vm := d.Snapshot.vm()
+		if seen[vm]++; seen[vm] > r.MaxPerVM {
 			d.leave(fmt.Sprintf("more than %d of its VM", r.MaxPerVM))
 		}
 	}
@@ -59,7 +60,8 @@ func (s *stored) drop(sn Snapshot) {
 // go is larger.
 //
 // The newest snapshot of each VM does not go: a cap that is too small must not
-// empty the store.
+// empty the store. All that came from elsewhere is one VM here, or whoever makes
+// snapshots of many VMs would have ours go.
 func (r Rules) capBytes(all []*Decision) int64 {
 	s := stored{holders: map[string]int{}}
 	for _, d := range all {
@@ -88,18 +90,34 @@ func (r Rules) capBytes(all []*Decision) int64 {
 	return s.bytes
 }
 
-// leastValuable orders what the cap on bytes may take: what the fewest keep
-// rules name first, then the oldest.
+// leastValuable orders what the cap on bytes may take: what came from elsewhere
+// first, then what the fewest keep rules name, then the oldest.
 func leastValuable(all []*Decision) []*Decision {
 	newest := map[string]*Decision{}
+	of := func(d *Decision) string {
+		if d.Snapshot.Foreign {
+			return "elsewhere"
+		}
+		return "here " + d.Snapshot.VM
+	}
 	for _, d := range all {
-		if n := newest[d.Snapshot.VM]; d.Keep && !d.Snapshot.Damaged && (n == nil || newestFirst(d, n) < 0) {
-			newest[d.Snapshot.VM] = d
+		if n := newest[of(d)]; d.Keep && !d.Snapshot.Damaged && (n == nil || newestFirst(d, n) < 0) {
+			newest[of(d)] = d
 		}
 	}
-	out := slices.DeleteFunc(slices.Clone(all), func(d *Decision) bool { return !d.free() || newest[d.Snapshot.VM] == d })
+	out := slices.DeleteFunc(slices.Clone(all), func(d *Decision) bool { return !d.free() || newest[of(d)] == d })
 	slices.SortFunc(out, func(a, b *Decision) int {
-		return cmp.Or(cmp.Compare(a.matches, b.matches), newestFirst(b, a))
+		return cmp.Or(foreignFirst(a, b), cmp.Compare(a.matches, b.matches), newestFirst(b, a))
 	})
 	return out
+}
+
+func foreignFirst(a, b *Decision) int {
+	switch {
+	case a.Snapshot.Foreign == b.Snapshot.Foreign:
+		return 0
+	case a.Snapshot.Foreign:
+		return -1
+	}
+	return 1
 }

@@ -23,6 +23,11 @@
 // makes more go. (In Proxmox Backup Server a later rule skips the periods that
 // an earlier one covers, which does not have this property.)
 //
+// What came from elsewhere says itself of which VM it is. It is never in a group,
+// under a cap per VM or among the newest of a VM with what was captured here,
+// unless one group is made of all or of a label; and the cap on bytes takes it
+// before any of those.
+//
 // Buckets are calendar hours, days, ISO weeks, months and years in UTC; of each
 // bucket the newest snapshot stays, and empty buckets do not count. While a
 // rule has counts left it also keeps the oldest snapshot, so that history grows
@@ -42,6 +47,7 @@ type Snapshot struct {
 	Name      string
 	VM        string // identity of the VM, not its name: names are used again
 	VMName    string
+	Foreign   bool // it came from elsewhere: VM and VMName are the words of whoever made it
 	Created   time.Time
 	Expires   *time.Time
 	Labels    map[string]string
@@ -144,12 +150,23 @@ func (g Group) key(s Snapshot) string {
 	case g.Label != "":
 		return s.Labels[g.Label]
 	}
+	return s.vm()
+}
+
+// vm tells VMs apart: one of elsewhere is none of ours, whatever its id.
+func (s Snapshot) vm() string {
+	if s.Foreign {
+		return "elsewhere\x00" + s.VM
+	}
 	return s.VM
 }
 
 func (g Group) name(s Snapshot) string {
-	if g.All || g.Label != "" {
+	switch {
+	case g.All || g.Label != "":
 		return g.key(s)
+	case s.Foreign:
+		return s.VMName + " (from elsewhere)"
 	}
 	return s.VMName
 }

@@ -28,6 +28,7 @@ func drawSnapshots(t *rapid.T) []Snapshot {
 			Created:   noon.Add(-time.Duration(hours) * time.Hour),
 			Protected: rapid.IntRange(0, 5).Draw(t, "protected") == 0,
 			Damaged:   rapid.IntRange(0, 9).Draw(t, "damaged") == 0,
+			Foreign:   rapid.IntRange(0, 3).Draw(t, "foreign") == 0,
 			Labels:    map[string]string{"tier": rapid.SampledFrom([]string{"x", "y"}).Draw(t, "label")},
 		}
 		if rapid.IntRange(0, 3).Draw(t, "has expiry") == 0 {
@@ -143,6 +144,42 @@ func TestARuleThatIsAddedNeverRemovesMore(t *testing.T) {
 	})
 }
 
+// TestWhatComesFromElsewhereTakesNothingOfOurs: whatever it says of its VM and its
+// time, by VM our own are decided as if it were not there; and for space none of
+// them goes before all of it that may go.
+func TestWhatComesFromElsewhereTakesNothingOfOurs(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all, rules := drawSnapshots(t), drawKeep(t)
+		rules.GroupBy, rules.MaxPerVM = Group{}, rapid.IntRange(0, 5).Draw(t, "max")
+		ours := slices.DeleteFunc(slices.Clone(all), func(s Snapshot) bool { return s.Foreign })
+		alone := kept(Decide(ours, rules, noon))
+		beside := kept(Decide(all, rules, noon))
+		for _, s := range ours {
+			if alone[s.ID] != beside[s.ID] {
+				t.Fatalf("%s stays %v alone, %v beside what came from elsewhere", s.ID, alone[s.ID], beside[s.ID])
+			}
+		}
+		rules.MaxBytes = int64(rapid.IntRange(1, 700).Draw(t, "bytes"))
+		r := Decide(all, rules, noon)
+		var left []*Decision
+		ids := kept(r)
+		for i := range r.Decisions {
+			left = append(left, &r.Decisions[i])
+		}
+		for _, d := range leastValuable(left) {
+			if d.Snapshot.Foreign {
+				delete(ids, d.Snapshot.ID)
+			}
+		}
+		for _, s := range ours {
+			with := maps.Clone(ids)
+			if with[s.ID] = true; alone[s.ID] && !ids[s.ID] && bytesOf(all, with) <= rules.MaxBytes {
+				t.Fatalf("%s goes for space that what came from elsewhere has", s.ID)
+			}
+		}
+	})
+}
+
 func TestOrderOfTheInputDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all, rules := drawSnapshots(t), drawRules(t)
@@ -164,15 +201,15 @@ func TestTheCapPerVMHoldsAndTakesTheOldest(t *testing.T) {
 		count := map[string]int{}
 		decisions := Decide(all, Rules{MaxPerVM: n}, noon).Decisions
 		for _, d := range decisions {
-			if d.free() {
-				count[d.Snapshot.VM]++
-				if at, ok := oldest[d.Snapshot.VM]; !ok || d.Snapshot.Created.Before(at) {
-					oldest[d.Snapshot.VM] = d.Snapshot.Created
+			if vm := d.Snapshot.vm(); d.free() {
+				count[vm]++
+				if at, ok := oldest[vm]; !ok || d.Snapshot.Created.Before(at) {
+					oldest[vm] = d.Snapshot.Created
 				}
 			}
 		}
 		for _, d := range decisions {
-			vm := d.Snapshot.VM
+			vm := d.Snapshot.vm()
 			if count[vm] > n || (!d.Keep && !expired(d.Snapshot) && (count[vm] < n || d.Snapshot.Created.After(oldest[vm]))) {
 				t.Fatalf("%s of %s: %v; %d stay of at most %d", d.Snapshot.ID, vm, d.Reasons, count[vm], n)
 			}

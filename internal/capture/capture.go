@@ -62,14 +62,15 @@ type Request struct {
 	// SleepOf is the VM that the snapshot is only there for to sleep on.
 	SleepOf string
 
-	sleep bool // the VM is to sleep on the snapshot
+	sleep  bool          // the VM is to sleep on the snapshot
+	origin *store.Origin // nil: the VM
 }
 
 // meta is what the snapshot is to be given.
 func (r *Request) meta() store.Meta {
 	return store.Meta{
 		Name: r.Name, Description: r.Description, Labels: r.Labels,
-		Expires: r.Expires, Protected: r.Protect, SleepOf: r.SleepOf,
+		Expires: r.Expires, Protected: r.Protect, SleepOf: r.SleepOf, Origin: r.origin,
 	}
 }
 

@@ -66,7 +66,7 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 	defer lease.Release()
 	c := &session{Saver: &Saver{Store: m.Store}, lease: lease, req: Request{
 		Name: req.Name, Description: req.Description,
-		Labels: req.Labels, Parent: req.Parent,
+		Labels: req.Labels, Parent: req.Parent, origin: &store.Origin{Imported: req.Dir},
 	}}
 	if err := c.checkName(ctx); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -263,29 +264,45 @@ func (c *session) findParent(ctx context.Context) (*store.Snapshot, error) {
 		}
 		return sn, c.Store.Unlock(ctx, sn)
 	}
+	sn, err := c.newestOfVM(ctx)
+	if err != nil || sn != nil || c.rec.Snapshot == "" {
+		return sn, err
+	}
+	sn, err = c.usable(ctx, store.ID(c.rec.Snapshot))
+	if sn != nil && sn.Foreign() && c.rec.Restore == nil {
+		// Its pages are reused for what it says that they hold. The disks were
+		// written of it page by page and compared; its RAM was not, if the VM booted.
+		return nil, nil
+	}
+	return sn, err
+}
+
+// newestOfVM is the newest snapshot of the VM; nil when there is none. What came from
+// elsewhere says itself of which VM it is.
+func (c *session) newestOfVM(ctx context.Context) (*store.Snapshot, error) {
 	all, err := c.Store.Summaries(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var best *store.Summary
-	for i := range all {
-		if s := &all[i]; s.VM.ID == c.rec.ID && s.State == "ready" && (best == nil || s.Created.After(best.Created)) {
-			best = s
+	all = slices.DeleteFunc(all, func(s store.Summary) bool { return s.VM.ID != c.rec.ID || s.State != "ready" })
+	slices.SortFunc(all, func(a, b store.Summary) int { return b.Created.Compare(a.Created) })
+	for _, s := range all {
+		if sn, err := c.usable(ctx, s.ID); err != nil || sn != nil && !sn.Foreign() {
+			return sn, err
 		}
 	}
-	id := store.ID(c.rec.Snapshot)
-	if best != nil {
-		id = best.ID
-	}
-	if id == "" {
-		return nil, nil
-	}
+	return nil, nil
+}
+
+// usable is a snapshot whose pages may be reused; nil for one that is damaged or
+// gone: only speed is lost without a parent.
+func (c *session) usable(ctx context.Context, id store.ID) (*store.Snapshot, error) {
 	sn, err := c.Store.Get(ctx, id)
 	if err == nil {
 		err = sn.Usable()
 	}
 	if errors.Is(err, failure.NotFound) || errors.Is(err, failure.Damaged) {
-		return nil, nil // only speed is lost without a parent
+		return nil, nil
 	}
 	return sn, err
 }

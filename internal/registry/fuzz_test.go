@@ -196,7 +196,7 @@ func FuzzTake(f *testing.F) {
 		filled := all.fill(manifest)
 		root := s.put(ocispec.MediaTypeImageManifest, filled)
 		s.bundles = [][]byte{all.fill(bundle)}
-		got, err := to.take(t.Context(), s, root, filled, PullOptions{})
+		got, err := to.take(t.Context(), s, root, filled, PullOptions{Meta: store.Meta{Origin: &store.Origin{Imported: "there"}}})
 		to.check(t, got, err)
 	})
 }

@@ -238,6 +238,7 @@ func (m *Mover) ImportDir(ctx context.Context, dir, tag string, o PullOptions) (
 }
 
 func (m *Mover) importLayout(ctx context.Context, f files, from, tag string, o PullOptions) (*store.Snapshot, error) {
+	o.Meta.Origin = &store.Origin{Imported: from}
 	sn, err := func() (*store.Snapshot, error) {
 		l, err := readLayout(f)
 		if err != nil {

@@ -48,6 +48,7 @@ func (m *Mover) Pull(ctx context.Context, ref string, o PullOptions) (*store.Sna
 	if err != nil {
 		return nil, fmt.Errorf("pull %s: %w", ref, classify(err))
 	}
+	o.Meta.Origin = &store.Origin{Pulled: ref}
 	sn, err := m.take(ctx, repo, root, manifest, o)
 	if err != nil {
 		return nil, fmt.Errorf("pull %s: %w", ref, classify(err))

@@ -55,11 +55,24 @@ func Agree(d Documents) (*Blueprint, error) {
 	}
 	b := &a.out
 	b.rec.Labels, b.rec.Cmdline, b.rec.ExtraArgs = store.FreeLabels(said.Labels), said.Cmdline, said.ExtraArgs
+	if err := checkCommandLine(said.Cmdline); err != nil && !d.Own {
+		return nil, err
+	}
 	if said.Image != "" && !spelling.Name(said.Image, 2*maxWord) {
 		return nil, disagree("it was made from an image of the name %.80q", said.Image)
 	}
 	b.rec.Image = said.Image
 	return b, nil
+}
+
+// checkCommandLine refuses a kernel's command line that no VMM could be given.
+func checkCommandLine(text string) error {
+	var a chsnap.Args
+	a.Text("--cmdline", text)
+	if _, err := a.List(); text != "" && err != nil {
+		return disagree("%v", err)
+	}
+	return nil
 }
 
 // agreement is a blueprint in the making.

@@ -29,6 +29,14 @@ type Interface struct {
 	SavedMTU   int // bytes, 0 when nobody said
 }
 
+// Where names what the interface was on.
+func (i Interface) Where() string {
+	if i.Tap != "" {
+		return "TAP " + i.Tap
+	}
+	return "network " + i.Attachment.Network
+}
+
 // Interfaces in order.
 func (b *Blueprint) Interfaces() []Interface { return slices.Clone(b.interfaces) }
 

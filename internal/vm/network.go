@@ -3,9 +3,11 @@ package vm
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/network"
 )
 
@@ -81,6 +83,19 @@ func (m *Manager) AddressHolder(r network.Request) (string, error) {
 		return h.String() + ", which is being made, or which gc will take apart", nil
 	}
 	return fmt.Sprintf("%s belongs to VM %s (%s)", h.What, rec.Name, rec.ID), nil
+}
+
+// HasInterface tells whether a VM of this store has just this interface: its id, on
+// this network or TAP, with this MAC and these addresses.
+func (m *Manager) HasInterface(id string, want Network) bool {
+	if !spelling.ID(id) {
+		return false
+	}
+	rec, err := m.read(id)
+	return err == nil && slices.ContainsFunc(rec.Networks, func(n Network) bool {
+		return n.ID == want.ID && n.Network == want.Network && (n.Network != network.Tap || n.Tap == want.Tap) &&
+			sameMAC(n.MAC, want.MAC) && slices.Equal(n.IPs, want.IPs)
+	})
 }
 
 // CheckNetwork refuses a network that this host does not have whole.
