@@ -104,6 +104,9 @@ func (a *Args) Options(flag string, options ...Option) {
 // Fixed adds a flag with a value that stands in the program.
 func (a *Args) Fixed(flag, value string) { a.add(flag, value) }
 
+// Flag adds a flag without a value.
+func (a *Args) Flag(flag string) { a.flag, a.list = "", append(a.list, flag) }
+
 // Path adds a flag whose value is a file.
 func (a *Args) Path(flag, path string) {
 	a.Fail(flag, checkPath(path))

@@ -93,8 +93,8 @@ var configKeys = keys{
 		"tdx":        no("TDX guest", "the processor keeps its state", "boot it as an ordinary guest"),
 		"sev_snp":    no("SEV-SNP guest", "the processor keeps its state", "boot it as an ordinary guest"),
 	}},
-	"landlock_enable": is(carried),
-	"landlock_rules":  of(rewritten, "path", "access"), // dropped: paths of the source. What the VM has, the VMM allows itself
+	"landlock_enable": is(rewritten), // as this host is set up
+	"landlock_rules":  of(rewritten, "path", "access"),
 
 	"devices":            no("VFIO device", "its state lies in the hardware", "detach it before the snapshot"),
 	"user_devices":       no("vfio-user device", "its state lies in another process", "detach it before the snapshot"),

@@ -102,6 +102,9 @@ func (c *Config) normalise() (mapped bool, err error) {
 	raw, err := edit(c.raw, "net", func(list []byte) ([]byte, error) {
 		return editEach(list, func(_ int, n []byte) ([]byte, error) { return drop(n, "host_mac") })
 	})
+	if err == nil {
+		raw, err = unconfined(raw)
+	}
 	if err != nil {
 		return false, err
 	}

@@ -15,6 +15,8 @@ type Rewrite struct {
 	SerialFile                  string
 	Taps                        map[string]string // device id → TAP, "" for one that the VMM makes; every interface must be named
 	Vsock                       string            // path of its socket, of a VM that has one
+	Confine                     bool              // by Landlock, to what the configuration names and Writable
+	Writable                    []string          // folders and files
 }
 
 // DiskFile is the file of a disk. Whether the VMM may write to it is the new VM's
@@ -38,7 +40,7 @@ func (c *Config) Rewrite(w Rewrite) error {
 	if err := refuse("rewrite config", c.Unsupported()); err != nil {
 		return err
 	}
-	for _, step := range []func([]byte) ([]byte, error){w.disks, w.nets, w.payload, w.consoles, w.vsock, zones, ofTheSource} {
+	for _, step := range []func([]byte) ([]byte, error){w.disks, w.nets, w.payload, w.consoles, w.vsock, zones, w.landlock, ofTheSource} {
 		var err error
 		if b, err = step(b); err != nil {
 			return fmt.Errorf("rewrite config: %w", err)
@@ -175,12 +177,32 @@ var entropy = []string{"/dev/urandom", "/dev/random", "/dev/hwrng"}
 // sees of them is in the snapshot. Normalise does so at capture.
 func zones(b []byte) ([]byte, error) { return edit(b, "memory", privateFiles) }
 
-// ofTheSource takes out what else only the source's VMM had: rules for paths of
-// its host, and a debugger's socket.
-func ofTheSource(b []byte) ([]byte, error) {
+// landlock confines the VMM or does not, whatever the source did.
+func (w Rewrite) landlock(b []byte) ([]byte, error) {
+	b, err := unconfined(b)
+	if err != nil || !w.Confine {
+		return b, err
+	}
+	if b, err = set(b, "landlock_enable", true); err != nil {
+		return nil, err
+	}
+	rules := make([]landlockRule, 0, len(w.Writable))
+	for _, dir := range w.Writable {
+		rules = append(rules, landlockRule{dir, "rw"})
+	}
+	return set(b, "landlock_rules", rules)
+}
+
+// unconfined takes out what a VMM was allowed: paths of its host.
+func unconfined(b []byte) ([]byte, error) {
 	b, err := drop(b, "landlock_rules")
 	if err != nil {
 		return nil, err
 	}
+	return edit(b, "landlock_enable", func([]byte) ([]byte, error) { return []byte("false"), nil })
+}
+
+// ofTheSource takes out what else only the source's VMM had: a debugger's socket.
+func ofTheSource(b []byte) ([]byte, error) {
 	return edit(b, "gdb", func([]byte) ([]byte, error) { return []byte("false"), nil })
 }

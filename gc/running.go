@@ -152,9 +152,9 @@ func (c *collector) endOutside(ctx context.Context, v *victim) error {
 	switch {
 	case v.standing != nil:
 		return c.o.RunFolder.EndStanding(ctx, *v.standing)
-	case v.kind == "staging":
+	case v.kind == "staging" && v.vm == "":
 		return remove()
-	case v.kind == "temporary" && !v.inStore && v.vm != "":
+	case v.kind == "staging", v.kind == "temporary" && !v.inStore && v.vm != "":
 		_, err := c.whileIdle(v.vm, remove)
 		return err
 	case v.kind == "temporary" && !v.inStore:

@@ -1,10 +1,12 @@
 package gc
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
 
+	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/owner"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -33,6 +35,50 @@ func (c *collector) staging(p *plan) error {
 		}
 	}
 	return nil
+}
+
+// rooms takes the folders in which a VMM that confined itself might have written
+// its RAM, once it is gone, and what a capture that was killed left in them.
+func (c *collector) rooms(p *plan) error {
+	if c.me.Store == "" {
+		return nil
+	}
+	inRAM, err := c.me.Rooms()
+	for vm, path := range inRAM {
+		o, _ := parseObject("vm:" + vm)
+		switch seated, serr := filelock.Held(c.st.Path("vms", vm, "vmm.lock")); {
+		case !ours(path):
+		case !exists(c.st.Path("vms", vm)):
+			gone := func() bool { return !exists(c.st.Path("vms", vm)) && !p.held(o) }
+			if gone() {
+				p.victims = append(p.victims, victim{kind: "staging", id: filepath.Base(path), path: path, reason: "its VM does not exist", bytes: store.FileBytes(path), still: gone})
+			}
+		case serr == nil && !seated:
+			c.staleRAM(p, vm, path, "its VMM is gone")
+		default:
+			err = errors.Join(err, c.leftIn(p, vm, path))
+		}
+	}
+	onDisk, gerr := filepath.Glob(c.st.Path("vms", "*", "staging"))
+	for _, path := range onDisk {
+		err = errors.Join(err, c.leftIn(p, filepath.Base(filepath.Dir(path)), path))
+	}
+	return errors.Join(err, gerr)
+}
+
+// leftIn takes what is in a room while no verb works on its VM.
+func (c *collector) leftIn(p *plan, vm, room string) error {
+	left, err := os.ReadDir(room)
+	for _, e := range left {
+		c.staleRAM(p, vm, filepath.Join(room, e.Name()), "its process is dead")
+	}
+	return err
+}
+
+func (c *collector) staleRAM(p *plan, vm, path, why string) {
+	if idle := func() bool { return c.idle(vm) }; idle() {
+		p.victims = append(p.victims, victim{kind: "staging", id: filepath.Base(path), path: path, reason: why, bytes: store.FileBytes(path), still: idle, vm: vm})
+	}
 }
 
 // leaveStaged reports staged RAM that is not this store's: somebody may be

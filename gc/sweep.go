@@ -35,6 +35,7 @@ var modules = []module{
 	{"network", (*collector).networks},
 	{"", (*collector).running},
 	{"", (*collector).staging},
+	{"", (*collector).rooms},
 	{"", (*collector).notes},
 	{"", (*collector).temporaries}, // last: a folder that goes takes its own along
 }

@@ -14,7 +14,7 @@ import (
 
 // documents are the VMM's, patched for the new VM; what belongs to none stays as
 // it was captured.
-func (r *run) documents(ctx context.Context) (*chsnap.Config, *chsnap.State, error) {
+func (r *run) documents(ctx context.Context, writable ...string) (*chsnap.Config, *chsnap.State, error) {
 	c, s, err := r.readConfig(ctx, r.plan.snapshot)
 	if err != nil {
 		return nil, nil, err
@@ -29,7 +29,11 @@ func (r *run) documents(ctx context.Context) (*chsnap.Config, *chsnap.State, err
 			return nil, nil, fmt.Errorf("snapshot %s: %w", r.plan.SnapshotID, err)
 		}
 	}
-	return c, s, c.Rewrite(r.VMs.Rewriting(r.rec))
+	w := r.VMs.Rewriting(ctx, r.rec)
+	if w.Confine {
+		w.Writable = append(w.Writable, writable...)
+	}
+	return c, s, c.Rewrite(w)
 }
 
 func writeFolder(dir string, c *chsnap.Config, s *chsnap.State) error {
@@ -65,14 +69,17 @@ func (r *run) mapMemory(ctx context.Context) error {
 		return err
 	}
 	dir := r.VMs.Dir(r.rec.ID)
-	boot := filepath.Join(dir, vm.MemoryBoot)
+	boot, zeros := filepath.Join(dir, vm.MemoryBoot), filepath.Join(dir, vm.MemoryZero)
 	if err := errors.Join(os.Link(file, filepath.Join(dir, vm.MemoryBase)), os.Link(file, boot)); err != nil {
 		return fmt.Errorf("link materialised RAM: %w", err)
+	}
+	if err := newSparse(zeros, r.plan.MemoryBytes, func(*os.File) error { return nil }); err != nil {
+		return fmt.Errorf("make zeros for the next boot: %w", err)
 	}
 	if err := r.makeStaging(ctx, dir); err != nil {
 		return err
 	}
-	c, s, err := r.documents(ctx)
+	c, s, err := r.documents(ctx, zeros)
 	if err != nil {
 		return err
 	}
@@ -93,17 +100,15 @@ func (r *run) loadMapped(ctx context.Context) error {
 // startAfresh puts zeros where the VMM has found the RAM. It has mapped the file,
 // whatever becomes of the name; it opens the name again when the guest reboots, in
 // the same process, and a guest may expect to boot on zeros. A VMM that confines
-// itself by Landlock may open only the very file that it has opened, so there the
-// name stays, and the guest boots on the RAM of the snapshot.
+// itself by Landlock may open the very files that it was told of, by whatever
+// name, and looks again at a reboot whether all are there: so the zeros are there
+// before it loads, and keep their name.
 func (r *run) startAfresh() error {
-	if r.plan.config.Confined() {
-		return nil
-	}
 	dir := r.VMs.Dir(r.rec.ID)
-	zeros := filepath.Join(dir, vm.MemoryNew)
-	err := newSparse(zeros, r.plan.MemoryBytes, func(*os.File) error { return nil })
+	name := filepath.Join(dir, vm.MemoryNew)
+	err := os.Link(filepath.Join(dir, vm.MemoryZero), name)
 	if err == nil {
-		err = os.Rename(zeros, filepath.Join(dir, vm.MemoryBoot))
+		err = os.Rename(name, filepath.Join(dir, vm.MemoryBoot))
 	}
 	if err != nil {
 		return fmt.Errorf("put zeros in place of the RAM for the next boot: %w", err)

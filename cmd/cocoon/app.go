@@ -239,6 +239,11 @@ func (a *app) vmSettings(o *vm.Options) (err error) {
 	if o.StopTimeout, err = parseDuration("vmStopTimeout", a.set("vmStopTimeout")); err != nil {
 		return err
 	}
+	switch o.Confine = vm.Confinement(a.set("vmLandlock")); o.Confine {
+	case vm.ConfinedIfPossible, vm.Confined, vm.Unconfined:
+	default:
+		return failure.New(failure.Usage, "vmLandlock %q: auto, on or off", o.Confine)
+	}
 	if o.SerialLogMax, err = parseSize("serialLogMax", a.set("serialLogMax")); err != nil {
 		return err
 	}

@@ -163,7 +163,7 @@ func (s *Saver) Preview(ctx context.Context, req Request) (*Preview, error) {
 	}
 	p := &Preview{VM: rec.ID, Mode: c.mode, MemoryBytes: rec.MemoryBytes, DiskBytes: c.diskBytes()}
 	if c.mode == File {
-		p.Staging = c.stagingBase()
+		p.Staging = c.stagingBase(ctx)
 	}
 	if c.parent != nil {
 		p.Parent = string(c.parent.ID)

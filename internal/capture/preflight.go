@@ -53,14 +53,18 @@ func (c *session) holdParent(ctx context.Context) error {
 	return err
 }
 
-// stagingBase is where the folder of file mode is made.
-func (c *session) stagingBase() string {
+// stagingBase is where the folder of file mode is made: where the VMM was told that
+// it may write, if it confines itself.
+func (c *session) stagingBase(ctx context.Context) string {
+	if room := c.VMs.Room(ctx, c.rec.ID, c.config); room != "" {
+		return room
+	}
 	return chsnap.PickStaging(c.config.MemoryBytes(), c.Store.Path("ingest"))
 }
 
 // stages refuses file mode for a VMM that may not write there.
-func (c *session) stages() error {
-	if base := c.stagingBase(); c.mode == File && !c.config.MayWrite(base) {
+func (c *session) stages(ctx context.Context) error {
+	if base := c.stagingBase(ctx); c.mode == File && !c.config.MayWrite(base) {
 		return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot be saved in file mode: its VMM confines itself by Landlock and may not write below %s", c.rec.Name, base),
 			"--capture live needs no file; or boot it with --landlock-rules path="+base+",access=rw")
 	}
@@ -68,7 +72,12 @@ func (c *session) stages() error {
 }
 
 func (c *session) makeStaging(ctx context.Context) error {
-	base := c.stagingBase()
+	base := c.stagingBase(ctx)
+	if base == c.VMs.Room(ctx, c.rec.ID, c.config) {
+		if err := vm.ClearRoom(base); err != nil {
+			return fmt.Errorf("clear %s: %w", base, err)
+		}
+	}
 	if base == c.Store.Path("ingest") {
 		base = filepath.Join(base, c.lease.ID())
 		if err := os.MkdirAll(base, 0o700); err != nil {
@@ -114,7 +123,7 @@ func (c *session) check(ctx context.Context) error {
 	if err := c.chooseMode(ctx); err != nil {
 		return err
 	}
-	if err := c.stages(); err != nil {
+	if err := c.stages(ctx); err != nil {
 		return err
 	}
 	if err := c.findKey(ctx); err != nil {
@@ -177,7 +186,7 @@ func (c *session) mayFallBack() bool { return c.mode == Live && c.req.Mode != Li
 // fallBack changes to file mode when the VMM refused to begin a live capture.
 func (c *session) fallBack(ctx context.Context, why string) error {
 	c.noteFile(why)
-	if err := c.stages(); err != nil {
+	if err := c.stages(ctx); err != nil {
 		return err
 	}
 	return c.makeStaging(ctx)

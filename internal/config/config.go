@@ -51,6 +51,7 @@ func Settings() []Setting {
 		{"cpuArgs", "COCOON_CPU_ARGS", ""},
 		{"vmmTimeout", "COCOON_VMM_TIMEOUT", "30s"},
 		{"vmStopTimeout", "COCOON_VM_STOP_TIMEOUT", "90s"},
+		{"vmLandlock", "COCOON_VM_LANDLOCK", "auto"},
 		{"serialLogMax", "COCOON_SERIAL_LOG_MAX", "1M"},
 		{"vmmOOMScoreAdj", "COCOON_VMM_OOM_SCORE_ADJ", "0"},
 		{"keyFile", "COCOON_KEY_FILE", ""},
@@ -81,6 +82,7 @@ type file struct {
 	CNIBinDir     string `json:"cniBinDir"`
 
 	VMStopTimeout  string `json:"vmStopTimeout"`
+	VMLandlock     string `json:"vmLandlock"`
 	SerialLogMax   string `json:"serialLogMax"`
 	VMMOOMScoreAdj string `json:"vmmOOMScoreAdj"`
 
@@ -108,7 +110,7 @@ func (f file) get(key string) string {
 		"keyFile":      f.KeyFile,
 		"maxStoreSize": f.MaxStoreSize, "cacheMaxBytes": f.CacheMaxBytes, "cacheAhead": f.CacheAhead,
 		"repackThreshold": f.RepackThreshold, "registryTimeout": f.RegistryTimeout,
-		"vmStopTimeout": f.VMStopTimeout, "serialLogMax": f.SerialLogMax, "vmmOOMScoreAdj": f.VMMOOMScoreAdj,
+		"vmStopTimeout": f.VMStopTimeout, "vmLandlock": f.VMLandlock, "serialLogMax": f.SerialLogMax, "vmmOOMScoreAdj": f.VMMOOMScoreAdj,
 		"cniConfDir": f.CNIConfDir, "cniBinDir": f.CNIBinDir,
 	}[key]
 }

@@ -71,6 +71,7 @@ func (h Host) Examine(ctx context.Context) []Finding {
 		{"kvm", h.device("/dev/kvm", "load the kvm module, or enable nested virtualisation in the host of this machine")},
 		{"tun", h.device("/dev/net/tun", "load the tun module: VMs with a network need it")},
 		{"hypervisor", h.hypervisor},
+		{"landlock", h.landlock},
 		{"store", h.store},
 		{"run folder", h.runFolder},
 		{"space", h.space},
@@ -252,6 +253,13 @@ func (h Host) index(ctx context.Context) Finding {
 		return warn("cocoon system doctor --fix", "%v", err)
 	}
 	return ok("refs.db is readable")
+}
+
+func (h Host) landlock(context.Context) Finding {
+	if vm.CanConfine() {
+		return ok("VMMs can confine themselves (version %d)", vm.LandlockVersion())
+	}
+	return warn("boot Linux 6.2 or later with lsm=landlock,…", "this kernel has version %d of Landlock: a VMM that is broken into can open every file of the host", vm.LandlockVersion())
 }
 
 func (h Host) keepers(ctx context.Context) Finding {

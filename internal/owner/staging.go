@@ -26,6 +26,23 @@ func (m Mark) StagingPrefix(kind, vm string) string {
 	return "cocoon-" + kind + "-" + vm + "-" + m.Tag() + "-"
 }
 
+// RoomPath is where the VMM of a VM may write its RAM there, as long as it lives.
+func (m Mark) RoomPath(vm string) string {
+	return filepath.Join(StagingFolder, "cocoon-room-"+m.Tag()+"-"+vm)
+}
+
+// Rooms lists the folders of RoomPath of this store, by the VM.
+func (m Mark) Rooms() (map[string]string, error) {
+	found, err := filepath.Glob(m.RoomPath("*"))
+	rooms := map[string]string{}
+	for _, path := range found {
+		if vm := path[strings.LastIndexByte(path, '-')+1:]; spelling.ID(vm) {
+			rooms[vm] = path
+		}
+	}
+	return rooms, err
+}
+
 // Staged lists the folders with staged RAM of whatever store.
 func Staged() ([]string, error) {
 	var all []string

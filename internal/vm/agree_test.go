@@ -274,7 +274,7 @@ func FuzzAgree(f *testing.F) {
 		if r.Cmdline, r.ExtraArgs = "", nil; len(r.Disks) != len(sp.Disks) || r.Process != nil {
 			t.Fatalf("%+v", r)
 		}
-		args := m.ColdBootArgs(&r)
+		args := m.ColdBootArgs(t.Context(), &r)
 		list, err := args.List()
 		if err != nil {
 			t.Fatalf("%+v makes no arguments: %v", r, err)

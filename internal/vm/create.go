@@ -91,7 +91,7 @@ func (m *Manager) build(ctx context.Context, l *store.Lease, rec *Record, spec *
 			return fmt.Errorf("disk %s: %w", d.Path, err)
 		}
 	}
-	if _, err := m.ColdBootArgs(rec).List(); err != nil {
+	if _, err := m.ColdBootArgs(ctx, rec).List(); err != nil {
 		return failure.Wrap(failure.Usage, err)
 	}
 	if err := durable.SyncDir(m.Dir(rec.ID)); err != nil {

@@ -24,7 +24,7 @@ import (
 func (m *Manager) Launch(ctx context.Context, rec *Record, args chsnap.Args) (*Process, error) {
 	socket := filepath.Join(m.RunDir(rec.ID), fmt.Sprintf("%s%d.sock", apiPrefix, time.Now().UnixNano()%1e6))
 	argv, err := m.commandLine(socket, args)
-	if err != nil {
+	if err = errors.Join(err, m.checkConfine()); err != nil {
 		return nil, err
 	}
 	entry, err := m.enter(ctx, rec.ID)

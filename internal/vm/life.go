@@ -19,7 +19,7 @@ import (
 
 // ColdBootArgs are the complete arguments of a boot from the disks. Its record is
 // not believed: what cannot be an argument is an error of theirs.
-func (m *Manager) ColdBootArgs(rec *Record) chsnap.Args {
+func (m *Manager) ColdBootArgs(ctx context.Context, rec *Record) chsnap.Args {
 	var a chsnap.Args
 	a.Options("--cpus", chsnap.NumberOption("boot", int64(rec.CPUs)), chsnap.OperatorOption(m.o.CPUArgs))
 	a.Options("--memory", chsnap.NumberOption("size", rec.MemoryBytes))
@@ -44,6 +44,7 @@ func (m *Manager) ColdBootArgs(rec *Record) chsnap.Args {
 	for _, n := range rec.Networks {
 		a.Options("--net", netOptions(n)...)
 	}
+	m.confineArgs(ctx, rec, &a)
 	a.Operator(m.extraArgs(rec)...)
 	return a
 }
@@ -102,7 +103,7 @@ func startHint(rec *Record) string {
 
 // boot starts a VM whose interfaces are attached, and saves its record.
 func (m *Manager) boot(ctx context.Context, rec *Record) error {
-	p, err := m.Launch(ctx, rec, m.ColdBootArgs(rec))
+	p, err := m.Launch(ctx, rec, m.ColdBootArgs(ctx, rec))
 	if err == nil {
 		err = m.booted(ctx, rec, p)
 	}
@@ -165,7 +166,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) (*Exit, e
 	}
 	exit.seen(m.endOf(rec.ID, rec.Process))
 	rec.Process, rec.State, rec.LastError, rec.Exit = nil, "stopped", "", exit
-	return exit, errors.Join(m.save(rec), m.removeSockets(ctx, rec.ID), m.ReleaseMemory(rec.ID))
+	return exit, errors.Join(m.save(rec), m.removeSockets(ctx, rec.ID), m.removeRooms(ctx, rec.ID), m.ReleaseMemory(rec.ID))
 }
 
 func (m *Manager) stopTimeout() time.Duration {

@@ -55,11 +55,11 @@ func TestAColdBootHasEveryArgument(t *testing.T) {
 		"--net", "id=_net0,tap=tap0,mac=02:00:00:00:00:01,mtu=1400", "id=_net7,tap=tap1,mac=02:00:00:00:00:99,num_queues=4",
 		"--watchdog",
 	}
-	if diff := cmp.Diff(want, listed(t, m.ColdBootArgs(rec))); diff != "" {
+	if diff := cmp.Diff(want, listed(t, m.ColdBootArgs(t.Context(), rec))); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	rec.Kernel, rec.Initramfs, rec.Cmdline, rec.Firmware = nil, nil, "", &store.ImageRef{Digest: firmware}
-	if got := listed(t, m.ColdBootArgs(rec))[8:10]; got[0] != "--firmware" || got[1] != m.images.Path(firmware) {
+	if got := listed(t, m.ColdBootArgs(t.Context(), rec))[8:10]; got[0] != "--firmware" || got[1] != m.images.Path(firmware) {
 		t.Errorf("firmware: %q", got)
 	}
 }
@@ -93,9 +93,9 @@ func TestARecordThatWouldAddArgumentsIsNotBooted(t *testing.T) {
 			Disks:    []Disk{{DeviceID: "_disk0", Serial: "cow0", File: "disk-0.raw"}},
 			Networks: []Network{{"_net0", network.Attachment{Tap: "tap0", MAC: "02:00:00:00:00:01"}}},
 		}
-		listed(t, m.ColdBootArgs(rec))
+		listed(t, m.ColdBootArgs(t.Context(), rec))
 		spoil(rec)
-		if _, err := m.Launch(t.Context(), rec, m.ColdBootArgs(rec)); !errors.Is(err, failure.Damaged) && !errors.Is(err, failure.Usage) {
+		if _, err := m.Launch(t.Context(), rec, m.ColdBootArgs(t.Context(), rec)); !errors.Is(err, failure.Damaged) && !errors.Is(err, failure.Usage) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if left, _ := os.ReadDir(m.o.RunDir); len(left) > 0 {

@@ -30,6 +30,8 @@ type Options struct {
 	// Keeper is the program that keeps VMMs; "": nobody does, their logs grow and
 	// nobody knows how they end.
 	Keeper keeper.Program
+	// Confine says whether VMMs confine themselves to the files of their VM.
+	Confine Confinement
 	// SerialLogMax bounds each log of a VM, bytes; 0 is keeper.DefaultLogMax.
 	SerialLogMax int64
 	OOMScoreAdj  int    // of VMMs; 0 leaves it as it is
@@ -226,6 +228,9 @@ func (m *Manager) Discard(ctx context.Context, id string) error {
 		return err
 	}
 	durable.Step("vm.discard.killed")
+	if err := m.removeRooms(ctx, id); err != nil {
+		return err
+	}
 	if err := m.Detach(ctx, id); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"context"
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
@@ -18,12 +19,16 @@ type places struct {
 
 // Rewriting is what a saved configuration is made into for the VM of a record:
 // every path in it becomes one of that VM's own.
-func (m *Manager) Rewriting(rec *Record) chsnap.Rewrite {
-	return rec.rewriting(places{
+func (m *Manager) Rewriting(ctx context.Context, rec *Record) chsnap.Rewrite {
+	w := rec.rewriting(places{
 		disk:   func(d Disk) string { return filepath.Join(m.Dir(rec.ID), d.File) },
 		image:  m.images.Path,
 		serial: m.SerialPath(rec.ID), vsock: m.VsockPath(rec),
 	})
+	if w.Confine = m.confines(rec) || asksForLandlock(rec); w.Confine {
+		w.Writable = m.makeRooms(ctx, rec.ID)
+	}
+	return w
 }
 
 // Judge tells whether a VM of this record can be rebuilt of a configuration and

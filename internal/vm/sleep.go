@@ -82,7 +82,7 @@ func (m *Manager) EndSuspended(ctx context.Context, rec *Record) error {
 	}
 	rec.Process, rec.Restore = nil, nil
 	durable.Step("vm.suspend.ended")
-	return errors.Join(m.removeSockets(ctx, rec.ID), m.ReleaseMemory(rec.ID))
+	return errors.Join(m.removeSockets(ctx, rec.ID), m.removeRooms(ctx, rec.ID), m.ReleaseMemory(rec.ID))
 }
 
 // syncDisks makes durable what the guest wrote: after a power cut its RAM would
@@ -215,11 +215,12 @@ func (m *Manager) DropStrayDisks(rec *Record) error {
 const (
 	MemoryBase = "memory.base" // hard link to the materialised RAM
 	MemoryBoot = "memory.boot" // what the VMM opens: the same while it loads, zeros from then on
-	MemoryNew  = "memory.new"  // the zeros before they have that name
+	MemoryZero = "memory.zero" // the zeros, by the name that a confined VMM was told
+	MemoryNew  = "memory.new"  // the zeros before they have the name of MemoryBoot
 )
 
 // memoryFiles are of no use to a VM that does not run.
-var memoryFiles = []string{MemoryBase, MemoryBoot, MemoryNew}
+var memoryFiles = []string{MemoryBase, MemoryBoot, MemoryZero, MemoryNew}
 
 // ReleaseMemory gives up the RAM files of a VM without a process.
 func (m *Manager) ReleaseMemory(id string) error {

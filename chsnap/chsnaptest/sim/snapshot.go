@@ -50,6 +50,9 @@ func (m *machine) send(url string) error {
 	if err != nil {
 		return err
 	}
+	if !m.config.mayWrite(dir) {
+		return faultf("Error creating VM config snapshot file", "Permission denied (os error 13)")
+	}
 	config, err := json.Marshal(m.config)
 	if err != nil {
 		return err
@@ -65,6 +68,20 @@ func (m *machine) send(url string) error {
 		return err
 	}
 	return m.sendMemory(dir)
+}
+
+// mayWrite: a VMM that confined itself makes files where a rule allows it only.
+func (c *vmConfig) mayWrite(dir string) bool {
+	var rules []struct{ Path, Access string }
+	if !c.Landlock || len(c.Rules) > 0 && json.Unmarshal(c.Rules, &rules) != nil {
+		return !c.Landlock
+	}
+	for _, r := range rules {
+		if strings.Contains(r.Access, "w") && strings.HasPrefix(dir+"/", strings.TrimSuffix(r.Path, "/")+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 func writeNew(dir, name, what string, data []byte) error {
