@@ -45,30 +45,32 @@ func (m *Mover) known(ctx context.Context, foreign *store.Snapshot, o PullOption
 }
 
 // compared is asked when all of a snapshot has landed, and answers like known.
-func (m *Mover) compared(ctx context.Context, sn *store.Snapshot, o PullOptions) (*store.Snapshot, error) {
-	here, err := m.Store.Get(ctx, sn.ID)
+// renew says that its id is taken by something else and another was asked for.
+func (m *Mover) compared(ctx context.Context, sn *store.Snapshot, o PullOptions) (here *store.Snapshot, renew bool, err error) {
+	here, err = m.Store.Get(ctx, sn.ID)
 	if errors.Is(err, failure.NotFound) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if err == nil && here.Means(sn.ManifestDigest) {
-		return m.claim(ctx, here, o)
+		here, err = m.claim(ctx, here, o)
+		return here, false, err
 	}
 	if err == nil {
 		var same bool
 		if same, err = m.Store.SameContents(ctx, here, sn); same {
-			if here, err = m.Store.Remember(ctx, here.ID, sn.ManifestDigest); err != nil {
-				return nil, err
+			if here, err = m.Store.Remember(ctx, here.ID, sn.ManifestDigest); err == nil {
+				here, err = m.claim(ctx, here, o)
 			}
-			return m.claim(ctx, here, o)
+			return here, false, err
 		}
 	}
 	if err != nil && !errors.Is(err, failure.Damaged) {
-		return nil, err
+		return nil, false, err
 	}
 	if o.NewID {
-		return nil, nil
+		return nil, true, nil
 	}
-	return nil, taken(here, sn, err)
+	return nil, false, taken(here, sn, err)
 }
 
 func taken(here, foreign *store.Snapshot, why error) error {
@@ -81,11 +83,6 @@ func taken(here, foreign *store.Snapshot, why error) error {
 		err = failure.New(failure.Conflict, "snapshot %s%s is here already and cannot be compared with manifest %s: %w", foreign.ID, name, foreign.ManifestDigest, why)
 	}
 	return failure.Hint(err, fmt.Sprintf("take it in beside the one that is here with --new-id, or remove that first: cocoon snapshot rm %s", foreign.ID))
-}
-
-func (m *Mover) taken(ctx context.Context, id store.ID) bool {
-	_, err := m.Store.Get(ctx, id)
-	return !errors.Is(err, failure.NotFound)
 }
 
 // nameFree refuses a name that something else has.

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -210,6 +212,30 @@ func TestANameIsNotDroppedWhereTheSnapshotIsHere(t *testing.T) {
 	if _, err := b.ImportDir(t.Context(), dir, "", named); !errors.Is(err, failure.Conflict) || !strings.Contains(failure.HintOf(err), "rename web other") {
 		t.Errorf("a second name: %v (hint %q)", err, failure.HintOf(err))
 	}
+}
+
+// TestPullsOfOneSnapshotBesideEachOther all get it.
+func TestPullsOfOneSnapshotBesideEachOther(t *testing.T) {
+	a, b := newMover(t), newMover(t)
+	sn := publish(t, a, "first", nil)
+	target := serve(t) + "/web:v1"
+	if _, err := a.Push(t.Context(), "first", target, true); err != nil {
+		t.Fatal(err)
+	}
+	var g errgroup.Group
+	for range 8 {
+		g.Go(func() error {
+			got, err := b.Pull(t.Context(), target, PullOptions{Meta: store.Meta{Name: "web"}})
+			if err == nil && (got.ID != sn.ID || got.Meta.Name != "web") {
+				err = fmt.Errorf("got %s %q", got.ID, got.Meta.Name)
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	same(t, b, sn, must(b.Store.Get(t.Context(), sn.ID)))
 }
 
 // TestADamagedSquatterKeepsNobodyOut: what is here under the id cannot be read.

@@ -119,7 +119,7 @@ func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec
 	if err != nil {
 		return nil, err
 	}
-	here, err := m.compared(ctx, sn, o)
+	here, renew, err := m.compared(ctx, sn, o)
 	if here != nil || err != nil {
 		return here, err
 	}
@@ -129,14 +129,22 @@ func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec
 	if err := to.images(ctx, from, root, sn); err != nil {
 		return nil, err
 	}
-	meta := o.Meta
-	if m.taken(ctx, sn.ID) {
-		if sn, manifest, err = to.in.Renew(ctx, sn); err != nil {
+	if renew {
+		renewed, manifest, err := to.in.Renew(ctx, sn)
+		if err != nil {
 			return nil, err
 		}
-		meta.Former = sn.Meta.Former
+		meta := o.Meta
+		meta.Former = renewed.Meta.Former
+		return to.in.Adopt(ctx, renewed, manifest, meta)
 	}
-	return to.in.Adopt(ctx, sn, manifest, meta)
+	got, err := to.in.Adopt(ctx, sn, manifest, o.Meta)
+	if errors.Is(err, failure.Conflict) { // perhaps somebody brought the same meanwhile
+		if here, herr := m.Store.Get(ctx, sn.ID); herr == nil && here.Means(sn.ManifestDigest) {
+			return m.claim(ctx, here, o)
+		}
+	}
+	return got, err
 }
 
 // judge refuses what a restore could not use or must not trust. Without the key of
