@@ -102,6 +102,8 @@ func (c *collector) leave(p *plan, s vm.Standing, o object) {
 		f.Reason = s.Wrong.Error()
 	case s.Mine:
 		f.Reason = "a VMM that cannot be seen from here lives in it"
+	case s.Owner.Store == "" && len(s.PIDs) > 0:
+		f.Reason = "a VMM runs in it that is not known to be this store's"
 	case s.Owner.Store == "":
 		f.Reason = "it does not say whose it is; rm -r " + s.Path + ", if no VM uses it"
 	case p.held(o):

@@ -71,7 +71,7 @@ func TestWhatAnOlderProgramStarted(t *testing.T) {
 			}
 			other, copied := n.beside(filepath.Join(t.TempDir(), "other"), h.run), n.copied(true)
 			other.must("system", "init")
-			if out := other.must("gc", "--explain"); !strings.Contains(out, "left") || !strings.Contains(out, "does not say whose it is") {
+			if out := other.must("gc", "--explain"); !strings.Contains(out, "left") || !strings.Contains(out, "not known to be this store's") {
 				t.Errorf("gc of another store: %s", out)
 			}
 			runs("after gc of another store")

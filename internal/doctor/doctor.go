@@ -198,6 +198,8 @@ func (h Host) runFolder(ctx context.Context) Finding {
 			wrong = append(wrong, s.Wrong.Error())
 		case s.Mine || s.Empty:
 			mine++
+		case s.Owner.Store == "" && len(s.PIDs) > 0:
+			others["a store that does not say so"]++
 		case s.Owner.Store == "":
 			nobody = append(nobody, s.Path)
 		default:

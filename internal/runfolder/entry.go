@@ -76,8 +76,14 @@ func (e *Entry) Create(name string) (*os.File, error) {
 	return e.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
 }
 
-// Write puts a small file in place of what has the name, whole or not at all.
+// Write puts a small file in place of what has the name, whole or not at all. What
+// is no file, such as a link from when others could put one here, goes first.
 func (e *Entry) Write(d durable.Document, name string, b []byte) error {
+	if fi, err := e.root.Lstat(name); err == nil && !fi.Mode().IsRegular() {
+		if err := e.Remove(name); err != nil {
+			return err
+		}
+	}
 	return d.WriteIn(e.root, name, b, 0o600)
 }
 
