@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/owner"
 	"github.com/cocoonv2/cocoon/internal/vm"
 )
@@ -108,7 +109,7 @@ func (r *run) startAfresh() error {
 	name := filepath.Join(dir, vm.MemoryNew)
 	err := os.Link(filepath.Join(dir, vm.MemoryZero), name)
 	if err == nil {
-		err = os.Rename(name, filepath.Join(dir, vm.MemoryBoot))
+		err = durable.Replace(name, filepath.Join(dir, vm.MemoryBoot))
 	}
 	if err != nil {
 		return fmt.Errorf("put zeros in place of the RAM for the next boot: %w", err)
