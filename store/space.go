@@ -38,7 +38,7 @@ func (s *Store) Require(n int64) error {
 		return err
 	}
 	if free < n+spaceMargin {
-		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s, %d are free", n, s.root, free), s.makeRoom(n+spaceMargin-free))
+		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s and %d must stay free, %d are free", n, s.root, int64(spaceMargin), free), s.makeRoom(n+spaceMargin-free))
 	}
 	return nil
 }

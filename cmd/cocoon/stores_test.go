@@ -49,7 +49,7 @@ var crossedVerbs = []struct{ verb, args string }{
 	{"vm pause", "web|asleep"},
 	{"vm resume", "web|asleep"},
 	{"vm suspend", "web|cold"},
-	{"vm restore", "web base|cold base|asleep base|web base --backup|web base --dry-run"},
+	{"vm restore", "web base|cold base --from-other|asleep base --from-other|web base --backup|web base --dry-run"},
 	{"vm rm", "web|--force web|cold|asleep|--force asleep|--force web asleep cold"},
 	{"snapshot create", "web new|web new --capture file|cold new|web new --stop|web new --dry-run"},
 	{"snapshot list", "|--tree"},

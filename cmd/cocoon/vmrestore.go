@@ -1,15 +1,24 @@
 package main
 
 import (
-	"github.com/spf13/cobra"
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"strings"
 
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/hypervisor"
 	"github.com/cocoonv2/cocoon/restore"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 func newVMRestore(a *app) *cobra.Command {
 	var o hypervisor.ExchangeOptions
-	var dryRun bool
+	var dryRun, other bool
 	mode := "auto"
 	c := &cobra.Command{
 		Use: "restore VM SNAPSHOT", Short: "Let a VM go on as a snapshot; id, name and network stay",
@@ -20,6 +29,11 @@ func newVMRestore(a *app) *cobra.Command {
 				return err
 			}
 			o.Mode = restore.Mode(mode)
+			if !other {
+				if err := a.ofItsOwn(c.Context(), r, args[0], args[1], dryRun); err != nil {
+					return err
+				}
+			}
 			if dryRun {
 				p, err := r.hypervisor.PlanExchange(c.Context(), args[0], args[1], o)
 				if err != nil {
@@ -49,8 +63,62 @@ func newVMRestore(a *app) *cobra.Command {
 	f.StringVar(&mode, "restore-mode", mode, "how its RAM is loaded, as in vm create")
 	f.BoolVar(&o.AllowIncompatible, "allow-incompatible", false, "try another VMM version or CPU all the same")
 	f.StringVar((*string)(&o.Clock), "guest-clock", string(restore.CatchUp), "catch-up: the guest's time of day is right at once; stand-still: its monotonic clock does not leap")
+	f.BoolVar(&other, "from-other", false, "also as a snapshot of another VM, whose guest takes the place of this one's")
 	f.BoolVar(&dryRun, "dry-run", false, "make every check, touch nothing, print the plan")
 	return c
+}
+
+// ofItsOwn refuses a snapshot of another VM, unless somebody at a terminal says that
+// it is meant: a slip in the second argument would cost the first one's state.
+func (a *app) ofItsOwn(ctx context.Context, r *rooms, vmRef, snapshotRef string, dryRun bool) error {
+	rec, err := r.vms.Get(ctx, vmRef)
+	if err != nil {
+		return err
+	}
+	id, err := r.store.Resolve(ctx, snapshotRef)
+	if err != nil {
+		return err
+	}
+	sn, err := r.store.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if sn.Spec.VM.ID == rec.ID || r.descendsFrom(ctx, store.ID(rec.Snapshot), id) {
+		return nil
+	}
+	what := fmt.Sprintf("snapshot %s is of VM %s, not of %s: the state that %s has would be lost", snapshotRef, sn.Spec.VM.Name, rec.Name, rec.Name)
+	if !dryRun && a.confirms(what+". Go on?") {
+		return nil
+	}
+	return failure.Hint(failure.New(failure.Conflict, "%s", what), "--from-other if that is meant; --backup keeps the state as a snapshot")
+}
+
+// descendsFrom: id is what a VM was made of, or an ancestor of that.
+func (r *rooms) descendsFrom(ctx context.Context, madeOf, id store.ID) bool {
+	seen := map[store.ID]bool{}
+	for at := madeOf; at != "" && !seen[at]; {
+		if at == id {
+			return true
+		}
+		seen[at] = true
+		sn, err := r.store.Get(ctx, at)
+		if err != nil {
+			return false // where the line is broken nobody knows
+		}
+		at = sn.Spec.Parent
+	}
+	return false
+}
+
+// confirms asks at a terminal; elsewhere the answer is no.
+func (a *app) confirms(question string) bool {
+	if !a.errOut.Terminal() || !term.IsTerminal(int(os.Stdin.Fd())) {
+		return false
+	}
+	a.errOut.Line("cocoon: %s [y/N]", question)
+	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	answer = strings.ToLower(strings.TrimSpace(answer))
+	return answer == "y" || answer == "yes"
 }
 
 // completeVMThenSnapshot completes the first argument with VMs, the second with

@@ -129,6 +129,9 @@ func (m *Manager) bootFiles(ctx context.Context, l *store.Lease, rec *Record, sp
 		*f.ref = &ref
 		rec.Images = append(rec.Images, ref.Digest)
 	}
+	if rec.Kernel != nil && rec.Firmware != nil {
+		return failure.Hint(failure.New(failure.Usage, "a VM boots a kernel or firmware, not both"), "leave out --kernel or --firmware")
+	}
 	if rec.Kernel == nil && rec.Firmware == nil {
 		return failure.New(failure.Usage, "a VM needs --kernel or --firmware (or an --image that is a kernel)")
 	}
