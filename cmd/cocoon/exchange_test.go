@@ -334,7 +334,7 @@ func TestARestoreInPlaceKeepsTheAddress(t *testing.T) {
 		h.wentBack("web", last+20)
 
 		h.must("vm", "create", "alone", "--kernel", "guest.elf", "--memory", "64M", "--start")
-		h.fails(6, "interfaces", "vm", "restore", "alone", "base")
+		h.fails(6, "interfaces", "vm", "restore", "alone", "base", "--from-other")
 		h.must("vm", "rm", "-f", "web", "alone")
 		h.sameTraces(before)
 		h.clean("base")
