@@ -57,7 +57,7 @@ func (m *Mover) compared(ctx context.Context, sn *store.Snapshot, o PullOptions)
 	}
 	if err == nil {
 		var same bool
-		if same, err = m.Store.SameContents(ctx, here, sn); same {
+		if same, err = m.sameAndSound(ctx, here, sn); same {
 			if here, err = m.Store.Remember(ctx, here.ID, sn.ManifestDigest); err == nil {
 				here, err = m.claim(ctx, here, o)
 			}
@@ -71,6 +71,18 @@ func (m *Mover) compared(ctx context.Context, sn *store.Snapshot, o PullOptions)
 		return nil, true, nil
 	}
 	return nil, false, taken(here, sn, err)
+}
+
+// sameAndSound says whether a snapshot that is here has the contents of one that
+// came. What a pack says that its pages are does for the one that came; the one that
+// is here must really have them, since it is what the answer will be.
+func (m *Mover) sameAndSound(ctx context.Context, here, sn *store.Snapshot) (bool, error) {
+	same, err := m.Store.SameContents(ctx, here, sn)
+	if !same || err != nil {
+		return false, err
+	}
+	err = m.Store.ReadPages(ctx, here)
+	return err == nil, err
 }
 
 func taken(here, foreign *store.Snapshot, why error) error {

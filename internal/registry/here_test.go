@@ -18,6 +18,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // squat is a layout with the id of a snapshot and other contents, which says of
@@ -211,6 +212,38 @@ func TestANameIsNotDroppedWhereTheSnapshotIsHere(t *testing.T) {
 	named.Meta.Name = "other"
 	if _, err := b.ImportDir(t.Context(), dir, "", named); !errors.Is(err, failure.Conflict) || !strings.Contains(failure.HintOf(err), "rename web other") {
 		t.Errorf("a second name: %v (hint %q)", err, failure.HintOf(err))
+	}
+}
+
+// TestPagesThatArePromisedAreNotTakenForPages: a squatter whose packs say that they
+// hold the honest one's pages, and do not.
+func TestPagesThatArePromisedAreNotTakenForPages(t *testing.T) {
+	a, b := newMover(t), newMover(t)
+	sn := publishPages(t, a, "first", 0, 40)
+	honest := exported(t, a, "first")
+	f := openLayout(t, exported(t, a, "first"))
+	l := layerOf(f, store.MediaTypePack)
+	data := must(os.ReadFile(f.path(l.Digest)))
+	data[len(data)/4] ^= 1 // in a frame: the index stays what it is
+	*l = f.blob(store.MediaTypePack, data)
+	pages := must(pack.DecodeMap(t.Context(), must(os.ReadFile(f.path(f.spec.Memory[0].Map))), keyring.None()))
+	pages.Packs = []digest.Digest{l.Digest}
+	m := layerOf(f, store.MediaTypePageMap)
+	*m = f.blob(store.MediaTypePageMap, must(pages.Encode()))
+	f.spec.Memory[0].Map = m.Digest
+	f.save()
+	if _, err := b.ImportDir(t.Context(), f.dir, "", PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.ImportDir(t.Context(), honest, "", PullOptions{}); !errors.Is(err, failure.Conflict) {
+		t.Fatalf("answered with %v, %v", got != nil, err)
+	}
+	got, err := b.ImportDir(t.Context(), honest, "", PullOptions{NewID: true})
+	if err != nil || got.ID == sn.ID {
+		t.Fatal(err)
+	}
+	if err := b.Store.ReadPages(t.Context(), got); err != nil {
+		t.Error(err)
 	}
 }
 
