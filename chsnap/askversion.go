@@ -13,9 +13,9 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
 // AskVersion asks a VMM's binary which one it is. What a release prints says it
@@ -60,13 +60,10 @@ func AskBuild(ctx context.Context, binary string) (string, error) {
 // onlyPath is all that a VMM needs of an environment, which may have secrets.
 func onlyPath() []string { return []string{"PATH=" + os.Getenv("PATH")} }
 
-// askTime is how long a VMM that was started for it may take to answer.
-const askTime = 20 * time.Second
-
 // askRunning starts the VMM on a socket that has lost its name before anybody
 // could use it, and that one connection waits at already.
 func askRunning(ctx context.Context, binary string) (Version, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+	ctx, cancel := patience.Bound(ctx, patience.Default.Call())
 	defer cancel()
 	conn, socket, err := nameless()
 	if err != nil {

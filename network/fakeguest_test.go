@@ -178,12 +178,12 @@ func pump(to, from *os.File) {
 	}
 }
 
-// patience bounds a network exchange in a test.
-const patience = networktest.Patience
+// exchangeTime bounds a network exchange in a test.
+const exchangeTime = networktest.Patience
 
 // ping sends echo requests from a netns until one is answered.
 func ping(netns, dst string) error {
-	return networktest.Ping(func(do func() error) error { return InNetns(netns, do) }, dst, patience)
+	return networktest.Ping(func(do func() error) error { return InNetns(netns, do) }, dst, exchangeTime)
 }
 
 // serve answers TCP and UDP at port 7777 of a netns: name, space, address of the
@@ -230,14 +230,14 @@ func serve(t testing.TB, netns, name string) {
 func ask(netns, network, dst string) (string, error) {
 	var c net.Conn
 	err := InNetns(netns, func() (err error) {
-		c, err = net.DialTimeout(network, net.JoinHostPort(dst, "7777"), patience)
+		c, err = net.DialTimeout(network, net.JoinHostPort(dst, "7777"), exchangeTime)
 		return err
 	})
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(exchangeTime))
 	if network == "udp" {
 		if _, err := c.Write([]byte("?")); err != nil {
 			return "", err

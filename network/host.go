@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
-	"time"
 
 	"github.com/containernetworking/cni/libcni"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/owner"
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
 // Host says where things are. The zero value of each field but CacheDir is the
@@ -27,6 +27,9 @@ type Host struct {
 	// Owner is the mark of the store on what is made here; the zero value marks
 	// nothing.
 	Owner owner.Mark
+	// Patience bounds every wait for a process: a plugin that undoes, a VMM that has
+	// been killed, another command.
+	Patience patience.Patience
 }
 
 func (h Host) confDirs() []string {
@@ -49,9 +52,6 @@ func (h Host) netnsDir() string {
 	}
 	return "/var/run/netns"
 }
-
-// undoTimeout bounds a rollback, which no cancelled context may cut short.
-const undoTimeout = 30 * time.Second
 
 // Attach makes one interface of a VM and returns when its TAP is up; on error
 // nothing is left. What an earlier Attach of the same interface left is undone
@@ -137,7 +137,7 @@ func (h Host) build(ctx context.Context, rec *record, list *libcni.NetworkConfig
 }
 
 func (h Host) rollback(ctx context.Context, rec *record, list *libcni.NetworkConfigList) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	ctx, cancel := patience.Bound(context.WithoutCancel(ctx), h.Patience.Call()) // no cancelled context may cut it short
 	defer cancel()
 	if err := errors.Join(h.delEach(ctx, rec, list), h.removeWires(rec.Attachment)); err != nil {
 		return fmt.Errorf("roll back: %w", err)

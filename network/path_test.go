@@ -217,7 +217,7 @@ func TestAttachCorrectsWhatTheHostRemembersOfAnEarlierHolder(t *testing.T) {
 	must0(t, netlink.NeighSet(wrong))
 	a := attach(t, h, r)
 	got := ""
-	for end := time.Now().Add(patience); got != a.MAC && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(exchangeTime); got != a.MAC && time.Now().Before(end); time.Sleep(time.Millisecond) {
 		list, err := netlink.NeighList(bridge.Attrs().Index, netlink.FAMILY_V4)
 		must0(t, err)
 		for _, n := range list {

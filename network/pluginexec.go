@@ -20,8 +20,9 @@ import (
 // keeps the plugin's output open.
 type pluginExec struct{ version.PluginDecoder }
 
-// outputDelay is how long the output of an ended plugin may stay open.
-const outputDelay = 500 * time.Millisecond
+// outputDelay is how long the output of an ended plugin may stay open: a child of
+// it that keeps it open for ever is waited for no longer.
+const outputDelay = 5 * time.Second
 
 func (*pluginExec) FindInPath(plugin string, paths []string) (string, error) {
 	return invoke.FindInPath(plugin, paths)

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/containernetworking/cni/libcni"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/owner"
+	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
 const recordVersion = 1
@@ -52,16 +52,13 @@ func (h Host) recordPath(vm, ifname string) string {
 	return filepath.Join(h.recordsDir(), vm+"."+ifname+".json")
 }
 
-// claimTimeout is how long others may hold the claims.
-const claimTimeout = 10 * time.Second
-
 // claim writes the record unless another VM on the same network has the wanted
 // MAC or address.
 func (h Host) claim(ctx context.Context, rec *record) error {
 	if err := durable.Mkdir(h.recordsDir(), 0o700); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	ctx, cancel := patience.Bound(ctx, h.Patience.Call())
 	defer cancel()
 	lock, err := filelock.Exclusive(ctx, filepath.Join(h.CacheDir, "claims.lock"))
 	if err != nil {

@@ -115,18 +115,15 @@ func tooSmall(r Request, mtu int) error {
 		"raise the MTU in the conflist or of the TAP, or choose another network")
 }
 
-// releaseWait is how long a TAP may stay open after its VMM ended: the threads
-// of a killed process end after its main thread.
-const releaseWait = time.Second
-
 // refuseInUse is failure.Conflict while a process has a TAP of the VM open; no
-// names means any. A netns that is not there, or not of this VM, holds no TAP
-// of it.
+// names means any. Whoever kills a VMM waits until the last of its
+// threads has let go, so this waits for a glance. A netns that is not there, or not
+// of this VM, holds no TAP of it.
 func (h Host) refuseInUse(path, vm string, taps ...string) error {
 	if owner, err := h.ownerOf(path); err != nil || owner != vm {
 		return nil
 	}
-	for end := time.Now().Add(releaseWait); ; time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(h.Patience.Glance()); ; time.Sleep(2 * time.Millisecond) {
 		tap, err := openTapOf(path, taps)
 		if err != nil || tap == "" {
 			return err

@@ -1,0 +1,95 @@
+package layout
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// fixedTimes are the files, and the rooms, that name a time of their own, each
+// with the reason why nothing fails that only needed longer. Whatever else waits
+// for another process takes its bound from package patience.
+var fixedTimes = map[string]string{
+	"internal/patience/patience.go": "there the bounds are made",
+
+	"chsnap/capture.go": "pauses between two questions", "chsnap/live.go": "pauses between two questions",
+	"internal/vm/launch.go": "pauses between two questions", "internal/vm/seat.go": "pauses between two looks",
+	"internal/vm/process.go": "pauses between two looks", "network/tap.go": "pauses between two looks",
+	"internal/filelock/filelock.go": "pauses between two tries", "internal/filelock/pair.go": "turns that are taken again",
+	"refs/sound.go": "pauses between two tries", "internal/keeper/watch.go": "pauses between two looks; how much is known of an end",
+	"internal/keeper/takeover.go": "for a lock that is held for an instant by who asks", "internal/registry/waiting.go": "pauses between two looks",
+	"internal/demo/demo.go": "ten minutes for a tick that takes milliseconds", "cmd/cocoon/vm.go": "pauses between two looks at a log",
+
+	"internal/vm/life.go":  "a guest's time to power off is the operator's (vmStopTimeout); a rung of the ladder that ends a VMM is followed by the next, ruder one",
+	"internal/vm/vsock.go": "a listener whose queue is full is one that listens",
+
+	"network/arp.go": "a question that nobody needs to answer", "network/gateways.go": "a question that nobody needs to answer",
+	"network/pluginexec.go":       "output that a plugin's child keeps open when the plugin has ended",
+	"refs/refs.go":                "an index that is behind is made good later",
+	"internal/repair/heal.go":     "for another gc: busy, try again",
+	"internal/registry/client.go": "of registries, see transfer.md", "internal/registry/patience.go": "of registries, see transfer.md",
+
+	"store/summarycache.go": "resolution of file times", "gc/roots.go": "resolution of file times", "internal/capture/livedisk.go": "resolution of file times",
+	"store/fingerprints.go": "arithmetic", "cmd/cocoon/flags.go": "arithmetic", "gc/policy/keep.go": "arithmetic", "gc/window.go": "lets others have the lock",
+	"internal/capture/disks.go": "chooses between two ways that are both right",
+	"cmd/cocoon/progress.go":    "how often progress is told", "cmd/cocoon/signals.go": "when it is told that something is undone",
+
+	"internal/bench/": "measures", "internal/benchvmm/": "measures", "internal/linuxguests/": "a lab",
+	"internal/leaktest/": "tests", "network/networktest/": "tests", "chsnap/chsnaptest/": "tests",
+}
+
+// TestNoWaitIsMadeUp: a time that is written down somewhere is a time-out that no
+// operator can raise, until somebody has said why it is none.
+func TestNoWaitIsMadeUp(t *testing.T) {
+	root := filepath.Join("..", "..")
+	used := map[string]bool{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil || !namesATime(file) {
+			return err
+		}
+		for listed := range fixedTimes {
+			if rel == listed || strings.HasSuffix(listed, "/") && strings.HasPrefix(rel, listed) {
+				used[listed] = true
+				return nil
+			}
+		}
+		t.Errorf("%s names a time: take it from package patience, or say in fixedTimes why nothing fails by it", rel)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for listed := range fixedTimes {
+		if !used[listed] {
+			t.Errorf("%s is listed and names no time", listed)
+		}
+	}
+}
+
+// namesATime: time.Second and its like, not time.Microsecond, which converts.
+func namesATime(file *ast.File) (found bool) {
+	ast.Inspect(file, func(n ast.Node) bool {
+		if s, ok := n.(*ast.SelectorExpr); ok {
+			if pkg, ok := s.X.(*ast.Ident); ok && pkg.Name == "time" {
+				switch s.Sel.Name {
+				case "Millisecond", "Second", "Minute", "Hour":
+					found = true
+				}
+			}
+		}
+		return !found
+	})
+	return found
+}
