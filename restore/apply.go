@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -51,7 +52,7 @@ func (e *Engine) ApplyAll(ctx context.Context, plans []*Plan) ([]*vm.Record, err
 		return nil, err
 	}
 	if err := c.make(ctx); err != nil {
-		return nil, errors.Join(err, c.undo(ctx))
+		return nil, failure.Undone(err, c.undo(ctx), "nothing is left of what was to be made")
 	}
 	return c.records(), nil
 }

@@ -144,11 +144,10 @@ func (v *verifier) forget(id ID, n int) {
 func (v *verifier) snapshot(ctx context.Context, id ID, sn *Snapshot, err error) error {
 	if sn != nil && errors.Is(err, failure.Damaged) {
 		lost := err.Error()
-		err = v.object(MetaObject+string(id), id, func() (string, string, error) { return "readable", lost, nil })
+		err = v.object(ctx, MetaObject+string(id), id, func() (string, string, error) { return "readable", lost, nil })
 	}
 	if errors.Is(err, failure.Damaged) || errors.Is(err, failure.Incompatible) {
-		v.object("snapshot "+string(id), id, func() (string, string, error) { return "readable", err.Error(), nil })
-		return nil
+		return v.object(ctx, "snapshot "+string(id), id, func() (string, string, error) { return "readable", err.Error(), nil })
 	}
 	if err != nil {
 		return err
@@ -170,7 +169,7 @@ func (v *verifier) snapshot(ctx context.Context, id ID, sn *Snapshot, err error)
 		v.rep.Unopened = append(v.rep.Unopened, id)
 		return nil
 	case errors.Is(err, failure.Damaged):
-		return v.object("config of snapshot "+string(id), id, func() (string, string, error) { return "authentic", err.Error(), nil })
+		return v.object(ctx, "config of snapshot "+string(id), id, func() (string, string, error) { return "authentic", err.Error(), nil })
 	case err != nil:
 		return err
 	}
@@ -185,7 +184,7 @@ func (v *verifier) maps(ctx context.Context, sn *Snapshot) error {
 		named[l.Digest] = true
 	}
 	for _, d := range mapDigests(&sn.Spec) {
-		err := v.objectUnder(sn.Spec.Key, "page map "+string(d), sn.ID, func() (string, string, error) {
+		err := v.objectUnder(ctx, sn.Spec.Key, "page map "+string(d), sn.ID, func() (string, string, error) {
 			m, err := v.st.ReadMap(ctx, sn, d)
 			if err != nil {
 				return "readable", err.Error(), nil
@@ -213,7 +212,7 @@ func (v *verifier) sizes(ctx context.Context, sn *Snapshot) error {
 			continue
 		}
 		object := fmt.Sprintf("RAM at %#x of snapshot %s", r.GPA, sn.ID)
-		err = v.object(object, sn.ID, func() (string, string, error) {
+		err = v.object(ctx, object, sn.ID, func() (string, string, error) {
 			return fmt.Sprintf("%d bytes", r.Bytes), fmt.Sprintf("%d bytes", m.Bytes), nil
 		})
 		if err != nil {
@@ -245,12 +244,12 @@ func mapDigests(sp *Spec) []digest.Digest {
 }
 
 // object runs a check once per object and notes every snapshot it affects.
-func (v *verifier) object(name string, id ID, check func() (want, got string, err error)) error {
-	return v.objectUnder("", name, id, check)
+func (v *verifier) object(ctx context.Context, name string, id ID, check func() (want, got string, err error)) error {
+	return v.objectUnder(ctx, "", name, id, check)
 }
 
 // objectUnder runs a check whose answer is another for snapshots of another key.
-func (v *verifier) objectUnder(key, name string, id ID, check func() (want, got string, err error)) error {
+func (v *verifier) objectUnder(ctx context.Context, key, name string, id ID, check func() (want, got string, err error)) error {
 	seen := name + " " + key
 	if i, ok := v.seen[seen]; ok {
 		if i >= 0 {
@@ -259,6 +258,9 @@ func (v *verifier) objectUnder(key, name string, id ID, check func() (want, got 
 		return nil
 	}
 	want, got, err := check()
+	if want != got && err == nil {
+		err = ctx.Err() // what could not be read because we were interrupted is no damage
+	}
 	if err != nil {
 		return err
 	}
@@ -272,7 +274,7 @@ func (v *verifier) objectUnder(key, name string, id ID, check func() (want, got 
 }
 
 func (v *verifier) blob(ctx context.Context, id ID, path string, d Descriptor) error {
-	return v.object("blob "+string(d.Digest), id, func() (string, string, error) {
+	return v.object(ctx, "blob "+string(d.Digest), id, func() (string, string, error) {
 		if err := ctx.Err(); err != nil {
 			return "", "", err
 		}

@@ -44,6 +44,8 @@ type app struct {
 
 	st *store.Store
 	db *refs.DB
+
+	done chan struct{} // closed at the end of the verb
 }
 
 func newRoot(a *app) *cobra.Command {
@@ -70,7 +72,7 @@ func newRoot(a *app) *cobra.Command {
 	pf.StringVar(&file, "config", "", "configuration `file` (default "+config.DefaultFile+")")
 	pf.StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, plain, json or none")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return failure.Wrap(failure.Usage, err) })
-	root.AddCommand(newVM(a), newSnapshot(a), newImage(a), newGC(a), newSystem(a), newConfig(a), newVersion(a), newRefs(a), newDemo(a), newGuard(a), newRescue(a), newMaterialise(a))
+	root.AddCommand(newVM(a), newSnapshot(a), newImage(a), newGC(a), newSystem(a), newConfig(a), newVersion(a), newRefs(a), newDemo(a), newGuard(a), newRescue(a), newUndemo(a), newMaterialise(a))
 	return root
 }
 
@@ -266,9 +268,10 @@ func (a *app) patience() (patience.Patience, error) {
 // network is the host's: where conflists and plugins are, and where the records
 // of what was attached are kept.
 func (a *app) network(ctx context.Context, st *store.Store) network.Host {
-	me, _ := st.Owner(ctx) // a store that cannot say who it is owns nothing
+	me, _ := st.Owner(ctx)  // a store that cannot say who it is owns nothing
+	wait, _ := a.patience() // who opens the rooms has refused one that cannot be read
 	return network.Host{
-		Owner:    me,
+		Owner: me, Patience: wait,
 		CacheDir: st.Path("network"),
 		ConfDirs: a.config["cniConfDir"].List, PluginDirs: a.config["cniBinDir"].List,
 	}

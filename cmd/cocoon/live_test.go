@@ -251,7 +251,7 @@ func TestDisksStayLocked(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the lock outlives the VMM: %v", err)
 	}
-	c, _, stderr := h.command([]string{"vm", "start", "web"}, "COCOON_VMM_TIMEOUT=2s")
+	c, _, stderr := h.command([]string{"vm", "start", "web"})
 	_ = c.Run()
 	if code := c.ProcessState.ExitCode(); code != 4 || !strings.Contains(stderr.String(), "in use by another VMM") {
 		t.Errorf("start on a locked disk: exit code %d, want 4: %s", code, stderr)

@@ -27,8 +27,8 @@
 //     this file only. That stdout took not all of it makes the command fail.
 //  2. Who is given several references tries all of them, and fails if any failed.
 //     What a failed verb had made is undone below here, not in this folder.
-//  3. SIGINT and SIGTERM cancel the context and nothing else: whoever holds a
-//     guest paused sees that and lets it go on.
+//  3. SIGINT, SIGTERM, SIGHUP and a reader who goes away cancel the context and
+//     nothing else: whoever holds a guest paused sees that and lets it go on.
 package main
 
 import (
@@ -38,9 +38,7 @@ import (
 	"io"
 	"log"
 	"os"
-	"os/signal"
 	"runtime/debug"
-	"syscall"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keeper"
@@ -71,7 +69,7 @@ func Main() int {
 	debug.SetGCPercent(400)
 	debug.SetMemoryLimit(memoryLimit)
 	log.SetOutput(io.Discard) // net/http prints there what a VMM says out of turn
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := interruptible(os.Args[1:])
 	defer stop()
 	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 }
@@ -86,18 +84,22 @@ func keep() int {
 }
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
-	a := &app{out: screen.New(out, "stdout"), errOut: screen.New(errOut, "stderr"), env: os.LookupEnv}
+	a := &app{out: screen.New(out, "stdout"), errOut: screen.New(errOut, "stderr"), env: os.LookupEnv, done: make(chan struct{})}
 	a.stderr, _ = errOut.(*os.File)
 	root := newRoot(a)
 	root.SetArgs(args)
 	root.SetOut(a.out.Text())
 	root.SetErr(a.errOut.Text())
-	err := a.answered(root.ExecuteContext(ctx))
+	ctx, cancel := untilUnread(ctx, a.out, a.errOut)
+	defer cancel()
+	defer a.tellsWhatItDoes(ctx)()
+	defer close(a.done)
+	err := a.answered(interrupted(ctx, root.ExecuteContext(ctx)))
 	if err == nil {
 		return 0
 	}
-	if ctx.Err() != nil && !errors.Is(err, failure.Interrupted) {
-		err = failure.Wrap(failure.Interrupted, err)
+	if silent(err) {
+		return failure.Code(err)
 	}
 	a.errOut.Line("cocoon: %s", oneLine(err))
 	if hint := failure.HintOf(err); hint != "" {
@@ -112,7 +114,7 @@ func (a *app) answered(err error) error {
 	lost := a.out.Err()
 	var told *screen.WriteError
 	switch {
-	case lost == nil || errors.As(err, &told):
+	case lost == nil || errors.As(err, &told) || errors.Is(err, failure.Interrupted):
 		return err
 	case err == nil:
 		return fmt.Errorf("%w: what was asked for is done, but its answer is lost or cut", lost)

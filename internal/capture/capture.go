@@ -141,12 +141,13 @@ func (s *Saver) save(ctx context.Context, rec *vm.Record, lease *store.Lease, re
 			return nil, err
 		}
 	}
+	asItWas := "VM " + rec.Name + " is as it was, nothing is left of the snapshot"
 	if err := c.ingest.Reserve(c.packBytes()); err != nil {
-		return nil, errors.Join(err, c.ingest.Abort())
+		return nil, failure.Undone(err, c.ingest.Abort(), asItWas)
 	}
 	sn, err := c.run(ctx)
 	if err != nil {
-		return nil, errors.Join(err, c.ingest.Abort())
+		return nil, failure.Undone(err, c.ingest.Abort(), asItWas)
 	}
 	return sn, nil
 }

@@ -3,7 +3,6 @@ package capture
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -93,7 +92,7 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 	src.memory = &fileMemory{dir: dir, open: func() (*os.File, error) { return dir.OpenMemory(folder.root) }}
 	sn, err := m.publish(ctx, c, src, disks, rec)
 	if err != nil {
-		return nil, errors.Join(err, c.ingest.Abort())
+		return nil, failure.Undone(err, c.ingest.Abort(), "nothing is left of the snapshot")
 	}
 	return sn, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -61,7 +62,7 @@ func (s *Saver) fallAsleep(ctx context.Context, rec *vm.Record, lease *store.Lea
 		err = s.VMs.Suspend(rec, sn.ID, req.Aside)
 	}
 	if err != nil {
-		return nil, errors.Join(err, goOn())
+		return nil, failure.Undone(err, goOn(), "VM "+rec.Name+" goes on as it was")
 	}
 	return sn, errors.Join(s.VMs.EndSuspended(context.WithoutCancel(ctx), rec), goOn())
 }

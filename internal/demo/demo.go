@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/guest"
@@ -29,19 +30,29 @@ type Demo struct {
 	Simulator string // used when the real one is not usable
 	CPUArgs   string
 	Out       io.Writer
+	// Guard starts a process that calls Clear for a folder if this one dies before
+	// it calls release; nil: none.
+	Guard func(dir string) (release func(), err error)
 
 	dir string // scratch folder of this run
 	vmm string // chosen
 }
 
 // tickTimeout is how long a guest may take to print its next counter. KVM on a
-// shared machine can be slow; the demo itself takes a few seconds.
-const tickTimeout = 60 * time.Second
+// shared machine can be very slow; the demo itself takes a few seconds.
+const tickTimeout = 10 * time.Minute
 
 // Run plays the demo and cleans up. An error means that something did not hold.
 func (d *Demo) Run(ctx context.Context) (err error) {
 	if d.dir, err = os.MkdirTemp("", "cocoon-demo-"); err != nil {
 		return err
+	}
+	if d.Guard != nil {
+		release, err := d.Guard(d.dir)
+		if err != nil {
+			return errors.Join(err, os.RemoveAll(d.dir))
+		}
+		defer release()
 	}
 	defer func() { err = errors.Join(err, d.clean()) }()
 	if err := d.files(); err != nil {
@@ -113,6 +124,7 @@ func (d *Demo) probe(ctx context.Context, vmm string) error {
 func (d *Demo) command(ctx context.Context, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, d.Self, append([]string{"--root-dir", d.path("root"), "--run-dir", d.path("run"), "--hypervisor", d.vmm}, args...)...)
 	c.Env = append(os.Environ(), "COCOON_CPU_ARGS="+d.CPUArgs, "COCOON_CACHE_AHEAD=off")
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) } // it undoes what it began
 	return c
 }
 
@@ -169,12 +181,36 @@ func (d *Demo) ticks(ctx context.Context, vm string, past uint32) (ram, disk uin
 	}
 }
 
+// Clear removes what a demo that died left in its folder, and ends its VMs. A
+// command that it had just started comes to its end first.
+func (d *Demo) Clear(dir string) error {
+	d.dir, d.vmm = dir, d.VMM // which ends VMs, whichever started them
+	for end := time.Now().Add(tickTimeout); d.commandRuns() && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	return d.clean()
+}
+
+// commandRuns tells whether a command of ours works on the demo's folders.
+func (d *Demo) commandRuns() bool {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		line, _ := os.ReadFile(path)
+		if bytes.HasPrefix(line, []byte(d.Self+"\x00--root-dir\x00"+d.path("root")+"\x00")) {
+			return true
+		}
+	}
+	return false
+}
+
 func (d *Demo) clean() error {
 	ctx := context.Background()
-	if ids, err := d.quiet(ctx, "vm", "list", "-q"); err == nil && ids != "" {
-		if _, err := d.quiet(ctx, append([]string{"vm", "rm", "--force"}, strings.Fields(ids)...)...); err != nil {
-			return err
-		}
+	ids, err := d.quiet(ctx, "vm", "list", "-q")
+	if err == nil && ids != "" {
+		_, err = d.quiet(ctx, append([]string{"vm", "rm", "--force"}, strings.Fields(ids)...)...)
+	}
+	if err != nil {
+		return fmt.Errorf("%w; %s is left", err, d.dir)
 	}
 	return os.RemoveAll(d.dir)
 }

@@ -72,6 +72,55 @@ func HintOf(err error) string {
 	return ""
 }
 
+type undone struct {
+	err  error
+	what string
+}
+
+func (u *undone) Error() string { return u.err.Error() }
+func (u *undone) Unwrap() error { return u.err }
+
+// Undone says of what failed with err what holds now that it was undone, in words
+// for the operator: "VM web is as it was". undoing is the error of that; where there
+// is one nothing holds. A nil err stays nil.
+func Undone(err, undoing error, what string) error {
+	switch {
+	case err == nil:
+		return undoing
+	case undoing != nil:
+		return &undone{errors.Join(err, undoing), ""}
+	}
+	return &undone{err, what}
+}
+
+// UndoneOf returns the outermost such words in err's chain, or "".
+func UndoneOf(err error) string {
+	var u *undone
+	if errors.As(err, &u) {
+		return u.what
+	}
+	return ""
+}
+
+// OnlyCanceled tells whether err is nothing else than that a context was
+// cancelled: no other failure hides in it.
+func OnlyCanceled(err error) bool {
+	switch u := err.(type) {
+	case *classed:
+		return OnlyCanceled(u.err)
+	case interface{ Unwrap() error }:
+		return u.Unwrap() != nil && OnlyCanceled(u.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, e := range u.Unwrap() {
+			if e != Interrupted && !OnlyCanceled(e) {
+				return false
+			}
+		}
+		return len(u.Unwrap()) > 0
+	}
+	return errors.Is(err, context.Canceled)
+}
+
 // Code is the exit code of the command line for err.
 func Code(err error) int {
 	switch {

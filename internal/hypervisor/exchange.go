@@ -113,9 +113,9 @@ func (h *Hypervisor) goOn(ctx context.Context, rec *vm.Record, cause error) erro
 		return cause
 	}
 	if err := h.Restorer.WakeLocked(context.WithoutCancel(ctx), rec, restore.Request{AllowIncompatible: true}); err != nil {
-		return errors.Join(cause, err)
+		return failure.Undone(cause, err, "")
 	}
-	return fmt.Errorf("%w; VM %s goes on as it was", cause, rec.Name)
+	return failure.Undone(fmt.Errorf("%w; VM %s goes on as it was", cause, rec.Name), nil, "VM "+rec.Name+" goes on as it was")
 }
 
 // keep makes the RAM of a suspended VM a snapshot like any other.

@@ -89,7 +89,7 @@ func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, 
 	}
 	sn, err := m.land(ctx, &landing{m: m, in: in, lease: lease, total: foreign.StoredBytes}, from, root, foreign, manifest, o)
 	if err != nil {
-		return nil, errors.Join(err, in.Abort())
+		return nil, failure.Undone(err, in.Abort(), "nothing is left of the snapshot")
 	}
 	return sn, nil
 }

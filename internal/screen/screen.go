@@ -43,7 +43,8 @@ type Screen struct {
 	w        io.Writer
 	name     string
 	err      error
-	drawn    bool // a line of progress stands there
+	lost     func(error) // told of err once; may be nil
+	drawn    bool        // a line of progress stands there
 	terminal bool
 }
 
@@ -54,6 +55,17 @@ func New(w io.Writer, name string) *Screen {
 		s.terminal = term.IsTerminal(int(f.Fd()))
 	}
 	return s
+}
+
+// Name is what errors call it.
+func (s *Screen) Name() string { return s.name }
+
+// WhenLost has f told the cause of the first write that fails, as it happens: who
+// works on for nobody may want to end. f must not print.
+func (s *Screen) WhenLost(f func(cause error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost = f
 }
 
 // Terminal: somebody looks at it.
@@ -100,6 +112,9 @@ func (s *Screen) put(b []byte) (int, error) {
 	n, err := s.w.Write(b)
 	if err != nil {
 		s.err = &WriteError{fmt.Sprintf("write to %s: %v", s.name, cause(err))}
+		if s.lost != nil {
+			s.lost(err)
+		}
 		return n, s.err
 	}
 	return n, nil

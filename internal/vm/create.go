@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -75,7 +74,8 @@ func (m *Manager) Create(ctx context.Context, spec CreateSpec) (*Record, error) 
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("create VM %s: %w", spec.Name, err), m.Discard(context.WithoutCancel(ctx), rec.ID))
+		err = fmt.Errorf("create VM %s: %w", spec.Name, err)
+		return nil, failure.Undone(err, m.Discard(context.WithoutCancel(ctx), rec.ID), "nothing is left of VM "+spec.Name)
 	}
 	return rec, nil
 }

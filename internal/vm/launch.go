@@ -117,6 +117,9 @@ func (m *Manager) await(ctx context.Context, rec *Record, entry *runfolder.Entry
 			}
 			gone = nil // only its keeper died
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return nil, ctx.Err()
+			}
 			return nil, failure.New(failure.Conflict, "the VMM did not answer %s: %w", patience.Passed(ctx), err)
 		case <-time.After(time.Millisecond):
 		}
