@@ -147,8 +147,9 @@ func TestAMarkIsOwnedByItsStoreAlone(t *testing.T) {
 		"itself":                        {mine, true},
 		"moved":                         {with(func(m *Mark) { m.Root = "/elsewhere" }), true},
 		"another id":                    {with(func(m *Mark) { m.Store = strings.Repeat("0", 32) }), false},
-		"the same id on another device": {with(func(m *Mark) { m.Device++ }), false},
-		"the same id in another folder": {with(func(m *Mark) { m.Inode++ }), false},
+		"the same id on another device": {with(func(m *Mark) { m.Device++; m.Root = "/copy" }), false},
+		"the same id in another folder": {with(func(m *Mark) { m.Inode++; m.Root = "/copy" }), false},
+		"this folder, mounted anew":     {with(func(m *Mark) { m.Device++ }), true},
 		"of another boot":               {with(func(m *Mark) { m.Boot, m.Device = "x", 7 }), true},
 		"nobody's":                      {Mark{}, false},
 	} {
