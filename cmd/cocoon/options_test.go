@@ -235,7 +235,7 @@ func TestWhatAVMMWasToldSinceIsSavedOrNamed(t *testing.T) {
 
 	h.api("web", "vm.add-disk", `{"path":"`+hot+`","id":"hot","image_type":"Raw"}`)
 	h.comesBack("web", "disk hot ("+hot+")")
-	h.refuses(6, "remove-device hot", "vm", "restore", "web", h.other("web"))
+	h.refuses(6, "remove-device hot", "vm", "restore", "web", h.other("web"), "--from-other")
 	h.api("web", "vm.remove-device", `{"id":"hot"}`)
 	h.must("snapshot", "create", "web", "again")
 	h.api("web", "vm.remove-device", `{"id":"_disk1"}`)
