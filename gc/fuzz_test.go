@@ -42,7 +42,8 @@ func FuzzRecords(f *testing.F) {
 		if err := os.WriteFile(k.path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		r := &roots{st: st, marks: newMarks(true), files: map[string]stamp{}}
+		r := newRoots(st, sources(st), newMarks(true), nil)
+		defer r.watch.close()
 		if err := r.readRecord(sources(st)[int(kind)%len(kinds)], k.path); err != nil {
 			if !errors.Is(err, failure.Damaged) {
 				t.Fatal(err)

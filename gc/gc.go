@@ -3,17 +3,23 @@
 // Words: a root is what is kept for its own sake (a snapshot, a VM record, an
 // image record, a pin, a live lease); mark finds every object that a root
 // names; an orphan is an object that is not marked; sweep moves orphans to the
-// trash under the store lock and unlinks them outside it.
+// trash under the store lock and unlinks them outside it. The account is what the
+// last run found (internal/account); lost is a root that it names, that is gone,
+// and that no verb of ours removed; doubtful is what has no owner though it looks
+// as if it had one.
 //
-// Order of a run: gc.lock (another gc: failure.Busy, naming it) → what dead
-// restores left is undone, snapshots that VMs do not sleep on any more are
+// Order of a run: gc.lock (another gc: failure.Busy, naming it) → the account is
+// held against what is there: where something was lost, and that is not accepted,
+// all that follows is a dry run → what dead restores left is undone, snapshots that VMs do not sleep on any more are
 // removed → leases of dead holders are reaped → poor packs are rewritten, if asked
 // to → roots → mark → plan, all without the store lock → windows: exclusive store
 // lock, for instants; read what changed of the roots, rename the victims that are
-// still nobody's to the trash → unlink. A dry run is the same plan, not executed.
+// still nobody's to the trash → unlink → the new account is written, and the traces
+// of removals go that it has taken note of. A dry run is the same plan, not executed.
 //
-// Invariants: a root that cannot be read means that nothing is swept; age is
-// never a reason; nothing is discarded outside a window in which the roots were
+// Invariants: a root that cannot be read, or was lost, means that nothing is swept;
+// age is never a reason, though being doubtful for long enough is none to stay
+// either; nothing is discarded outside a window in which the roots were
 // read to their end; every removal carries its reason, every kept object its
 // holders.
 package gc
@@ -26,6 +32,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cocoonv2/cocoon/internal/account"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/owner"
@@ -51,6 +58,10 @@ type Options struct {
 	// CacheMaxBytes is what raw RAM files may occupy; negative is no limit.
 	CacheMaxBytes int64
 	Repack        *Repack // nil: packs stay as they are
+	// AcceptLoss goes on though roots vanished, and takes what only they held.
+	AcceptLoss bool
+	// Grace is how long what is doubtful stays, from the first run that tells of it.
+	Grace time.Duration
 }
 
 // Journals is what gc asks of the room that restores.
@@ -118,18 +129,26 @@ type Windows struct {
 
 // Report is the answer of Collect.
 type Report struct {
-	DryRun         bool      `json:"dryRun"`
-	Removed        []Removed `json:"removed"`
-	Failed         []Failed  `json:"failed"`
-	Kept           []Kept    `json:"kept,omitempty"`
-	ReclaimedBytes int64     `json:"reclaimedBytes"`
-	Foreign        []Foreign `json:"foreign"` // left alone
-	Leases         Leases    `json:"leases"`
-	DurationMs     float64   `json:"durationMs"`
-	LockMs         float64   `json:"lockMs"` // the longest that the store was locked at once
-	Windows        Windows   `json:"windows"`
+	DryRun         bool       `json:"dryRun"`
+	Removed        []Removed  `json:"removed"`
+	Failed         []Failed   `json:"failed"`
+	Kept           []Kept     `json:"kept,omitempty"`
+	ReclaimedBytes int64      `json:"reclaimedBytes"`
+	Foreign        []Foreign  `json:"foreign"` // left alone
+	Lost           []Lost     `json:"lost"`    // that nothing is removed for, unless accepted
+	Refused        bool       `json:"refused"` // for what is lost; the report is that of a dry run
+	Doubtful       []Doubtful `json:"doubtful"`
+	Leases         Leases     `json:"leases"`
+	DurationMs     float64    `json:"durationMs"`
+	LockMs         float64    `json:"lockMs"` // the longest that the store was locked at once
+	Windows        Windows    `json:"windows"`
 
 	Repack *RepackReport `json:"repack,omitempty"`
+}
+
+// NewReport is one of a run that did nothing.
+func NewReport(dryRun bool) *Report {
+	return &Report{DryRun: dryRun, Removed: []Removed{}, Failed: []Failed{}, Foreign: []Foreign{}, Lost: []Lost{}, Doubtful: []Doubtful{}}
 }
 
 func ms(since time.Time) float64 { return float64(time.Since(since).Microseconds()) / 1000 }
@@ -147,8 +166,8 @@ func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer m.End()
-	rep := &Report{DryRun: o.DryRun, Removed: []Removed{}, Failed: []Failed{}, Foreign: []Foreign{}}
-	c := &collector{st: s, m: m, o: o, rep: rep, sweep: s.Sweep(), dropped: map[string]bool{}}
+	rep := NewReport(o.DryRun)
+	c := &collector{st: s, m: m, o: o, rep: rep, sweep: s.Sweep(), started: start, dropped: map[string]bool{}, beds: map[string]bool{}, unborn: map[string]bool{}}
 	defer c.closeStrays()
 	told, err := c.run(ctx)
 	if err != nil {
@@ -169,7 +188,14 @@ type collector struct {
 
 	asleep  []Kept          // snapshots of suspended VMs
 	dropped map[string]bool // snapshots that this run removed
-	strays  []*os.File      // temporary files that this run holds
+	beds    map[string]bool // VMs whose traces stay: a snapshot that they slept on does
+	unborn  map[string]bool // VMs that dead processes were making
+
+	started time.Time
+	mem     *memory
+	next    *account.Account // to be noted at the end
+	old     *old             // nil where nothing is old
+	strays  []*os.File       // temporary files that this run holds
 
 	failures failures
 	me       owner.Mark
@@ -178,6 +204,18 @@ type collector struct {
 
 // run answers two errors: what is told beside the report, and what ended the run.
 func (c *collector) run(ctx context.Context) (told, err error) {
+	refused, err := c.remember(ctx)
+	if err != nil {
+		return nil, err
+	}
+	told, err = c.runOn(ctx)
+	if refused != nil { // whatever else cannot be read for it
+		return errors.Join(refused, told, err), nil
+	}
+	return told, err
+}
+
+func (c *collector) runOn(ctx context.Context) (told, err error) {
 	if err := c.journals(ctx); err != nil {
 		return nil, err
 	}
@@ -205,9 +243,16 @@ func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) 
 		return unreadable(err)
 	}
 	durable.Step("gc.marked")
+	if err := c.mem.confirm(c.roots); err != nil {
+		return err
+	}
+	if err := c.doubts(p); err != nil {
+		return err
+	}
 	if err := c.plan(ctx, p); err != nil {
 		return err
 	}
+	c.tellOld()
 	if err := c.roots.check(); err != nil {
 		return unreadable(err)
 	}
@@ -223,7 +268,13 @@ func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) 
 	c.endRunning(ctx, p)
 	err := c.st.EmptyTrash(ctx, func(name string, err error) { c.failTrash(p, name, err) })
 	c.report(p)
-	return err
+	if err != nil {
+		return err
+	}
+	if err := c.note(); err != nil {
+		c.failures.add(err)
+	}
+	return nil
 }
 
 // unreadable: what is needed is not known where a root cannot be read, nor where

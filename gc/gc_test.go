@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -85,6 +86,18 @@ func writeVM(t testing.TB, s *store.Store, id string, images ...digest.Digest) s
 	}
 	writeJSON(t, filepath.Join(dir, "record.json"), vm.Record{Version: 1, ID: id, Name: "web-" + id[:4], Images: images})
 	return filepath.Join(dir, "record.json")
+}
+
+// forget removes a pin or the record of a VM as a verb does.
+func forget(t testing.TB, s *store.Store, path string) {
+	t.Helper()
+	kind, id := "pin", strings.TrimSuffix(filepath.Base(path), ".json")
+	if filepath.Base(path) == "record.json" {
+		kind, id = "vm", filepath.Base(filepath.Dir(path))
+	}
+	if _, err := s.RemoveRoot(kind, id, path); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func collect(t testing.TB, s *store.Store, o Options) *Report {
@@ -237,9 +250,7 @@ func TestModel(t *testing.T) {
 			},
 			"forget": func(r *rapid.T) {
 				for path := range files {
-					if err := os.Remove(path); err != nil {
-						t.Fatal(err)
-					}
+					forget(t, s, path)
 					delete(files, path)
 					return
 				}
@@ -307,7 +318,7 @@ func TestKillAtEachStep(t *testing.T) {
 		collect(t, open(t, root), Options{})
 		return
 	}
-	for _, step := range []string{"gc.reaped", "gc.marked", "gc.planned", "store.discard", "store.discard#2", "gc.settled", "gc.swept", "store.trash.unlinked"} {
+	for _, step := range []string{"gc.reaped", "gc.marked", "gc.planned", "store.discard", "store.discard#2", "gc.settled", "gc.swept", "store.trash.unlinked", "gc.noted"} {
 		t.Run(step, func(t *testing.T) {
 			s := open(t, filepath.Join(t.TempDir(), "root"))
 			kept, gone := mustPublish(t, s, "k"), mustPublish(t, s, "g")

@@ -84,6 +84,8 @@ func (m *metrics) run(r Run) {
 			freed[x.Kind] += float64(x.Bytes)
 			removed[x.Kind]++
 		}
+		m.gauge("cocoon_gc_lost_roots", "What vanished, by no command, before the last gc.", float64(len(r.Report.Lost)))
+		m.gauge("cocoon_gc_doubtful_objects", "What nobody claims and the last gc left alone.", float64(len(r.Report.Doubtful)))
 		m.gauge("cocoon_gc_failed_objects", "Objects that the last gc could not remove.", float64(len(r.Report.Failed)))
 	}
 	if r.Report != nil && r.Report.Repack != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cocoonv2/cocoon/internal/account"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -32,9 +33,11 @@ type roots struct {
 	leases    map[string]*leaseRead
 	dead      map[string]bool // leases that nobody holds any more
 	snapshots stamp
-	known     map[store.ID]uint64 // snapshots that were read, with the inode of their folder
-	files     map[string]stamp    // of the sources
-	checked   bool                // what snapshots named so far was looked for
+	known     map[store.ID]uint64     // snapshots that were read, with the inode of their folder
+	files     map[string]stamp        // of the sources
+	named     map[store.ID]string     // names of the snapshots that were read
+	read      map[string]account.Root // roots of the sources by path below the store
+	checked   bool                    // what snapshots named so far was looked for
 
 	memory map[digest.Digest]bool // keys of the RAM that snapshots have
 
@@ -49,7 +52,7 @@ type leaseRead struct {
 }
 
 func newRoots(st *store.Store, sources []store.Source, m *marks, dead map[string]bool) *roots {
-	return &roots{st: st, sources: sources, watch: newWatch(st.Path("snapshots")), marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}, memory: map[digest.Digest]bool{}}
+	return &roots{st: st, sources: sources, watch: newWatch(st.Path("snapshots")), marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}, named: map[store.ID]string{}, read: map[string]account.Root{}, memory: map[digest.Digest]bool{}}
 }
 
 // update reads what is new. A root that cannot be read is an error: what is
@@ -214,6 +217,7 @@ func (r *roots) markSnapshot(sn *store.Snapshot, edges []object) error {
 	}
 	by := r.marks.by(holder{name, string(sn.ID)})
 	r.memory[store.MemoryKey(sn)] = true
+	r.named[sn.ID] = sn.Meta.Name
 	needed := sn.Meta.Quarantine == nil // what is missing of such a one is known, and told by verify
 	for _, o := range edges {
 		r.marks.hold(o, by, needed)
@@ -293,6 +297,7 @@ func (r *roots) readRecord(src store.Source, path string) error {
 	if err := r.markRoot(root); err != nil {
 		return err
 	}
+	r.noteRead(path, root)
 	r.files[path] = at
 	return nil
 }

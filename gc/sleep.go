@@ -24,23 +24,38 @@ func (c *collector) sleepers(ctx context.Context) error {
 		c.asleep = append(c.asleep, k)
 	}
 	slices.SortFunc(c.asleep, func(a, b Kept) int { return strings.Compare(a.ID, b.ID) })
-	spare, err := c.st.ForSleep(ctx)
-	if err != nil || len(spare) == 0 {
+	beds, err := c.st.Beds(ctx)
+	if err != nil || len(beds) == 0 {
 		return err
 	}
 	leased, err := c.leased(ctx)
 	if err != nil {
 		return err
 	}
-	for _, id := range spare {
-		if _, needed := asleep[id]; needed || leased[id] {
-			continue
-		}
-		if err := c.dropSnapshot(ctx, id); err != nil {
-			return err
+	for _, b := range beds {
+		switch _, needed := asleep[b.Snapshot]; {
+		case needed:
+		case leased[b.Snapshot]:
+			c.beds[b.VM] = true
+		case !c.risen(b):
+			c.doubtBed(b)
+		default:
+			if err := c.dropSnapshot(ctx, b); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// risen: the VM that slept on this does not any more, and there is a sign of it.
+// That its suspend.json is not there is none: it may not be back yet.
+func (c *collector) risen(b store.Bed) bool {
+	if c.mem.traced("vm", b.VM) {
+		return true
+	}
+	now, ok := c.mem.vm(b.VM)
+	return ok && (now.Awake || now.Woken > b.Woken)
 }
 
 // sleeping are the suspended VMs by their snapshots, each of which is there.
@@ -75,11 +90,13 @@ func (c *collector) leased(ctx context.Context) (map[store.ID]bool, error) {
 	return ids, nil
 }
 
-func (c *collector) dropSnapshot(ctx context.Context, id store.ID) error {
+func (c *collector) dropSnapshot(ctx context.Context, b store.Bed) error {
+	id := b.Snapshot
 	gone := Removed{"snapshot", string(id), 0, "no VM sleeps on it any more"} // its blobs count for themselves
 	if !c.o.DryRun {
 		err := c.st.DropSuspended(ctx, id)
 		if errors.Is(err, failure.Conflict) {
+			c.beds[b.VM] = true
 			return nil // somebody took it meanwhile
 		}
 		if err != nil {

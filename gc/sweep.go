@@ -79,7 +79,7 @@ func (c *collector) snapshots(p *plan) error {
 			return errors.Is(err, os.ErrNotExist)
 		}
 		if empty() {
-			p.judge("snapshot", "snapshot:"+name, path, "has no manifest", empty)
+			p.judge("snapshot", "snapshot:"+name, path, c.reasonOf("snapshot", name, "has no manifest"), empty)
 		}
 	})
 }
@@ -92,7 +92,11 @@ func (c *collector) blobs(p *plan, kind, folder string) error {
 	listing.Go(func() error { defer close(batches); return listNames(c.st.Path(folder), batches) })
 	for batch := range batches {
 		for _, name := range batch {
-			if o, ok := parseBlob(name); ok && (p.everyHolder || !p.see(o)) {
+			o, ok := parseBlob(name)
+			if ok && c.old != nil && !p.held(o) {
+				c.keepOld(p, o, c.st.Path(folder, name))
+			}
+			if ok && (p.everyHolder || !p.see(o)) {
 				p.judge(kind, "sha256:"+name, c.st.Path(folder, name), "no snapshot, VM, image, pin or living process names it", c.unused(kind, o))
 			}
 		}
@@ -149,14 +153,20 @@ func (c *collector) vms(p *plan) error {
 			return file == "" && err == nil
 		}
 		if o, ok := parseObject("vm:" + name); ok && !p.held(o) {
-			p.judge("vm", "vm:"+name, path, "has no record and nobody is making it", free)
+			p.judge("vm", "vm:"+name, path, c.reasonOf("vm", name, "has no record and nobody is making it"), free)
+		}
+		if note := vm.Forgotten(path); note != "" && c.idle(name) {
+			p.victims = append(p.victims, victim{
+				kind: "temporary", id: filepath.Join("vms", name, filepath.Base(note)), path: note, reason: "the VM is made", inStore: true,
+				still: func() bool { return vm.Forgotten(path) != "" },
+			})
 		}
 	})
 }
 
 func (c *collector) trash(p *plan) error {
 	return c.each("trash", func(name, path string) {
-		if id, _, _ := strings.Cut(name, "."); name == c.sweep.Name() || c.dropped[id] { // it is accounted for already
+		if name == c.sweep.Name() || c.st.IsTrace(name) || c.droppedTrace(name) { // it is accounted for already
 			return
 		}
 		p.victims = append(p.victims, victim{kind: "trash", id: name, path: path, reason: "discarded by an earlier run or removal", bytes: store.FileBytes(path)})
@@ -236,4 +246,26 @@ func (c *collector) undo(ctx context.Context, id, path string) error {
 		return err
 	}
 	return c.o.Journals.Recover(ctx, path)
+}
+
+// namesUnborn notes the VMs that the holder of a lease was making. One that cannot
+// be read names nobody: what it was making is doubtful then.
+func (c *collector) namesUnborn(lease string) {
+	h, _, err := c.st.ReadLease(lease, 0)
+	if err != nil {
+		return
+	}
+	for _, id := range h.VMs {
+		c.unborn[id] = true
+	}
+}
+
+// droppedTrace: this run removed it, and has told so.
+func (c *collector) droppedTrace(entry string) bool {
+	for id := range c.dropped {
+		if strings.HasPrefix(entry, "removed-snapshot-"+id+".") {
+			return true
+		}
+	}
+	return false
 }

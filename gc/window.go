@@ -107,6 +107,7 @@ func (c *collector) reap(ctx context.Context, p *plan) (map[string]bool, error) 
 		}
 		if !lives {
 			suspects = append(suspects, id)
+			c.namesUnborn(id)
 		}
 	}
 	c.rep.Leases.Live = len(ids)

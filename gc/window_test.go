@@ -23,26 +23,44 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// halted runs a collector as a process of its own that stands still at its first
-// visit of a step, lets meanwhile run, and waits for the collector's end.
-func halted(t *testing.T, s *store.Store, step string, meanwhile func()) {
+// haltedAt starts a collector as a process of its own and waits until it stands
+// still at its first visit of a step; the answer lets it go on, and waits for its
+// end.
+func haltedAt(t *testing.T, s *store.Store, step string) (goOn func() error, err error) {
 	t.Helper()
 	c := exec.Command(os.Args[0], "-test.run=^TestKillAtEachStep$")
 	c.Env = append(os.Environ(), "GC_TEST_ROOT="+s.Root(), durable.StopAt+"="+step+"#1")
 	if err := c.Start(); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	defer c.Process.Kill() // also one that stands still while the test fails
+	t.Cleanup(func() { c.Process.Kill() }) // also one that stands still while the test fails
 	var status syscall.WaitStatus
 	if _, err := syscall.Wait4(c.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
-		t.Fatalf("the collector did not stop at %s: %v, status %#x", step, err, status)
+		return nil, fmt.Errorf("the collector did not stop at %s: %w, status %#x", step, err, status)
 	}
-	meanwhile()
-	if err := c.Process.Signal(syscall.SIGCONT); err != nil {
+	return func() error { return errors.Join(c.Process.Signal(syscall.SIGCONT), c.Wait()) }, nil
+}
+
+// halted lets meanwhile run while a collector stands still at a step.
+func halted(t *testing.T, s *store.Store, step string, meanwhile func()) {
+	t.Helper()
+	goOn, err := haltedAt(t, s, step)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Wait(); err != nil {
+	meanwhile()
+	if err := goOn(); err != nil {
 		t.Fatalf("the collector failed: %v", err)
+	}
+}
+
+// killedAt has a collector die at a step.
+func killedAt(t *testing.T, s *store.Store, step string) {
+	t.Helper()
+	c := exec.Command(os.Args[0], "-test.run=^TestKillAtEachStep$")
+	c.Env = append(os.Environ(), "GC_TEST_ROOT="+s.Root(), durable.KillAt+"="+step)
+	if err := c.Run(); err == nil || c.ProcessState.ExitCode() != -1 {
+		t.Fatalf("the collector was not killed at %s: %v", step, err)
 	}
 }
 

@@ -125,7 +125,7 @@ func (t *Trial) Become(ctx context.Context) error {
 // snapshot but its identity.
 func (t *Trial) future() *vm.Record {
 	rec, of := *t.rec, t.of
-	rec.ID, rec.Name, rec.Created, rec.Labels, rec.Networks = of.ID, of.Name, of.Created, of.Labels, of.Networks
+	rec.ID, rec.Name, rec.Created, rec.Labels, rec.Networks, rec.Woken = of.ID, of.Name, of.Created, of.Labels, of.Networks, of.Woken
 	rec.Process, rec.Disks = nil, slices.Clone(rec.Disks)
 	for i, d := range rec.Disks {
 		if d.File != "" {

@@ -74,12 +74,12 @@ func (s *Store) hasFolders() bool {
 	return have > len(all)/2
 }
 
-// Remade is what RemakeFormat did, or would do.
+// Remade is what Remake did, or would do.
 type Remade struct{ Object, How string }
 
-// RemakeFormat makes the file format of a store again where it was lost, and does
-// nothing anywhere else. It comes before Open, which is refused until then.
-func RemakeFormat(ctx context.Context, root string, dryRun bool) ([]Remade, error) {
+// Remake makes again what a store cannot be opened without: its file format, and
+// folders that are missing. It does nothing where there is no store.
+func Remake(ctx context.Context, root string, dryRun bool) ([]Remade, error) {
 	root, err := resolve(root)
 	if err != nil {
 		return nil, err
@@ -93,14 +93,24 @@ func RemakeFormat(ctx context.Context, root string, dryRun bool) ([]Remade, erro
 		return nil, err
 	}
 	defer lock.Unlock()
-	if _, err := s.begun(); err == nil {
+	_, err = s.begun()
+	if err == nil {
 		_, err = s.formatVersion()
-		if !errors.Is(err, failure.Damaged) {
-			return nil, nil
-		}
-	} else if !errors.Is(err, failure.Damaged) {
-		return nil, nil
 	}
+	var made []Remade
+	switch {
+	case errors.Is(err, failure.Damaged):
+		if made, err = s.remakeFormat(ctx, dryRun); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, nil // another's, or of another version
+	}
+	folders, err := s.remakeFolders(dryRun)
+	return append(made, folders...), err
+}
+
+func (s *Store) remakeFormat(ctx context.Context, dryRun bool) ([]Remade, error) {
 	version, err := s.versionOfBlobs(ctx)
 	if err != nil || dryRun {
 		return []Remade{{"format", fmt.Sprintf("would be made again: version %d by what is stored", version)}}, err

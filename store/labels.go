@@ -1,7 +1,9 @@
 package store
 
 import (
+	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -12,10 +14,21 @@ import (
 // elsewhere, gives none of these.
 const ReservedLabels = "cocoon."
 
-// SuspendLabel marks a snapshot that was made only so that the VM with the id of
-// its value can sleep. Once that VM does not need it any more, whoever sees it
-// may remove it; without the label it is a snapshot like any other.
+// SuspendLabel marks a snapshot that was made only so that a VM can sleep: its
+// value is the VM's id and, behind a dot, how often the VM had been woken before.
+// Once that VM does not need it any more, whoever knows so may remove it; without
+// the label it is a snapshot like any other.
 const SuspendLabel = ReservedLabels + "suspend"
+
+// SleepLabel is the value of SuspendLabel.
+func SleepLabel(vm string, woken int) string { return fmt.Sprintf("%s.%d", vm, woken) }
+
+// parseSleepLabel reads it; earlier programs did not count.
+func parseSleepLabel(value string) (vm string, woken int) {
+	vm, count, _ := strings.Cut(value, ".")
+	woken, _ = strconv.Atoi(count)
+	return vm, woken
+}
 
 // CheckLabels refuses reserved ones.
 func CheckLabels(labels map[string]string) error {

@@ -46,7 +46,7 @@ func TestReservedLabelsAreGivenByNobody(t *testing.T) {
 	if err := set(plain.ID, SuspendLabel, "x"); !errors.Is(err, failure.Usage) {
 		t.Errorf("tagged so afterwards: %v", err)
 	}
-	asleep, err := commit(Meta{SleepOf: "0123456789abcdef0123456789abcdef"})
+	asleep, err := commit(Meta{SleepOf: SleepLabel("0123456789abcdef0123456789abcdef", 0)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,8 +30,8 @@ type Meta struct {
 	// Origin is nil where an earlier program published the snapshot.
 	Origin *Origin `json:"origin,omitempty"`
 
-	// SleepOf is, of a new snapshot, the VM that it is only there for to sleep on;
-	// SuspendLabel says so from then on.
+	// SleepOf is, of a new snapshot that is only there for a VM to sleep on, the
+	// SleepLabel; SuspendLabel says so from then on.
 	SleepOf string `json:"-"`
 }
 

@@ -49,7 +49,7 @@ func TestALostMetaIsDamage(t *testing.T) {
 			if err != nil || len(rep.Damaged) != 1 || rep.Damaged[0].Object != MetaObject+string(sn.ID) || rep.BytesRead == 0 {
 				t.Errorf("verify: %+v, %v", rep, err)
 			}
-			if _, err := s.ForSleep(t.Context()); err != nil {
+			if _, err := s.Beds(t.Context()); err != nil {
 				t.Errorf("looking for RAM of sleepers: %v", err)
 			}
 			if err := s.Remove(t.Context(), sn.ID, RemoveOptions{Force: true}); err != nil {

@@ -16,8 +16,8 @@ type RemoveOptions struct {
 	Force bool // a protected one too
 }
 
-// Remove unpublishes a snapshot: one rename into the trash. Its blobs stay
-// until gc finds that nothing names them.
+// Remove unpublishes a snapshot: one rename into the trash (trace.go). Its blobs
+// stay until gc finds that nothing names them.
 func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
 	var trashed string
 	err := s.names(ctx, func() error {
@@ -57,7 +57,7 @@ func (s *Store) unlink(trashed string) error {
 	if collecting || err != nil {
 		return err
 	}
-	return os.RemoveAll(trashed)
+	return s.EmptyTrace(trashed)
 }
 
 // removable refuses what may not be removed; unpublish looks at the leases again,
@@ -86,10 +86,7 @@ func (s *Store) unpublish(ctx context.Context, id ID) (trashed string, err error
 	if err := s.refuseHeld(ctx, id); err != nil {
 		return "", err
 	}
-	if trashed, err = durable.Trash(s.Path("snapshots", string(id)), s.Path("trash")); err != nil {
-		return "", fmt.Errorf("remove snapshot %s: %w", id, err)
-	}
-	return trashed, nil
+	return s.RemoveRoot("snapshot", string(id), s.Path("snapshots", string(id)))
 }
 
 // refuseHeld: a living process that holds the snapshot needs it.

@@ -21,6 +21,10 @@ type Root struct {
 	Digests   []digest.Digest // of blobs and images
 	Snapshots []ID
 	VM        string // id of the VM whose folder it keeps, "" for none
+	// Of a VM: how often it was woken from a sleep, and whether it surely does not
+	// sleep, whatever else is there or not.
+	Woken int
+	Awake bool
 }
 
 func (r Root) String() string {

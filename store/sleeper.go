@@ -112,17 +112,27 @@ func (s *Store) refuseSleeper(ctx context.Context, id ID) error {
 // operator has not named or protected it, nor taken its label.
 func (m Meta) forSleep() bool { return m.Name == "" && m.Labels[SuspendLabel] != "" && !m.Protected }
 
-// ForSleep lists the snapshots that are only there for a VM to sleep on, awake
-// or not. It reads every meta.json.
-func (s *Store) ForSleep(ctx context.Context) ([]ID, error) {
+// Bed is a snapshot that is only there for a VM to sleep on, awake or not.
+type Bed struct {
+	Snapshot ID
+	VM       string
+	Woken    int // how often the VM had been woken when it fell asleep
+}
+
+// Beds lists them. It reads every meta.json.
+func (s *Store) Beds(ctx context.Context) ([]Bed, error) {
 	ids, err := s.IDs()
 	if err != nil {
 		return nil, err
 	}
-	found := make([]bool, len(ids))
+	found := make([]*Bed, len(ids))
 	err = inParallel(len(ids), func(i int) error {
 		m, err := readMeta(s.Path("snapshots", string(ids[i])))
-		found[i] = err == nil && m.forSleep()
+		if err == nil && m.forSleep() {
+			b := Bed{Snapshot: ids[i]}
+			b.VM, b.Woken = parseSleepLabel(m.Labels[SuspendLabel])
+			found[i] = &b
+		}
 		if errors.Is(err, failure.Damaged) || errors.Is(err, failure.NotFound) {
 			err = nil // what it is for is not known, so it stays; or it is gone
 		}
@@ -131,13 +141,13 @@ func (s *Store) ForSleep(ctx context.Context) ([]ID, error) {
 	if err != nil {
 		return nil, err
 	}
-	var spare []ID
-	for i, id := range ids {
-		if found[i] {
-			spare = append(spare, id)
+	var beds []Bed
+	for _, b := range found {
+		if b != nil {
+			beds = append(beds, *b)
 		}
 	}
-	return spare, nil
+	return beds, nil
 }
 
 // DropSuspended removes a snapshot if it is only there for a VM to sleep on. One

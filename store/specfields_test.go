@@ -38,6 +38,9 @@ func jsonFields(of reflect.Type, prefix string) (all []string) {
 			continue // its JSON is no object
 		}
 		name, _, _ := strings.Cut(of.Field(i).Tag.Get("json"), ",")
+		if name == "" {
+			continue // the inside of a word
+		}
 		all = append(all, prefix+name)
 		all = append(all, jsonFields(of.Field(i).Type, prefix+name+".")...)
 	}

@@ -34,7 +34,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -126,13 +125,8 @@ func Open(ctx context.Context, root string, o Options) (*Store, error) {
 			return nil, err
 		}
 	}
-	for _, f := range Folders() {
-		if _, err := os.Stat(s.Path(f)); err == nil {
-			continue
-		}
-		if err := durable.Mkdir(s.Path(f), 0o700); err != nil {
-			return nil, fmt.Errorf("make folder of the store: %w", err)
-		}
+	if err := s.makeFolders(); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

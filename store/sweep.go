@@ -101,15 +101,19 @@ func (s *Store) LeaseLives(lease string) (bool, error) {
 }
 
 // EmptyTrash unlinks what was discarded, by this run or by earlier ones that
-// died; it takes no lock. What cannot be unlinked is told to stays, by the name of
-// its entry, and keeps nothing else.
+// died; it takes no lock. Traces are emptied, and stay. What cannot be unlinked is
+// told to stays, by the name of its entry, and keeps nothing else.
 func (s *Store) EmptyTrash(ctx context.Context, stays func(name string, err error)) error {
 	entries, err := os.ReadDir(s.Path("trash"))
 	if err != nil {
 		return fmt.Errorf("empty trash: %w", err)
 	}
 	for _, e := range entries {
-		if err := os.RemoveAll(s.Path("trash", e.Name())); err != nil {
+		remove := os.RemoveAll
+		if _, ok := parseTrace(e.Name()); ok {
+			remove = s.EmptyTrace
+		}
+		if err := remove(s.Path("trash", e.Name())); err != nil {
 			stays(e.Name(), err)
 		}
 		durable.Step("store.trash.unlinked")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/internal/doctor"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
@@ -78,6 +79,13 @@ func (a *app) host() doctor.Host {
 func (a *app) ofStore(h *doctor.Host, r *rooms) {
 	h.RootDir, h.IndexOK, h.Sealing = r.store.Root(), a.indexOK, r.store.SealingKey
 	h.Store, h.Standing, h.Images = r.store.Owner, r.vms.Standing, r.store.LookAtImages
+	h.Collection = func(ctx context.Context) (lost, doubtful []string, err error) {
+		e, err := gc.Examine(ctx, r.store, r.roots())
+		for _, l := range e.Lost {
+			lost = append(lost, l.String())
+		}
+		return lost, e.Disks, err
+	}
 }
 
 // nearest is the folder itself, or the last on the way to it that is there.

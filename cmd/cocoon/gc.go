@@ -69,6 +69,7 @@ func newGC(a *app) *cobra.Command {
 	f.StringVar(&threshold, "repack-threshold", "", "rewrite packs of which less than this `share` is live (default repackThreshold of the configuration, 50%)")
 	f.StringVar(&metricsFile, "metrics-file", "", "write Prometheus text about the run and the store to `file`")
 	listVar(f, &o.ForgetNetworks, "forget-network", "drop the network of a `VM id` that does not exist though its plugins cannot undo it, repeatable")
+	f.BoolVar(&o.AcceptLoss, "accept-loss", false, "go on though something that was there vanished, and free what only that held; with --dry-run: name it")
 	f.StringVar(&wait, "wait", "0", "how long to wait for another gc")
 	reportFormat(c, &format)
 	return c
@@ -98,9 +99,20 @@ func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 	if o.CacheMaxBytes, err = a.cacheCap(); err != nil {
 		return nil, err
 	}
+	if o.Grace, err = a.grace(); err != nil {
+		return nil, err
+	}
 	o.Sources, o.Journals = r.roots(), r.restore
 	o.Network = a.network(ctx, r.store)
 	return gc.Collect(ctx, r.store, o)
+}
+
+// grace is how long what is doubtful stays; "0" is not at all.
+func (a *app) grace() (time.Duration, error) {
+	if a.set("gcGrace") == "0" {
+		return 0, nil
+	}
+	return parseDuration("gcGrace", a.set("gcGrace"))
 }
 
 // roots are all that keep objects beside snapshots and leases.
@@ -136,6 +148,7 @@ func (a *app) printReport(rep *gc.Report, format string, explain bool) error {
 		return a.out.JSON(rep)
 	}
 	t := a.out.Table()
+	printLost(t, rep)
 	removed, ended := "removed", "ended"
 	if rep.DryRun {
 		removed, ended = "would remove", "would end"
@@ -172,6 +185,24 @@ func (a *app) printReport(rep *gc.Report, format string, explain bool) error {
 		a.out.Line("rewrote %s of packs to %s; %d snapshots have a new manifest", size(r.OldBytes), size(r.WrittenBytes), len(r.Snapshots))
 	}
 	return nil
+}
+
+// printLost tells what vanished, and what nobody claims, before all else.
+func printLost(t *screen.Table, rep *gc.Report) {
+	for _, x := range rep.Lost {
+		name := short(x.ID, false)
+		if x.Name != "" && x.Name != x.ID {
+			name += " " + x.Name
+		}
+		t.Row("lost", x.Kind, name, "", x.Reason)
+	}
+	for _, x := range rep.Doubtful {
+		until := "until somebody removes it"
+		if x.Until != nil {
+			until = "until " + x.Until.Format(time.DateTime)
+		}
+		t.Row("doubtful", x.Kind, short(x.ID, false), size(x.Bytes), x.Reason+"; stays "+until)
+	}
 }
 
 // printRepack tells of packs before what is removed: what was rewritten is

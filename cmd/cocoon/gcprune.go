@@ -18,6 +18,12 @@ func (a *app) pruneAndCollect(ctx context.Context, o gc.Options) (*gc.Report, er
 	if err != nil {
 		return nil, err
 	}
+	if lost, err := a.lost(ctx); err != nil || len(lost) > 0 && !o.AcceptLoss {
+		if err != nil {
+			return nil, err
+		}
+		return a.collect(ctx, o) // which refuses: no policy is to judge by what is left
+	}
 	pruned, pruneErr := a.prune(ctx, rules, o.DryRun)
 	if pruned == nil {
 		return nil, pruneErr
@@ -29,13 +35,22 @@ func (a *app) pruneAndCollect(ctx context.Context, o gc.Options) (*gc.Report, er
 	}
 	rep, err := a.collect(ctx, o)
 	if rep == nil {
-		rep = &gc.Report{DryRun: o.DryRun, Removed: []gc.Removed{}, Failed: []gc.Failed{}}
+		rep = gc.NewReport(o.DryRun)
 	}
 	addPruned(rep, pruned)
 	if !explain {
 		rep.Kept = nil
 	}
 	return rep, errors.Join(pruneErr, err)
+}
+
+// lost is what vanished of the store since it was last collected.
+func (a *app) lost(ctx context.Context) ([]gc.Lost, error) {
+	r, err := a.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return gc.Missing(ctx, r.store, r.roots())
 }
 
 // gone are the snapshots that the policy removes.

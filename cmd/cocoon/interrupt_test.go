@@ -200,7 +200,7 @@ func failedRestore(h *host, mode, fail string) {
 		h.t.Errorf("VMs after the failure: %q", got)
 	}
 	for _, folder := range []string{"ingest", "leases", "journals", "trash"} {
-		if left, _ := os.ReadDir(h.root + "/" + folder); len(left) > 0 {
+		if left := h.left(folder); len(left) > 0 {
 			h.t.Errorf("left %s/%v", folder, left)
 		}
 	}
@@ -226,7 +226,7 @@ func TestInterruptedStream(t *testing.T) {
 			t.Errorf("VMs after the interrupt: %q", got)
 		}
 		for _, folder := range []string{"leases", "journals", "trash"} {
-			if left, _ := os.ReadDir(h.root + "/" + folder); len(left) > 0 {
+			if left := h.left(folder); len(left) > 0 {
 				t.Errorf("at %s: left %s/%v", step, folder, left)
 			}
 		}

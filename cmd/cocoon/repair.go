@@ -22,7 +22,7 @@ func newSystemRepair(a *app) *cobra.Command {
 			if err := checkReportFormat(format); err != nil {
 				return err
 			}
-			made, err := a.remakeFormat(c.Context(), o.DryRun)
+			made, err := a.remake(c.Context(), o.DryRun)
 			if err != nil {
 				return err
 			}
@@ -64,9 +64,9 @@ func newSystemRepair(a *app) *cobra.Command {
 	return c
 }
 
-// remakeFormat comes before the store is opened, which is refused without.
-func (a *app) remakeFormat(ctx context.Context, dryRun bool) ([]repair.Action, error) {
-	made, err := store.RemakeFormat(ctx, a.set("rootDir"), dryRun)
+// remake comes before the store is opened, which is refused until then.
+func (a *app) remake(ctx context.Context, dryRun bool) ([]repair.Action, error) {
+	made, err := store.Remake(ctx, a.set("rootDir"), dryRun)
 	var actions []repair.Action
 	for _, m := range made {
 		actions = append(actions, repair.Action{Object: m.Object, What: m.How})

@@ -59,8 +59,7 @@ type Request struct {
 
 	Aside bool // of a suspend: the VM is only put aside, see vm.Sleep
 
-	// SleepOf is the VM that the snapshot is only there for to sleep on.
-	SleepOf string
+	SleepOf string // as in store.Meta
 
 	sleep  bool          // the VM is to sleep on the snapshot
 	origin *store.Origin // nil: the VM

@@ -59,6 +59,7 @@ func Settings() []Setting {
 		{"cacheMaxBytes", "COCOON_CACHE_MAX_BYTES", "16G"},
 		{"cacheAhead", "COCOON_CACHE_AHEAD", "on"},
 		{"repackThreshold", "COCOON_REPACK_THRESHOLD", "50%"},
+		{"gcGrace", "COCOON_GC_GRACE", "7d"},
 		{"registryTimeout", "COCOON_REGISTRY_TIMEOUT", "60s"},
 		{"cniConfDir", "COCOON_CNI_CONF_DIR", "/etc/cni/net.d"},
 		{"cniBinDir", "COCOON_CNI_BIN_DIR", "/opt/cni/bin:/usr/lib/cni:/usr/libexec/cni"},
@@ -87,6 +88,7 @@ type file struct {
 	VMMOOMScoreAdj string `json:"vmmOOMScoreAdj"`
 
 	RepackThreshold string `json:"repackThreshold"`
+	GCGrace         string `json:"gcGrace"`
 	RegistryTimeout string `json:"registryTimeout"`
 
 	Prune pruneSection `json:"prune"`
@@ -109,7 +111,7 @@ func (f file) get(key string) string {
 		"logFormat": f.LogFormat, "hypervisor": f.Hypervisor, "cpuArgs": f.CPUArgs, "vmmTimeout": f.VMMTimeout,
 		"keyFile":      f.KeyFile,
 		"maxStoreSize": f.MaxStoreSize, "cacheMaxBytes": f.CacheMaxBytes, "cacheAhead": f.CacheAhead,
-		"repackThreshold": f.RepackThreshold, "registryTimeout": f.RegistryTimeout,
+		"repackThreshold": f.RepackThreshold, "gcGrace": f.GCGrace, "registryTimeout": f.RegistryTimeout,
 		"vmStopTimeout": f.VMStopTimeout, "vmLandlock": f.VMLandlock, "serialLogMax": f.SerialLogMax, "vmmOOMScoreAdj": f.VMMOOMScoreAdj,
 		"cniConfDir": f.CNIConfDir, "cniBinDir": f.CNIBinDir,
 	}[key]

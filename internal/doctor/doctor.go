@@ -50,6 +50,9 @@ type Host struct {
 	CNIBinDir  []string
 	VMMVersion func(ctx context.Context) (string, error)
 	IndexOK    func(ctx context.Context) error // nil when refs.db can be read whole
+	// Collection says what gc would refuse to run for, and what it leaves alone for a
+	// while; nil where there is no store.
+	Collection func(ctx context.Context) (lost, doubtful []string, err error)
 	// Store is the mark of the store; nil where there is none.
 	Store func(ctx context.Context) (owner.Mark, error)
 	// Standing lists what lies in the run folder; nil where there is no store.
@@ -79,6 +82,7 @@ func (h Host) Examine(ctx context.Context) []Finding {
 		{"staging", h.staging},
 		{"index", h.index},
 		{"keepers", h.keepers},
+		{"collection", h.collection},
 		{"encryption", h.encryption},
 		{"images", h.images},
 		{"cni plugins", h.plugins},
@@ -167,6 +171,31 @@ func (h Host) hypervisor(ctx context.Context) Finding {
 		return warn("install cloud-hypervisor v53.0 or later", "Cloud Hypervisor %s: guests stand still while they are saved", v)
 	}
 	return ok("Cloud Hypervisor %s", v)
+}
+
+func (h Host) collection(ctx context.Context) Finding {
+	if h.Collection == nil {
+		return ok("there is nothing to collect")
+	}
+	lost, doubtful, err := h.Collection(ctx)
+	switch {
+	case err != nil:
+		return fail("see docs/gc.md: gc takes nothing until then", "%v", err)
+	case len(lost) > 0:
+		return fail("mount the volume or put back what is missing; else cocoon gc --dry-run, then --accept-loss", "gone, by no command, since the last gc: %s", few(lost))
+	case len(doubtful) > 0:
+		return warn("put the record back, or let gc take them when gcGrace is over", "disks without the record of a VM: %s", few(doubtful))
+	}
+	return ok("all that was here at the last gc is here, or was removed")
+}
+
+// few of a list that may be long.
+func few(list []string) string {
+	const told = 5
+	if more := len(list) - told; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:told], ", "), more)
+	}
+	return strings.Join(list, ", ")
 }
 
 func (h Host) store(ctx context.Context) Finding {

@@ -42,8 +42,13 @@ func (s *Staged) fill(data []byte, perm os.FileMode) error {
 }
 
 // Rename gives the file its name, in place of what has it; SyncDir must follow.
-func (s *Staged) Rename() error {
-	if err := Replace(s.f.Name(), s.path); err != nil {
+func (s *Staged) Rename() error { return s.named(Replace) }
+
+// Publish is Rename that replaces nothing: os.ErrExist where the name is taken.
+func (s *Staged) Publish() error { return s.named(Rename) }
+
+func (s *Staged) named(rename func(from, to string) error) error {
+	if err := rename(s.f.Name(), s.path); err != nil {
 		return fmt.Errorf("write %s: %w", s.path, err)
 	}
 	err := s.f.Close() // its lock was needed until it had its name

@@ -101,7 +101,7 @@ func (h *Hypervisor) guard(ctx context.Context, id string) (release func(), err 
 func (h *Hypervisor) putAside(ctx context.Context, rec *vm.Record, o ExchangeOptions) error {
 	req := capture.Request{Description: "VM " + rec.Name + " before it was restored", OnBytes: o.OnBytes, Aside: true}
 	if !o.Backup {
-		req.SleepOf = rec.ID
+		req.SleepOf = store.SleepLabel(rec.ID, rec.Woken)
 	}
 	_, err := h.Saver.SuspendLocked(ctx, rec, req)
 	return err

@@ -65,7 +65,7 @@ func (h *Hypervisor) Suspend(ctx context.Context, ref string, onBytes func(done,
 	}
 	_, err = h.Saver.Suspend(ctx, rec.ID, capture.Request{
 		Description: "RAM of the suspended VM " + rec.Name,
-		SleepOf:     rec.ID,
+		SleepOf:     store.SleepLabel(rec.ID, rec.Woken),
 		OnBytes:     onBytes,
 	})
 	return err

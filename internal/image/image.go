@@ -231,8 +231,9 @@ func (i *Store) Remove(ctx context.Context, ref string, holders func(context.Con
 	if len(who) > 0 {
 		return failure.New(failure.Conflict, "image %s is held by %s", rec.Name, strings.Join(who, ", "))
 	}
-	if err := os.Remove(i.recordPath(rec.Name)); err != nil {
-		return fmt.Errorf("remove image %s: %w", rec.Name, err)
+	trashed, err := i.st.RemoveRoot("image", rec.Name, i.recordPath(rec.Name))
+	if err != nil {
+		return err
 	}
-	return durable.SyncDir(i.st.Path("images"))
+	return durable.SyncParents(i.recordPath(rec.Name), trashed)
 }

@@ -237,12 +237,32 @@ func (m *Manager) Discard(ctx context.Context, id string) error {
 	if _, err := m.run.Remove(ctx, id, m.mayTake(ctx)); err != nil {
 		return err
 	}
-	err := durable.Publish(m.Dir(id), m.st.Path("trash", "vm-"+id))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	return m.bury(id)
+}
+
+// bury removes the durable folder of a VM. Of one that was there, and was not
+// only being made, it leaves a trace.
+func (m *Manager) bury(id string) error {
+	dir := m.Dir(id)
+	kind := "vm"
+	if !exists(m.recordPath(id)) && !exists(m.SleepPath(id)) {
+		kind = "creation"
+	}
+	trashed, err := m.st.RemoveRoot(kind, id, dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := durable.SyncParents(dir, trashed); err != nil {
 		return fmt.Errorf("remove VM %s: %w", id, err)
 	}
 	durable.Step("vm.discard.trashed")
-	return os.RemoveAll(m.st.Path("trash", "vm-"+id))
+	if kind == "creation" {
+		return os.RemoveAll(trashed)
+	}
+	return m.st.EmptyTrace(trashed)
 }
 
 // RemoveOptions of Remove.

@@ -29,10 +29,13 @@ func (m *Manager) Reserve(ctx context.Context, l *store.Lease, name, verb string
 	if err := durable.Mkdir(m.Dir(rec.ID), 0o700); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("make VM folder: %w", err), ignoreMissing(os.Remove(m.Dir(rec.ID))))
 	}
+	if err := os.WriteFile(m.makingPath(rec.ID), nil, 0o600); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("make VM folder: %w", err), os.RemoveAll(m.Dir(rec.ID)))
+	}
 	durable.Step("vm.reserved")
 	entry, err := m.run.Make(ctx, rec.ID, nil)
 	if err != nil {
-		return nil, nil, errors.Join(err, os.Remove(m.Dir(rec.ID)))
+		return nil, nil, errors.Join(err, os.RemoveAll(m.Dir(rec.ID)))
 	}
 	entry.Close()
 	unlock, err := m.lock(ctx, rec.ID, verb)
@@ -70,7 +73,12 @@ func (m *Manager) Publish(ctx context.Context, recs ...*Record) error {
 	if err != nil {
 		return err
 	}
-	return sideBySide(len(recs), func(i int) error { return durable.SyncDir(m.Dir(recs[i].ID)) })
+	return sideBySide(len(recs), func(i int) error {
+		if err := durable.SyncDir(m.Dir(recs[i].ID)); err != nil {
+			return err
+		}
+		return ignoreMissing(os.Remove(m.makingPath(recs[i].ID)))
+	})
 }
 
 // named calls f while nobody else can take the names of these VMs.

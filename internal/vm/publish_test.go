@@ -50,8 +50,13 @@ func TestRecordsArePublishedTogether(t *testing.T) {
 	}
 	for _, rec := range second {
 		left, err := os.ReadDir(m.Dir(rec.ID))
-		if err != nil || len(left) != 1 || left[0].Name() != "lock" {
-			t.Errorf("%s: left %v, %v; want its lock alone", filepath.Base(m.Dir(rec.ID)), left, err)
+		if err != nil || len(left) != 2 || left[0].Name() != "lock" || left[1].Name() != "making" {
+			t.Errorf("%s: left %v, %v; want its lock, and the note that it is being made", filepath.Base(m.Dir(rec.ID)), left, err)
+		}
+	}
+	for _, rec := range all {
+		if r, err := LookAt(m.Dir(rec.ID)); err != nil || r.Making || !r.Recorded {
+			t.Errorf("%s exists: %+v, %v", rec.Name, r, err)
 		}
 	}
 }

@@ -51,9 +51,10 @@ type Record struct {
 	State       string            `json:"state"` // created running paused suspended stopped error
 	Process     *Process          `json:"process,omitempty"`
 	LastError   string            `json:"lastError,omitempty"`
-	Exit        *Exit             `json:"exit,omitempty"` // of the run before, while there is no process
-	Sleep       *Sleep            `json:"-"`              // of a suspended VM; sleep.go
-	Trouble     string            `json:"-"`              // with its VMM, as Look found it
+	Exit        *Exit             `json:"exit,omitempty"`  // of the run before, while there is no process
+	Woken       int               `json:"woken,omitempty"` // how often it was woken, or had its RAM given up
+	Sleep       *Sleep            `json:"-"`               // of a suspended VM; sleep.go
+	Trouble     string            `json:"-"`               // with its VMM, as Look found it
 }
 
 // Disk of a VM: File (in the VM's folder) is writable, Image is a shared blob.

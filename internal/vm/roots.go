@@ -55,7 +55,7 @@ func readRoot(path string) (store.Root, error) {
 		if err != nil {
 			return store.Root{}, err
 		}
-		return store.Root{Kind: "vm", ID: id, Name: rec.Name, VM: id, Digests: rec.blobs()}, nil
+		return store.Root{Kind: "vm", ID: id, Name: rec.Name, VM: id, Digests: rec.blobs(), Woken: rec.Woken, Awake: rec.awake()}, nil
 	}
 	b, err := store.SleepDocument.Read(path)
 	if err != nil {
@@ -70,8 +70,17 @@ func readRoot(path string) (store.Root, error) {
 	}
 	return store.Root{
 		Kind: "suspended vm", ID: id, Name: s.Record.Name, VM: id,
-		Digests: s.Record.blobs(), Snapshots: []store.ID{s.Snapshot},
+		Digests: s.Record.blobs(), Snapshots: []store.ID{s.Snapshot}, Woken: s.Record.Woken,
 	}, nil
+}
+
+// awake: while a VM sleeps its record.json stays as it was when it ran. One that
+// was written since, or whose process lives, is of a VM that does not sleep.
+func (r *Record) awake() bool {
+	if r.State != "running" && r.State != "paused" {
+		return true
+	}
+	return r.Process != nil && alive(r.Process)
 }
 
 // blobs are the image blobs that a record names anywhere, each once.

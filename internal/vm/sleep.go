@@ -108,6 +108,7 @@ func (m *Manager) syncDisks(rec *Record) error {
 // before Wake until the guest runs.
 func (m *Manager) Wake(rec *Record) error {
 	rec.State, rec.LastError, rec.Sleep, rec.Exit = "running", "", nil, nil
+	rec.Woken++
 	if err := m.save(rec); err != nil {
 		return err
 	}
@@ -122,6 +123,7 @@ func (m *Manager) TakeBack(was *Record) error {
 		return m.save(was)
 	}
 	asleep := *was
+	asleep.Woken++ // as record.json says since
 	s := *was.Sleep
 	s.Record = &asleep
 	return m.writeSleep(was.ID, &s)
@@ -163,6 +165,7 @@ func (m *Manager) WakeCold(ctx context.Context, ref string) (*Record, error) {
 	}
 	given := *rec
 	rec.State, rec.Sleep = "stopped", nil
+	rec.Woken++
 	if err := m.save(rec); err != nil {
 		return nil, err
 	}
@@ -187,6 +190,9 @@ func (m *Manager) settle(ctx context.Context, rec *Record) error {
 		if err := m.Kill(ctx, rec.ID); err != nil {
 			return fmt.Errorf("end what is left of VM %s: %w", rec.Name, err)
 		}
+	}
+	if err := ignoreMissing(os.Remove(m.makingPath(rec.ID))); err != nil {
+		return err
 	}
 	return m.DropStrayDisks(rec)
 }

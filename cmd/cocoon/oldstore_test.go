@@ -1,0 +1,84 @@
+package main
+
+import (
+	"encoding/json"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/gc"
+)
+
+// TestAStoreOfAnEarlierProgram opens and stays whole: testdata/stores/version1 was
+// made by a program without an account of what it holds, without a count of how
+// often VMs were woken, and without an identity. It has two snapshots of a stopped
+// VM, a suspended VM, an image, and the blobs of a third snapshot that was removed.
+func TestAStoreOfAnEarlierProgram(t *testing.T) {
+	h := newHost(t, chsnaptest.Build(t))
+	tar := exec.Command("tar", "-C", filepath.Dir(h.root), "--numeric-owner", "-xzf", absolute(t, "testdata/stores/version1.tar.gz"))
+	if out, err := tar.CombinedOutput(); err != nil {
+		t.Fatalf("unpack: %v: %s", err, out)
+	}
+	whole := func() {
+		t.Helper()
+		h.must("snapshot", "verify", "--all", "--read-data")
+		for what, want := range map[string]string{
+			"{{.Name}} {{.State}} {{.Protected}}": "first ready true,second ready false",
+		} {
+			got := strings.Fields(strings.ReplaceAll(h.must("snapshot", "list", "--vm", "web", "--format", what), " ", "_"))
+			slices.Sort(got)
+			if all := strings.ReplaceAll(strings.Join(got, ","), "_", " "); all != want {
+				t.Errorf("snapshots: %s, want %s", all, want)
+			}
+		}
+		if got := h.must("image", "list", "--format", "{{.Name}}"); got != "base" {
+			t.Errorf("images: %s", got)
+		}
+	}
+	whole()
+	collect := func(env ...string) (rep gc.Report) {
+		t.Helper()
+		c, out, stderr := h.command([]string{"gc", "--format", "json"}, env...)
+		if err := c.Run(); err != nil {
+			t.Fatalf("gc: %v: %s", err, stderr)
+		}
+		if err := json.Unmarshal(out.Bytes(), &rep); err != nil {
+			t.Fatal(err)
+		}
+		return rep
+	}
+	for range 2 {
+		rep := collect()
+		if slices.ContainsFunc(rep.Removed, func(r gc.Removed) bool { return r.Kind != "cache" }) || len(rep.Lost) > 0 || len(rep.Doubtful) != 1 || rep.Doubtful[0].Kind != "blob" {
+			t.Errorf("removed %+v, lost %+v, doubtful %+v", rep.Removed, rep.Lost, rep.Doubtful)
+		}
+		whole()
+	}
+	h.must("vm", "start", "asleep", "--allow-incompatible")
+	h.counts("asleep")
+	h.must("vm", "create", "again", "--from-snapshot", "first", "--allow-incompatible")
+	h.counts("again")
+	h.must("vm", "start", "web")
+	h.counts("web")
+	h.must("snapshot", "create", "web", "third")
+	rep := collect("COCOON_GC_GRACE=0")
+	if !slices.ContainsFunc(rep.Removed, func(r gc.Removed) bool { return r.Kind == "blob" }) || len(rep.Lost)+len(rep.Doubtful) > 0 {
+		t.Errorf("without grace: removed %+v, lost %+v, doubtful %+v", rep.Removed, rep.Lost, rep.Doubtful)
+	}
+	h.must("snapshot", "rm", "third")
+	whole()
+	h.must("vm", "rm", "-f", "asleep", "again", "web")
+	h.clean("first", "second")
+}
+
+func absolute(t *testing.T, path string) string {
+	t.Helper()
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return abs
+}

@@ -1,0 +1,134 @@
+package gc
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Doubtful is what no root names, and what may all the same be the last that there
+// is of something: its owner may only be aside. It stays where it is until a time
+// of grace is over, so that it is whole again as soon as its owner is back.
+type Doubtful struct {
+	Kind   string     `json:"kind"`
+	ID     string     `json:"id"`
+	Bytes  int64      `json:"bytes"`
+	Reason string     `json:"reason"`
+	Since  time.Time  `json:"since"`
+	Until  *time.Time `json:"until"` // null: until somebody removes it
+}
+
+// doubts finds what is doubtful and holds it as long as its grace lasts. It comes
+// behind the marks and before the modules, which take what is not held.
+func (c *collector) doubts(p *plan) error {
+	err := c.each("vms", func(name, path string) {
+		o, ok := parseObject("vm:" + name)
+		if !ok || p.held(o) || c.unborn[name] {
+			return
+		}
+		if r, err := vm.LookAt(path); err != nil || !r.Worth || r.Making || r.Recorded {
+			return // of no worth, being made, or not doubtful any more
+		}
+		c.doubt(p, o, Doubtful{Kind: "vm", ID: name, Reason: "has disks and no record"}, path)
+	})
+	if err != nil {
+		return err
+	}
+	return c.each("snapshots", func(name, path string) {
+		o, ok := parseObject("snapshot:" + name)
+		if _, read := c.roots.named[store.ID(name)]; !ok || read || p.held(o) {
+			return
+		}
+		if entries, err := os.ReadDir(path); err != nil || len(entries) == 0 || exists(filepath.Join(path, "manifest.json")) {
+			return
+		}
+		c.doubt(p, o, Doubtful{Kind: "snapshot", ID: name, Reason: "has no manifest"}, path)
+	})
+}
+
+// doubt holds an object whose grace is not over, which begins when gc first tells
+// of it.
+func (c *collector) doubt(p *plan, o object, d Doubtful, path string) {
+	key := d.Kind + "/" + d.ID
+	d.Since, d.Bytes = c.started, store.FileBytes(path)
+	if c.mem.known != nil {
+		if since, told := c.mem.known.Doubtful[key]; told {
+			d.Since = since
+		}
+	}
+	c.next.Doubtful[key] = d.Since
+	until := d.Since.Add(c.o.Grace)
+	if !c.started.Before(until) {
+		return
+	}
+	d.Until = &until
+	c.rep.Doubtful = append(c.rep.Doubtful, d)
+	p.hold(o, p.by(holder{name: "nobody; it " + d.Reason + ", and stays until " + until.Format(time.DateTime)}), false)
+}
+
+// reasonOf is why an object goes whose grace is over.
+func (c *collector) reasonOf(kind, id, reason string) string {
+	if since, doubted := c.next.Doubtful[kind+"/"+id]; doubted {
+		delete(c.next.Doubtful, kind+"/"+id)
+		return fmt.Sprintf("%s since %s", reason, since.Format(time.DateTime))
+	}
+	return reason
+}
+
+// old judges blobs that nobody names in a store of which nothing was noted before:
+// those that were there then may be what snapshots need that are not back yet.
+type old struct {
+	before, until time.Time
+	holder        uint32
+	count         int
+	bytes         int64
+}
+
+// keepOld holds a blob that is old.
+func (c *collector) keepOld(p *plan, o object, path string) {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil || !time.Unix(st.Ctim.Unix()).Before(c.old.before) {
+		return
+	}
+	if c.old.count == 0 {
+		c.old.holder = p.by(holder{name: "nobody; it was here before anything was noted of this store, and stays until " + c.old.until.Format(time.DateTime)})
+	}
+	c.old.count++
+	c.old.bytes += st.Blocks * 512
+	p.hold(o, c.old.holder, false)
+}
+
+// tellOld reports the old blobs in one line.
+func (c *collector) tellOld() {
+	if c.old == nil || c.old.count == 0 {
+		return
+	}
+	until := c.old.until
+	c.rep.Doubtful = append(c.rep.Doubtful, Doubtful{
+		Kind: "blob", ID: fmt.Sprintf("%d blobs", c.old.count), Bytes: c.old.bytes, Since: c.old.before, Until: &until,
+		Reason: "are named by nobody, and were here before anything was noted of this store",
+	})
+}
+
+// doubtBed reports a snapshot on which a VM slept of which nobody knows whether it
+// was woken: it may be the only copy of its RAM.
+func (c *collector) doubtBed(b store.Bed) {
+	key := "snapshot/" + string(b.Snapshot)
+	since := c.started
+	if c.mem.known != nil {
+		if told, ok := c.mem.known.Doubtful[key]; ok {
+			since = told
+		}
+	}
+	c.next.Doubtful[key] = since
+	c.rep.Doubtful = append(c.rep.Doubtful, Doubtful{
+		Kind: "snapshot", ID: string(b.Snapshot), Since: since, Bytes: store.FileBytes(c.st.Path("snapshots", string(b.Snapshot))),
+		Reason: "is the RAM of VM " + b.VM + ", which does not sleep on it and shows no sign that it was woken: put vms/" + b.VM + " back, or remove it with cocoon snapshot rm",
+	})
+}

@@ -1,0 +1,258 @@
+package gc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/account"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Lost is a root that was there when the store was last collected, and that no
+// command removed; or a folder that is not the one that it was.
+type Lost struct {
+	Kind   string `json:"kind"`
+	ID     string `json:"id"`
+	Name   string `json:"name,omitempty"`
+	Reason string `json:"reason"`
+}
+
+func (l Lost) String() string {
+	switch {
+	case l.Kind == "folder" || l.ID == "":
+		return l.Reason
+	case l.Name == "" || l.Name == l.ID:
+		return l.Kind + " " + l.ID
+	}
+	return fmt.Sprintf("%s %s (%s)", l.Kind, l.Name, l.ID)
+}
+
+// Missing says what was lost of a store since it was last collected.
+func Missing(ctx context.Context, st *store.Store, sources []store.Source) ([]Lost, error) {
+	for {
+		m, err := remember(ctx, st, sources)
+		if err != nil {
+			return nil, err
+		}
+		if len(m.lost) == 0 {
+			return nil, nil
+		}
+		// A collector may have taken note of a removal, and of its trace, meanwhile.
+		if now, err := account.Read(st.Root()); err != nil || now.Says(m.known) {
+			return m.lost, nil
+		}
+	}
+}
+
+// Refusal is the error for what was lost, nil for nothing.
+func Refusal(lost []Lost) error {
+	if len(lost) == 0 {
+		return nil
+	}
+	var names []string
+	for _, l := range lost[:min(len(lost), failuresTold)] {
+		names = append(names, l.String())
+	}
+	if more := len(lost) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return failure.Hint(failure.New(failure.Damaged, "gc: nothing is removed: what was there is gone, and no command removed it: %s", strings.Join(names, ", ")),
+		"mount the volume or put back what is missing; if that is lost for good, see what would go with cocoon gc --dry-run, then cocoon gc --accept-loss")
+}
+
+// memory is what the last collection noted, held against what is there.
+type memory struct {
+	st      *store.Store
+	sources []store.Source
+	known   *account.Account // nil where there is none
+	damage  error            // why not, where there was one
+	traces  []store.Trace
+	lost    []Lost
+}
+
+// remember reads the account and looks for what it names: the files only, not
+// what is in them.
+func remember(ctx context.Context, st *store.Store, sources []store.Source) (*memory, error) {
+	m := &memory{st: st, sources: sources}
+	var err error
+	m.known, err = account.Read(st.Root())
+	if errors.Is(err, account.ErrNone) {
+		if exists(st.Path(account.File)) {
+			m.damage = err
+		}
+		return m, m.first()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("gc: %w", err)
+	}
+	if err := m.places(); err != nil {
+		return nil, err
+	}
+	missing, err := m.missing(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return m, m.judge(missing)
+}
+
+// first holds a store of which nothing was noted to what can never be right: a
+// store that has blobs and not one snapshot.
+func (m *memory) first() error {
+	ids, err := m.st.IDs()
+	if err != nil || len(ids) > 0 {
+		return err
+	}
+	blobs := 0
+	if err := store.EachEntry(m.st.Path("blobs", "sha256"), func([]byte, uint64) { blobs++ }); err != nil {
+		return fmt.Errorf("gc: %w", err)
+	}
+	if blobs > 0 {
+		m.lost = append(m.lost, Lost{Kind: "snapshot", Reason: fmt.Sprintf("not one snapshot is here, but %d blobs of some are, and no account says what there was", blobs)})
+	}
+	return nil
+}
+
+// places compares the folders.
+func (m *memory) places() error {
+	now, err := account.Places(m.st.Root(), store.TruthFolders())
+	if err != nil {
+		return fmt.Errorf("gc: %w", err)
+	}
+	for _, f := range store.TruthFolders() {
+		was, knew := m.known.Folders[f]
+		place, there := now[f]
+		if !knew {
+			continue
+		}
+		if why := account.Differs(f, was, place, there); why != "" {
+			m.lost = append(m.lost, Lost{Kind: "folder", ID: f, Reason: why})
+		}
+	}
+	return nil
+}
+
+// missing lists the roots of the account whose files are not there.
+func (m *memory) missing(ctx context.Context) (missing []account.Root, err error) {
+	folder, err := os.Open(m.st.Path("snapshots"))
+	if err != nil {
+		return nil, fmt.Errorf("gc: %w", err)
+	}
+	defer folder.Close()
+	for id, name := range m.known.Snapshots {
+		var st unix.Stat_t
+		err := unix.Fstatat(int(folder.Fd()), id+"/manifest.json", &st, unix.AT_SYMLINK_NOFOLLOW)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+			missing = append(missing, account.Root{Kind: "snapshot", ID: id, Name: name})
+		} else if err != nil {
+			return nil, fmt.Errorf("gc: snapshot %s: %w", id, err)
+		}
+	}
+	for path, r := range m.known.Roots {
+		if !exists(m.st.Path(path)) {
+			missing = append(missing, r)
+		}
+	}
+	return missing, ctx.Err()
+}
+
+// judge takes for lost what is missing without a trace.
+func (m *memory) judge(missing []account.Root) (err error) {
+	if len(missing) == 0 {
+		return nil
+	}
+	if m.traces == nil {
+		if m.traces, err = m.st.Traces(); err != nil {
+			return err
+		}
+	}
+	for _, r := range missing {
+		if !m.removed(r) {
+			m.lost = append(m.lost, Lost{r.Kind, r.ID, r.Name, "it was here on " + m.known.Made.Format(time.DateTime) + ", and no command removed it"})
+		}
+	}
+	slices.SortFunc(m.lost, func(a, b Lost) int { return strings.Compare(a.Kind+a.ID, b.Kind+b.ID) })
+	return nil
+}
+
+// removed: one of our verbs did it.
+func (m *memory) removed(r account.Root) bool {
+	if r.Kind != asleepKind {
+		return m.traced(r.Kind, r.ID)
+	}
+	if m.traced("vm", r.ID) {
+		return true
+	}
+	now, ok := m.vm(r.ID)
+	return ok && now.Woken > r.Woken
+}
+
+// asleepKind is that of a root that goes when its VM wakes.
+const asleepKind = "suspended vm"
+
+func (m *memory) traced(kind, id string) bool {
+	return slices.ContainsFunc(m.traces, func(t store.Trace) bool { return t.Kind == kind && t.ID == id })
+}
+
+// vm reads the record of a VM, as its owner does.
+func (m *memory) vm(id string) (root store.Root, ok bool) {
+	for _, src := range m.sources {
+		files, err := src.Files()
+		if err != nil {
+			continue
+		}
+		for _, path := range files {
+			if filepath.Base(filepath.Dir(path)) != id {
+				continue
+			}
+			if r, err := src.Read(path); err == nil && r.Kind == "vm" {
+				return r, true
+			}
+		}
+	}
+	return store.Root{}, false
+}
+
+// confirm holds the account against what was marked: nothing more may have gone
+// while gc came.
+func (m *memory) confirm(r *roots) error {
+	again := &memory{st: m.st, sources: m.sources, known: m.known}
+	var err error
+	if again.traces, err = m.st.Traces(); err != nil {
+		return err
+	}
+	if m.known == nil {
+		if err := again.first(); err != nil {
+			return err
+		}
+	} else if err := errors.Join(again.places(), again.judge(again.unmarked(r))); err != nil {
+		return err
+	}
+	m.traces = again.traces
+	return Refusal(slices.DeleteFunc(again.lost, func(l Lost) bool {
+		return slices.ContainsFunc(m.lost, func(told Lost) bool { return told.Kind == l.Kind && told.ID == l.ID })
+	}))
+}
+
+// unmarked lists the roots of the account that were not read.
+func (m *memory) unmarked(r *roots) (missing []account.Root) {
+	for id, name := range m.known.Snapshots {
+		if _, ok := r.named[store.ID(id)]; !ok {
+			missing = append(missing, account.Root{Kind: "snapshot", ID: id, Name: name})
+		}
+	}
+	for path, root := range m.known.Roots {
+		if _, ok := r.read[path]; !ok {
+			missing = append(missing, root)
+		}
+	}
+	return missing
+}

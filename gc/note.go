@@ -1,0 +1,99 @@
+package gc
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/account"
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// remember holds the store against its account. What was lost makes this a dry
+// run, unless it was accepted; that is what is told then.
+func (c *collector) remember(ctx context.Context) (told, err error) {
+	if c.mem, err = remember(ctx, c.st, c.o.Sources); err != nil {
+		return nil, err
+	}
+	c.rep.Lost = append(c.rep.Lost, c.mem.lost...)
+	if !c.o.AcceptLoss {
+		if told = Refusal(c.mem.lost); told != nil {
+			c.o.DryRun, c.rep.DryRun, c.rep.Refused = true, true, true
+		}
+	}
+	c.next = account.Begin(c.since())
+	if since := c.next.New; !since.IsZero() && c.started.Before(since.Add(c.o.Grace)) {
+		c.old = &old{before: since, until: since.Add(c.o.Grace)}
+	}
+	if c.mem.traces == nil {
+		c.mem.traces, err = c.st.Traces()
+	}
+	return told, err
+}
+
+// since is when the life of this store began to be noted; the zero time where all
+// of it was, or is taken for known.
+func (c *collector) since() time.Time {
+	switch {
+	case c.o.AcceptLoss:
+		return time.Time{}
+	case c.mem.known == nil:
+		return c.started.UTC()
+	case !c.started.Before(c.mem.known.New.Add(c.o.Grace)):
+		return time.Time{}
+	}
+	return c.mem.known.New
+}
+
+// note writes down what is there now, for the next run, and then lets go of the
+// traces that say no more than that. What was removed since they were listed has
+// one for the next run.
+func (c *collector) note() error {
+	gone := map[[2]string]bool{}
+	for _, t := range c.mem.traces {
+		gone[[2]string{t.Kind, t.ID}] = true
+	}
+	for id, name := range c.roots.named {
+		if !gone[[2]string{"snapshot", string(id)}] || exists(c.st.Path("snapshots", string(id), "manifest.json")) {
+			c.next.Snapshots[string(id)] = name
+		}
+	}
+	for path, r := range c.roots.read {
+		kind := r.Kind
+		if kind == asleepKind {
+			kind = "vm"
+		}
+		if !gone[[2]string{kind, r.ID}] || exists(c.st.Path(path)) {
+			c.next.Roots[path] = r
+		}
+	}
+	places, err := account.Places(c.st.Root(), store.TruthFolders())
+	if err != nil {
+		return fmt.Errorf("gc: %w", err)
+	}
+	c.next.Folders = places
+	if !c.next.Says(c.mem.known) {
+		c.next.Made = c.started.UTC()
+		if err := c.next.Write(c.st.Root()); err != nil {
+			return fmt.Errorf("gc: %w", err)
+		}
+		durable.Step("gc.noted")
+	}
+	return c.st.RemoveTraces(slices.DeleteFunc(c.mem.traces, func(t store.Trace) bool { return t.Kind == "vm" && c.beds[t.ID] }))
+}
+
+// noteRead remembers a root that was read, for the account.
+func (r *roots) noteRead(path string, root store.Root) {
+	rel, err := filepath.Rel(r.st.Root(), path)
+	if err != nil {
+		rel = path // then it is taken for lost the next time, which is told
+	}
+	noted := account.Root{Kind: root.Kind, ID: root.ID, Name: root.Name}
+	if root.Kind == asleepKind {
+		noted.Woken = root.Woken
+	}
+	r.read[rel] = noted
+}

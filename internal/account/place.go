@@ -1,0 +1,65 @@
+package account
+
+import (
+	"cmp"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Place is what no other folder has in common with one: a copy, a mount point
+// without its volume, another volume on it. Device numbers change with each boot,
+// so it says only which folders are on the same file system.
+type Place struct {
+	Inode uint64 `json:"inode"`
+	Born  int64  `json:"born,omitempty"` // ns since 1970; 0 where the file system does not say
+	Group int    `json:"group"`          // 0 with the root folder
+}
+
+// Places looks at the folders below root, by their paths; one that is missing has
+// none.
+func Places(root string, folders []string) (map[string]Place, error) {
+	type device struct{ major, minor uint32 }
+	groups := map[device]int{}
+	places := map[string]Place{}
+	for _, folder := range slices.SortedFunc(slices.Values(append([]string{""}, folders...)), cmp.Compare) {
+		var st unix.Statx_t
+		path := filepath.Join(root, folder)
+		err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME|unix.STATX_TYPE, &st)
+		if err == unix.ENOENT {
+			continue
+		}
+		if err != nil {
+			return nil, &fs.PathError{Op: "statx", Path: path, Err: err}
+		}
+		on := device{st.Dev_major, st.Dev_minor}
+		if _, known := groups[on]; !known {
+			groups[on] = len(groups)
+		}
+		if folder == "" || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			continue
+		}
+		p := Place{Inode: st.Ino, Group: groups[on]}
+		if st.Mask&unix.STATX_BTIME != 0 {
+			p.Born = st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
+		}
+		places[folder] = p
+	}
+	return places, nil
+}
+
+// Differs says in words how a folder is not the one that was noted, "" if it is.
+func Differs(folder string, was, now Place, there bool) string {
+	switch {
+	case !there:
+		return fmt.Sprintf("folder %s is missing", folder)
+	case was.Group != now.Group:
+		return fmt.Sprintf("folder %s is on another file system than it was: a volume is not mounted, or another one is", folder)
+	case was.Inode != now.Inode, was.Born != 0 && now.Born != 0 && was.Born != now.Born:
+		return fmt.Sprintf("folder %s is not the one that it was: it was copied, restored or made anew", folder)
+	}
+	return ""
+}

@@ -1,0 +1,108 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/account"
+	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/spelling"
+)
+
+// TruthFolders hold what can be had back from a backup only. They are made once,
+// with the store; where one of them is missing afterwards a volume is not mounted,
+// or it was lost, and nobody makes an empty one in its place without being asked.
+func TruthFolders() []string {
+	return []string{"snapshots", "blobs/sha256", "images", "images/blobs/sha256", "vms", "pins"}
+}
+
+// makeFolders makes those that a store must have, and its account.
+func (s *Store) makeFolders() error {
+	for _, f := range Folders() {
+		if _, err := os.Stat(s.Path(f)); err == nil {
+			continue
+		}
+		if err := s.mayMake(f); err != nil {
+			return err
+		}
+		if err := durable.Mkdir(s.Path(f), 0o700); err != nil {
+			return fmt.Errorf("make folder of the store: %w", err)
+		}
+	}
+	s.foundAccount()
+	return nil
+}
+
+// mayMake refuses to make a folder that was there.
+func (s *Store) mayMake(folder string) error {
+	if !slices.Contains(TruthFolders(), folder) {
+		return nil
+	}
+	a, err := account.Read(s.root)
+	switch {
+	case errors.Is(err, account.ErrNone) && s.pristine():
+		return nil
+	case err != nil && !errors.Is(err, account.ErrNone):
+		return err
+	case err == nil:
+		if _, knew := a.Folders[folder]; !knew {
+			return nil // of a kind that is newer than the account
+		}
+	}
+	return failure.Hint(failure.New(failure.Damaged, "folder %s of store %s is missing", folder, s.root),
+		"mount its volume, or put it back from a backup; cocoon system repair makes an empty one")
+}
+
+// pristine: nothing was ever put into the store.
+func (s *Store) pristine() bool {
+	for _, f := range TruthFolders() {
+		entries, err := os.ReadDir(s.Path(f))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return false
+		}
+		if slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+			return spelling.ID(e.Name()) || spelling.Hex(e.Name(), 64) || filepath.Ext(e.Name()) == ".json"
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// foundAccount begins the account of a store that is new: all of its life will be
+// known. It is best effort; without one the first collection is a careful one.
+func (s *Store) foundAccount() {
+	if _, err := os.Lstat(s.Path(account.File)); !errors.Is(err, os.ErrNotExist) || !s.pristine() {
+		return
+	}
+	a := account.Begin(time.Time{})
+	a.Made = time.Now().UTC()
+	places, err := account.Places(s.root, TruthFolders())
+	if err != nil || len(places) < len(TruthFolders()) {
+		return
+	}
+	a.Folders = places
+	_ = a.Found(s.root)
+}
+
+// remakeFolders makes the folders of the truth that are missing.
+func (s *Store) remakeFolders(dryRun bool) (made []Remade, err error) {
+	for _, f := range TruthFolders() {
+		if _, err := os.Stat(s.Path(f)); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		how := "made again, empty: what it held is to be put back from a backup; gc takes nothing until --accept-loss"
+		if dryRun {
+			how = "would be " + how
+		} else if err := durable.Mkdir(s.Path(f), 0o700); err != nil {
+			return made, fmt.Errorf("make folder of the store: %w", err)
+		}
+		made = append(made, Remade{"folder " + f, how})
+	}
+	return made, nil
+}
