@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
 )
 
 // A verb that removes a root renames it to trash/removed-<kind>-<id>.<random>, and
@@ -28,7 +30,7 @@ func (s *Store) RemoveRoot(kind, id, path string) (trashed string, err error) {
 	var tail [8]byte
 	rand.Read(tail[:]) // never fails: crypto/rand aborts the process instead
 	trashed = s.Path("trash", tracePrefix+kind+"-"+id+"."+hex.EncodeToString(tail[:]))
-	if err := os.Rename(path, trashed); err != nil {
+	if err := durable.Replace(path, trashed); err != nil {
 		return "", fmt.Errorf("remove %s %s: %w", kind, id, err)
 	}
 	return trashed, nil

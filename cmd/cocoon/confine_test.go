@@ -60,7 +60,7 @@ func TestAVMMOpensNothingButItsOwn(t *testing.T) {
 		h.must("snapshot", "create", mode, "of-"+mode, "--capture", "file")
 		h.must("vm", "suspend", mode)
 		h.must("vm", "start", mode)
-		h.must("vm", "restore", mode, "file")
+		h.must("vm", "restore", mode, "file", "--from-other")
 		h.counts(mode)
 		h.api(mode, "vm.reboot", "")
 		h.counts(mode)

@@ -37,7 +37,7 @@ func (c *crash) prepareRest() {
 		{"pull", []string{"snapshot", "pull", c.pulled, "learn3"}},
 		{"rm", []string{"snapshot", "rm", "learn3"}},
 		{"pair", pair},
-		{"vm restore", []string{"vm", "restore", "pair-1", "base"}},
+		{"vm restore", []string{"vm", "restore", "pair-1", "base", "--from-other"}},
 		{"suspend", []string{"vm", "suspend", "pair-1"}},
 		{"wake", []string{"vm", "start", "pair-1"}},
 		{"vm rm", []string{"vm", "rm", "-f", "pair-1", "pair-2"}},
@@ -85,7 +85,7 @@ func (w *crasher) rest() {
 	case mine == "":
 		w.make(w.vms, name, "clone", "vm", "create", name, "--from-snapshot", "base")
 	case n < 6:
-		w.run("vm restore", "vm", "restore", mine, "base")
+		w.run("vm restore", "vm", "restore", mine, "base", "--from-other")
 	default:
 		if code, _ := w.run("suspend", "vm", "suspend", mine); code != 0 {
 			w.alone("vm", "suspend", mine)

@@ -69,7 +69,7 @@ var verbs = []verb{
 	{
 		name:   "vm restore",
 		before: func(p *pairs, r string) { p.awake("x-" + r) },
-		args:   func(r string) []string { return []string{"vm", "restore", "x-" + r, "target"} },
+		args:   func(r string) []string { return []string{"vm", "restore", "x-" + r, "target", "--from-other"} },
 		after:  func(p *pairs, r string, _ bool) { p.counts("x-" + r) },
 	},
 	{
