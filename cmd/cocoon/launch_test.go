@@ -111,7 +111,7 @@ exec cocoon vm create web --kernel guest.elf --disk disk.raw --memory 64M --star
 		t.Error(err)
 	}
 	for name, pid := range map[string]int{"VMM": v.PID, "keeper": k} {
-		if env := h.proc(pid, "environ"); env != "PATH="+os.Getenv("PATH")+"\x00" {
+		if env := h.proc(pid, "environ"); env != "PATH="+os.Getenv("PATH")+"\x00MALLOC_ARENA_MAX=1\x00" {
 			t.Errorf("environment of the %s: %q", name, env)
 		}
 		if limits := h.proc(pid, "limits"); !strings.Contains(limits, "Max core file size        0                    0") {
