@@ -48,8 +48,8 @@ func (c *collector) rooms(p *plan) error {
 		o, _ := parseObject("vm:" + vm)
 		switch seated, serr := filelock.Held(c.st.Path("vms", vm, "vmm.lock")); {
 		case !ours(path):
-		case !exists(c.st.Path("vms", vm)):
-			gone := func() bool { return !exists(c.st.Path("vms", vm)) && !p.held(o) }
+		case !exists(c.st.Path("vms", vm)) || serr == nil && !seated && !p.held(o): // no VM, or it goes in this run
+			gone := func() bool { return !p.held(o) }
 			if gone() {
 				p.victims = append(p.victims, victim{kind: "staging", id: filepath.Base(path), path: path, reason: "its VM does not exist", bytes: store.FileBytes(path), still: gone})
 			}

@@ -91,7 +91,7 @@ var hostileVerbs = []struct{ verb, args string }{
 }
 
 // notRun are processes that cocoon starts of itself.
-var notRun = []string{guardVerb, rescueVerb, materialiseVerb}
+var notRun = []string{guardVerb, rescueVerb, materialiseVerb, undemoVerb}
 
 func TestEveryVerbIsRunOnHostileStores(t *testing.T) {
 	a := &app{out: screen.New(io.Discard, "stdout"), errOut: screen.New(io.Discard, "stderr"), env: os.LookupEnv}

@@ -253,7 +253,7 @@ func TestDisksStayLocked(t *testing.T) {
 	}
 	c, _, stderr := h.command([]string{"vm", "start", "web"})
 	_ = c.Run()
-	if code := c.ProcessState.ExitCode(); code != 4 || !strings.Contains(stderr.String(), "in use by another VMM") {
+	if code := c.ProcessState.ExitCode(); code != 4 || !strings.Contains(stderr.String(), "runs elsewhere") {
 		t.Errorf("start on a locked disk: exit code %d, want 4: %s", code, stderr)
 	}
 	if err := lock.Unlock(); err != nil {
