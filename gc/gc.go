@@ -161,7 +161,11 @@ func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	if err := complete(o.Sources); err != nil {
 		return nil, err
 	}
-	m, err := s.Maintain(ctx, o.Wait, "gc")
+	maintain := s.Maintain
+	if o.DryRun {
+		maintain = s.Survey
+	}
+	m, err := maintain(ctx, o.Wait, "gc")
 	if err != nil {
 		return nil, err
 	}

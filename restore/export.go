@@ -30,7 +30,7 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	lease, err := e.Store.Lease(ctx, "snapshot export "+string(p.SnapshotID))
+	lease, err := e.Store.LeaseToRead(ctx, "snapshot export "+string(p.SnapshotID))
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,10 @@ type Lease struct {
 	id      string
 	purpose string
 	st      *Store
-	lock    *filelock.Lock
+	lock    *filelock.Lock // nil where no file could be made
+
+	reads bool           // it may keep the collector out instead of writing
+	out   *filelock.Lock // gc.lock, shared: the collector is kept out
 }
 
 // leaseLimit bounds a lease file, written and read, bytes: of some 900,000
@@ -46,10 +49,15 @@ func (s *Store) Lease(ctx context.Context, purpose string) (*Lease, error) {
 		l.lock, err = filelock.Exclusive(ctx, s.Path("leases", l.id))
 		return err
 	})
+	if err == nil {
+		if err = l.append("for " + l.purpose); err != nil {
+			err = errors.Join(err, l.Release())
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make lease: %w", err)
 	}
-	return l, l.append("for " + l.purpose)
+	return l, nil
 }
 
 // shared runs f under the shared store lock: the collector is not deciding now.
@@ -115,10 +123,14 @@ func (l *Lease) HoldEdges(ctx context.Context, id ID) (*Snapshot, error) {
 func (l *Lease) HoldVM(ctx context.Context, id string) error { return l.hold(ctx, "vm:"+id) }
 
 func (l *Lease) hold(ctx context.Context, lines ...string) error {
-	if len(lines) == 0 {
+	if len(lines) == 0 || l.out != nil {
 		return nil
 	}
-	return l.st.shared(ctx, func() error { return l.append(lines...) })
+	err := l.st.shared(ctx, func() error { return l.append(lines...) })
+	if l.reads && cannotWrite(err) {
+		return l.keepOut(ctx)
+	}
+	return err
 }
 
 func (l *Lease) append(lines ...string) error {
@@ -132,7 +144,8 @@ func (l *Lease) append(lines ...string) error {
 		return failure.New(failure.NoSpace, "lease %s (%s) would have %d bytes, at most %d can be read back", l.id, l.purpose, end+int64(len(text)), leaseLimit)
 	}
 	if _, err := f.WriteString(text); err != nil {
-		return fmt.Errorf("write lease %s: %w", l.id, err)
+		// Half a line would make nonsense of the next one.
+		return fmt.Errorf("write lease %s: %w", l.id, errors.Join(err, f.Truncate(end)))
 	}
 	return nil
 }
@@ -140,12 +153,15 @@ func (l *Lease) append(lines ...string) error {
 // Release lets go of everything. The lease's ingest folder, if any, goes too.
 // A second call does nothing.
 func (l *Lease) Release() error {
+	if l.lock == nil {
+		return l.out.Unlock()
+	}
 	ingest := os.RemoveAll(l.st.Path("ingest", l.id))
 	err := os.Remove(l.st.Path("leases", l.id))
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}
-	return errors.Join(ingest, err, l.lock.Unlock())
+	return errors.Join(ingest, err, l.lock.Unlock(), l.out.Unlock())
 }
 
 // Holding is what one lease file says.

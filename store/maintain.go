@@ -3,7 +3,10 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
@@ -22,6 +25,23 @@ type Maintenance struct {
 // Maintain takes gc.lock. Another who has it, and does not give it up within
 // wait, is failure.Busy, which names him.
 func (s *Store) Maintain(ctx context.Context, wait time.Duration, who string) (*Maintenance, error) {
+	m, err := s.Survey(ctx, wait, who)
+	if err != nil {
+		return nil, err
+	}
+	if m.lock == nil {
+		return nil, fmt.Errorf("%s: no lock can be made: %w", who, unix.EROFS)
+	}
+	// Whose lock it is need not be known on a disk that is full: that is what a
+	// collector comes for. On one that is read-only there is nothing to do.
+	if err := m.lock.Note(who); err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return nil, errors.Join(err, m.End())
+	}
+	return m, nil
+}
+
+// Survey is Maintain for who changes nothing, and need not be able to.
+func (s *Store) Survey(ctx context.Context, wait time.Duration, who string) (*Maintenance, error) {
 	path := s.Path("gc.lock")
 	lock, err := filelock.TryExclusive(path)
 	if errors.Is(err, filelock.ErrLocked) && wait > 0 {
@@ -29,13 +49,16 @@ func (s *Store) Maintain(ctx context.Context, wait time.Duration, who string) (*
 		defer cancel()
 		lock, err = filelock.Exclusive(wctx, path)
 	}
-	if errors.Is(err, filelock.ErrLocked) {
-		return nil, failure.New(failure.Busy, "another gc is running: %s", filelock.ReadNote(path))
+	if errors.Is(err, filelock.ErrLocked) || errors.Is(err, failure.Busy) {
+		return nil, s.keptOut()
+	}
+	if cannotWrite(err) {
+		err = nil // no collector ever came, and none can
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Maintenance{st: s, lock: lock, who: who}, lock.Note(who)
+	return &Maintenance{st: s, lock: lock, who: who}, nil
 }
 
 // End gives gc.lock up.

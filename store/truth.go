@@ -30,7 +30,7 @@ func (s *Store) makeFolders() error {
 		if err := s.mayMake(f); err != nil {
 			return err
 		}
-		if err := durable.Mkdir(s.Path(f), 0o700); err != nil {
+		if err := durable.Mkdir(s.Path(f), 0o700); err != nil && !cannotWrite(err) { // who only reads does without
 			return fmt.Errorf("make folder of the store: %w", err)
 		}
 	}

@@ -49,7 +49,7 @@ func newSnapshotDiff(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			lease, err := st.Lease(ctx, "snapshot diff")
+			lease, err := st.LeaseToRead(ctx, "snapshot diff")
 			if err != nil {
 				return err
 			}

@@ -245,8 +245,16 @@ func explain(path string, err error) error {
 	return failure.New(failure.Busy, "lock %s: held by %s: %w", path, holder, err)
 }
 
+// open makes the file where it is missing. On a file system that is mounted
+// read-only one that is there can be locked all the same: those who have it mounted
+// otherwise lock the same file.
 func open(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, unix.EROFS) {
+		if r, rerr := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0); rerr == nil {
+			return r, nil
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
@@ -296,8 +304,12 @@ func (l *Lock) Detach() error {
 // noteBytes bounds what is read of a note.
 const noteBytes = 256
 
-// Note writes who holds the lock into its file: "holder (pid 12, since …)".
+// Note writes who holds the lock into its file: "holder (pid 12, since …)". EROFS
+// where that cannot be written.
 func (l *Lock) Note(holder string) error {
+	if flags, err := unix.FcntlInt(l.f.Fd(), unix.F_GETFL, 0); err == nil && flags&unix.O_ACCMODE == unix.O_RDONLY {
+		return fmt.Errorf("note holder of lock %s: %w", l.f.Name(), unix.EROFS)
+	}
 	text := fmt.Sprintf("%s (pid %d, since %s)\n", holder, os.Getpid(), time.Now().UTC().Format(time.RFC3339))
 	if err := l.f.Truncate(0); err != nil {
 		return fmt.Errorf("note holder of lock: %w", err)

@@ -97,7 +97,7 @@ func (m *Mover) ExportTar(ctx context.Context, ref string, w io.Writer, withImag
 
 // export gives a sink the files of the layout, the two that describe it first.
 func (m *Mover) export(ctx context.Context, ref string, withImages bool, to sink) (*Pushed, error) {
-	lease, err := m.Store.Lease(ctx, "snapshot export "+ref)
+	lease, err := m.Store.LeaseToRead(ctx, "snapshot export "+ref)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ func (m *Mover) Push(ctx context.Context, ref, target string, withImages bool) (
 	if repo.Reference.Reference == "" || strings.Contains(repo.Reference.Reference, ":") {
 		return nil, failure.New(failure.Usage, "push needs a tag: %s:TAG", target)
 	}
-	lease, err := m.Store.Lease(ctx, "snapshot push "+target)
+	lease, err := m.Store.LeaseToRead(ctx, "snapshot push "+target)
 	if err != nil {
 		return nil, err
 	}
