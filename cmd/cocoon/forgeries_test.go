@@ -1,11 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"sort"
 	"strconv"
+	"strings"
 
 	"github.com/cocoonv2/cocoon/internal/registry/registrytest"
 )
@@ -83,6 +86,45 @@ func (rt *redTeam) random(rng *rand.Rand) []string {
 		}
 	}
 	return edits
+}
+
+// forgeIndex changes one place of a layout's index, whose digest nothing holds.
+func (rt *redTeam) forgeIndex(dir string, i int) {
+	path := filepath.Join(dir, "index.json")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		rt.t.Fatal(err)
+	}
+	var index any
+	if err := json.Unmarshal(b, &index); err != nil {
+		rt.t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(uint64(i), 2))
+	values := rt.values()
+	place := leaves("", index)
+	at := strings.Split(strings.TrimPrefix(place[rng.IntN(len(place))], "."), ".")
+	if b, err = json.Marshal(replaced(index, at, json.RawMessage(values[rng.IntN(len(values))]))); err != nil {
+		return // no JSON, such as 1e400, is fine: what is written is what was
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		rt.t.Fatal(err)
+	}
+}
+
+// replaced is v with another value at a path.
+func replaced(v any, path []string, value any) any {
+	if len(path) == 0 {
+		return value
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		v[path[0]] = replaced(v[path[0]], path[1:], value)
+	case []any:
+		if i, err := strconv.Atoi(path[0]); err == nil && i < len(v) {
+			v[i] = replaced(v[i], path[1:], value)
+		}
+	}
+	return v
 }
 
 // values that somebody would try, as JSON.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 )
 
@@ -17,6 +19,12 @@ var slips = map[string]func(t *testing.T, folder, other string){
 	"emptied": func(t *testing.T, folder, _ string) { mkdir(t, folder) },
 	"missing": func(*testing.T, string, string) {},
 	"swapped": func(t *testing.T, folder, other string) { copyTree(t, other, folder) },
+	"another volume": func(t *testing.T, folder, _ string) { // an empty one is mounted there
+		mkdir(t, folder)
+		if err := unix.Mount("none", folder, "tmpfs", 0, "mode=0700,size=64m"); err != nil {
+			t.Fatal(err)
+		}
+	},
 	"half": func(t *testing.T, folder, _ string) { // a backup that is being restored
 		mkdir(t, folder)
 		entries, err := os.ReadDir(folder + ".aside")
@@ -31,16 +39,22 @@ var slips = map[string]func(t *testing.T, folder, other string){
 	},
 }
 
-// destroyers are the verbs that remove what nobody named, and some that only look.
-var destroyers = [][]string{
+// careless are the verbs that remove what nobody named, that make something, and
+// some that only look.
+var careless = [][]string{
+	{"snapshot", "list"},
+	{"gc"},
+	{"snapshot", "create", "stopped", "three"},
+	{"vm", "create", "clone", "--from-snapshot", "one"},
+	{"image", "import", "disk.raw", "--name", "again"},
 	{"gc"},
 	{"gc", "--prune"},
 	{"gc", "--repack"},
 	{"system", "doctor", "--fix"},
 	{"system", "repair"},
 	{"refs", "--rebuild"},
-	{"snapshot", "list"},
 	{"vm", "list"},
+	{"gc"},
 }
 
 // TestRedTeamOfSlips: with any folder of the store emptied, missing, swapped with
@@ -58,7 +72,7 @@ func TestRedTeamOfSlips(t *testing.T) {
 				at := filepath.Join(h.root, folder)
 				rename(t, at, at+".aside")
 				slip(t, at, filepath.Join(other.root, folder))
-				for _, verb := range destroyers {
+				for _, verb := range careless {
 					c, _, stderr := h.command(verb)
 					_ = c.Run() // it may refuse
 					if code := c.ProcessState.ExitCode(); code < 0 || strings.Contains(stderr.String(), "goroutine ") {
@@ -66,6 +80,11 @@ func TestRedTeamOfSlips(t *testing.T) {
 					}
 				}
 				thaw(h.root)
+				if name == "another volume" {
+					if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+						t.Fatal(err)
+					}
+				}
 				if err := os.RemoveAll(at); err != nil {
 					t.Fatal(err)
 				}
