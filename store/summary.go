@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // Summary is one line of `snapshot list`, with the keys of its JSON.
@@ -31,7 +33,7 @@ type Summary struct {
 	Disks       []DiskSummary     `json:"disks"`
 	Size        Size              `json:"size"`
 	Parent      ID                `json:"parent"`
-	Capture     Capture           `json:"capture"`
+	Capture     CaptureSummary    `json:"capture"`
 	Key         string            `json:"key,omitempty"` // id of the key it is encrypted with
 
 	encoded string
@@ -41,10 +43,55 @@ type Summary struct {
 // made again; else "".
 func (s *Summary) Encoded() string { return s.encoded }
 
-// MemorySummary counts guest RAM, bytes.
+// MemorySummary counts guest RAM, bytes, and what of it is zero; 0 also where its
+// page maps cannot be read.
 type MemorySummary struct {
 	Bytes     int64 `json:"bytes"`
 	ZeroBytes int64 `json:"zeroBytes"`
+}
+
+// CaptureSummary is Capture as it can be believed.
+type CaptureSummary struct {
+	Mode        string  `json:"mode"`
+	PauseMs     float64 `json:"pauseMs"`
+	TotalMs     Ms      `json:"totalMs"`
+	PagesNew    uint64  `json:"pagesNew"`
+	PagesReused uint64  `json:"pagesReused"`
+	PagesZero   uint64  `json:"pagesZero"`
+}
+
+// Ms is a time in milliseconds. UnknownMs is null in JSON.
+type Ms float64
+
+// UnknownMs is of a snapshot that says nothing that can be.
+const UnknownMs Ms = -1
+
+// longestMs is a capture of ten years. Imports of former programs counted from no
+// time at all, and say 292 years.
+const longestMs = 10 * 365 * 24 * 3600 * 1000
+
+func knownMs(ms float64) Ms {
+	if ms < 0 || ms > longestMs {
+		return UnknownMs
+	}
+	return Ms(ms)
+}
+
+// MarshalJSON makes null of what is not known.
+func (m Ms) MarshalJSON() ([]byte, error) {
+	if m < 0 {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(m))
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (m *Ms) UnmarshalJSON(text []byte) error {
+	if string(text) == "null" {
+		*m = UnknownMs
+		return nil
+	}
+	return json.Unmarshal(text, (*float64)(m))
 }
 
 // DiskSummary is one disk in a Summary.
@@ -147,7 +194,7 @@ func (s *Store) summarise(ctx context.Context, id ID) (cached, error) {
 	sum := Summary{
 		ID: id, Name: m.Name, VM: sp.VM, Created: sp.Created.UTC(), Description: m.Description, Labels: m.Labels,
 		Expires: m.Expires, Protected: m.Protected, State: sn.State, Hypervisor: sp.Hypervisor, CPUs: sp.CPUs,
-		Disks: []DiskSummary{}, Parent: sp.Parent, Capture: sp.Capture,
+		Disks: []DiskSummary{}, Parent: sp.Parent, Capture: summarised(sp.Capture),
 		Key: sp.Key, Size: Size{Stored: sn.StoredBytes},
 	}
 	if sum.Labels == nil {
@@ -161,7 +208,7 @@ func (s *Store) summarise(ctx context.Context, id ID) (cached, error) {
 		sum.Disks = append(sum.Disks, DiskSummary{d.Serial.String(), d.Bytes})
 		sum.Size.Virtual += d.Bytes
 	}
-	sum.Memory.ZeroBytes = min(sum.Memory.Bytes, int64(sp.Capture.PagesZero)*4096)
+	sum.Memory.ZeroBytes = s.zeroRAM(ctx, sn)
 	c := cached{Summary: sum}
 	if sn.Manifest.Config.Digest == "" { // it cannot be read
 		return c, nil
@@ -186,6 +233,24 @@ func (s *Store) remains(ctx context.Context, id ID) *Snapshot {
 	}
 	sn.State = damagedState
 	return sn
+}
+
+func summarised(c Capture) CaptureSummary {
+	return CaptureSummary{c.Mode, c.PauseMs, knownMs(c.TotalMs), c.PagesNew, c.PagesReused, c.PagesZero}
+}
+
+// zeroRAM asks the page maps of RAM: what a capture counts are zero pages of disks
+// too.
+func (s *Store) zeroRAM(ctx context.Context, sn *Snapshot) (bytes int64) {
+	for _, r := range sn.Spec.Memory {
+		m, err := s.readMap(ctx, sn, r.Map)
+		if err != nil {
+			return 0 // without the key, or damaged: a list is not where that is told
+		}
+		zero, _ := m.Stat()
+		bytes += int64(zero) * pack.PageSize
+	}
+	return bytes
 }
 
 func countUnique(all []cached) {

@@ -20,13 +20,16 @@ import (
 	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
-// The derived file cache/summaries has one line a snapshot, so that lines are
-// parsed side by side:
+// The derived file cache/summaries begins with summariesHeader, which changes with
+// what a summary says, and has one line a snapshot, so that lines are parsed side by
+// side:
 //
 //	ID INODE MTIME [{"d":BLOB,"b":BYTES},…] {SUMMARY}
 //
 // INODE and MTIME (ns) are those of meta.json when the line was made; the line
 // holds as long as they do.
+
+const summariesHeader = "summaries 2\n"
 
 // line is what the file says of one snapshot; body is empty when it says nothing
 // that still holds.
@@ -106,9 +109,14 @@ func (s *Store) readLines() map[ID]line {
 	if err != nil {
 		return nil
 	}
+	text, current := strings.CutPrefix(text, summariesHeader)
 	known := make(map[ID]line, strings.Count(text, "\n"))
 	for row := range strings.Lines(text) {
-		if l, ok := parseLine(row); ok {
+		l, ok := parseLine(row)
+		if !current {
+			l.stamp = metaStamp{} // of another program: it says something else, which is better than nothing
+		}
+		if ok {
 			known[l.id] = l
 		}
 	}
@@ -171,6 +179,7 @@ func (c *cached) line() ([]byte, error) {
 // writeSummaries is best effort: without the file the next list is slower.
 func (s *Store) writeSummaries(all []cached) {
 	var b bytes.Buffer
+	b.WriteString(summariesHeader)
 	now := time.Now()
 	for _, c := range all {
 		if c.Summary.State == damagedState && c.was != nil {

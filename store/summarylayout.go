@@ -42,7 +42,7 @@ func decodeLayout(text string, s *Summary) bool {
 	s.Parent = ID(l.text(`},"parent":`))
 	s.Capture.Mode = l.text(`,"capture":{"mode":`)
 	s.Capture.PauseMs = l.float(`,"pauseMs":`)
-	s.Capture.TotalMs = l.float(`,"totalMs":`)
+	s.Capture.TotalMs = l.msOrNull(`,"totalMs":`)
 	s.Capture.PagesNew = uint64(l.int(`,"pagesNew":`))
 	s.Capture.PagesReused = uint64(l.int(`,"pagesReused":`))
 	s.Capture.PagesZero = uint64(l.int(`,"pagesZero":`))
@@ -137,6 +137,14 @@ func (l *layout) float(before string) float64 {
 	f, err := strconv.ParseFloat(l.number(before), 64)
 	l.ok = l.ok && err == nil
 	return f
+}
+
+func (l *layout) msOrNull(before string) Ms {
+	l.skip(before)
+	if l.accept("null") {
+		return UnknownMs
+	}
+	return Ms(l.float(""))
 }
 
 func (l *layout) labels(before string) map[string]string {

@@ -414,7 +414,7 @@ func unsafeIn(text string) string {
 }
 
 // mayBeNull are keys of values, not of lists, that are null where there is none.
-var mayBeNull = []string{"expires", "origin"}
+var mayBeNull = []string{"expires", "origin", "totalMs"}
 
 // badJSON says why text is not what a script can go through.
 func badJSON(text string) string {

@@ -88,10 +88,18 @@ func snapshotColumns(o *listing.Options) []listing.Column[store.Summary] {
 		{Name: "MEMORY", Cell: func(s row) string { return size(s.Memory.Bytes) }, Less: func(x, y row) bool { return x.Memory.Bytes < y.Memory.Bytes }},
 		{Name: "STORED", Cell: func(s row) string { return size(s.Size.Stored) }, Less: func(x, y row) bool { return x.Size.Stored < y.Size.Stored }},
 		{Name: "UNIQUE", Cell: func(s row) string { return size(s.Size.Unique) }, Less: func(x, y row) bool { return x.Size.Unique < y.Size.Unique }},
-		{Name: "PAUSE", Cell: func(s row) string { return fmt.Sprintf("%.0fms", s.Capture.PauseMs) }, Less: func(x, y row) bool { return x.Capture.PauseMs < y.Capture.PauseMs }},
+		{Name: "PAUSE", Cell: func(s row) string { return pause(s.Capture) }, Less: func(x, y row) bool { return x.Capture.PauseMs < y.Capture.PauseMs }},
 		{Name: "STATE", Cell: func(s row) string { return s.State }},
 		{Name: "LABEL", Hidden: true, Cell: func(row) string { return "" }, Values: func(s row) []string { return labelValues(s.Labels) }},
 	}
+}
+
+// pause of a snapshot that was imported is not known.
+func pause(c store.CaptureSummary) string {
+	if c.Mode == "import" {
+		return "-"
+	}
+	return fmt.Sprintf("%.0fms", c.PauseMs)
 }
 
 // snapshotDetail is one element of `snapshot inspect`: a list row and the rest.

@@ -51,7 +51,7 @@ func newSnapshotImport(a *app) *cobra.Command {
 	fl.StringVar(&f.meta.Name, "name", "", "name of the new snapshot")
 	fl.StringVar(&f.meta.Description, "description", "", "free text")
 	listVar(fl, &f.labels, "label", "`key=value`, repeatable")
-	fl.StringVar(&f.parent, "parent", "", "of a folder: snapshot whose pages may be reused")
+	fl.StringVar(&f.parent, "parent", "", "of a folder: snapshot whose pages may be reused: auto, none or a ref (default none)")
 	fl.BoolVar(&f.trustPaths, "trust-paths", false, "of a folder: also read disks and boot files outside it that its config.json names")
 	fl.StringVar(&f.tag, "tag", "", "of a layout that holds several snapshots: which")
 	fl.BoolVar(&f.trustArgs, "trust-args", false, "of a layout: also a snapshot whose VM has arguments of its own for the VMM")

@@ -106,6 +106,19 @@ type session struct {
 	networks func() []store.Network // waits for what is being asked; may be nil
 }
 
+// begin counts from now on what is done. rec is nil for an import, lease for what
+// changes nothing.
+func begin(s *Saver, req Request, rec *vm.Record, lease *store.Lease) *session {
+	return &session{Saver: s, req: req, rec: rec, lease: lease, started: time.Now()}
+}
+
+// note tells what is worth telling and no refusal.
+func (c *session) note(text string) {
+	if c.req.OnNote != nil {
+		c.req.OnNote(text)
+	}
+}
+
 // Save captures a running or paused VM and publishes the snapshot. The VM is
 // in the state it was found in when Save returns, with or without an error.
 func (s *Saver) Save(ctx context.Context, req Request) (*store.Snapshot, error) {
@@ -125,7 +138,7 @@ func (s *Saver) Save(ctx context.Context, req Request) (*store.Snapshot, error) 
 // save is a whole capture of a VM whose lock and lease the caller holds.
 func (s *Saver) save(ctx context.Context, rec *vm.Record, lease *store.Lease, req Request) (*store.Snapshot, error) {
 	var err error
-	c := &session{Saver: s, req: req, rec: rec, lease: lease, started: time.Now()}
+	c := begin(s, req, rec, lease)
 	if err := c.preflight(ctx); err != nil {
 		return nil, err
 	}
@@ -157,7 +170,7 @@ func (s *Saver) Preview(ctx context.Context, req Request) (*Preview, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &session{Saver: s, req: req, rec: rec}
+	c := begin(s, req, rec, nil)
 	if err := c.check(ctx); err != nil {
 		return nil, err
 	}

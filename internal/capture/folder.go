@@ -34,6 +34,9 @@ func (f *folder) close() {
 	f.root.Close()
 }
 
+// vmName is what the VM of the folder is called, which is written nowhere in it.
+func (f *folder) vmName() string { return filepath.Base(filepath.Clean(f.root.Name())) }
+
 // find opens a file that config.json names: preferably the one of the same base
 // name in the folder. Links and special files are refused wherever they are.
 func (f *folder) find(named string) (*os.File, error) {

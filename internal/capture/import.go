@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -24,7 +25,7 @@ type ImportRequest struct {
 	Name        string
 	Description string
 	Labels      map[string]string
-	Parent      string // snapshot reference, "" for none
+	Parent      string // snapshot reference, auto, or none, which is "" too
 	// TrustPaths also reads disks and boot files outside the folder, where its
 	// config.json says. Without it a path outside is refused: the folder may
 	// come from anybody, and would pull any file of this host into a guest.
@@ -63,23 +64,21 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 		return nil, err
 	}
 	defer lease.Release()
-	c := &session{Saver: &Saver{Store: m.Store}, lease: lease, req: Request{
+	c := begin(&Saver{Store: m.Store}, Request{
 		Name: req.Name, Description: req.Description,
-		Labels: req.Labels, Parent: req.Parent, origin: &store.Origin{Imported: req.Dir},
-	}}
+		Labels: req.Labels, Parent: cmp.Or(req.Parent, noParent), origin: &store.Origin{Imported: req.Dir},
+	}, nil, lease)
 	if err := c.checkName(ctx); err != nil {
 		return nil, err
 	}
 	if _, err := m.Store.SealingKey(); err != nil {
 		return nil, err
 	}
-	if req.Parent != "" {
-		if c.parent, err = c.findParent(ctx); err != nil {
-			return nil, err
-		}
-		if err := c.holdParent(ctx); err != nil {
-			return nil, err
-		}
+	if c.parent, err = findParent(ctx, m.Store, c.req.Parent, kin{name: folder.vmName()}, c.note); err != nil {
+		return nil, err
+	}
+	if err := c.holdParent(ctx); err != nil {
+		return nil, err
 	}
 	rec, disks, err := m.describe(ctx, lease, folder, dir)
 	if err != nil {
@@ -137,7 +136,7 @@ type foreignDisk struct {
 // describe makes the VM record that a rebuilt VM will have.
 func (m *Importer) describe(ctx context.Context, lease *store.Lease, folder *folder, dir *chsnap.Dir) (*vm.Record, []foreignDisk, error) {
 	cfg := dir.Config
-	rec := &vm.Record{Version: 1, Name: filepath.Base(filepath.Clean(folder.root.Name())), CPUs: cfg.CPUs(), MemoryBytes: int64(cfg.MemoryBytes())}
+	rec := &vm.Record{Version: 1, Name: folder.vmName(), CPUs: cfg.CPUs(), MemoryBytes: int64(cfg.MemoryBytes())}
 	p := cfg.Payload()
 	rec.Cmdline = p.Cmdline
 	for _, f := range []struct {

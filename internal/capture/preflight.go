@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -43,11 +42,11 @@ func (c *session) holdParent(ctx context.Context) error {
 		return err
 	}
 	sn, err := c.lease.HoldEdges(ctx, c.parent.ID)
-	if asked := c.req.Parent != "" && c.req.Parent != "auto"; errors.Is(err, failure.NotFound) && !asked {
-		sn, err = nil, nil
-	}
-	if err == nil && sn != nil {
+	if err == nil {
 		err = c.Store.Unlock(ctx, sn)
+	}
+	if err != nil && !asked(c.req.Parent) && passedOver(err) {
+		sn, err = nil, nil
 	}
 	c.parent = sn
 	return err
@@ -229,7 +228,7 @@ func (c *session) findKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.parent, err = c.findParent(ctx); err != nil || c.parent == nil {
+	if err := c.findParent(ctx); err != nil || c.parent == nil {
 		return err
 	}
 	if id, encrypted := c.parent.KeyID(); c.req.OnNote != nil && (encrypted != (k != nil) || encrypted && id != k.ID()) {
@@ -250,68 +249,4 @@ func under(key string) string {
 		return "not encrypted"
 	}
 	return "encrypted with key " + key
-}
-
-// findParent picks the snapshot whose pages may be reused: the named one, or
-// the newest of this VM, or the one the VM was cloned from.
-func (c *session) findParent(ctx context.Context) (*store.Snapshot, error) {
-	switch c.req.Parent {
-	case "none":
-		return nil, nil
-	case "", "auto":
-	default:
-		id, err := c.Store.Resolve(ctx, c.req.Parent)
-		if err != nil {
-			return nil, err
-		}
-		sn, err := c.Store.Get(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		if err := sn.Usable(); err != nil {
-			return nil, err
-		}
-		return sn, c.Store.Unlock(ctx, sn)
-	}
-	sn, err := c.newestOfVM(ctx)
-	if err != nil || sn != nil || c.rec.Snapshot == "" {
-		return sn, err
-	}
-	sn, err = c.usable(ctx, store.ID(c.rec.Snapshot))
-	if sn != nil && sn.Foreign() && c.rec.Restore == nil {
-		// Its pages are reused for what it says that they hold. The disks were
-		// written of it page by page and compared; its RAM was not, if the VM booted.
-		return nil, nil
-	}
-	return sn, err
-}
-
-// newestOfVM is the newest snapshot of the VM; nil when there is none. What came from
-// elsewhere says itself of which VM it is.
-func (c *session) newestOfVM(ctx context.Context) (*store.Snapshot, error) {
-	all, err := c.Store.Summaries(ctx)
-	if err != nil {
-		return nil, err
-	}
-	all = slices.DeleteFunc(all, func(s store.Summary) bool { return s.VM.ID != c.rec.ID || s.State != "ready" })
-	slices.SortFunc(all, func(a, b store.Summary) int { return b.Created.Compare(a.Created) })
-	for _, s := range all {
-		if sn, err := c.usable(ctx, s.ID); err != nil || sn != nil && !sn.Foreign() {
-			return sn, err
-		}
-	}
-	return nil, nil
-}
-
-// usable is a snapshot whose pages may be reused; nil for one that is damaged or
-// gone: only speed is lost without a parent.
-func (c *session) usable(ctx context.Context, id store.ID) (*store.Snapshot, error) {
-	sn, err := c.Store.Get(ctx, id)
-	if err == nil {
-		err = sn.Usable()
-	}
-	if errors.Is(err, failure.NotFound) || errors.Is(err, failure.Damaged) {
-		return nil, nil
-	}
-	return sn, err
 }

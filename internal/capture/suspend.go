@@ -34,7 +34,7 @@ func (s *Saver) SuspendLocked(ctx context.Context, rec *vm.Record, req Request) 
 		return nil, err
 	}
 	defer lease.Release()
-	refusal := &session{Saver: s, req: req, rec: rec, lease: lease}
+	refusal := begin(s, req, rec, lease)
 	if err := refusal.check(ctx); err != nil {
 		return nil, err
 	}

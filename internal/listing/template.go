@@ -77,9 +77,6 @@ func safeArgs(args []any) []any {
 		switch reflect.ValueOf(a).Kind() {
 		case reflect.Bool, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
 			reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Float32, reflect.Float64:
-			if _, own := a.(fmt.Stringer); own {
-				out[i] = escape(a)
-			}
 		default:
 			out[i] = escape(a)
 		}
