@@ -127,11 +127,15 @@ func (m *memory) places() error {
 	if err != nil {
 		return fmt.Errorf("gc: %w", err)
 	}
+	copied := account.Copied(m.known.Folders, now)
 	for _, f := range store.TruthFolders() {
 		was, knew := m.known.Folders[f]
 		place, there := now[f]
 		if !knew {
 			continue
+		}
+		if copied {
+			was = was.As(place)
 		}
 		if why := account.Differs(f, was, place, there); why != "" {
 			m.lost = append(m.lost, Lost{Kind: "folder", ID: f, Reason: why})

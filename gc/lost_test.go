@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -149,6 +150,33 @@ func TestNothingGoesWhenSomethingVanished(t *testing.T) {
 				t.Errorf("with all back it removes %+v, want the orphan", rep.Removed)
 			}
 		})
+	}
+}
+
+// TestACopyOfAllIsHeldToWhatItHolds: nothing is lost of a store that was copied as
+// a whole, or that was restored from such a copy, unless something is missing in it.
+func TestACopyOfAllIsHeldToWhatItHolds(t *testing.T) {
+	f := fullStore(t)
+	orphan := litter(t, f.Store, 1)[0]
+	copied := filepath.Join(t.TempDir(), "copy")
+	if out, err := exec.Command("cp", "-a", f.Root(), copied).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s := open(t, copied)
+	rep := collect(t, s, Options{})
+	if len(rep.Removed) != 1 || rep.Removed[0].ID != "sha256:"+orphan.Encoded() {
+		t.Errorf("in the copy it removes %+v, want the orphan", rep.Removed)
+	}
+	again := filepath.Join(t.TempDir(), "again")
+	if out, err := exec.Command("cp", "-a", copied, again).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s = open(t, again)
+	if err := os.RemoveAll(s.Path("snapshots", string(f.first.ID))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t.Context(), s, Options{}); !errors.Is(err, failure.Damaged) {
+		t.Errorf("a copy without a snapshot: %v", err)
 	}
 }
 

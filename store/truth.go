@@ -83,7 +83,7 @@ func (s *Store) foundAccount() {
 	a := account.Begin(time.Time{})
 	a.Made = time.Now().UTC()
 	places, err := account.Places(s.root, TruthFolders())
-	if err != nil || len(places) < len(TruthFolders()) {
+	if err != nil || len(places) <= len(TruthFolders()) {
 		return
 	}
 	a.Folders = places

@@ -358,6 +358,7 @@ func killRemovals(h *host) {
 	}
 	for _, step := range collectSteps {
 		h.must("snapshot", "create", "web", "victim", "--parent", "none")
+		h.must("gc") // knows the victim, so that the next run has to note that it went
 		h.must("snapshot", "rm", "victim")
 		h.killed(step, "gc")
 		h.clean("base")

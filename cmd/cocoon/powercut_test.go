@@ -18,7 +18,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/gc"
-	"github.com/cocoonv2/cocoon/internal/account"
 	"github.com/cocoonv2/cocoon/internal/durable/durabletest"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/refs"
@@ -276,25 +275,6 @@ func (c *cutter) acknowledged() {
 	}
 }
 
-// sameFolders: the tree of what is on the disk is laid out anew, but it stands for
-// the folders that it is of.
-func (c *cutter) sameFolders(dir string) {
-	c.t.Helper()
-	a, err := account.Read(dir)
-	if errors.Is(err, account.ErrNone) {
-		return
-	}
-	if err == nil {
-		a.Folders, err = account.Places(dir, store.TruthFolders())
-	}
-	if err == nil {
-		err = a.Write(dir)
-	}
-	if err != nil {
-		c.t.Errorf("account: %v", err)
-	}
-}
-
 // collects: one collection leaves nothing for a second one, and harms nothing.
 func (c *cutter) collects(dir string) {
 	c.t.Helper()
@@ -302,7 +282,6 @@ func (c *cutter) collects(dir string) {
 	if s == nil {
 		return
 	}
-	c.sameFolders(dir)
 	for i := range 3 {
 		rep, err := gc.Collect(context.Background(), s, gc.Options{Sources: (&rooms{store: s}).roots()})
 		if err != nil {

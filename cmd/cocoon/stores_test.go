@@ -87,7 +87,7 @@ var crossedVerbs = []struct{ verb, args string }{
 }
 
 // elsewhereVerbs work in folders of their own.
-var elsewhereVerbs = []string{"demo"}
+var elsewhereVerbs = []string{"demo", undemoVerb}
 
 func TestEveryVerbIsRunBesideAnotherStore(t *testing.T) {
 	a := &app{out: screen.New(io.Discard, "stdout"), errOut: screen.New(io.Discard, "stderr"), env: os.LookupEnv}

@@ -19,13 +19,16 @@ type Place struct {
 	Group int    `json:"group"`          // 0 with the root folder
 }
 
-// Places looks at the folders below root, by their paths; one that is missing has
-// none.
+// Here is the folder of the store itself, among the others.
+const Here = "."
+
+// Places looks at root and at the folders below it, by their paths; one that is
+// missing has none.
 func Places(root string, folders []string) (map[string]Place, error) {
 	type device struct{ major, minor uint32 }
 	groups := map[device]int{}
 	places := map[string]Place{}
-	for _, folder := range slices.SortedFunc(slices.Values(append([]string{""}, folders...)), cmp.Compare) {
+	for _, folder := range slices.SortedFunc(slices.Values(append([]string{Here}, folders...)), cmp.Compare) {
 		var st unix.Statx_t
 		path := filepath.Join(root, folder)
 		err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME|unix.STATX_TYPE, &st)
@@ -39,7 +42,7 @@ func Places(root string, folders []string) (map[string]Place, error) {
 		if _, known := groups[on]; !known {
 			groups[on] = len(groups)
 		}
-		if folder == "" || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			continue
 		}
 		p := Place{Inode: st.Ino, Group: groups[on]}
@@ -51,6 +54,24 @@ func Places(root string, folders []string) (map[string]Place, error) {
 	return places, nil
 }
 
+// Copied says that all of the store is another one than was noted: a copy, or one
+// that was restored from a backup. Then no folder below can be the one that it was.
+func Copied(was, now map[string]Place) bool {
+	a, known := was[Here]
+	b, there := now[Here]
+	return known && there && a.other(b)
+}
+
+// As gives a folder of a store that was copied the identity that it has there.
+func (p Place) As(now Place) Place {
+	p.Inode, p.Born = now.Inode, now.Born
+	return p
+}
+
+func (p Place) other(now Place) bool {
+	return p.Inode != now.Inode || p.Born != 0 && now.Born != 0 && p.Born != now.Born
+}
+
 // Differs says in words how a folder is not the one that was noted, "" if it is.
 func Differs(folder string, was, now Place, there bool) string {
 	switch {
@@ -58,7 +79,7 @@ func Differs(folder string, was, now Place, there bool) string {
 		return fmt.Sprintf("folder %s is missing", folder)
 	case was.Group != now.Group:
 		return fmt.Sprintf("folder %s is on another file system than it was: a volume is not mounted, or another one is", folder)
-	case was.Inode != now.Inode, was.Born != 0 && now.Born != 0 && was.Born != now.Born:
+	case was.other(now):
 		return fmt.Sprintf("folder %s is not the one that it was: it was copied, restored or made anew", folder)
 	}
 	return ""
