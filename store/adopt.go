@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/spelling"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // Adopting takes in a snapshot that another store published: its manifest is
@@ -40,7 +41,8 @@ func (in *Ingest) Has(ctx context.Context, d Descriptor) (bool, error) {
 }
 
 // Land writes a blob that comes from elsewhere. Exactly d.Size bytes are taken
-// from r; failure.Damaged when they are fewer, more, or of another digest.
+// from r; failure.Damaged when they are fewer, more, or of another digest, and for
+// a pack that does not hold the pages which its index names.
 func (in *Ingest) Land(ctx context.Context, d Descriptor, r io.Reader) error {
 	if err := checkDescriptor(d); err != nil {
 		return err
@@ -49,7 +51,11 @@ func (in *Ingest) Land(ctx context.Context, d Descriptor, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if err := copyVerified(ctx, f, d, r); err != nil {
+	err = copyVerified(ctx, f, d, r)
+	if err == nil {
+		err = pack.CheckTruth(ctx, f, d.Size)
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("take in blob %s: %w", d.Digest, err), f.discard())
 	}
 	return f.keep(ctx, d)

@@ -237,3 +237,25 @@ func TestTheSlicesTogetherReadEverythingOnce(t *testing.T) {
 		t.Errorf("the slices read %d bytes, everything is %d", sum, whole.BytesRead)
 	}
 }
+
+// TestNoLyingPackLands: its digest is right, and its pages are not those that its
+// index names.
+func TestNoLyingPackLands(t *testing.T) {
+	s := openTest(t)
+	b, err := os.ReadFile(s.BlobPath(packOf(t, mustPublish(t, s, "first", image(1, 30)))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = flip(60)(b)
+	d := Descriptor{MediaType: "application/octet-stream", Digest: digest.FromBytes(b), Size: int64(len(b))}
+	in, err := s.Ingest(t.Context(), leaseTest(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Land(t.Context(), d, bytes.NewReader(b)); !errors.Is(err, failure.Damaged) {
+		t.Errorf("it lands: %v", err)
+	}
+	if has, err := in.Has(t.Context(), d); has || err != nil {
+		t.Errorf("it is here: %v, %v", has, err)
+	}
+}
