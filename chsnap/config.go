@@ -134,6 +134,15 @@ func (c *Config) MemoryBytes() uint64 {
 	return sum
 }
 
+// HotplugBytes is how much RAM can be plugged in beside that at boot.
+func (c *Config) HotplugBytes() uint64 {
+	sum := c.view.Memory.HotplugSize
+	for _, z := range c.view.Memory.Zones {
+		sum += z.HotplugSize
+	}
+	return sum
+}
+
 // Payload of the VM.
 func (c *Config) Payload() Payload { return c.view.Payload }
 

@@ -246,6 +246,9 @@ func (a *app) vmSettings(o *vm.Options) (err error) {
 	default:
 		return failure.New(failure.Usage, "vmLandlock %q: auto, on or off", o.Confine)
 	}
+	if o.Scopes, err = a.scopes(); err != nil {
+		return err
+	}
 	if o.SerialLogMax, err = parseSize("serialLogMax", a.set("serialLogMax")); err != nil {
 		return err
 	}
@@ -258,6 +261,31 @@ func (a *app) vmSettings(o *vm.Options) (err error) {
 	}
 	return nil
 }
+
+// scopes are the settings of the VMMs' cgroups.
+func (a *app) scopes() (s vm.Scopes, err error) {
+	switch s.Kind = vm.Scoping(a.set("vmScope")); s.Kind {
+	case vm.ScopedIfPossible, vm.Scoped, vm.Unscoped:
+	default:
+		return s, failure.New(failure.Usage, "vmScope %q: auto, on or off", s.Kind)
+	}
+	if v := a.set("vmMemoryOverhead"); v != "none" {
+		if s.MemoryOverhead, err = parseSize("vmMemoryOverhead", v); err != nil {
+			return s, err
+		}
+		if s.MemoryOverhead < minMemoryOverhead {
+			return s, failure.New(failure.Usage, "vmMemoryOverhead %q: at least %s, or none for no bound", v, size(minMemoryOverhead))
+		}
+	}
+	s.CPUWeight, err = strconv.Atoi(a.set("vmCPUWeight"))
+	if err != nil || s.CPUWeight < 1 || s.CPUWeight > 10000 {
+		return s, failure.New(failure.Usage, "vmCPUWeight %q: 1 to 10000", a.set("vmCPUWeight"))
+	}
+	return s, nil
+}
+
+// minMemoryOverhead is more than any VMM was seen to have beside its guest's RAM.
+const minMemoryOverhead = 64 << 20
 
 // patience is vmmTimeout.
 func (a *app) patience() (patience.Patience, error) {

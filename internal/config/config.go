@@ -52,6 +52,9 @@ func Settings() []Setting {
 		{"vmmTimeout", "COCOON_VMM_TIMEOUT", "30s"},
 		{"vmStopTimeout", "COCOON_VM_STOP_TIMEOUT", "90s"},
 		{"vmLandlock", "COCOON_VM_LANDLOCK", "auto"},
+		{"vmScope", "COCOON_VM_SCOPE", "auto"},
+		{"vmMemoryOverhead", "COCOON_VM_MEMORY_OVERHEAD", "512M"},
+		{"vmCPUWeight", "COCOON_VM_CPU_WEIGHT", "100"},
 		{"serialLogMax", "COCOON_SERIAL_LOG_MAX", "1M"},
 		{"vmmOOMScoreAdj", "COCOON_VMM_OOM_SCORE_ADJ", "0"},
 		{"keyFile", "COCOON_KEY_FILE", ""},
@@ -82,10 +85,13 @@ type file struct {
 	CNIConfDir    string `json:"cniConfDir"`
 	CNIBinDir     string `json:"cniBinDir"`
 
-	VMStopTimeout  string `json:"vmStopTimeout"`
-	VMLandlock     string `json:"vmLandlock"`
-	SerialLogMax   string `json:"serialLogMax"`
-	VMMOOMScoreAdj string `json:"vmmOOMScoreAdj"`
+	VMStopTimeout    string `json:"vmStopTimeout"`
+	VMLandlock       string `json:"vmLandlock"`
+	VMScope          string `json:"vmScope"`
+	VMMemoryOverhead string `json:"vmMemoryOverhead"`
+	VMCPUWeight      string `json:"vmCPUWeight"`
+	SerialLogMax     string `json:"serialLogMax"`
+	VMMOOMScoreAdj   string `json:"vmmOOMScoreAdj"`
 
 	RepackThreshold string `json:"repackThreshold"`
 	GCGrace         string `json:"gcGrace"`
@@ -112,7 +118,7 @@ func (f file) get(key string) string {
 		"keyFile":      f.KeyFile,
 		"maxStoreSize": f.MaxStoreSize, "cacheMaxBytes": f.CacheMaxBytes, "cacheAhead": f.CacheAhead,
 		"repackThreshold": f.RepackThreshold, "gcGrace": f.GCGrace, "registryTimeout": f.RegistryTimeout,
-		"vmStopTimeout": f.VMStopTimeout, "vmLandlock": f.VMLandlock, "serialLogMax": f.SerialLogMax, "vmmOOMScoreAdj": f.VMMOOMScoreAdj,
+		"vmStopTimeout": f.VMStopTimeout, "vmLandlock": f.VMLandlock, "vmScope": f.VMScope, "vmMemoryOverhead": f.VMMemoryOverhead, "vmCPUWeight": f.VMCPUWeight, "serialLogMax": f.SerialLogMax, "vmmOOMScoreAdj": f.VMMOOMScoreAdj,
 		"cniConfDir": f.CNIConfDir, "cniBinDir": f.CNIBinDir,
 	}[key]
 }

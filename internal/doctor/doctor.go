@@ -75,6 +75,7 @@ func (h Host) Examine(ctx context.Context) []Finding {
 		{"tun", h.device("/dev/net/tun", "load the tun module: VMs with a network need it")},
 		{"hypervisor", h.hypervisor},
 		{"landlock", h.landlock},
+		{"scopes", h.scopes},
 		{"store", h.store},
 		{"run folder", h.runFolder},
 		{"space", h.space},
@@ -291,6 +292,14 @@ func (h Host) landlock(context.Context) Finding {
 		return ok("VMMs can confine themselves (version %d)", vm.LandlockVersion())
 	}
 	return warn("boot Linux 6.2 or later with lsm=landlock,…", "this kernel has version %d of Landlock: a VMM that is broken into can open every file of the host", vm.LandlockVersion())
+}
+
+func (h Host) scopes(context.Context) Finding {
+	if vm.CanScope() {
+		return ok("systemd gives each VMM a scope of its own, in cocoon.slice")
+	}
+	return warn("run systemd, or start VMs where the cgroup has bounds and is not ended with a unit",
+		"systemd does not run here: VMMs stay in the cgroup of the command that starts them")
 }
 
 func (h Host) keepers(ctx context.Context) Finding {

@@ -17,6 +17,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
 // Job says what VMM is to be started.
@@ -27,9 +29,18 @@ type Job struct {
 	Argv        []string   // the VMM, by its whole path, and its arguments
 	Handed      []*os.File // descriptors that it inherits
 	OOMScoreAdj int        // 0 leaves what it is
+	Scope       *Scope     // nil: it stays in the cgroup of the command
 	// In runs a function where the VMM is to be started, e.g. on a thread in its
 	// netns; nil is here.
 	In func(func() error) error
+}
+
+// Scope is a cgroup that the VMM and its keeper are to have.
+type Scope struct {
+	// Argv begins a command line, of which the rest becomes the same process within
+	// the scope.
+	Argv []string
+	Must bool // rather than start the VMM elsewhere
 }
 
 // Started is a VMM that was started.
@@ -58,7 +69,7 @@ const firstUnclosed = 10
 // it becomes another program. $1 to $3 are arguments of the keeper, $4 is its
 // program. Where there is none it becomes the VMM. What has a lock that the VMM is
 // to hold alone goes first: its log, its seat, its disks.
-const script = `umask 077; ulimit -c 0; unset PWD OLDPWD
+const script = `umask 077; ulimit -c 0; unset PWD OLDPWD INVOCATION_ID
 dir=$1 max=$2 handed=$3 keeper=$4; shift 4
 if [ -z "$keeper" ]; then echo $$ >&4; exec "$@" 4>&- 5>&- 6>&-; fi
 "$@" 4>&- 5>&- 6>&- &
@@ -79,6 +90,13 @@ func (p Program) Start(ctx context.Context, job Job) (*Started, error) {
 		}
 	}
 	s, err := p.shell(job, lock.File())
+	if err != nil && job.Scope != nil && !job.Scope.Must {
+		job.Scope = nil
+		s, err = p.shell(job, lock.File())
+	}
+	if err != nil && job.Scope != nil {
+		return nil, failure.Hint(fmt.Errorf("start %s in a scope of its own, for vmScope is on: %w: %s", job.Argv[0], err, LastLine(filepath.Join(job.Dir, VMMLog))), "set vmScope to auto to start VMs without one")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", job.Argv[0], err)
 	}
@@ -98,7 +116,8 @@ func (p Program) shell(job Job, lock *os.File) (*Started, error) {
 		return nil, err
 	}
 	defer answer.Close()
-	cmd := exec.Command("/bin/sh", slices.Concat([]string{"-c", script, "keeper", job.Dir, strconv.FormatInt(job.logMax(), 10), strconv.Itoa(len(job.Handed)), string(p)}, withEvents(job.Argv))...)
+	argv := slices.Concat(job.Scope.argv(), []string{"/bin/sh", "-c", script, "keeper", job.Dir, strconv.FormatInt(job.logMax(), 10), strconv.Itoa(len(job.Handed)), string(p)}, withEvents(job.Argv))
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = job.Log, job.Log
 	cmd.ExtraFiles = append([]*os.File{eventsW, answer, eventsR, lock}, job.Handed...)
 	cmd.Env, cmd.Dir = environment(), "/"
@@ -113,6 +132,13 @@ func (p Program) shell(job Job, lock *os.File) (*Started, error) {
 		err = job.settle(cmd.Process.Pid, s.PID)
 	}
 	return s, err
+}
+
+func (s *Scope) argv() []string {
+	if s == nil {
+		return nil
+	}
+	return s.Argv
 }
 
 func (j *Job) logMax() int64 {

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"encoding/json"
+	"math"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -105,6 +106,9 @@ func (a *agreement) size() error {
 	a.out.rec.CPUs, a.out.rec.MemoryBytes = rec.CPUs, rec.MemoryBytes
 	if a.Config == nil {
 		return nil
+	}
+	if a.out.rec.HotplugBytes = int64(min(a.Config.HotplugBytes(), math.MaxInt64)); a.out.rec.HotplugBytes > maxMemoryBytes {
+		return disagree("%d bytes of RAM to plug in", a.out.rec.HotplugBytes)
 	}
 	if ranges := a.ranges(); !slices.EqualFunc(ranges, sp.Memory, func(r chsnap.Range, m store.MemoryRange) bool {
 		return r.GPA == m.GPA && r.Length == m.Bytes

@@ -83,7 +83,7 @@ func (b *Blueprint) Judge(c *chsnap.Config, s *chsnap.State) error {
 // caller's to choose.
 func (b *Blueprint) Fill(rec *Record) {
 	from := &b.rec
-	rec.Labels, rec.CPUs, rec.MemoryBytes = from.Labels, from.CPUs, from.MemoryBytes
+	rec.Labels, rec.CPUs, rec.MemoryBytes, rec.HotplugBytes = from.Labels, from.CPUs, from.MemoryBytes, from.HotplugBytes
 	rec.Kernel, rec.Firmware, rec.Initramfs, rec.Cmdline = from.Kernel, from.Firmware, from.Initramfs, from.Cmdline
 	rec.Disks, rec.ExtraArgs = b.Disks(), b.ExtraArgs()
 	rec.Image, rec.Images = from.Image, standsOn(from)

@@ -81,7 +81,7 @@ func (m *Manager) startVMM(ctx context.Context, rec *Record, entry *runfolder.En
 	}
 	defer log.Close()
 	return m.o.Keeper.Start(ctx, keeper.Job{
-		Dir: m.RunDir(rec.ID), Log: log, LogMax: m.o.SerialLogMax, Argv: argv, Handed: locks.files(), OOMScoreAdj: m.o.OOMScoreAdj,
+		Dir: m.RunDir(rec.ID), Log: log, LogMax: m.o.SerialLogMax, Argv: argv, Handed: locks.files(), OOMScoreAdj: m.o.OOMScoreAdj, Scope: m.scope(rec),
 		In: func(do func() error) error { return network.InNetns(netnsOf(rec), do) },
 	})
 }

@@ -35,6 +35,7 @@ type Options struct {
 	// SerialLogMax bounds each log of a VM, bytes; 0 is keeper.DefaultLogMax.
 	SerialLogMax int64
 	OOMScoreAdj  int    // of VMMs; 0 leaves it as it is
+	Scopes       Scopes // of VMMs
 	CPUArgs      string // appended to --cpus boot=N
 	// Patience bounds every wait for a process.
 	Patience patience.Patience

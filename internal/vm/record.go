@@ -30,31 +30,32 @@ import (
 
 // Record is everything that is known of a VM; record.json.
 type Record struct {
-	Version     int               `json:"version"`
-	ID          string            `json:"id"`
-	Name        string            `json:"name"`
-	Created     time.Time         `json:"created"`
-	Labels      map[string]string `json:"labels,omitempty"`
-	CPUs        int               `json:"cpus"`
-	MemoryBytes int64             `json:"memoryBytes"`
-	Kernel      *store.ImageRef   `json:"kernel,omitempty"`
-	Firmware    *store.ImageRef   `json:"firmware,omitempty"`
-	Initramfs   *store.ImageRef   `json:"initramfs,omitempty"`
-	Cmdline     string            `json:"cmdline,omitempty"`
-	Disks       []Disk            `json:"disks"`
-	Networks    []Network         `json:"networks"`
-	ExtraArgs   []string          `json:"extraArgs,omitempty"`
-	Image       string            `json:"image,omitempty"` // name that it was made from
-	Images      []digest.Digest   `json:"images"`          // every image blob that it stands on
-	Snapshot    string            `json:"snapshot,omitempty"`
-	Restore     *RestoreInfo      `json:"restore,omitempty"`
-	State       string            `json:"state"` // created running paused suspended stopped error
-	Process     *Process          `json:"process,omitempty"`
-	LastError   string            `json:"lastError,omitempty"`
-	Exit        *Exit             `json:"exit,omitempty"`  // of the run before, while there is no process
-	Woken       int               `json:"woken,omitempty"` // how often it was woken, or had its RAM given up
-	Sleep       *Sleep            `json:"-"`               // of a suspended VM; sleep.go
-	Trouble     string            `json:"-"`               // with its VMM, as Look found it
+	Version      int               `json:"version"`
+	ID           string            `json:"id"`
+	Name         string            `json:"name"`
+	Created      time.Time         `json:"created"`
+	Labels       map[string]string `json:"labels,omitempty"`
+	CPUs         int               `json:"cpus"`
+	MemoryBytes  int64             `json:"memoryBytes"`
+	HotplugBytes int64             `json:"hotplugBytes,omitempty"` // of RAM that may be plugged in beside
+	Kernel       *store.ImageRef   `json:"kernel,omitempty"`
+	Firmware     *store.ImageRef   `json:"firmware,omitempty"`
+	Initramfs    *store.ImageRef   `json:"initramfs,omitempty"`
+	Cmdline      string            `json:"cmdline,omitempty"`
+	Disks        []Disk            `json:"disks"`
+	Networks     []Network         `json:"networks"`
+	ExtraArgs    []string          `json:"extraArgs,omitempty"`
+	Image        string            `json:"image,omitempty"` // name that it was made from
+	Images       []digest.Digest   `json:"images"`          // every image blob that it stands on
+	Snapshot     string            `json:"snapshot,omitempty"`
+	Restore      *RestoreInfo      `json:"restore,omitempty"`
+	State        string            `json:"state"` // created running paused suspended stopped error
+	Process      *Process          `json:"process,omitempty"`
+	LastError    string            `json:"lastError,omitempty"`
+	Exit         *Exit             `json:"exit,omitempty"`  // of the run before, while there is no process
+	Woken        int               `json:"woken,omitempty"` // how often it was woken, or had its RAM given up
+	Sleep        *Sleep            `json:"-"`               // of a suspended VM; sleep.go
+	Trouble      string            `json:"-"`               // with its VMM, as Look found it
 }
 
 // Disk of a VM: File (in the VM's folder) is writable, Image is a shared blob.
