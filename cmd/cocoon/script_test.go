@@ -8,10 +8,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,7 +26,16 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(leaktest.Checked(m), map[string]func(){"cocoon": func() { os.Exit(Main()) }})
+	testscript.Main(hearsHangups{leaktest.Checked(m)}, map[string]func(){"cocoon": func() { os.Exit(Main()) }})
+}
+
+// hearsHangups runs tests under nohup too: commands would inherit that SIGHUP is
+// ignored, and do not end by it then.
+type hearsHangups struct{ leaktest.M }
+
+func (h hearsHangups) Run() int {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	return h.M.Run()
 }
 
 // TestScripts runs whole transcripts of the command line: verbs, output keys,
