@@ -50,9 +50,20 @@ func bootWeb(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
+	if err := l.scoped(ctx, "web"); err != nil {
+		return err
+	}
 	out, err := l.guest(ctx, webIP, "cat /proc/sys/kernel/random/boot_id")
 	l.bootID = strings.TrimSpace(out)
 	return errors.Join(err, l.sound(ctx, webIP))
+}
+
+// scoped: systemd has given the VMM a cgroup with bounds, whoever started it.
+func (l *lab) scoped(ctx context.Context, name string) error {
+	_, err := l.host.sh(ctx, `g=$(cut -d: -f3 /proc/$(cocoon vm inspect `+name+` | jq '.[0].pid')/cgroup)
+case $g in /cocoon.slice/cocoon-*.scope) ;; *) echo "the VMM is in $g"; exit 1 ;; esac
+test "$(cat /sys/fs/cgroup$g/memory.max)" -gt 0; test "$(cat /sys/fs/cgroup$g/cpu.weight)" = 100`)
+	return err
 }
 
 // liveCapture follows the guest over one TCP connection meanwhile.
