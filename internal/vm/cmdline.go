@@ -53,10 +53,13 @@ func (rec *Record) facts() (facts, bool) {
 	f := facts{"hostname": rec.Name}
 	attached := true
 	for _, n := range rec.Networks {
+		if !n.attached() { // what it has is only wanted yet, and has no gateway
+			attached = false
+			continue
+		}
 		inside := n.Inside()
 		i := slices.IndexFunc(inside.IPs, func(p netip.Prefix) bool { return p.Addr().Is4() })
 		if i < 0 {
-			attached = attached && (n.Netns != "" || slices.Contains([]string{"", network.None, network.Tap, network.Unplugged}, n.Attachment.Network))
 			continue
 		}
 		ip := inside.IPs[i]
@@ -68,4 +71,9 @@ func (rec *Record) facts() (facts, bool) {
 		return f, true
 	}
 	return f, attached
+}
+
+// attached tells whether an interface has got all that it will have.
+func (n Network) attached() bool {
+	return n.Netns != "" || slices.Contains([]string{"", network.None, network.Tap, network.Unplugged}, n.Attachment.Network)
 }

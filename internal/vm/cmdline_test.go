@@ -18,6 +18,8 @@ func TestACommandLineTellsTheGuestItsAddress(t *testing.T) {
 	mapped := lan // outside; the guest remembers another one
 	mapped.Guest = &network.Guest{MAC: "02:00:00:00:00:01", IPs: []netip.Prefix{netip.MustParsePrefix("192.168.0.9/24")}, Gateways: []netip.Addr{netip.MustParseAddr("192.168.0.1")}}
 	wanted := network.Attachment{Network: "lan", MAC: "02:00:00:00:00:07"}
+	asked := wanted
+	asked.IPs = []netip.Prefix{netip.MustParsePrefix("10.1.2.3/32")}
 	for _, c := range []struct {
 		name, text, want string
 		networks         []network.Attachment
@@ -27,6 +29,7 @@ func TestACommandLineTellsTheGuestItsAddress(t *testing.T) {
 		{"behind NAT", "ip={ip} gw={gateway}", "ip=192.168.0.9 gw=192.168.0.1", []network.Attachment{mapped}, false},
 		{"the first with an address", "ip={ip}", "ip=10.1.2.3", []network.Attachment{{Network: network.None}, lan}, false},
 		{"before it is attached", "h={hostname} ip={ip}", "h=web ip={ip}", []network.Attachment{wanted}, false},
+		{"before it is attached, with an address that is wanted", "ip={ip}::{gateway}:{netmask}", "ip={ip}::{gateway}:{netmask}", []network.Attachment{asked}, false},
 		{"no interface", "ip={ip}", "", nil, true},
 		{"no network", "ip={ip}", "", []network.Attachment{{Network: network.Tap, Tap: "t0"}}, true},
 		{"a network without addresses", "ip={ip}", "", []network.Attachment{{Network: "l2", Netns: "/run/netns/x", MAC: "02:00:00:00:00:07"}}, true},
