@@ -15,6 +15,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/internal/guest"
+	"github.com/cocoonv2/cocoon/internal/programtest"
 )
 
 // hostileStore is a store in which each text that somebody else may have chosen
@@ -88,7 +89,10 @@ func newHostileStore(t *testing.T, seed, text string) *hostileStore {
 		t.Fatalf("%v: %s", err, out)
 	}
 	s := &hostileStore{t: t, root: filepath.Join(dir, "root"), run: filepath.Join(dir, "run"), text: text, script: filepath.Join(dir, "vmm")}
-	s.write(s.script, []byte("#!/bin/sh\ncat <<'END'\ncloud-hypervisor v53.0.0"+strings.ReplaceAll(text, "\x00", "")+"\nEND\n[ \"$1\" = --version ]\n"), 0o700)
+	script := []byte("#!/bin/sh\ncat <<'END'\ncloud-hypervisor v53.0.0" + strings.ReplaceAll(text, "\x00", "") + "\nEND\n[ \"$1\" = --version ]\n")
+	if err := programtest.Write(s.script, script); err != nil {
+		t.Fatal(err)
+	}
 	s.hostileSnapshots()
 	s.hostileVMs()
 	for _, path := range s.find("images", "*.json") {

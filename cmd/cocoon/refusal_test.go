@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/programtest"
 )
 
 // TestWithoutRoot runs the program as nobody: exit code 2, and no store appears.
@@ -29,14 +31,11 @@ func TestWithoutRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	out, err := os.OpenFile(program, os.O_CREATE|os.O_WRONLY, 0o755)
+	err = programtest.WriteFrom(program, func(w io.Writer) error {
+		_, err := io.Copy(w, in)
+		return err
+	})
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
 		t.Fatal(err)
 	}
 	root := filepath.Join(dir, "root")

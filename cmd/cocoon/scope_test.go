@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/programtest"
 )
 
 // fakeSystemd stands on PATH for the program that places a process in a scope: it
@@ -17,7 +18,7 @@ func (h *host) fakeSystemd(t *testing.T, script string) (env []string, asked fun
 	dir := t.TempDir()
 	said := filepath.Join(dir, "asked")
 	script = "#!/bin/sh\nprintf '%s\\n' \"$@\" >> " + said + "\n" + script
-	if err := os.WriteFile(filepath.Join(dir, "systemd-run"), []byte(script), 0o700); err != nil {
+	if err := programtest.Write(filepath.Join(dir, "systemd-run"), []byte(script)); err != nil {
 		t.Fatal(err)
 	}
 	return []string{"PATH=" + dir + ":" + os.Getenv("PATH")}, func() string {
@@ -35,6 +36,7 @@ INVOCATION_ID=trace exec "$@"
 
 // TestAVMMHasAScope of its own, with bounds, in each way in which one starts.
 func TestAVMMHasAScope(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm, "COCOON_VM_SCOPE=on", "COCOON_VM_MEMORY_OVERHEAD=100M", "COCOON_VM_CPU_WEIGHT=50")
 	env, asked := h.fakeSystemd(t, becomes)
@@ -74,6 +76,7 @@ func TestAVMMHasAScope(t *testing.T) {
 // TestNoScopeIsNoVM where scopes are asked for; and settings are read as they are
 // documented.
 func TestNoScopeIsNoVM(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	create := []string{"vm", "create", "web", "--kernel", "guest.elf", "--memory", "64M", "--start"}

@@ -1,12 +1,13 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/cocoonv2/cocoon/internal/programtest"
 )
 
 // simulated lets the words CHSIM_… of an environment reach the simulator, which
@@ -28,7 +29,7 @@ func (h *host) simulated(env []string) []string {
 	script += fmt.Sprintf("exec '%s' \"$@\"\n", vmm)
 	path := filepath.Join(h.work, fmt.Sprintf("vmm-%08x.sh", crc32.ChecksumIEEE([]byte(script))))
 	if _, err := os.Stat(path); err != nil {
-		if err := errors.Join(os.WriteFile(path+".new", []byte(script), 0o700), os.Rename(path+".new", path)); err != nil {
+		if err := programtest.Write(path, []byte(script)); err != nil {
 			h.t.Fatal(err)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+
+	"github.com/cocoonv2/cocoon/internal/programtest"
 )
 
 // Patience bounds whatever a test waits for in the kernel.
@@ -55,7 +57,7 @@ func Conflist(path string, b Bridge) error {
 // WritePlugin installs a plugin written in sh.
 func WritePlugin(t testing.TB, path, body string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body), 0o700); err != nil {
+	if err := programtest.Write(path, []byte("#!/bin/sh\n"+body)); err != nil {
 		t.Fatal(err)
 	}
 }
