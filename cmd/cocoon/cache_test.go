@@ -38,6 +38,7 @@ func (h *host) base(name string) uint64 {
 // TestClonesWaitForOneMaterialiser: while one process makes the RAM file, others
 // that want it wait, and all map the same one.
 func TestClonesWaitForOneMaterialiser(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
@@ -87,6 +88,7 @@ func TestClonesWaitForOneMaterialiser(t *testing.T) {
 // TestTheCacheIsMadeAhead: the first clone is streamed, and a process in the
 // background makes the file that the next one maps.
 func TestTheCacheIsMadeAhead(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")

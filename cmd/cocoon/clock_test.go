@@ -10,6 +10,7 @@ import (
 // TestAGuestsClockMayStandStill in each way that its RAM can come; a VM that was
 // asleep and one that is restored in place too.
 func TestAGuestsClockMayStandStill(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")

@@ -14,6 +14,7 @@ import (
 // more clones than are worked on at once: every VMM has loaded its guest by then.
 // gc leaves nothing of any.
 func TestNoCloneRunsBeforeAllCan(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")

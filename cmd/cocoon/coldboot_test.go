@@ -62,6 +62,7 @@ func (h *host) devices(name string) map[string]any {
 // TestARebuiltVMLivesAnOrdinaryLife: once stopped it boots from its record with
 // the very arguments, device ids and serials of the VM that was saved.
 func TestARebuiltVMLivesAnOrdinaryLife(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	if err := os.WriteFile(h.work+"/base.raw", make([]byte, 1<<20), 0o600); err != nil {
@@ -110,6 +111,7 @@ func (h *host) powerCut() {
 // each VM back: one that ran and one that was rebuilt boot from their disks, one
 // that was suspended goes on.
 func TestAfterAReboot(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("runs")
@@ -142,6 +144,7 @@ func TestAfterAReboot(t *testing.T) {
 
 // TestASuspendedVMKeepsItsAddress, also over a reboot of the host.
 func TestASuspendedVMKeepsItsAddress(t *testing.T) {
+	t.Parallel()
 	if !networktest.OnItsOwn(t) {
 		return
 	}
@@ -181,6 +184,7 @@ func TestASuspendedVMKeepsItsAddress(t *testing.T) {
 // remembers the old one, and is heard at once all the same. By itself it asks for
 // the MAC again at every 256th count only; nothing else tells it here.
 func TestTheGatewaysMACMayChange(t *testing.T) {
+	t.Parallel()
 	if !networktest.OnItsOwn(t) {
 		return
 	}

@@ -22,6 +22,7 @@ import (
 // VM before the guest ran, in each mode, and the kernel refuses it all else, which
 // is asked for by its API. What cocoon does with a VM works all the same.
 func TestAVMMOpensNothingButItsOwn(t *testing.T) {
+	t.Parallel()
 	vmm, real := chsnaptest.VMM(t)
 	if !real {
 		t.Skip("the simulator does not confine itself")
@@ -116,6 +117,7 @@ func (h *host) mine(paths []string) (out []string) {
 // TestAConfinedVMMIsSavedInFileMode: into a folder that it was told of when it
 // started, where nothing is left afterwards, also by a capture that was killed.
 func TestAConfinedVMMIsSavedInFileMode(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm, "COCOON_VM_LANDLOCK=auto")
 	v := h.boot("web")
@@ -161,6 +163,7 @@ func TestAConfinedVMMIsSavedInFileMode(t *testing.T) {
 
 // TestLandlockIsTheHostsAffair: neither a snapshot nor a program of before decides.
 func TestLandlockIsTheHostsAffair(t *testing.T) {
+	t.Parallel()
 	if !vm.CanConfine() {
 		t.Skipf("this kernel has version %d of Landlock", vm.LandlockVersion())
 	}

@@ -44,6 +44,7 @@ const (
 // the others do not, and each reads what all have stored. COCOON_CRASH_ROUNDS
 // says how many kills.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	rounds := 40
 	if v := os.Getenv("COCOON_CRASH_ROUNDS"); v != "" {
 		var err error

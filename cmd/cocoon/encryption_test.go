@@ -42,6 +42,7 @@ func inTheClear(ts *testscript.TestScript, neg bool, args []string) {
 // TestKillEncryptedCaptures kills encrypted captures at each step, the first of
 // which makes the store one of encrypted snapshots.
 func TestKillEncryptedCaptures(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	encrypted(h)

@@ -204,6 +204,7 @@ func children(t *testing.T, pid int) (pids []int) {
 
 // TestAnExchangeThatFailsLeavesTheVM as it was.
 func TestAnExchangeThatFailsLeavesTheVM(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, chsnaptest.Build(t))
 	h.boot("web")
 	h.must("snapshot", "create", "web", "base")
@@ -238,6 +239,7 @@ func TestAnExchangeThatFailsLeavesTheVM(t *testing.T) {
 // TestAVMThatWasPutAsideGoesOn when the new one cannot take its place after all:
 // its disk is taken away between the trial and the load.
 func TestAVMThatWasPutAsideGoesOn(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
@@ -284,6 +286,7 @@ func (h *host) noFormerState() {
 
 // TestExchangesOfAllModes on the real VMM where it works.
 func TestExchangesOfAllModes(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
@@ -303,6 +306,7 @@ func TestExchangesOfAllModes(t *testing.T) {
 // TestARestoreInPlaceKeepsTheAddress: the guest is on the network at once, and
 // nothing of the trial is left there. A snapshot of another VM is refused.
 func TestARestoreInPlaceKeepsTheAddress(t *testing.T) {
+	t.Parallel()
 	if !networktest.OnItsOwn(t) {
 		return
 	}

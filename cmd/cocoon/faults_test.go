@@ -65,6 +65,7 @@ const faultsSlice = 16
 // had no need of it, what was published is whole, nothing is left, and the
 // command works when it is repeated. A fault that is not met fails the test.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	every, ofAll := uint32(faultsSlice), false
 	if v := os.Getenv("COCOON_FAULTS"); v != "" {
 		n, err := strconv.ParseUint(v, 10, 32)

@@ -15,6 +15,7 @@ import (
 // saved nor suspended, also when the guest writes it in the last moment; one that
 // got it while it slept stays asleep until it is gone.
 func TestADiskThatLooksLikeAnImageStrandsNoRAM(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	v := h.boot("web")

@@ -36,6 +36,7 @@ func (h *host) stopped(step string, args ...string) (*exec.Cmd, fmt.Stringer) {
 
 // TestInterruptedCapture sends SIGINT and SIGTERM into the pause.
 func TestInterruptedCapture(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	v := h.boot("web")
@@ -76,6 +77,7 @@ func (h *host) interrupted(v vmRow, sig syscall.Signal, step string, args ...str
 // TestNextCommandResumes kills a capture and its guard together: nothing is
 // left that could resume the guest but the next command.
 func TestNextCommandResumes(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	v := h.boot("web")
@@ -103,6 +105,7 @@ func TestNextCommandResumes(t *testing.T) {
 // TestVMMThatFails drives captures and restores against a VMM that fails, hangs
 // or dies: the command ends in bounded time with its code, nothing is left.
 func TestVMMThatFails(t *testing.T) {
+	t.Parallel()
 	sim := chsnaptest.Build(t)
 	for _, c := range []struct {
 		fail string
@@ -210,6 +213,7 @@ func failedRestore(h *host, mode, fail string) {
 // TestInterruptedStream sends SIGINT while pages are pushed into a VMM that
 // would wait for the rest for ever.
 func TestInterruptedStream(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")

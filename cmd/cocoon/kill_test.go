@@ -263,6 +263,7 @@ func TestEveryStepIsKilled(t *testing.T) {
 // TestKillAtEachStep kills each verb at each of its named steps, looks at what
 // must never be, and repeats the verb.
 func TestKillAtEachStep(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	t.Run("snapshot create --capture file", func(t *testing.T) {
 		t.Parallel()

@@ -23,6 +23,7 @@ import (
 // is refused before anything starts, copy works. The VM that comes of it can be
 // saved, suspended and restored in place like any other.
 func TestEveryKindOfMemoryIsRestored(t *testing.T) {
+	t.Parallel()
 	vmm, real := chsnaptest.VMM(t)
 	for _, c := range []struct {
 		name string
@@ -36,6 +37,7 @@ func TestEveryKindOfMemoryIsRestored(t *testing.T) {
 		{hugePages, []string{"--memory", "size=64M,hugepages=on"}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			if c.real && !real {
 				t.Skip("the simulator has no such memory")
 			}
@@ -66,9 +68,11 @@ func TestEveryKindOfMemoryIsRestored(t *testing.T) {
 // name, which the VMM looks for when it restores, and can be mapped; a file that
 // it was mapped from stays where it was.
 func TestZonesOfAnyNameComeBack(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	for name, file := range map[string]bool{"named": false, "mem0": true, "of-a-file": true} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t, vmm)
 			zone := "id=" + name + ",size=64M"
 			if file {
@@ -94,6 +98,7 @@ func TestZonesOfAnyNameComeBack(t *testing.T) {
 // TestSharedMemoryIsNeverStreamedOut: the VMM ends itself when it is asked to,
 // and its guest is gone.
 func TestSharedMemoryIsNeverStreamedOut(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.must("snapshot", "import", h.foreign(vmm, []string{"--memory", "size=64M,shared=on"}), "--name", "base")

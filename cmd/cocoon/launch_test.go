@@ -93,6 +93,7 @@ func withSignalsBlocked(c *exec.Cmd) error {
 // be held as long as the VM lives, its tokens would be read in /proc, and guest
 // RAM would be in its core dumps.
 func TestAVMMInheritsNothing(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm, "COCOON_VMM_OOM_SCORE_ADJ=250")
 	lock := filepath.Join(h.work, "cron.lock")
@@ -160,6 +161,7 @@ func (h *host) blocks(pid int, sig unix.Signal) bool {
 
 // TestEndsAreTold: by the state, the reason, and what the VMM said last.
 func TestEndsAreTold(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, chsnaptest.Build(t))
 	for _, c := range []struct {
 		name          string
@@ -200,8 +202,10 @@ func TestEndsAreTold(t *testing.T) {
 
 // TestAPanickedGuestIsNotPlainRunning, as long as it has not booted again.
 func TestAPanickedGuestIsNotPlainRunning(t *testing.T) {
+	t.Parallel()
 	for nmi, from := range map[string]string{"panic": "console", "pvpanic": "pvpanic"} {
 		t.Run(from, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t, chsnaptest.Build(t), "CHSIM_NMI="+nmi)
 			v := h.boot("web")
 			if v.Panic != nil {
@@ -225,6 +229,7 @@ func TestAPanickedGuestIsNotPlainRunning(t *testing.T) {
 // TestAVMMGoesOnWithoutItsKeeper, and the next command gives it another one, which
 // sees its end too where the kernel tells it.
 func TestAVMMGoesOnWithoutItsKeeper(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	v := h.boot("web")
@@ -254,6 +259,7 @@ func TestAVMMGoesOnWithoutItsKeeper(t *testing.T) {
 // TestAStoppedKeeperKeepsNobodyWaiting: not the guest, and not the command that
 // removes it.
 func TestAStoppedKeeperKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	v := h.boot("web")
@@ -278,7 +284,7 @@ func (h *host) keepers() (pids []int) {
 	}
 	for _, dir := range all {
 		b, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if pid, perr := strconv.Atoi(filepath.Base(dir)); err == nil && perr == nil && strings.Contains(string(b), "__keeper\x00"+h.run) {
+		if pid, perr := strconv.Atoi(filepath.Base(dir)); err == nil && perr == nil && strings.Contains(string(b), "__keeper\x00"+h.run+"/") {
 			pids = append(pids, pid)
 		}
 	}

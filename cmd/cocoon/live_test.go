@@ -24,6 +24,7 @@ var phases = []string{"Start", "Config", "Memory#1", "Memory#2", "State", "Compl
 // still. The command ends in bounded time with its code, nothing is left, and
 // where the VMM lives the guest runs.
 func TestLiveCaptureOfAVMMThatFails(t *testing.T) {
+	t.Parallel()
 	sim := chsnaptest.Build(t)
 	for _, phase := range phases {
 		for _, action := range []string{"fail", "die", "stall"} {
@@ -61,6 +62,7 @@ func TestLiveCaptureOfAVMMThatFails(t *testing.T) {
 
 // TestLiveCaptureInterrupted: SIGINT in each phase.
 func TestLiveCaptureInterrupted(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	v := h.boot("web")
@@ -72,6 +74,7 @@ func TestLiveCaptureInterrupted(t *testing.T) {
 
 // TestLiveCaptureVMMKilled: the VMM is killed in each phase, the real one too.
 func TestLiveCaptureVMMKilled(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
@@ -93,6 +96,7 @@ func TestLiveCaptureVMMKilled(t *testing.T) {
 
 // TestLiveCaptureFullDisk: the store's file system becomes full in each phase.
 func TestLiveCaptureFullDisk(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	if err := os.Mkdir(h.root, 0o700); err != nil {
@@ -166,6 +170,7 @@ func (h *host) captureOf(name string) (c struct {
 // TestCaptureModes: auto is live where the VMM can, else file, and says so; live
 // that cannot be had is refused before anything happens.
 func TestCaptureModes(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
@@ -194,12 +199,14 @@ func TestCaptureModes(t *testing.T) {
 }
 
 func TestAutoFallsBackAndSaysSo(t *testing.T) {
+	t.Parallel()
 	sim := chsnaptest.Build(t)
 	for env, why := range map[string]string{
 		"CHSIM_VERSION=52.0.0":              "Cloud Hypervisor 52.0.0 cannot stream",
 		"CHSIM_FAIL=vm.send-migration=fail": "injected failure",
 	} {
 		t.Run(env, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t, sim, env)
 			h.boot("web")
 			c, _, stderr := h.command([]string{"snapshot", "create", "web", "auto"})
@@ -228,6 +235,7 @@ func TestAutoFallsBackAndSaysSo(t *testing.T) {
 // stay for as long as the VMM lives, and every verb that would open the disk
 // respects them.
 func TestDisksStayLocked(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	v := h.boot("web")

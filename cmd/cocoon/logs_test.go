@@ -16,6 +16,7 @@ import (
 // TestAGuestsOutputIsRawInAPipeAndReadOnATerminal: what a guest printed may be
 // kept byte for byte, and does nothing to the terminal of who looks at it.
 func TestAGuestsOutputIsRawInAPipeAndReadOnATerminal(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, chsnaptest.Build(t))
 	id := h.must("vm", "create", "web", "--kernel", "guest.elf", "--memory", "64M")
 	const printed = "\x1b[0;32m  OK  \x1b[0mbooted\r\n\x1b]0;T\x07\x1b[2Jlogin: "

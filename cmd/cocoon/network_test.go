@@ -273,6 +273,7 @@ func TestNetworkFlag(t *testing.T) {
 // TestAGuestIsToldItsAddress that the network chose, by its command line; behind
 // NAT it is told the one that it remembers.
 func TestAGuestIsToldItsAddress(t *testing.T) {
+	t.Parallel()
 	if !networktest.OnItsOwn(t) {
 		return
 	}

@@ -56,6 +56,7 @@ func (h *host) printed(v vmRow) int64 {
 // afterwards another VM starts in the same small run folder, and vm logs has the
 // end of what was printed, in whole lines.
 func TestAGuestThatPrintsForEverFillsNothing(t *testing.T) {
+	t.Parallel()
 	h, _, v := noisy(t, "512k", "128K")
 	h.until("it has printed more than would fit", func() bool { return h.printed(v) > 1<<20 })
 	var df struct{ Logs store.Occupied }
@@ -92,6 +93,7 @@ func TestAGuestThatPrintsForEverFillsNothing(t *testing.T) {
 
 // TestNoiseLeavesRoomInARunFolderThatIsTooSmall for the logs that it was promised.
 func TestNoiseLeavesRoomInARunFolderThatIsTooSmall(t *testing.T) {
+	t.Parallel()
 	h, _, v := noisy(t, "256k", "1M")
 	h.until("it has printed more than would fit", func() bool { return h.printed(v) > 512<<10 })
 	for range 3 {
@@ -103,6 +105,7 @@ func TestNoiseLeavesRoomInARunFolderThatIsTooSmall(t *testing.T) {
 
 // TestLogsAreFollowedAcrossTheBound, and across a new start of the VM.
 func TestLogsAreFollowedAcrossTheBound(t *testing.T) {
+	t.Parallel()
 	h, loud, v := noisy(t, "1m", "64K")
 	c, _, _ := h.command([]string{"vm", "logs", "-f", "loud"})
 	file := filepath.Join(h.work, "followed")

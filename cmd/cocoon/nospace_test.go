@@ -19,9 +19,11 @@ import (
 // succeeds or ends with exit code 8, the guest runs, and what was published
 // before is whole.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	for _, mib := range []int{1, 9, 24, 64, 100, 140, 200, 400} {
 		t.Run(fmt.Sprintf("%d MiB", mib), func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t, vmm)
 			if err := os.Mkdir(h.root, 0o700); err != nil {
 				t.Fatal(err)
@@ -60,6 +62,7 @@ func TestFullDisk(t *testing.T) {
 // TestExportWithoutRoom: it is refused before anything is written where it is
 // to go, whatever room the store has.
 func TestExportWithoutRoom(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.must("vm", "create", "web", "--kernel", "guest.elf", "--disk", "disk.raw", "--memory", "64M", "--start")
@@ -113,6 +116,7 @@ func (h *host) fits(args ...string) bool {
 // TestAPlanTouchesNothing: what is only planned has the cache give up nothing,
 // though it says that RAM would go; what is done then does.
 func TestAPlanTouchesNothing(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	disk := t.TempDir()

@@ -45,6 +45,7 @@ func (h *host) aged(v vmRow) {
 // or was given: it runs on, other stores and copies leave it alone, and its own
 // store has it in hand as before.
 func TestWhatAnOlderProgramStarted(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	fresh := "vm create web --kernel guest.elf --memory 64M --start"
 	for name, lines := range map[string][]string{
@@ -54,6 +55,7 @@ func TestWhatAnOlderProgramStarted(t *testing.T) {
 		"with one, restored from a file": {strings.Replace(fresh, "web", "first", 1) + " --disk disk.raw", "snapshot create first base", "vm rm --force first", "vm create web --from-snapshot base --restore-mode map"},
 	} {
 		t.Run(strings.ReplaceAll(name, ",", ""), func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t, vmm)
 			for _, line := range lines {
 				h.must(strings.Fields(line)...)
@@ -107,6 +109,7 @@ func TestWhatAnOlderProgramStarted(t *testing.T) {
 // TestAnOlderProgramsVMMIsEndedByRm at once, and taken for what is left of a start
 // that died.
 func TestAnOlderProgramsVMMIsEndedByRm(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.aged(h.boot("web"))

@@ -17,6 +17,7 @@ import (
 // often VMs were woken, and without an identity. It has two snapshots of a stopped
 // VM, a suspended VM, an image, and the blobs of a third snapshot that was removed.
 func TestAStoreOfAnEarlierProgram(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, chsnaptest.Build(t))
 	tar := exec.Command("tar", "-C", filepath.Dir(h.root), "--numeric-owner", "-xzf", absolute(t, "testdata/stores/version1.tar.gz"))
 	if out, err := tar.CombinedOutput(); err != nil {

@@ -60,9 +60,11 @@ func options(dir string) map[string]option {
 // suspended can be woken, cloned and restored in place by the program that saved
 // it; one that cannot is refused before its guest is touched.
 func TestWhatIsSavedComesBack(t *testing.T) {
+	t.Parallel()
 	vmm, real := chsnaptest.VMM(t)
 	for name := range options("") {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t, vmm)
 			o := options(h.optionFiles())[name]
 			if o.sim && real {
@@ -77,6 +79,7 @@ func TestWhatIsSavedComesBack(t *testing.T) {
 // TestWhatIsSavedComesBackHoweverOptionsMeet draws a few options at once, those
 // that name the same thing twice left out.
 func TestWhatIsSavedComesBackHoweverOptionsMeet(t *testing.T) {
+	t.Parallel()
 	vmm, real := chsnaptest.VMM(t)
 	seed := time.Now().UnixNano()
 	if v := os.Getenv("COCOON_OPTIONS_SEED"); v != "" {
@@ -184,6 +187,7 @@ func (h *host) refuses(code int, names string, args ...string) {
 // TestAVMMThatWasKilledLeavesNoSocketInTheWay of the next: of a vsock device, the
 // VMM never removes it.
 func TestAVMMThatWasKilledLeavesNoSocketInTheWay(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.bootWith("web", options(h.optionFiles())["vsock"].args)
@@ -219,6 +223,7 @@ func (h *host) endVMM(name string) {
 // TestWhatAVMMWasToldSinceIsSavedOrNamed: a disk that was grown is saved as it
 // is; one that was added, or taken away, is named before the guest is touched.
 func TestWhatAVMMWasToldSinceIsSavedOrNamed(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm, "COCOON_VM_LANDLOCK=off") // one that is confined is told of nothing since
 	hot := filepath.Join(h.optionFiles(), "hot.raw")

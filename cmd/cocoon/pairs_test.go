@@ -33,6 +33,7 @@ const pairsSlice = 40
 // all pairs of verbs: no published snapshot is damaged, nothing that is needed
 // is collected, nobody hangs, guests run.
 func TestPairs(t *testing.T) {
+	t.Parallel()
 	every := pairsSlice
 	if v := os.Getenv("COCOON_PAIRS"); v != "" {
 		var err error

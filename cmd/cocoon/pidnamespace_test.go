@@ -76,6 +76,7 @@ var worksOnIt = [][]string{
 // TestAVMThatRunsElsewhere is neither started twice nor removed under its VMM, on
 // whichever side of a PID namespace it was started; with disks, and without any.
 func TestAVMThatRunsElsewhere(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	for name, c := range map[string]struct {
 		disk          string
@@ -87,6 +88,7 @@ func TestAVMThatRunsElsewhere(t *testing.T) {
 		"the same inside": {"", true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t, vmm, "COCOON_VMM_TIMEOUT=1m")
 			first := pidNamespaceOf(t)
 			outside := func(args ...string) (int, string, string) {
@@ -149,6 +151,7 @@ func TestAVMThatRunsElsewhere(t *testing.T) {
 // TestAWrongProcIsRefused: where /proc tells of other processes than those that
 // can be signalled, nothing can be said of a VMM.
 func TestAWrongProcIsRefused(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")

@@ -30,6 +30,7 @@ import (
 // some verbs and calls only). What was published and acknowledged is whole each time, and
 // one collection brings the store in order.
 func TestPowerCuts(t *testing.T) {
+	t.Parallel()
 	parts := 0
 	if v := os.Getenv("COCOON_POWERCUTS"); v != "" {
 		var err error

@@ -86,6 +86,7 @@ func twoSnapshots(h *host) {
 }
 
 func TestWhatOnlyReadsWorksOnAReadOnlyStore(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	mounted(t, h, "size=400m")
@@ -105,6 +106,7 @@ func TestWhatOnlyReadsWorksOnAReadOnlyStore(t *testing.T) {
 }
 
 func TestWhatOnlyReadsWorksOnAFullStore(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	mounted(t, h, "size=400m")

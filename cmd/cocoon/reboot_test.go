@@ -11,9 +11,11 @@ import (
 // TestAGuestThatRebootsBootsOnZeros whatever its RAM was restored from: the VMM
 // starts it again in the same process, of the configuration that it was given.
 func TestAGuestThatRebootsBootsOnZeros(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	for name, disk := range map[string][]string{"with a disk": {"--disk", "disk.raw"}, "without": nil} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t, vmm)
 			h.must(append([]string{"vm", "create", "web", "--kernel", "guest.elf", "--memory", "64M", "--start"}, disk...)...)
 			h.counts("web")

@@ -39,6 +39,7 @@ type redTeam struct {
 }
 
 func TestRedTeamForgesSnapshots(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	rt := newRedTeam(t, vmm)
 	seed, count := redTeamRun()

@@ -61,11 +61,13 @@ var careless = [][]string{
 // that of another store or half restored, no verb takes what a backup could still
 // save: with the folder back in its place everything is as it was.
 func TestRedTeamOfSlips(t *testing.T) {
+	t.Parallel()
 	vmm := chsnaptest.Build(t)
 	other := slipStore(t, vmm)
 	for _, folder := range []string{"snapshots", "blobs", "images", "vms"} {
 		for name, slip := range slips {
 			t.Run(folder+" "+name, func(t *testing.T) {
+				t.Parallel()
 				h := slipStore(t, vmm)
 				h.must("gc") // what is there now is known
 				before := contents(t, h.root)

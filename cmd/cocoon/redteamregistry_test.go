@@ -104,6 +104,7 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // TestRedTeamOfARegistry: one answer of each pull is a lie. Either the snapshot is
 // here and is what was asked for, or there is an error and nothing is left.
 func TestRedTeamOfARegistry(t *testing.T) {
+	t.Parallel()
 	vmm := chsnaptest.Build(t)
 	h := newHost(t, vmm, "COCOON_REGISTRY_TIMEOUT=5s")
 	seed, rounds := redTeamRun()

@@ -52,9 +52,11 @@ var everyVerb = [][]string{
 // --run-dir makes them. No verb of one costs the other a byte or a process, be it
 // empty, full, or a copy of it.
 func TestRedTeamOfANeighbour(t *testing.T) {
+	t.Parallel()
 	vmm := storeVMM(t)
 	for _, kind := range []string{"new", "full", "copied"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			ours := newHost(t, vmm)
 			neighbour(ours)
 			theirs := *ours

@@ -15,6 +15,7 @@ import (
 // shares blocks: the disk in the snapshot is that of the moment, and the trial
 // clone leaves nothing.
 func TestCaptureWhereFilesClone(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	if err := os.Mkdir(h.root, 0o700); err != nil {

@@ -13,6 +13,7 @@ import (
 // TestACaptureHoldsWhatItsParentNames: the pages that it reuses must not go when
 // the parent's are moved, nor when it is removed.
 func TestACaptureHoldsWhatItsParentNames(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")

@@ -71,6 +71,7 @@ func rot(ts *testscript.TestScript, neg bool, args []string) {
 
 // TestKilledRepairGoesOn: whatever step a repair dies at, the next one ends it.
 func TestKilledRepairGoesOn(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")

@@ -26,15 +26,19 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(hearsHangups{leaktest.Checked(m)}, map[string]func(){"cocoon": func() { os.Exit(Main()) }})
+	testscript.Main(beside{hearsSignals{leaktest.Checked(m)}}, map[string]func(){"cocoon": func() { os.Exit(Main()) }})
 }
 
-// hearsHangups runs tests under nohup too: commands would inherit that SIGHUP is
-// ignored, and do not end by it then.
-type hearsHangups struct{ leaktest.M }
+// hearsSignals runs tests under nohup and as a job in the background too: commands
+// would inherit that SIGHUP or SIGINT is ignored, and do not end by it then.
+type hearsSignals struct{ leaktest.M }
 
-func (h hearsHangups) Run() int {
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+func (h hearsSignals) Run() int {
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
 	return h.M.Run()
 }
 
@@ -42,6 +46,7 @@ func (h hearsHangups) Run() int {
 // exit codes, residue. They run on the real VMM where it is usable, else on
 // the simulator; the log says which.
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("cocoon refuses to run without root")
 	}

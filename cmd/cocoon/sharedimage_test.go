@@ -68,6 +68,7 @@ func accessModes(t *testing.T, pid int, path string) (modes []int) {
 // TestImagesAreSharedReadOnly: however a VM came to be, its VMM has no image open for
 // writing, and everybody can see that it stands on them until it ends.
 func TestImagesAreSharedReadOnly(t *testing.T) {
+	t.Parallel()
 	eachVMM(t, func(t *testing.T, vmm string) {
 		h := newHost(t, vmm)
 		defer thaw(h.root)
@@ -113,6 +114,7 @@ func TestImagesAreSharedReadOnly(t *testing.T) {
 // TestDoctorGuardsImages: the mode, and the attribute where there is one; then not
 // even root changes an image by a slip, and everything else goes on.
 func TestDoctorGuardsImages(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, chsnaptest.Build(t))
 	defer thaw(h.root)
 	h.must("image", "import", "guest.elf", "--name", "kernel")

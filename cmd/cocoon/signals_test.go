@@ -26,6 +26,7 @@ import (
 // takes its time, at a step in its middle, with 130; the guest runs, nothing is
 // left, and it says so.
 func TestASignalEndsEveryLongVerb(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
@@ -77,6 +78,7 @@ func TestASignalEndsEveryLongVerb(t *testing.T) {
 
 // TestASignalEndsATransfer that waits for a registry.
 func TestASignalEndsATransfer(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
@@ -110,6 +112,7 @@ func TestASignalEndsATransfer(t *testing.T) {
 
 // TestAMomentOfStoppingHarmsNothing: ^Z and fg.
 func TestAMomentOfStoppingHarmsNothing(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
@@ -136,6 +139,7 @@ func TestAMomentOfStoppingHarmsNothing(t *testing.T) {
 // TestASecondInterruptEndsAtOnce: what the first would have undone is left to the
 // guard and to gc.
 func TestASecondInterruptEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	sim := chsnaptest.Build(t)
 	h := newHost(t, sim)
 	h.env = append(h.env, "CHSIM_FAIL=vm.resume=slow:1h#1", "COCOON_VMM_TIMEOUT=5s")
@@ -172,6 +176,7 @@ func TestASecondInterruptEndsAtOnce(t *testing.T) {
 
 // TestNohupIsRespected: a signal that was ignored when the command began.
 func TestNohupIsRespected(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
@@ -208,6 +213,7 @@ func (h *host) standsStill(pid int) {
 // TestNobodyReads: a reader that goes away ends a command as a signal does,
 // whichever stream it read. What prints data for others says nothing about it.
 func TestNobodyReads(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
@@ -257,6 +263,7 @@ func TestNobodyReads(t *testing.T) {
 // TestADemoLeavesNothing, however it ends: read for its first lines only,
 // interrupted, or killed.
 func TestADemoLeavesNothing(t *testing.T) {
+	t.Parallel()
 	sim := chsnaptest.Build(t)
 	for name, c := range map[string]struct {
 		end  func(c *exec.Cmd, r io.Closer) error

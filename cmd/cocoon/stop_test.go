@@ -12,6 +12,7 @@ import (
 
 // TestStopSaysHowItEnded: on stderr, and in vm inspect until the VM runs again.
 func TestStopSaysHowItEnded(t *testing.T) {
+	t.Parallel()
 	sim := chsnaptest.Build(t)
 	for _, c := range []struct {
 		name, reason, said string
@@ -23,6 +24,7 @@ func TestStopSaysHowItEnded(t *testing.T) {
 		{name: "the guest stands still", reason: vm.PowerCut, said: "web: power cut: it was paused", paused: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t, sim, "COCOON_VM_STOP_TIMEOUT=1m")
 			if c.deaf {
 				h.env = append(h.env, "CHSIM_POWER_BUTTON=ignore")
@@ -49,6 +51,7 @@ func TestStopSaysHowItEnded(t *testing.T) {
 // TestAStopThatIsInterruptedCutsNoPower: who does not want to wait any longer
 // has not asked for that.
 func TestAStopThatIsInterruptedCutsNoPower(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, chsnaptest.Build(t), "CHSIM_POWER_BUTTON=ignore")
 	v := h.boot("web")
 	h.interrupted(v, syscall.SIGINT, "vm.stop.asked", "vm", "stop", "web")
@@ -70,6 +73,7 @@ func (h *host) says(args ...string) string {
 
 // TestVMsStopSideBySide: those that are deaf keep nobody waiting.
 func TestVMsStopSideBySide(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, chsnaptest.Build(t), "CHSIM_POWER_BUTTON=ignore")
 	h.boot("a")
 	h.boot("b")

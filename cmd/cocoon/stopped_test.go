@@ -22,47 +22,57 @@ const quick = "COCOON_VMM_TIMEOUT=9s"
 // stands still for it (SIGSTOP here; ^Z, a debugger, a freezer) is ended by its
 // guard. The guest goes on, nothing is published, and the VM is free.
 func TestAStoppedCommandGivesTheGuestBack(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
-	save := func(mode string) []string {
-		return []string{"snapshot", "create", "web", "never", "--capture", mode}
-	}
-	for name, c := range map[string]struct{ args, steps []string }{
-		"file":    {save("file"), pauseSteps},
-		"live":    {save("live"), streamSteps[slices.Index(streamSteps, "migration.memory"):]},
-		"suspend": {[]string{"vm", "suspend", "web"}, suspendSteps[:slices.Index(suspendSteps, "vm.suspend.asleep")]},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t, vmm, quick)
-			v := h.boot("web")
-			for _, step := range c.steps {
-				if h.endedByItsGuard(step, c.args...) {
-					h.must("vm", "start", "web") // it was quicker than the signal: all is done, not half
-					v = h.vm("web")
-				}
-				h.runsWithin(v, 100*time.Millisecond)
-				h.counts("web")
-				h.bare()
-				h.clean()
-				h.noSnapshots()
-			}
-		})
-	}
-	t.Run("restore in place", func(t *testing.T) {
-		t.Parallel()
-		h := newHost(t, vmm, quick)
-		h.boot("web")
-		h.must("snapshot", "create", "web", "base")
-		steps := slices.Concat([]string{"vm.suspend.paused", "store.commit.published", "vm.suspend.asleep", "vm.suspend.ended"}, becomeSteps)
-		for _, step := range steps[:len(steps)-1] {
-			_ = h.endedByItsGuard(step, "vm", "restore", "web", "base", "--restore-mode", "map") // it runs in any case
-			h.state("web", "running")
-			h.counts("web")
-			h.oneDisk("web")
-			h.clean("base")
-			h.noFormerState()
+	save := func(mode string) func(*host, []string) {
+		return func(h *host, steps []string) {
+			h.stoppedAt(steps, "snapshot", "create", "web", "never", "--capture", mode)
 		}
-	})
+	}
+	type verb struct {
+		steps []string
+		stops func(h *host, steps []string)
+	}
+	allAtOnce(t, map[string]verb{
+		"file": {pauseSteps, save("file")},
+		"live": {streamSteps[slices.Index(streamSteps, "migration.memory"):], save("live")},
+		"suspend": {suspendSteps[:slices.Index(suspendSteps, "vm.suspend.asleep")], func(h *host, steps []string) {
+			h.stoppedAt(steps, "vm", "suspend", "web")
+		}},
+		"restore in place": {slices.Concat([]string{"vm.suspend.paused", "store.commit.published", "vm.suspend.asleep", "vm.suspend.ended"}, becomeSteps[:len(becomeSteps)-1]), (*host).stoppedInPlace},
+	}, func(t *testing.T, v verb) { v.stops(newHost(t, vmm, quick), v.steps) })
+}
+
+// stoppedAt stops a command that lets the guest stand still at each of its steps.
+func (h *host) stoppedAt(steps []string, args ...string) {
+	h.t.Helper()
+	v := h.boot("web")
+	for _, step := range steps {
+		if h.endedByItsGuard(step, args...) {
+			h.must("vm", "start", "web") // it was quicker than the signal: all is done, not half
+			v = h.vm("web")
+		}
+		h.runsWithin(v, 100*time.Millisecond)
+		h.counts("web")
+		h.bare()
+		h.clean()
+		h.noSnapshots()
+	}
+}
+
+// stoppedInPlace stops a restore in place at each of its steps.
+func (h *host) stoppedInPlace(steps []string) {
+	h.t.Helper()
+	h.boot("web")
+	h.must("snapshot", "create", "web", "base")
+	for _, step := range steps {
+		_ = h.endedByItsGuard(step, "vm", "restore", "web", "base", "--restore-mode", "map") // it runs in any case
+		h.state("web", "running")
+		h.counts("web")
+		h.oneDisk("web")
+		h.clean("base")
+		h.noFormerState()
+	}
 }
 
 // endedByItsGuard stops a command at a step and waits for its end; asleep says
@@ -90,6 +100,7 @@ func (h *host) endedByItsGuard(step string, args ...string) (asleep bool) {
 // TestResumeEndsAStoppedCommand: it does not wait for the guard, and says what
 // to do where it is not its turn.
 func TestResumeEndsAStoppedCommand(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm, "COCOON_VMM_TIMEOUT=5m") // the guard's turn comes later
 	v := h.boot("web")
@@ -124,35 +135,34 @@ func TestResumeEndsAStoppedCommand(t *testing.T) {
 
 // TestAGuardIsReplaced: one that is killed or stopped leaves nobody unguarded.
 func TestAGuardIsReplaced(t *testing.T) {
+	t.Parallel()
 	sim := chsnaptest.Build(t)
-	for name, sig := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGSTOP} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t, sim, quick, "CHSIM_FAIL=vm.snapshot=slow:15s")
-			v := h.boot("web")
-			steps := filepath.Join(t.TempDir(), "steps")
-			c, _, _ := h.command([]string{"snapshot", "create", "web", "never", "--capture", "file"}, durable.StepLog+"="+steps)
-			if err := c.Start(); err != nil {
-				t.Fatal(err)
-			}
-			h.until("it pauses", func() bool {
-				b, _ := os.ReadFile(steps)
-				return strings.Contains(string(b), "capture.paused")
-			})
-			first := h.guardOf(c.Process.Pid, 0)
-			if err := syscall.Kill(first, sig); err != nil {
-				t.Fatal(err)
-			}
-			h.guardOf(c.Process.Pid, first)
-			if err := c.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			c.Wait()
-			h.runsWithin(v, time.Minute)
-			h.clean()
-			h.counts("web")
+	allAtOnce(t, map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGSTOP}, func(t *testing.T, sig syscall.Signal) {
+		h := newHost(t, sim, quick, "CHSIM_FAIL=vm.snapshot=slow:15s")
+		v := h.boot("web")
+		steps := filepath.Join(t.TempDir(), "steps")
+		c, _, _ := h.command([]string{"snapshot", "create", "web", "never", "--capture", "file"}, durable.StepLog+"="+steps)
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		h.until("it pauses", func() bool {
+			b, _ := os.ReadFile(steps)
+			return strings.Contains(string(b), "capture.paused")
 		})
-	}
+		first := h.guardOf(c.Process.Pid, 0)
+		if err := syscall.Kill(first, sig); err != nil {
+			t.Fatal(err)
+		}
+		h.guardOf(c.Process.Pid, first)
+		h.gone(first) // until then both have the command's stderr
+		if err := c.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		c.Wait()
+		h.runsWithin(v, time.Minute)
+		h.clean()
+		h.counts("web")
+	})
 }
 
 // guardOf waits for a guard of a process that is not the one that was there

@@ -324,6 +324,7 @@ func (n *bystander) prepare(from *host) {
 
 // TestVerbsLeaveAnotherStoreAlone that shares their run folder and names.
 func TestVerbsLeaveAnotherStoreAlone(t *testing.T) {
+	t.Parallel()
 	n := newBystander(t, storeVMM(t))
 	n.prepare(n.host)
 	other := n.beside(filepath.Join(t.TempDir(), "other"), n.run)
@@ -338,6 +339,7 @@ func TestVerbsLeaveAnotherStoreAlone(t *testing.T) {
 // TestVerbsLeaveTheOriginalOfACopyAlone, whether they share the run folder or not:
 // ids, names, pids and sockets in the copied records are those of the original.
 func TestVerbsLeaveTheOriginalOfACopyAlone(t *testing.T) {
+	t.Parallel()
 	every := copiesShare(t)
 	for i, shared := range []bool{true, false} {
 		t.Run(fmt.Sprintf("shared %t", shared), func(t *testing.T) {
@@ -392,6 +394,7 @@ func (h *host) over(n *bystander) {
 // TestACopySaysWhoseVMsAre: what runs in the original is stopped in the copy, which
 // starts its VMs in a run folder of its own only.
 func TestACopySaysWhoseVMsAre(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	n := newBystander(t, vmm)
 	c := n.copied(true)
@@ -442,6 +445,7 @@ func TestACopySaysWhoseVMsAre(t *testing.T) {
 // TestAStoreWhoseDiskIsNotMounted is not there, and nothing ends its guests: not a
 // listing, not the timer's gc, not a store that is made in the mount point.
 func TestAStoreWhoseDiskIsNotMounted(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	n := newBystander(t, vmm)
 	aside := n.root + "-disk"
@@ -479,6 +483,7 @@ func TestAStoreWhoseDiskIsNotMounted(t *testing.T) {
 // TestAStoreThatWasMovedStartsItsVMs in the same run folder, where what they left
 // has the mark of the place that is no more.
 func TestAStoreThatWasMovedStartsItsVMs(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	n := newBystander(t, vmm)
 	n.must("vm", "suspend", "web")
@@ -514,6 +519,7 @@ func TestAStoreThatWasMovedStartsItsVMs(t *testing.T) {
 // TestACopyDoesNotMeddleWithACapture of the original, whose guest stands still for
 // it: its note, its staged RAM and its lock are not the copy's.
 func TestACopyDoesNotMeddleWithACapture(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	n := newBystander(t, vmm)
 	c, _, stderr := n.command([]string{"snapshot", "create", "web", "held", "--capture", "file"}, durable.StopAt+"=capture.paused", "COCOON_VMM_TIMEOUT=10m")
@@ -567,6 +573,7 @@ func stagedFor(t *testing.T, id string) []string {
 
 // TestADryRunSaysWhichProcessesWouldBeEnded, and ends none.
 func TestADryRunSaysWhichProcessesWouldBeEnded(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")

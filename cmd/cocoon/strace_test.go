@@ -32,6 +32,7 @@ var straceFaults = []struct{ calls, how string }{
 // TestStraceFaults sweeps over the calls of the real program. Without
 // COCOON_STRACE=1 it tries the first call of each kind only.
 func TestStraceFaults(t *testing.T) {
+	t.Parallel()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		t.Skipf("no strace here: %v", err)

@@ -110,6 +110,7 @@ func (h *host) fails(env []string, args ...string) string {
 
 // TestAFailedSuspendLetsTheGuestGoOn, whatever the VMM does.
 func TestAFailedSuspendLetsTheGuestGoOn(t *testing.T) {
+	t.Parallel()
 	for _, fail := range []string{"vm.pause=fail", "vm.pause=late-fail", "migration.Memory=fail", "migration.State=fail", "migration.Complete=stall"} {
 		t.Run(fail, func(t *testing.T) {
 			t.Parallel()
@@ -127,6 +128,7 @@ func TestAFailedSuspendLetsTheGuestGoOn(t *testing.T) {
 
 // TestAFailedWakeLeavesTheVMSuspended, and the next one works.
 func TestAFailedWakeLeavesTheVMSuspended(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, chsnaptest.Build(t))
 	h.boot("web")
 	for fail, mode := range map[string]string{
@@ -158,6 +160,7 @@ func TestAFailedWakeLeavesTheVMSuspended(t *testing.T) {
 // TestSuspendAndWakeTwice on the real VMM where it works: a VM that was woken,
 // and maps the RAM it was woken with, sleeps and wakes like any other.
 func TestSuspendAndWakeTwice(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")

@@ -16,6 +16,7 @@ import (
 // TestAGuestThatIsShutDownIsSeen: a VMM may live on when its guest is off. Every
 // verb says so, none waits for it, none of other VMs notices.
 func TestAGuestThatIsShutDownIsSeen(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	v := h.boot("web")
@@ -55,51 +56,50 @@ func TestAGuestThatIsShutDownIsSeen(t *testing.T) {
 // once in full patience. Afterwards every command goes on at once, says in what
 // state it is, and what helps does.
 func TestAVMMInTroubleCostsOthersAGlance(t *testing.T) {
+	t.Parallel()
 	sim := chsnaptest.Build(t)
-	for name, c := range map[string]struct{ fail, mode, state string }{
+	type trouble struct{ fail, mode, state string }
+	allAtOnce(t, map[string]trouble{
 		"pause":     {"vm.pause=hang", "file", "running (not answering)"},
 		"snapshot":  {"vm.snapshot=hang", "file", "running (not answering)"},
 		"migration": {"migration.Memory=hang#2", "live", "running (frozen)"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t, sim)
-			h.env = append(h.env, "CHSIM_FAIL="+c.fail)
-			h.boot("web")
-			h.env = append(h.env, "CHSIM_FAIL=")
-			h.boot("other")
-			save, _, stderr := h.command([]string{"snapshot", "create", "web", "never", "--capture", c.mode}, "COCOON_VMM_TIMEOUT=2s")
-			_ = save.Run()
-			help := "hint: cocoon vm stop web, then cocoon vm start web"
-			if code := save.ProcessState.ExitCode(); code != 4 || !strings.Contains(stderr.String(), help) {
-				t.Errorf("exit code %d, want 4: %s", code, stderr)
-			}
-			h.bare()
-			// The patience of half an hour: whatever waited for web would still be there.
-			h.env = append(h.env, "COCOON_VMM_TIMEOUT=30m")
-			for _, args := range [][]string{
-				{"vm", "inspect", "other"}, {"snapshot", "create", "other", "fine"}, {"gc"}, {"vm", "suspend", "other"}, {"vm", "start", "other"},
-			} {
-				h.promptly(args...)
-			}
-			if list := h.promptly("vm", "list"); !strings.Contains(list, c.state) {
-				t.Errorf("vm list does not say %q: %s", c.state, list)
-			}
-			if list := h.promptly("vm", "list", "--filter", "state=running", "-q"); strings.Count(list, "\n") != 1 {
-				t.Errorf("the filter finds %q, want two", list)
-			}
-			resume, _, stderr := h.command([]string{"vm", "resume", "web"}, "COCOON_VMM_TIMEOUT=1s")
-			_ = resume.Run()
-			if code := resume.ProcessState.ExitCode(); code != 4 || !strings.Contains(stderr.String(), help) {
-				t.Errorf("resume: exit code %d, want 4: %s", code, stderr)
-			}
-			h.promptly("vm", "stop", "web")
-			h.promptly("vm", "start", "web")
-			h.counts("web")
-			h.state("web", "running")
-			h.clean("fine")
-		})
-	}
+	}, func(t *testing.T, c trouble) {
+		h := newHost(t, sim)
+		h.env = append(h.env, "CHSIM_FAIL="+c.fail)
+		h.boot("web")
+		h.env = append(h.env, "CHSIM_FAIL=")
+		h.boot("other")
+		save, _, stderr := h.command([]string{"snapshot", "create", "web", "never", "--capture", c.mode}, "COCOON_VMM_TIMEOUT=2s")
+		_ = save.Run()
+		help := "hint: cocoon vm stop web, then cocoon vm start web"
+		if code := save.ProcessState.ExitCode(); code != 4 || !strings.Contains(stderr.String(), help) {
+			t.Errorf("exit code %d, want 4: %s", code, stderr)
+		}
+		h.bare()
+		// The patience of half an hour: whatever waited for web would still be there.
+		h.env = append(h.env, "COCOON_VMM_TIMEOUT=30m")
+		for _, args := range [][]string{
+			{"vm", "inspect", "other"}, {"snapshot", "create", "other", "fine"}, {"gc"}, {"vm", "suspend", "other"}, {"vm", "start", "other"},
+		} {
+			h.promptly(args...)
+		}
+		if list := h.promptly("vm", "list"); !strings.Contains(list, c.state) {
+			t.Errorf("vm list does not say %q: %s", c.state, list)
+		}
+		if list := h.promptly("vm", "list", "--filter", "state=running", "-q"); strings.Count(list, "\n") != 1 {
+			t.Errorf("the filter finds %q, want two", list)
+		}
+		resume, _, stderr := h.command([]string{"vm", "resume", "web"}, "COCOON_VMM_TIMEOUT=1s")
+		_ = resume.Run()
+		if code := resume.ProcessState.ExitCode(); code != 4 || !strings.Contains(stderr.String(), help) {
+			t.Errorf("resume: exit code %d, want 4: %s", code, stderr)
+		}
+		h.promptly("vm", "stop", "web")
+		h.promptly("vm", "start", "web")
+		h.counts("web")
+		h.state("web", "running")
+		h.clean("fine")
+	})
 }
 
 // promptly runs a command that has to succeed without waiting for a VMM.
@@ -119,6 +119,7 @@ func (h *host) promptly(args ...string) string {
 
 // TestAVMMThatDoesNotAnswerIsSeen, for as long as it does not.
 func TestAVMMThatDoesNotAnswerIsSeen(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	v := h.boot("web")

@@ -15,6 +15,7 @@ import (
 // refused in the plan, whatever the mode, with both figures; who tries all the
 // same gets a guest that goes on.
 func TestAGuestOfAFasterHostsCounter(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	here, err := restore.ReadHost(t.Context(), vmm)
 	if err != nil {

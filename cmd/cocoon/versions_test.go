@@ -15,6 +15,7 @@ import (
 // cloud-hypervisor in. What is promised works, a suspended VM too, by the way that
 // check names; what is not is exit 6 before anything starts.
 func TestSnapshotsGoWhereTheVMMPromises(t *testing.T) {
+	t.Parallel()
 	var vmms []string
 	for _, dir := range filepath.SplitList(os.Getenv("COCOON_TEST_VMMS")) {
 		path := filepath.Join(dir, "cloud-hypervisor")
@@ -39,6 +40,7 @@ func TestSnapshotsGoWhereTheVMMPromises(t *testing.T) {
 		for _, here := range vmms {
 			passage := versions[here].Takes(versions[made].Package)
 			t.Run(versions[made].String()+" into "+versions[here].String(), func(t *testing.T) {
+				t.Parallel()
 				h := newHost(t, made)
 				args := []string{"vm", "create", "web", "--kernel", "guest.elf", "--memory", "64M", "--start"}
 				if chsnap.Major(versions[made].Package) >= 53 { // v52 offers the guest's driver of disks what it does not know
@@ -94,6 +96,7 @@ func (h *host) refusedByVersion(made, here chsnap.Version) {
 // TestAVMMBuiltFromGitTakesItsOwnSnapshots: it calls itself by two versions, one
 // when it is asked on its socket, another when it is asked for its version.
 func TestAVMMBuiltFromGitTakesItsOwnSnapshots(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, chsnaptest.Build(t), "CHSIM_VERSION=54.0.0", "CHSIM_BUILD=v53.0-246-gae44c2971")
 	h.boot("web")
 	h.must("snapshot", "create", "web", "saved")
