@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -31,6 +32,7 @@ func start(ctx context.Context, binary, dir, name string, args ...string) (*proc
 	p := &process{client: newClient(socket), cmd: exec.Command("/bin/sh", argv...), log: &bytes.Buffer{}, exit: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.Env = cleanEnv(os.Environ())
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // whoever tries a VMM may be killed
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", binary, err)
 	}
