@@ -192,14 +192,14 @@ func TestRewriteLeavesNoPathOfTheSource(t *testing.T) {
 }
 
 func TestRewriteDropsWhatOnlyTheSourcesTAPHad(t *testing.T) {
-	c, err := ParseConfig([]byte(`{"net":[{"id":"a","ip":"10.0.0.1","mask":"255.0.0.0","fds":[-1],"mac":"02:00:00:00:00:01"},{"id":"b","tap":"x"}]}`))
+	c, err := ParseConfig([]byte(`{"payload":{"kernel":"/k"},"net":[{"id":"a","ip":"10.0.0.1","mask":"255.0.0.0","fds":[-1],"mac":"02:00:00:00:00:01"},{"id":"b","tap":"x"}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Rewrite(Rewrite{Taps: map[string]string{"a": "tap0", "b": ""}}); err != nil {
+	if err := c.Rewrite(Rewrite{Kernel: "/k", Taps: map[string]string{"a": "tap0", "b": ""}}); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := string(c.Bytes()), `{"net":[{"id":"a","mac":"02:00:00:00:00:01","tap":"tap0"},{"id":"b"}]}`; got != want {
+	if got, want := string(c.Bytes()), `{"payload":{"kernel":"/k"},"net":[{"id":"a","mac":"02:00:00:00:00:01","tap":"tap0"},{"id":"b"}]}`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
@@ -468,5 +468,32 @@ func TestTSCIsReadAndDropped(t *testing.T) {
 	}
 	if err := s.DropTSC(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAVMWithoutKernelIsRestoredWithOneThatNothingBootsFrom(t *testing.T) {
+	for _, saved := range []string{`{"a":1}`, `{"payload":null,"a":1}`, `{"payload":{},"a":1}`, `{"payload":{"kernel":"/dev/null"},"a":1}`, `{"payload":{"kernel":"/host/k","initramfs":"/host/i"},"a":1}`} {
+		c, err := ParseConfig([]byte(saved))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SetPayload("", "", ""); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(c.Bytes()); got != `{"a":1}` {
+			t.Errorf("%s becomes %s", saved, got)
+		}
+		if c.raw, err = (Rewrite{}).payload(c.raw); err == nil {
+			err = c.read()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(c.Bytes()); got != `{"a":1,"payload":{"kernel":"/dev/null"}}` {
+			t.Errorf("%s is restored as %s", saved, got)
+		}
+		if p := c.Payload(); p != (Payload{}) {
+			t.Errorf("%s is said to boot from %+v", saved, p)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package chsnap
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -143,8 +144,31 @@ func (c *Config) HotplugBytes() uint64 {
 	return sum
 }
 
-// Payload of the VM.
-func (c *Config) Payload() Payload { return c.view.Payload }
+// Payload of the VM; no kernel for one that was restored without.
+func (c *Config) Payload() Payload {
+	p := c.view.Payload
+	if p.Kernel == noKernel {
+		p.Kernel = ""
+	}
+	return p
+}
+
+// SetPayload changes what the VM boots from: "" for a file that there is not. A
+// VM without kernel and firmware has no payload at all; its RAM can be loaded.
+func (c *Config) SetPayload(kernel, firmware, initramfs string) error {
+	var b []byte
+	var err error
+	if kernel == "" && firmware == "" {
+		b, err = drop(c.raw, "payload")
+	} else {
+		b, err = Rewrite{Kernel: kernel, Firmware: firmware, Initramfs: initramfs}.payload(c.raw)
+	}
+	if err != nil {
+		return fmt.Errorf("config: payload: %w", err)
+	}
+	c.raw = b
+	return c.read()
+}
 
 // Disks in order.
 func (c *Config) Disks() []DiskConfig { return slices.Clone(c.view.Disks) }

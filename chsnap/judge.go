@@ -26,9 +26,6 @@ func Judge(config *Config, state *State, w Rewrite) error {
 	if err := c.Rewrite(w); err != nil {
 		return err
 	}
-	if p := c.Payload(); p.Kernel == "" && p.Firmware == "" {
-		return failure.New(failure.Incompatible, "the VM boots from neither a kernel nor a firmware")
-	}
 	if s == nil {
 		return nil
 	}

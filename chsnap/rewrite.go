@@ -11,7 +11,7 @@ import (
 // Rewrite says what of a configuration belongs to one VM process.
 type Rewrite struct {
 	Disks                       map[string]DiskFile // by device id; every disk must be named
-	Kernel, Firmware, Initramfs string              // "" drops the key
+	Kernel, Firmware, Initramfs string              // "" for none; without the first two it can only be restored
 	SerialFile                  string
 	Taps                        map[string]string // device id → TAP, "" for one that the VMM makes; every interface must be named
 	Vsock                       string            // path of its socket, of a VM that has one
@@ -103,10 +103,26 @@ func (w Rewrite) nets(b []byte) ([]byte, error) {
 	})
 }
 
+// noKernel is what a VM boots from of which nobody has a kernel or firmware. The
+// VMM restores none that names neither, opens neither to do so, and can boot
+// nothing of this one (v53; Landlock wants a file that is there).
+const noKernel = "/dev/null"
+
 func (w Rewrite) payload(b []byte) ([]byte, error) {
+	kernel := w.Kernel
+	if kernel == "" && w.Firmware == "" {
+		kernel = noKernel
+	}
+	p, err := get(b, "payload")
+	if err == nil && (p == nil || isEmptyJSON(p)) {
+		b, err = set(b, "payload", struct{}{})
+	}
+	if err != nil {
+		return nil, err
+	}
 	return edit(b, "payload", func(p []byte) ([]byte, error) {
 		var err error
-		for key, path := range map[string]string{"kernel": w.Kernel, "firmware": w.Firmware, "initramfs": w.Initramfs} {
+		for key, path := range map[string]string{"kernel": kernel, "firmware": w.Firmware, "initramfs": w.Initramfs} {
 			if path == "" {
 				p, err = drop(p, key)
 			} else {

@@ -84,6 +84,9 @@ func (p *Plan) decide(r Request, f findings) error {
 		return err
 	}
 	if r.Cold {
+		if err := p.source.Bootable(); err != nil {
+			return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
+		}
 		p.Mode, p.Why = Cold, "--cold: boot from the disks"
 		return p.decideRoom(r, f)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/capture"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/registry"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -20,6 +21,7 @@ type importFlags struct {
 	labels     []string
 	parent     string
 	trustPaths bool
+	boot       vm.BootPaths
 	trustArgs  bool
 	newID      bool
 	tag        string
@@ -53,6 +55,9 @@ func newSnapshotImport(a *app) *cobra.Command {
 	listVar(fl, &f.labels, "label", "`key=value`, repeatable")
 	fl.StringVar(&f.parent, "parent", "", "of a folder: snapshot whose pages may be reused: auto, none or a ref (default none)")
 	fl.BoolVar(&f.trustPaths, "trust-paths", false, "of a folder: also read disks and boot files outside it that its config.json names")
+	fl.StringVar(&f.boot.Kernel, "kernel", "", "of a folder: what its VM boots from, this kernel `file` instead of the one that config.json names")
+	fl.StringVar(&f.boot.Firmware, "firmware", "", "of a folder: what its VM boots from, this firmware `file`")
+	fl.StringVar(&f.boot.Initramfs, "initramfs", "", "of a folder: what its VM boots from, this initramfs `file`")
 	fl.StringVar(&f.tag, "tag", "", "of a layout that holds several snapshots: which")
 	fl.BoolVar(&f.trustArgs, "trust-args", false, "of a layout: also a snapshot whose VM has arguments of its own for the VMM")
 	fl.BoolVar(&f.newID, "new-id", false, "of a layout: "+newIDHelp)
@@ -79,13 +84,19 @@ func (a *app) importCH(ctx context.Context, dir string, f *importFlags) (*store.
 	im := &capture.Importer{Store: r.store, Images: r.images}
 	return im.Import(ctx, capture.ImportRequest{
 		Dir: dir, Name: f.meta.Name, Description: f.meta.Description, Labels: f.meta.Labels,
-		Parent: f.parent, TrustPaths: f.trustPaths, OnBytes: m.update,
+		Parent: f.parent, TrustPaths: f.trustPaths, Boot: f.boot, OnNote: a.remark, OnBytes: m.update,
 	})
 }
 
+// remark says what is no failure, and what can be done about it.
+func (a *app) remark(text, hint string) {
+	a.errOut.Line("cocoon: %s", text)
+	a.errOut.Line("hint: %s", hint)
+}
+
 func (a *app) importOCI(ctx context.Context, src string, f *importFlags) (*store.Snapshot, error) {
-	if f.parent != "" || f.trustPaths {
-		return nil, failure.New(failure.Usage, "--parent and --trust-paths are for a Cloud Hypervisor snapshot folder")
+	if f.parent != "" || f.trustPaths || f.boot.Any() {
+		return nil, failure.New(failure.Usage, "--parent, --trust-paths, --kernel, --firmware and --initramfs are for a Cloud Hypervisor snapshot folder")
 	}
 	if src == "-" && term.IsTerminal(int(os.Stdin.Fd())) {
 		return nil, failure.New(failure.Usage, "import - reads an archive from stdin, which is a terminal")

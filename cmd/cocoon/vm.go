@@ -92,6 +92,9 @@ func newVMStart(a *app) *cobra.Command {
 	c.Flags().BoolVar(&o.Cold, "cold", false, "boot a suspended VM from its disks and give up its RAM")
 	c.Flags().StringVar(&mode, "restore-mode", mode, "how the RAM of a suspended VM comes back, as in vm create")
 	c.Flags().StringVar((*string)(&o.Clock), "guest-clock", string(restore.CatchUp), "catch-up: the guest's time of day is right at once; stand-still: its monotonic clock does not leap")
+	c.Flags().StringVar(&o.Boot.Kernel, "kernel", "", "boot with this kernel `file` from now on")
+	c.Flags().StringVar(&o.Boot.Firmware, "firmware", "", "boot with this firmware `file` from now on")
+	c.Flags().StringVar(&o.Boot.Initramfs, "initramfs", "", "boot with this initramfs `file` from now on")
 	c.Flags().BoolVar(&o.AllowIncompatible, "allow-incompatible", false, "try to wake it on another VMM version or CPU all the same")
 	return c
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
 )
 
 // folder is a snapshot folder that somebody else made, and may still be
@@ -16,6 +17,8 @@ import (
 type folder struct {
 	root   *os.Root
 	trust  bool // paths outside are believed
+	boot   vm.BootPaths
+	note   func(text, hint string)
 	opened []*os.File
 }
 
@@ -24,7 +27,26 @@ func openFolder(req ImportRequest) (*folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &folder{root: root, trust: req.TrustPaths}, nil
+	f := &folder{root: root, trust: req.TrustPaths, boot: req.Boot, note: req.OnNote}
+	if f.note == nil {
+		f.note = func(string, string) {}
+	}
+	if err := f.looked(); err != nil {
+		f.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// looked refuses a folder that has nothing of a snapshot: whoever named it meant
+// another.
+func (f *folder) looked() error {
+	for _, name := range []string{"config.json", "state.json"} {
+		if _, err := f.root.Lstat(name); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return failure.New(failure.Usage, "%s is neither an OCI image layout (there is no oci-layout) nor a Cloud Hypervisor snapshot (no config.json, no state.json)", f.root.Name())
 }
 
 func (f *folder) close() {
@@ -54,10 +76,15 @@ func (f *folder) find(named string) (*os.File, error) {
 		return nil, err
 	}
 	if _, err := os.Lstat(named); err == nil && !f.trust {
-		return nil, failure.Hint(failure.New(failure.Incompatible, "%s lies outside the snapshot folder", named),
+		err := failure.Hint(failure.New(failure.Incompatible, "%s lies outside the snapshot folder", named),
 			"copy it into the folder, or say --trust-paths if you know who made the folder")
+		return nil, &absentError{error: err, orTrust: ", or with --trust-paths if you know who made the folder"}
 	}
-	return nil, failure.New(failure.NotFound, "%s: no such file", filepath.Join(f.root.Name(), filepath.Base(named)))
+	if f.trust {
+		return nil, &absentError{error: failure.New(failure.NotFound, "%s is neither in the folder nor there", named)}
+	}
+	err = failure.New(failure.NotFound, "%s: no such file", filepath.Join(f.root.Name(), filepath.Base(named)))
+	return nil, &absentError{error: err}
 }
 
 func openOutside(path string) (*os.File, error) {

@@ -30,7 +30,14 @@ type ImportRequest struct {
 	// config.json says. Without it a path outside is refused: the folder may
 	// come from anybody, and would pull any file of this host into a guest.
 	TrustPaths bool
-	OnBytes    func(done, total int64)
+	// Boot are files of this host that the VM boots from, whatever config.json
+	// says. Without them, and where the ones that it names are not to be had, the
+	// snapshot is taken in all the same: its VM goes on, and cannot boot.
+	Boot vm.BootPaths
+	// OnNote is told what the operator would want to know, and what can be done
+	// about it. May be nil.
+	OnNote  func(text, hint string)
+	OnBytes func(done, total int64)
 }
 
 // Importer reads snapshot folders that somebody else made.
@@ -42,7 +49,7 @@ type Importer struct {
 // Import publishes a snapshot from a folder with config.json, state.json and
 // memory-ranges. Disks and boot files are the ones that config.json names: the
 // file of that base name in the folder, or (TrustPaths) the one at the path
-// itself. The folder is not changed.
+// itself. The folder is not changed; one that is no such folder is failure.Usage.
 func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapshot, error) {
 	folder, err := openFolder(req)
 	if err != nil {
@@ -137,25 +144,9 @@ type foreignDisk struct {
 func (m *Importer) describe(ctx context.Context, lease *store.Lease, folder *folder, dir *chsnap.Dir) (*vm.Record, []foreignDisk, error) {
 	cfg := dir.Config
 	rec := &vm.Record{Version: 1, Name: folder.vmName(), CPUs: cfg.CPUs(), MemoryBytes: int64(cfg.MemoryBytes())}
-	p := cfg.Payload()
-	rec.Cmdline = p.Cmdline
-	for _, f := range []struct {
-		path, role string
-		ref        **store.ImageRef
-	}{{p.Kernel, "kernel", &rec.Kernel}, {p.Firmware, "firmware", &rec.Firmware}, {p.Initramfs, "initramfs", &rec.Initramfs}} {
-		if f.path == "" {
-			continue
-		}
-		file, err := folder.find(f.path)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%s named by config.json: %w", f.role, err)
-		}
-		ref, err := m.Images.BlobOf(ctx, lease, file, f.role)
-		if err != nil {
-			return nil, nil, err
-		}
-		*f.ref = &ref
-		rec.Images = append(rec.Images, ref.Digest)
+	rec.Cmdline = cfg.Payload().Cmdline
+	if err := m.bootFiles(ctx, lease, folder, cfg, rec); err != nil {
+		return nil, nil, err
 	}
 	for i, n := range cfg.Nets() {
 		tap := network.Attachment{Index: i, Network: network.Tap, Tap: n.Tap, MAC: n.MAC, MTU: n.MTU, QueuePairs: n.Queues / 2}

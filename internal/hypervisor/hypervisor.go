@@ -98,6 +98,7 @@ type StartOptions struct {
 	Mode              restore.Mode
 	AllowIncompatible bool
 	Clock             restore.GuestClock
+	Boot              vm.BootPaths // what a VM that boots from its disks boots with from now on
 }
 
 // Start wakes a suspended VM, and boots any other from its disks.
@@ -107,18 +108,21 @@ func (h *Hypervisor) Start(ctx context.Context, ref string, o StartOptions) erro
 		return err
 	}
 	if rec.Sleep == nil {
-		_, err := h.VMs.Start(ctx, rec.ID)
+		_, err := h.VMs.Start(ctx, rec.ID, o.Boot)
 		return err
+	}
+	if !o.Cold && o.Boot.Any() {
+		return failure.Hint(failure.New(failure.Conflict, "VM %s is suspended: it goes on and does not boot", rec.Name), "leave out --kernel, --firmware and --initramfs, or say --cold to give up its RAM")
 	}
 	if !o.Cold {
 		_, err := h.Restorer.Wake(ctx, rec.ID, restore.Request{Mode: o.Mode, AllowIncompatible: o.AllowIncompatible, Clock: o.Clock})
 		return err
 	}
-	given, err := h.VMs.WakeCold(ctx, rec.ID)
+	given, err := h.VMs.WakeCold(ctx, rec.ID, o.Boot)
 	if err != nil {
 		return err
 	}
-	_, err = h.VMs.Start(ctx, rec.ID)
+	_, err = h.VMs.Start(ctx, rec.ID, vm.BootPaths{})
 	return errors.Join(err, h.drop(ctx, given))
 }
 

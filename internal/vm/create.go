@@ -115,22 +115,11 @@ func (m *Manager) bootFiles(ctx context.Context, l *store.Lease, rec *Record, sp
 			return err
 		}
 	}
-	for _, f := range []struct {
-		path, role string
-		ref        **store.ImageRef
-	}{{spec.Kernel, "kernel", &rec.Kernel}, {spec.Firmware, "firmware", &rec.Firmware}, {spec.Initramfs, "initramfs", &rec.Initramfs}} {
-		if f.path == "" {
-			continue
-		}
-		ref, err := m.images.Blob(ctx, l, f.path, f.role)
-		if err != nil {
-			return fmt.Errorf("%s: %w", f.role, err)
-		}
-		*f.ref = &ref
-		rec.Images = append(rec.Images, ref.Digest)
+	if rec.Kernel != nil && spec.Firmware != "" {
+		return failure.Hint(failure.New(failure.Usage, "a VM boots a kernel or firmware, not both"), "leave out --firmware, or the image that is a kernel")
 	}
-	if rec.Kernel != nil && rec.Firmware != nil {
-		return failure.Hint(failure.New(failure.Usage, "a VM boots a kernel or firmware, not both"), "leave out --kernel or --firmware")
+	if err := rec.BootWith(ctx, l, m.images, BootPaths{spec.Kernel, spec.Firmware, spec.Initramfs}); err != nil {
+		return err
 	}
 	if rec.Kernel == nil && rec.Firmware == nil {
 		return failure.New(failure.Usage, "a VM needs --kernel or --firmware (or an --image that is a kernel)")

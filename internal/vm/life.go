@@ -21,6 +21,7 @@ import (
 // not believed: what cannot be an argument is an error of theirs.
 func (m *Manager) ColdBootArgs(ctx context.Context, rec *Record) chsnap.Args {
 	var a chsnap.Args
+	a.Fail("boot", rec.bootable())
 	a.Options("--cpus", chsnap.NumberOption("boot", int64(rec.CPUs)), chsnap.OperatorOption(m.o.CPUArgs))
 	a.Options("--memory", chsnap.NumberOption("size", rec.MemoryBytes))
 	a.Options("--serial", chsnap.PathOption("file", m.SerialPath(rec.ID)))
@@ -65,8 +66,9 @@ func (m *Manager) diskOptions(rec *Record, d Disk) []chsnap.Option {
 	return o
 }
 
-// Start boots a VM from its disks; a suspended one it refuses.
-func (m *Manager) Start(ctx context.Context, ref string) (*Record, error) {
+// Start boots a VM from its disks; a suspended one it refuses. From now on it
+// boots with the files that are named.
+func (m *Manager) Start(ctx context.Context, ref string, with BootPaths) (*Record, error) {
 	rec, unlock, err := m.Lock(ctx, ref, "vm start")
 	if err != nil {
 		return nil, err
@@ -77,6 +79,14 @@ func (m *Manager) Start(ctx context.Context, ref string) (*Record, error) {
 		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State), startHint(rec))
 	}
 	if err := m.MayRun(ctx, rec.ID); err != nil {
+		return nil, err
+	}
+	release, err := m.bootWith(ctx, rec, with)
+	if err == nil && with.Any() {
+		err = m.save(rec)
+	}
+	release()
+	if err != nil {
 		return nil, err
 	}
 	if err := m.ReleaseMemory(rec.ID); err != nil {

@@ -150,8 +150,9 @@ func (m *Manager) forgetSleep(id string) error {
 	return durable.SyncDir(m.Dir(id))
 }
 
-// WakeCold gives up the RAM of a suspended VM: it is stopped from here on.
-func (m *Manager) WakeCold(ctx context.Context, ref string) (*Record, error) {
+// WakeCold gives up the RAM of a suspended VM: it is stopped from here on. It is
+// going to be started with the files that are named.
+func (m *Manager) WakeCold(ctx context.Context, ref string, with BootPaths) (*Record, error) {
 	rec, unlock, err := m.Lock(ctx, ref, "vm start --cold")
 	if err != nil {
 		return nil, err
@@ -164,6 +165,11 @@ func (m *Manager) WakeCold(ctx context.Context, ref string) (*Record, error) {
 		return nil, err
 	}
 	given := *rec
+	release, err := m.bootWith(ctx, rec, with)
+	defer release()
+	if err != nil {
+		return nil, err
+	}
 	rec.State, rec.Sleep = "stopped", nil
 	rec.Woken++
 	if err := m.save(rec); err != nil {
