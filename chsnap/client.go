@@ -214,6 +214,17 @@ func (c *Client) Restore(ctx context.Context, r RestoreConfig, ram uint64) error
 	return err
 }
 
+// Create gives a configuration to a VMM that has no VM yet.
+func (c *Client) Create(ctx context.Context, config *Config) error {
+	return c.put(ctx, "vm.create", json.RawMessage(config.Bytes()))
+}
+
+// Boot starts the VM that was created; ram, bytes, may have to be filled before.
+func (c *Client) Boot(ctx context.Context, ram uint64) error {
+	_, err := c.call(ctx, c.patience.Moving(ram), http.MethodPut, "vm.boot", nil)
+	return err
+}
+
 // ReceiveMigration makes a VMM that has no VM yet wait on socket, which must not
 // exist, for a VM to be pushed (see package migration). It returns when the VM
 // is there. The VMM answers nothing else meanwhile, not even a signal, and

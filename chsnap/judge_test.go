@@ -168,6 +168,7 @@ func TestWhatIsJudgedToComeBackDoes(t *testing.T) {
 			if strings.Contains(string(c.Bytes()), "/host/") && !strings.Contains(before, `"serial":"/host/serial"`) && !strings.Contains(before, `/host/mac`) {
 				t.Fatalf("a path of the source is left: %s", c.Bytes())
 			}
+			bootsAgain(t, c, w)
 			if c.MapRefusal() == "" {
 				if err := MapMemory(c, s, "/own/ram"); err != nil {
 					t.Fatal(err)
@@ -175,4 +176,43 @@ func TestWhatIsJudgedToComeBackDoes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// bootsAgain: a machine names no file of anybody, is itself the machine of what is
+// booted of it, and boots as what a restore rewrites.
+func bootsAgain(t *rapid.T, c *Config, w Rewrite) {
+	m, err := c.Machine()
+	if err != nil {
+		t.Fatalf("no machine of what can be rebuilt: %v: %s", err, c.Bytes())
+	}
+	if strings.Contains(string(m.Bytes()), "/own/") {
+		t.Fatalf("a path is left in the machine: %s", m.Bytes())
+	}
+	booted := m.clone()
+	if err := errors.Join(booted.Boot(Boot{Rewrite: w, Cmdline: "quiet"}), c.Boot(Boot{Rewrite: w, Cmdline: "quiet"})); err != nil {
+		t.Fatal(err)
+	}
+	if was, is := sorted(t, c.Bytes()), sorted(t, booted.Bytes()); was != is {
+		t.Fatalf("restored %s\nbooted   %s", was, is)
+	}
+	again, err := booted.Machine()
+	if err == nil {
+		m.raw, err = edit(m.raw, "payload", func(p []byte) ([]byte, error) { return set(p, "cmdline", "quiet") })
+	}
+	if err != nil || sorted(t, again.Bytes()) != sorted(t, m.Bytes()) {
+		t.Fatalf("machine %s, booted and saved %s (%v)", m.Bytes(), again.Bytes(), err)
+	}
+}
+
+// sorted is a document with its keys in order.
+func sorted(t *rapid.T, b []byte) string {
+	var v any
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Fatal(err)
+	}
+	out, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
 }

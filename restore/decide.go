@@ -88,6 +88,9 @@ func (p *Plan) decide(r Request, f findings) error {
 			return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
 		}
 		p.Mode, p.Why = Cold, "--cold: boot from the disks"
+		if why := p.source.Unlike(); why != "" {
+			p.Warnings = append(p.Warnings, "it boots as another machine, of processors, RAM, disks and interfaces alone: "+why)
+		}
 		return p.decideRoom(r, f)
 	}
 	// All that a restore does with the documents, in advance: the capture or the

@@ -232,6 +232,7 @@ var (
 	repairSteps    = []string{"store.heal.written", "store.heal.replaced"}
 	suspendSteps   = []string{"vm.suspend.paused", "migration.memory", "store.commit.published", "vm.suspend.asleep", "vm.suspend.ended"}
 	wakeSteps      = []string{"wake.memory", "wake.launch", "wake.load", "vm.wake.saved", "wake.awake", "wake.resume"}
+	bootSteps      = []string{"vm.launched", "vm.configured"}
 	stopSteps      = []string{"vm.stop.asked"}
 	encryptSteps   = []string{"store.encrypt.marked"}
 	elsewhereSteps = []string{"refs.rebuilt", "store.verify.snapshot", "gc.breath"} // in the tests of refs and gc; nothing to leave half-done
@@ -239,7 +240,7 @@ var (
 
 func TestEveryStepIsKilled(t *testing.T) {
 	var all []string
-	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repackSteps, repairSteps, suspendSteps, wakeSteps, exchangeSteps, becomeSteps, stopSteps, encryptSteps, elsewhereSteps} {
+	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repackSteps, repairSteps, suspendSteps, wakeSteps, exchangeSteps, becomeSteps, bootSteps, stopSteps, encryptSteps, elsewhereSteps} {
 		all = append(all, l...)
 	}
 	call := regexp.MustCompile(`durable\.Step\("([^"]+)"`)
@@ -279,6 +280,7 @@ func TestKillAtEachStep(t *testing.T) {
 	t.Run("gc --repack", func(t *testing.T) { t.Parallel(); killRepacks(newHost(t, vmm)) })
 	t.Run("vm restore", func(t *testing.T) { t.Parallel(); killExchanges(newHost(t, vmm)) })
 	t.Run("vm suspend and start", func(t *testing.T) { t.Parallel(); killSuspends(newHost(t, vmm)) })
+	t.Run("vm start of a rebuilt VM", func(t *testing.T) { t.Parallel(); killBoots(newHost(t, vmm)) })
 	t.Run("vm create and rm", func(t *testing.T) { t.Parallel(); killVMs(newHost(t, vmm)) })
 }
 

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -194,6 +196,17 @@ func mountHugePages(t *testing.T) {
 	})
 }
 
+// disksInto copies the disks that a foreign guest was given beside what was saved
+// of it.
+func (h *host) disksInto(snap string) error {
+	found, err := filepath.Glob(filepath.Join(h.work, "foreign-*.raw"))
+	for _, path := range found {
+		b, rerr := os.ReadFile(path)
+		err = errors.Join(err, rerr, os.WriteFile(filepath.Join(snap, filepath.Base(path)), b, 0o600))
+	}
+	return err
+}
+
 // foreign boots a guest without cocoon, saves it into a folder and ends it.
 func (h *host) foreign(vmm string, memory []string) string {
 	h.t.Helper()
@@ -205,22 +218,36 @@ func (h *host) foreign(vmm string, memory []string) string {
 	if err := guest.WriteFile(kernel); err != nil {
 		h.t.Fatal(err)
 	}
-	args := append([]string{
-		"--api-socket", "path=" + socket, "--kernel", kernel, "--cmdline", "fill=16", "--cpus", "boot=1,nested=off",
-		"--serial", "file=" + serial, "--console", "off",
-	}, memory...)
+	args := append([]string{"--api-socket", "path=" + socket, "--kernel", kernel, "--cmdline", "fill=16", "--serial", "file=" + serial}, memory...)
+	for flag, value := range map[string]string{"--cpus": "boot=1,nested=off", "--console": "off"} {
+		if !slices.Contains(memory, flag) {
+			args = append(args, flag, value)
+		}
+	}
 	c := exec.Command(vmm, args...)
+	var said bytes.Buffer
+	c.Stdout, c.Stderr = &said, &said
 	if err := c.Start(); err != nil {
 		h.t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() {
+		c.Wait()
+		close(ended)
+	}()
 	defer func() {
 		c.Process.Kill()
-		c.Wait()
+		<-ended
 	}()
 	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		log, _ := os.ReadFile(serial)
 		if n, _, ok := guest.LastTick(log); ok && n > 3 {
 			break
+		}
+		select {
+		case <-ended:
+			h.t.Fatalf("the VMM ended: %s", &said)
+		default:
 		}
 		if time.Now().After(deadline) {
 			h.t.Fatalf("the guest does not count: %s", log)
@@ -228,7 +255,7 @@ func (h *host) foreign(vmm string, memory []string) string {
 	}
 	client, ctx := chsnap.NewClient(socket, patience.Patience(time.Minute)), h.t.Context()
 	snap := filepath.Join(dir, "snap")
-	if err := errors.Join(client.Pause(ctx), os.Mkdir(snap, 0o700), client.Snapshot(ctx, snap, 128<<20), os.Rename(kernel, filepath.Join(snap, "guest.elf"))); err != nil {
+	if err := errors.Join(client.Pause(ctx), os.Mkdir(snap, 0o700), client.Snapshot(ctx, snap, 128<<20), os.Rename(kernel, filepath.Join(snap, "guest.elf")), h.disksInto(snap)); err != nil {
 		h.t.Fatal(err)
 	}
 	return snap

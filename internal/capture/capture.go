@@ -223,6 +223,7 @@ func saved(rec *vm.Record, c *chsnap.Config) *vm.Record {
 	out := *rec
 	out.CPUs, out.MemoryBytes = c.CPUs(), int64(c.MemoryBytes())
 	out.Disks = slices.Clone(out.Disks)
+	out.Machine = nil // the snapshot has the configuration itself
 	return &out
 }
 

@@ -63,7 +63,22 @@ func Agree(d Documents) (*Blueprint, error) {
 		return nil, disagree("it was made from an image of the name %.80q", said.Image)
 	}
 	b.rec.Image = said.Image
+	a.machine()
 	return b, nil
+}
+
+// machine is what a cold boot is of. One that cannot be rebuilt whole is no reason
+// to refuse: its disks can still be booted.
+func (a *agreement) machine() {
+	if a.Config == nil {
+		return
+	}
+	m, err := a.Config.Machine()
+	if err != nil {
+		a.out.unlike = err.Error()
+		return
+	}
+	a.out.rec.Machine = m.Bytes()
 }
 
 // checkCommandLine refuses a kernel's command line that no VMM could be given.
@@ -115,7 +130,8 @@ func (a *agreement) size() error {
 	}) {
 		return disagree("the ranges of RAM of the spec are not those of state.json")
 	}
-	if a.Own {
+	if a.Own { // it boots as what it is, not as what it was made as
+		a.out.rec.CPUs, a.out.rec.MemoryBytes = a.Config.CPUs(), int64(min(a.Config.MemoryBytes(), maxMemoryBytes))
 		return nil
 	}
 	if c := a.Config; c.CPUs() != rec.CPUs || c.MemoryBytes() != uint64(rec.MemoryBytes) {

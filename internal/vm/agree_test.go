@@ -55,6 +55,7 @@ func newSaid() *said {
 				IPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/16")},
 			}}},
 			Images:  []digest.Digest{kernelImage, baseImage, digest.FromString("the image that disk 0 is a copy of")},
+			Machine: json.RawMessage(`{"devices":[{"path":"/sys/x"}]}`), // what counts is config.json
 			Process: &Process{PID: 1},
 		},
 		config: map[string]any{
@@ -108,6 +109,9 @@ func TestABlueprintIsWhatAllDocumentsSay(t *testing.T) {
 			{Index: 1, DeviceID: "_disk1", Serial: "cow1", Image: baseImage, Readonly: true, Bytes: 8192},
 		},
 	}
+	want.Machine = json.RawMessage(`{"cpus":{"boot_vcpus":2},"disks":[{"id":"_disk0","image_type":"Raw","readonly":false,"serial":"cow0"},` +
+		`{"id":"_disk1","image_type":"Raw","readonly":true,"serial":"cow1"}],"memory":{"size":134217728},` +
+		`"net":[{"id":"_net0","mac":"02:00:00:00:00:01","num_queues":4}],"payload":{"cmdline":"quiet"}}`)
 	if diff := cmp.Diff(want, rec); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

@@ -18,6 +18,7 @@ import (
 type Blueprint struct {
 	rec        Record
 	interfaces []Interface
+	unlike     string // why there is no machine for a cold boot
 }
 
 // Interface is one interface of a Blueprint: as it was attached, and what the
@@ -78,6 +79,11 @@ func (b *Blueprint) Judge(c *chsnap.Config, s *chsnap.State) error {
 	return rec.Judge(c, s)
 }
 
+// Unlike says why a cold boot makes another machine than the one that was saved: it
+// has what no VM can be rebuilt with, and only what the record knows comes back. ""
+// where it is the same.
+func (b *Blueprint) Unlike() string { return b.unlike }
+
 // Fill makes rec, which has an identity, the VM of the blueprint, so that stop and
 // start are a cold boot of the machine that was saved. Its interfaces are the
 // caller's to choose.
@@ -85,7 +91,7 @@ func (b *Blueprint) Fill(rec *Record) {
 	from := &b.rec
 	rec.Labels, rec.CPUs, rec.MemoryBytes, rec.HotplugBytes = from.Labels, from.CPUs, from.MemoryBytes, from.HotplugBytes
 	rec.Kernel, rec.Firmware, rec.Initramfs, rec.Cmdline = from.Kernel, from.Firmware, from.Initramfs, from.Cmdline
-	rec.Disks, rec.ExtraArgs = b.Disks(), b.ExtraArgs()
+	rec.Disks, rec.ExtraArgs, rec.Machine = b.Disks(), b.ExtraArgs(), slices.Clone(from.Machine)
 	rec.Image, rec.Images = from.Image, standsOn(from)
 }
 

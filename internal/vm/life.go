@@ -113,7 +113,7 @@ func startHint(rec *Record) string {
 
 // boot starts a VM whose interfaces are attached, and saves its record.
 func (m *Manager) boot(ctx context.Context, rec *Record) error {
-	p, err := m.Launch(ctx, rec, m.ColdBootArgs(ctx, rec))
+	p, err := m.launchCold(ctx, rec)
 	if err == nil {
 		err = m.booted(ctx, rec, p)
 	}
