@@ -4,28 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strings"
+	"slices"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
 )
-
-// The ways in which an interface of the new VM may be on a network.
-const (
-	Keep  = "keep"  // MAC and addresses of the snapshot
-	Fresh = "fresh" // new ones outside, mapped to those that the guest remembers
-	None  = "none"  // the guest keeps its interface, which leads nowhere
-	Tap   = "tap"   // a TAP that the operator made
-)
-
-// Wish is what the caller wants of an interface; the zero value leaves it to
-// the plan: keep where nobody has the address, else fresh.
-type Wish struct {
-	How     string // "", Keep, Fresh, None or Tap
-	Network string // with Keep and Fresh: another network than the snapshot was on
-	Tap     string // with Tap: its name
-}
 
 // NetworkPlan is how one interface will be attached, and why so.
 type NetworkPlan struct {
@@ -58,25 +42,20 @@ func (e *Engine) planNetworks(p *Plan, r Request) error {
 	}
 	taps := 0
 	for i, n := range src {
-		var w Wish
-		if len(r.Networks) > 0 {
-			w = r.Networks[min(i, len(r.Networks)-1)]
-		}
-		c := choice{Engine: e, plan: p, source: n, guest: n.Remembered, wish: w, clones: r.Clones}
+		w := wishFor(r.Networks, i)
+		c := choice{Engine: e, plan: p, source: n, wish: w, clones: r.Clones}
+		told := c.remember(i, len(src), p.config.Payload().Cmdline)
 		np, err := c.decide()
 		if err != nil {
 			return fmt.Errorf("interface %s of snapshot %s: %w", n.ID, p.SnapshotID, err)
 		}
+		if np.request.Network != network.Unplugged && np.request.Network != network.Tap {
+			np.Why += told
+		}
 		if np.request.Network == network.Tap {
 			taps++
 		}
-		np.ID, np.Network, np.Tap, np.MAC = n.ID, np.request.Network, np.request.Tap, c.guest.MAC
-		if np.How == None || np.How == Tap {
-			np.Network = ""
-		}
-		if np.How != None {
-			np.IPs = c.guest.IPs
-		}
+		np.describe(n.ID, c.guest)
 		p.Networks = append(p.Networks, *np)
 	}
 	if taps > 0 && taps < len(src) {
@@ -85,14 +64,51 @@ func (e *Engine) planNetworks(p *Plan, r Request) error {
 	return nil
 }
 
+// describe fills in what is told of the choice for a guest.
+func (n *NetworkPlan) describe(id string, g network.Guest) {
+	n.ID, n.Network, n.Tap, n.MAC = id, n.request.Network, n.request.Tap, g.MAC
+	if n.How == None || n.How == Tap {
+		n.Network = ""
+	}
+	if n.How != None && n.How != Join {
+		n.IPs = g.IPs
+	}
+}
+
 // choice is the decision about one interface.
 type choice struct {
 	*Engine
 	plan   *Plan
 	source vm.Interface
-	guest  network.Guest
+	guest  network.Guest // what the guest believes; see remember
+	said   bool          // by the operator or its command line, not by the snapshot
 	wish   Wish
 	clones int
+	self   string // id of the VM, if there is one, and
+	index  int    // which of its interfaces this is: what that has is in nobody's way
+}
+
+// remember answers how it is known what the guest believes, "" where the snapshot
+// says so.
+func (c *choice) remember(i, interfaces int, cmdline string) (told string) {
+	c.guest = c.source.Remembered
+	switch {
+	case len(c.wish.GuestIPs) > 0:
+		c.guest.IPs, c.guest.Gateways = c.wish.GuestIPs, c.wish.GuestGateways
+		if !slices.Equal(c.guest.Gateways, c.source.Remembered.Gateways) {
+			c.guest.GatewayMAC = "" // of the one that the snapshot says
+		}
+		c.said = true
+		return ""
+	case len(c.guest.IPs) > 0:
+		return ""
+	}
+	ip, gateways, ok := addressOf(cmdline, i, interfaces)
+	if !ok {
+		return ""
+	}
+	c.guest.IPs, c.guest.Gateways, c.said = []netip.Prefix{ip}, gateways, true
+	return "; its kernel was told that it is " + ip.Addr().String()
 }
 
 func (c choice) decide() (*NetworkPlan, error) {
@@ -172,11 +188,14 @@ func (c choice) kept() network.Request {
 		r.Network = c.wish.Network
 	}
 	r.MAC = c.source.MAC
-	for _, p := range c.source.IPs {
-		r.IPs = append(r.IPs, p.Addr())
-	}
+	ips := c.source.IPs
 	if c.source.Identity == network.Fresh {
 		r.Identity, r.Guest = network.Fresh, &c.guest
+	} else if c.said { // the guest uses no other
+		ips = c.guest.IPs
+	}
+	for _, p := range ips {
+		r.IPs = append(r.IPs, p.Addr())
 	}
 	return r
 }
@@ -191,15 +210,24 @@ func (c choice) keep(why string) (*NetworkPlan, error) {
 		return nil, failure.Hint(failure.New(failure.Usage, "%d clones cannot have one address", c.clones), "use fresh or none")
 	}
 	r := c.kept()
-	holder, err := c.VMs.AddressHolder(r)
-	if err != nil {
-		return nil, c.elsewhere(err)
-	}
-	if holder != "" {
-		return nil, failure.Hint(failure.New(failure.Conflict, "network %s: %s", r.Network, holder),
-			"remove that one, or use --network fresh")
+	if err := c.free(r); err != nil {
+		return nil, err
 	}
 	return &NetworkPlan{How: Keep, Why: why, request: r}, nil
+}
+
+// free refuses a MAC or an address that somebody else has.
+func (c choice) free(r network.Request) error {
+	r.VM, r.Index = c.self, c.index
+	holder, err := c.VMs.AddressHolder(r)
+	if err != nil {
+		return c.elsewhere(err)
+	}
+	if holder != "" {
+		return failure.Hint(failure.New(failure.Conflict, "network %s: %s", r.Network, holder),
+			"remove that one, or use --network fresh")
+	}
+	return nil
 }
 
 func (c choice) fresh(why string) (*NetworkPlan, error) {
@@ -213,7 +241,7 @@ func (c choice) fresh(why string) (*NetworkPlan, error) {
 	}
 	if len(c.guest.IPs) == 0 {
 		return nil, failure.Hint(failure.New(failure.Incompatible, "the snapshot does not say which address its guest has, so none can be mapped to it"),
-			"use --network none or tap=NAME and configure the guest")
+			"say it: --network fresh"+equals(c.wish.Network)+",guest-ip=A/PREFIX,guest-gateway=G; or use --network none or tap=NAME and configure the guest")
 	}
 	r := c.base(net)
 	r.Identity, r.Guest = network.Fresh, &c.guest
@@ -250,20 +278,3 @@ func (r *run) detach(ctx context.Context) error {
 }
 
 func (r *run) announce(ctx context.Context) error { return r.VMs.AnnounceSaved(ctx, r.rec) }
-
-// ParseWish reads keep, keep=CNI-NAME, fresh, fresh=CNI-NAME, none or tap=NAME.
-func ParseWish(s string) (Wish, error) {
-	how, name, named := strings.Cut(s, "=")
-	w := Wish{How: how}
-	switch {
-	case !named && (how == Keep || how == Fresh || how == None):
-		return w, nil
-	case name != "" && how == Tap:
-		w.Tap = name
-		return w, nil
-	case name != "" && (how == Keep || how == Fresh):
-		w.Network = name
-		return w, nil
-	}
-	return w, failure.New(failure.Usage, "network %q with a snapshot: keep, fresh, keep=CNI-NAME, fresh=CNI-NAME, none or tap=NAME", s)
-}

@@ -51,6 +51,9 @@ type Request struct {
 	AllowIncompatible bool
 	Clock             GuestClock // "" is CatchUp
 	Networks          []Wish     // none: by default; one: for every interface; else one each
+	// OnNetwork is told how each interface of a VM that is woken will be attached,
+	// where Networks says so; may be nil.
+	OnNetwork func(NetworkPlan)
 
 	ownDisks bool // the VM has its disks and interfaces already
 	export   bool // no VM is made: no host, network, mode or room in the store is asked for
@@ -127,6 +130,14 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 		}
 		// The snapshot was replaced or removed while we looked at what it named.
 	}
+}
+
+// tell is OnNetwork, never nil.
+func (r Request) tell() func(NetworkPlan) {
+	if r.OnNetwork == nil {
+		return func(NetworkPlan) {}
+	}
+	return r.OnNetwork
 }
 
 // needsHost: the VMM is going to load what the snapshot has.

@@ -12,7 +12,8 @@ import (
 
 // Wake lets a suspended VM go on where it fell asleep, on its own disks:
 //
-//	1 network   its interfaces, with their old MACs and addresses
+//	1 network   its interfaces, with their old MACs and addresses, or where
+//	            r.Networks wants them
 //	2 memory    as in a restore
 //	3 launch, 4 load
 //	5 awake     suspend.json goes: from here on the VM is no longer suspended
@@ -45,8 +46,11 @@ func (e *Engine) WakeLocked(ctx context.Context, rec *vm.Record, r Request) erro
 		return fmt.Errorf("wake VM %s: %w", rec.Name, err)
 	}
 	if err != nil {
-		return failure.Hint(fmt.Errorf("wake VM %s: %w", rec.Name, err),
-			"it is still suspended; cocoon vm start --cold "+rec.Name+" gives up its RAM and boots it")
+		hint := "it is still suspended; cocoon vm start --cold " + rec.Name + " gives up its RAM and boots it"
+		if own := failure.HintOf(err); own != "" {
+			hint = own + "; " + hint
+		}
+		return failure.Hint(fmt.Errorf("wake VM %s: %w", rec.Name, err), hint)
 	}
 	// That the snapshot is not needed any more is no reason to fail, should its
 	// removal do so: gc sees it too.
@@ -81,12 +85,19 @@ func (e *Engine) wake(ctx context.Context, rec *vm.Record, r Request) error {
 		return err
 	}
 	w := &run{Engine: e, plan: p, lease: lease, rec: rec, started: time.Now()}
-	err = w.doOrUndo(ctx, "wake.", w.wakeSteps())
+	leave := func(ctx context.Context) error { return e.Leave(ctx, rec, r.Networks, r.tell()) }
+	err = w.doOrUndo(ctx, "wake.", w.wakeSteps(leave))
 	return settle(ctx, err)
 }
 
-func (r *run) wakeSteps() []step {
-	steps := append([]step{{"network", r.attach, nothing}}, r.loadSteps()...)
+func (r *run) wakeSteps(leave func(context.Context) error) []step {
+	network := func(ctx context.Context) error {
+		if err := leave(ctx); err != nil {
+			return err
+		}
+		return vm.CannotAttach(r.rec, r.attach(ctx))
+	}
+	steps := append([]step{{"network", network, nothing}}, r.loadSteps()...)
 	return append(steps, step{"awake", r.awake, r.takeBack(*r.rec)}, step{"resume", r.goOn, nothing})
 }
 

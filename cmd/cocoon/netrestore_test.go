@@ -68,6 +68,7 @@ func TestRebuiltVMsOnANetwork(t *testing.T) {
 		h.elsewhere(prefix, other)
 		h.fromElsewhere(prefix, net)
 		h.ofAClone(prefix, net)
+		h.ofAFolder(prefix, net)
 		h.sameTraces(before)
 		h.clean("base")
 	})
@@ -238,6 +239,51 @@ func (h *netHost) fromElsewhere(prefix, net string) {
 	})
 	if err := os.RemoveAll(filepath.Join(h.work, "layout")); err != nil {
 		h.t.Fatal(err)
+	}
+}
+
+// ofAFolder: the folder of a VMM does not say which address its guest has. The
+// operator does, or what its kernel was told.
+func (h *netHost) ofAFolder(prefix, net string) {
+	h.t.Helper()
+	for _, told := range []bool{false, true} {
+		create := append(guestAt("web", net, prefix+"77", prefix+"1"), "--start")
+		if told {
+			create[slices.Index(create, "--cmdline")+1] += " ip=" + prefix + "77::" + prefix + "1:255.255.0.0:web:eth0:off"
+		}
+		h.must(create...)
+		h.reaches("web", prefix+"77")
+		h.must("snapshot", "create", "web", "own")
+		h.must("snapshot", "export", "own", "-o", "folder", "--format", "ch")
+		h.must("snapshot", "import", "folder", "--name", "folder")
+		how := "fresh=" + net
+		if !told {
+			h.refused(6, "does not say which address its guest has", "guest-ip=", "vm", "create", "x", "--from-snapshot", "folder", "--network", how)
+			h.refused(2, "guest-ip", "", "vm", "create", "x", "--from-snapshot", "folder", "--network", "none,guest-ip="+prefix+"77")
+			how += ",guest-ip=" + prefix + "77/16,guest-gateway=" + prefix + "1"
+		}
+		if said := h.told("vm", "create", "x", "--from-snapshot", "folder", "--network", how); !strings.Contains(said, "fresh on "+net+" (asked for") || told && !strings.Contains(said, "its kernel was told that it is "+prefix+"77") {
+			h.t.Errorf("told %q", said)
+		}
+		h.reaches("x", prefix+"77")
+		h.must("vm", "stop", "x", "--timeout", "1s")
+		h.must("vm", "start", "x")
+		h.reaches("x", prefix+"77")
+		h.must("snapshot", "create", "x", "of-x")
+		h.must("vm", "rm", "-f", "x", "web")
+
+		h.must("vm", "create", "x", "--from-snapshot", "folder", "--network", "keep"+strings.TrimPrefix(how, "fresh"))
+		if n := h.onlyNetwork("x"); n.IP != prefix+"77" || n.Identity != "keep" {
+			h.t.Errorf("kept %+v", n)
+		}
+		h.reaches("x", prefix+"77")
+		h.must("vm", "create", "y", "--from-snapshot", "of-x", "--network", "fresh") // whose snapshots remember it
+		h.reaches("y", prefix+"77")
+		h.must("vm", "rm", "-f", "x", "y")
+		h.must("snapshot", "rm", "own", "of-x", "folder")
+		if err := os.RemoveAll(filepath.Join(h.work, "folder")); err != nil {
+			h.t.Fatal(err)
+		}
 	}
 }
 

@@ -82,11 +82,17 @@ func (a *app) stop(ctx context.Context, r *rooms, ref string, o vm.StopOptions) 
 func newVMStart(a *app) *cobra.Command {
 	var o hypervisor.StartOptions
 	mode := "auto"
+	var networks []string
 	c := vmVerb(a, "start", "Let a suspended VM go on; boot any other from its disks", func(ctx context.Context, r *rooms, ref string) error {
 		m := a.meter("restoring")
 		defer m.end()
 		r.restore.OnBytes = m.update
 		o.Mode = restore.Mode(mode)
+		var err error
+		if o.Networks, err = parseMoves(networks); err != nil {
+			return err
+		}
+		o.OnNetwork = func(n restore.NetworkPlan) { a.errOut.Line("cocoon: %s: %s", ref, n) }
 		return r.hypervisor.Start(ctx, ref, o)
 	})
 	c.Flags().BoolVar(&o.Cold, "cold", false, "boot a suspended VM from its disks and give up its RAM")
@@ -95,6 +101,7 @@ func newVMStart(a *app) *cobra.Command {
 	c.Flags().StringVar(&o.Boot.Kernel, "kernel", "", "boot with this kernel `file` from now on")
 	c.Flags().StringVar(&o.Boot.Firmware, "firmware", "", "boot with this firmware `file` from now on")
 	c.Flags().StringVar(&o.Boot.Initramfs, "initramfs", "", "boot with this initramfs `file` from now on")
+	listVar(c.Flags(), &networks, "network", "its interfaces are elsewhere from now on: keep, fresh, keep=CNI-NAME, fresh=CNI-NAME, none, tap=NAME or, of a VM that boots, CNI-NAME[,ip=A][,mac=M]; one for all, or one each")
 	c.Flags().BoolVar(&o.AllowIncompatible, "allow-incompatible", false, "try to wake it on another VMM version or CPU all the same")
 	return c
 }

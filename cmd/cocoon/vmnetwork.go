@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -128,6 +129,28 @@ func networkOption(r *network.Request, option string) error {
 func parseWishes(list []string) ([]restore.Wish, error) {
 	var out []restore.Wish
 	for _, s := range list {
+		w, err := restore.ParseWish(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, w)
+	}
+	return out, nil
+}
+
+// parseMoves reads what --network says of a VM that is started: the words of one
+// from a snapshot, or of a new one.
+func parseMoves(list []string) ([]restore.Wish, error) {
+	var out []restore.Wish
+	for _, s := range list {
+		if name, _, _ := strings.Cut(s, ","); !strings.Contains(name, "=") && !slices.Contains([]string{restore.Keep, restore.Fresh, restore.None}, name) {
+			r, err := parseNetwork(s)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, restore.Wish{How: restore.Join, Wanted: r})
+			continue
+		}
 		w, err := restore.ParseWish(s)
 		if err != nil {
 			return nil, err

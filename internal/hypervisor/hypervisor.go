@@ -99,6 +99,9 @@ type StartOptions struct {
 	AllowIncompatible bool
 	Clock             restore.GuestClock
 	Boot              vm.BootPaths // what a VM that boots from its disks boots with from now on
+	// Networks are where its interfaces are to be from now on; none: where they were.
+	Networks  []restore.Wish
+	OnNetwork func(restore.NetworkPlan) // is told what was chosen
 }
 
 // Start wakes a suspended VM, and boots any other from its disks.
@@ -107,23 +110,40 @@ func (h *Hypervisor) Start(ctx context.Context, ref string, o StartOptions) erro
 	if err != nil {
 		return err
 	}
+	leave := func(ctx context.Context, rec *vm.Record) error { return h.Restorer.Leave(ctx, rec, o.Networks, o.OnNetwork) }
 	if rec.Sleep == nil {
-		_, err := h.VMs.Start(ctx, rec.ID, o.Boot)
+		_, err := h.VMs.Start(ctx, rec.ID, vm.StartOptions{Boot: o.Boot, Rewire: leave})
 		return err
 	}
 	if !o.Cold && o.Boot.Any() {
 		return failure.Hint(failure.New(failure.Conflict, "VM %s is suspended: it goes on and does not boot", rec.Name), "leave out --kernel, --firmware and --initramfs, or say --cold to give up its RAM")
 	}
 	if !o.Cold {
-		_, err := h.Restorer.Wake(ctx, rec.ID, restore.Request{Mode: o.Mode, AllowIncompatible: o.AllowIncompatible, Clock: o.Clock})
+		_, err := h.Restorer.Wake(ctx, rec.ID, restore.Request{
+			Mode: o.Mode, AllowIncompatible: o.AllowIncompatible, Clock: o.Clock, Networks: o.Networks, OnNetwork: o.OnNetwork,
+		})
+		return err
+	}
+	if err := h.canLeave(rec, o.Networks); err != nil {
 		return err
 	}
 	given, err := h.VMs.WakeCold(ctx, rec.ID, o.Boot)
 	if err != nil {
 		return err
 	}
-	_, err = h.VMs.Start(ctx, rec.ID, vm.BootPaths{})
+	_, err = h.VMs.Start(ctx, rec.ID, vm.StartOptions{Rewire: leave})
 	return errors.Join(err, h.drop(ctx, given))
+}
+
+// canLeave refuses networks that cannot be before the RAM is given up.
+func (h *Hypervisor) canLeave(rec *vm.Record, wishes []restore.Wish) error {
+	if len(wishes) == 0 {
+		return nil
+	}
+	awake := *rec
+	awake.Sleep = nil
+	_, _, err := h.Restorer.Rewire(&awake, wishes)
+	return err
 }
 
 // Remove ends and removes a VM, and the snapshot it sleeps on if that is there

@@ -66,9 +66,16 @@ func (m *Manager) diskOptions(rec *Record, d Disk) []chsnap.Option {
 	return o
 }
 
-// Start boots a VM from its disks; a suspended one it refuses. From now on it
-// boots with the files that are named.
-func (m *Manager) Start(ctx context.Context, ref string, with BootPaths) (*Record, error) {
+// StartOptions of Start.
+type StartOptions struct {
+	Boot BootPaths // what it boots with from now on
+	// Rewire, which may be nil, puts its interfaces elsewhere before they are
+	// attached; the record says so once the VM runs.
+	Rewire func(context.Context, *Record) error
+}
+
+// Start boots a VM from its disks; a suspended one it refuses.
+func (m *Manager) Start(ctx context.Context, ref string, o StartOptions) (*Record, error) {
 	rec, unlock, err := m.Lock(ctx, ref, "vm start")
 	if err != nil {
 		return nil, err
@@ -81,8 +88,8 @@ func (m *Manager) Start(ctx context.Context, ref string, with BootPaths) (*Recor
 	if err := m.MayRun(ctx, rec.ID); err != nil {
 		return nil, err
 	}
-	release, err := m.bootWith(ctx, rec, with)
-	if err == nil && with.Any() {
+	release, err := m.bootWith(ctx, rec, o.Boot)
+	if err == nil && o.Boot.Any() {
 		err = m.save(rec)
 	}
 	release()
@@ -92,11 +99,17 @@ func (m *Manager) Start(ctx context.Context, ref string, with BootPaths) (*Recor
 	if err := m.ReleaseMemory(rec.ID); err != nil {
 		return nil, err
 	}
-	if err = m.Attach(ctx, rec); err == nil {
+	were := rec.Networks
+	if o.Rewire != nil {
+		if err := o.Rewire(ctx, rec); err != nil {
+			return nil, fmt.Errorf("start VM %s: %w", rec.Name, err)
+		}
+	}
+	if err = CannotAttach(rec, m.Attach(ctx, rec)); err == nil {
 		err = m.boot(ctx, rec)
 	}
 	if err != nil {
-		rec.State, rec.LastError = "error", err.Error()
+		rec.State, rec.LastError, rec.Networks = "error", err.Error(), were
 		return nil, errors.Join(fmt.Errorf("start VM %s: %w", rec.Name, err), m.save(rec))
 	}
 	return rec, told(rec, m.Announce(rec))

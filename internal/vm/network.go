@@ -134,6 +134,19 @@ func told(rec *Record, err error) error {
 	return nil
 }
 
+// CannotAttach adds to the reason why the interfaces of a VM that exists cannot be
+// made what can be done about it.
+func CannotAttach(rec *Record, err error) error {
+	if err == nil {
+		return nil
+	}
+	hint := "its interfaces may be elsewhere: cocoon vm start " + rec.Name + " --network fresh, fresh=NAME, keep=NAME or none"
+	if own := failure.HintOf(err); own != "" {
+		hint = own + "; " + hint
+	}
+	return failure.Hint(err, hint)
+}
+
 // Detach undoes the interfaces of a VM whose VMM has ended. That there are none
 // is success.
 func (m *Manager) Detach(ctx context.Context, id string) error { return m.o.Network.RemoveVM(ctx, id) }
