@@ -110,7 +110,9 @@ func (h *Hypervisor) Start(ctx context.Context, ref string, o StartOptions) erro
 	if err != nil {
 		return err
 	}
-	leave := func(ctx context.Context, rec *vm.Record) error { return h.Restorer.Leave(ctx, rec, o.Networks, o.OnNetwork) }
+	leave := func(ctx context.Context, rec *vm.Record) error {
+		return h.Restorer.Leave(ctx, rec, o.Networks, o.OnNetwork)
+	}
 	if rec.Sleep == nil {
 		_, err := h.VMs.Start(ctx, rec.ID, vm.StartOptions{Boot: o.Boot, Rewire: leave})
 		return err
