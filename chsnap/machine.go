@@ -27,7 +27,7 @@ func (c *Config) Machine() (*Config, error) {
 		return nil, err
 	}
 	b := m.raw
-	for list, key := range map[string]string{"disks": "path", "vsock": "socket", "serial": "file"} {
+	for list, key := range map[string]string{"disks": "path", "vsock": "socket", "serial": "file", "payload": "kernel"} {
 		var err error
 		if b, err = edit(b, list, func(v []byte) ([]byte, error) { return without(v, key) }); err != nil {
 			return nil, fmt.Errorf("%s: %w", list, err)
