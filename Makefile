@@ -93,7 +93,7 @@ bitflips: ## BITFLIPS=1000000 single bits flipped in packs, maps, manifests, the
 REDTEAM ?= 1000
 redteam: build ## forged snapshots, neighbours' stores and half-mounted folders, watched by the kernel (REDTEAM=1000 forgeries)
 	COCOON_REDTEAM=$(REDTEAM) go test -count=1 -timeout 120m -v -run 'TestRedTeam|Hostile|TestImagesAreShared|TestScripts/(foreign|transfer)' ./cmd/cocoon
-	go test -count=1 ./internal/registry/... ./internal/private ./internal/runfolder ./internal/owner ./internal/vm ./store/pack -run 'Hostile|Refuse|Lie|Redirect|Archive|Tar|Bomb|Spliced|Forged|Agree|Sealed|Of(Others|SomebodyElse)|Elsewhere'
+	go test -count=1 ./internal/registry/... ./internal/private ./internal/runfolder ./internal/owner ./internal/vm ./store ./store/pack -run 'Hostile|Refuse|Lie|Lying|Redirect|Archive|Tar|Bomb|Spliced|Forged|Agree|Sealed|Of(Others|SomebodyElse)|Elsewhere|Promised|HeldTo|Copy|Entry'
 
 clean: ## remove what build made
 	rm -rf bin
