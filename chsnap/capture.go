@@ -42,6 +42,9 @@ const minMajor = 51
 // Capture saves a VM in file mode. It is running (or paused, if it was found
 // paused) again when Capture returns, whatever happened.
 func Capture(ctx context.Context, o CaptureOptions) (*Captured, error) {
+	if o.Client == nil || o.StagingDir == "" {
+		return nil, failure.New(failure.Usage, "a capture needs a Client and a StagingDir")
+	}
 	ping, err := o.Client.Ping(ctx)
 	if err != nil {
 		return nil, err

@@ -82,6 +82,9 @@ func StartGuard(o GuardOptions) (*Guard, error) {
 	if len(argv) == 0 {
 		return &Guard{}, nil
 	}
+	if o.Client == nil {
+		return nil, failure.New(failure.Usage, "a guard needs a Client")
+	}
 	within := o.Client.patience.Moving(o.RAM)
 	args := slices.Concat(argv[1:], []string{o.Client.Socket(), o.Staging, o.Unless, o.Owed, strconv.FormatInt(int64(within), 10)})
 	return Watch(o.Client.patience, o.Command.Stderr, func() *exec.Cmd {

@@ -51,6 +51,9 @@ func (e *RefusedError) Unwrap() error { return e.Cause }
 // to o.Memory, never to a file of its own size. The VM is in the state it was
 // found in when CaptureLive returns, unless its VMM died or hangs.
 func CaptureLive(ctx context.Context, o LiveOptions) (*Captured, error) {
+	if o.Client == nil || o.Socket == "" || o.Memory == nil {
+		return nil, failure.New(failure.Usage, "a live capture needs a Client, a Socket and a Memory to put RAM into")
+	}
 	ping, err := o.Client.Ping(ctx)
 	if err != nil {
 		return nil, err

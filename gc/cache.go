@@ -22,10 +22,7 @@ func (c *collector) cache(p *plan) error {
 	if err != nil {
 		return err
 	}
-	limit, total := c.o.CacheMaxBytes, int64(0)
-	if limit < 0 {
-		limit = 1 << 62
-	}
+	limit, total := c.o.CacheCap.Bytes(), int64(0)
 	for _, f := range all {
 		total += f.Bytes
 	}

@@ -45,7 +45,7 @@ func TestCache(t *testing.T) {
 	if err := os.WriteFile(dead, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	rep := collect(t, s, Options{Explain: true, CacheMaxBytes: 1 << 30})
+	rep := collect(t, s, Options{Explain: true, CacheCap: store.CacheAtMost(1 << 30)})
 	if !there(known) || there(orphan) || !there(mapped) || !there(lock.File().Name()) || there(dead) {
 		t.Errorf("known %v, orphan %v, mapped %v, being made %v, dead %v", there(known), there(orphan), there(mapped), there(lock.File().Name()), there(dead))
 	}
@@ -58,7 +58,7 @@ func TestCache(t *testing.T) {
 		}
 	}
 
-	rep = collect(t, s, Options{CacheMaxBytes: 8192})
+	rep = collect(t, s, Options{CacheCap: store.CacheAtMost(8192)})
 	reason := ""
 	for _, r := range rep.Removed {
 		if r.ID == string(key) {

@@ -41,7 +41,11 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Options of Collect.
+// DefaultGrace is long enough to find out where the owner of something is.
+const DefaultGrace = 7 * 24 * time.Hour
+
+// Options of Collect. The zero value takes nothing that it was not told to take,
+// and is refused for its want of Sources.
 type Options struct {
 	DryRun  bool
 	Explain bool          // report what is kept and by whom
@@ -55,12 +59,13 @@ type Options struct {
 	// ForgetNetworks are ids of VMs that do not exist, or beginnings of them: what
 	// stands of their networks is dropped though its plugins cannot undo it.
 	ForgetNetworks []string
-	// CacheMaxBytes is what raw RAM files may occupy; negative is no limit.
-	CacheMaxBytes int64
-	Repack        *Repack // nil: packs stay as they are
+	// CacheCap is what raw RAM files may occupy.
+	CacheCap store.CacheCap
+	Repack   *Repack // nil: packs stay as they are
 	// AcceptLoss goes on though roots vanished, and takes what only they held.
 	AcceptLoss bool
-	// Grace is how long what is doubtful stays, from the first run that tells of it.
+	// Grace is how long what is doubtful stays, from the first run that tells of it:
+	// 0 is DefaultGrace, negative not at all.
 	Grace time.Duration
 }
 
@@ -160,6 +165,9 @@ func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	start := time.Now()
 	if err := complete(o.Sources); err != nil {
 		return nil, err
+	}
+	if o.Grace == 0 {
+		o.Grace = DefaultGrace
 	}
 	maintain := s.Maintain
 	if o.DryRun {

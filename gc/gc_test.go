@@ -71,9 +71,12 @@ func sources(s *store.Store) []store.Source {
 	return []store.Source{vm.Roots(s), image.Roots(s), s.Pins()}
 }
 
-// run is Collect with all sources.
+// run is Collect with all sources, and without grace where the test gives none.
 func run(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	o.Sources = sources(s)
+	if o.Grace == 0 {
+		o.Grace = -1
+	}
 	return Collect(ctx, s, o)
 }
 

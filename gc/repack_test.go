@@ -155,12 +155,12 @@ func TestPoorPacksAreRewritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := tree(t, s.Root())
-	dry := collect(t, s, Options{DryRun: true, Explain: true, Repack: repackHalf, CacheMaxBytes: -1})
+	dry := collect(t, s, Options{DryRun: true, Explain: true, Repack: repackHalf})
 	if d := cmp.Diff(before, tree(t, s.Root())); d != "" {
 		t.Errorf("a dry run changed the store (-before +after):\n%s", d)
 	}
 	occupied := store.FileBytes(s.Path("blobs"))
-	rep := collect(t, s, Options{Explain: true, Repack: repackHalf, CacheMaxBytes: -1})
+	rep := collect(t, s, Options{Explain: true, Repack: repackHalf})
 	if d := cmp.Diff(dry.Repack, rep.Repack, cmpopts.IgnoreFields(RepackReport{}, "Snapshots", "WrittenBytes")); d != "" {
 		t.Errorf("dry run and run differ (-dry +run):\n%s", d)
 	}
@@ -183,7 +183,7 @@ func TestPoorPacksAreRewritten(t *testing.T) {
 		t.Errorf("the RAM in the cache has no new name: %v", err)
 	}
 	sound(t, s)
-	again := collect(t, s, Options{Repack: repackHalf, CacheMaxBytes: -1})
+	again := collect(t, s, Options{Repack: repackHalf})
 	if len(again.Removed) > 0 || len(again.Repack.Packs) > 0 {
 		t.Errorf("a second run still does %+v, %+v", again.Removed, again.Repack)
 	}

@@ -96,16 +96,16 @@ func (e *Engine) make(ctx context.Context, lease *store.Lease, sn *store.Snapsho
 // trim keeps the cache below its cap. What was made just now is held by our
 // lease; that there is no room for it is no reason to fail.
 func (e *Engine) trim(ctx context.Context) error {
-	if e.CacheMaxBytes < 0 {
-		return nil
-	}
-	return e.Store.TrimCache(ctx, e.CacheMaxBytes)
+	return e.Store.TrimCache(ctx, e.CacheCap)
 }
 
 // Materialise makes the RAM file of a snapshot ahead of the next clone, unless
 // it is there, another process is at it, or the cache has no room for it. It
 // answers whether the file is there afterwards.
 func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
+	if err := e.complete(); err != nil {
+		return false, err
+	}
 	id, err := e.Store.Resolve(ctx, ref)
 	if err != nil {
 		return false, err
@@ -124,7 +124,7 @@ func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
 		return false, err
 	}
 	bytes := p.ram.stored
-	if e.CacheMaxBytes >= 0 && bytes > e.CacheMaxBytes {
+	if bytes > e.CacheCap.Bytes() {
 		return false, nil
 	}
 	if err := e.Store.Require(bytes); errors.Is(err, failure.NoSpace) {

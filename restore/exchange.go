@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/network"
 )
 
 // Trial is the VM that a snapshot makes, built in full beside the one whose
@@ -26,7 +27,7 @@ type Trial struct {
 // Try builds the VM of r.Snapshot for the place of rec, whose lock the caller
 // holds, and touches nothing of rec. Close the answer.
 func (e *Engine) Try(ctx context.Context, rec *vm.Record, r Request) (*Trial, error) {
-	p, err := e.PlanExchange(ctx, rec, r)
+	p, err := e.planTrial(ctx, rec, r)
 	if err != nil {
 		return nil, err
 	}
@@ -52,8 +53,26 @@ func (e *Engine) Try(ctx context.Context, rec *vm.Record, r Request) (*Trial, er
 	return t, nil
 }
 
-// PlanExchange makes every refusal of Try and changes nothing.
+// PlanExchange makes every refusal of Try and changes nothing. The plan is that
+// of the VM, not of the one that is built beside it for a while.
 func (e *Engine) PlanExchange(ctx context.Context, rec *vm.Record, r Request) (*Plan, error) {
+	p, err := e.planTrial(ctx, rec, r)
+	if err != nil {
+		return nil, err
+	}
+	p.Name, p.Paused, p.Networks = rec.Name, false, nil
+	for _, n := range rec.Networks {
+		inside, on := n.Inside(), n.Attachment.Network
+		if n.Attachment.Network == network.Tap {
+			on = ""
+		}
+		p.Networks = append(p.Networks, NetworkPlan{ID: n.ID, How: Keep, Network: on, Tap: n.Tap, MAC: inside.MAC, IPs: inside.IPs, Why: "the VM has it"})
+	}
+	return p, nil
+}
+
+// planTrial is the plan of the VM that is built beside rec.
+func (e *Engine) planTrial(ctx context.Context, rec *vm.Record, r Request) (*Plan, error) {
 	r.Name, r.Paused = "exchange-"+rec.ID[:12], true
 	r.Networks = []Wish{{How: None}} // the VM has the real ones
 	p, err := e.NewPlan(ctx, r)

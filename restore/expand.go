@@ -16,6 +16,9 @@ import (
 // one after the other, in the order of the table in state.json. Every page is
 // verified. The file is not fsynced.
 func (e *Engine) WriteMemory(ctx context.Context, lease *store.Lease, sn *store.Snapshot, path string) error {
+	if err := e.complete(); err != nil {
+		return err
+	}
 	var total int64
 	for _, m := range sn.Spec.Memory {
 		total += int64(m.Bytes)

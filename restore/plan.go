@@ -97,17 +97,29 @@ type Engine struct {
 	VMs    *vm.Manager
 	Images *image.Store
 	// Host asks what of this host decides; see ReadHost.
-	Host    func(ctx context.Context) (Host, error)
-	OnBytes func(done, total int64) // progress of materialising; may be nil
-	// CacheMaxBytes is what the raw RAM files of the cache may occupy; negative
-	// is no limit.
-	CacheMaxBytes int64
+	Host     func(ctx context.Context) (Host, error)
+	OnBytes  func(done, total int64) // progress of materialising; may be nil
+	CacheCap store.CacheCap          // what the raw RAM files of the cache may occupy
+}
+
+// complete refuses an Engine that was not given what everything here needs.
+func (e *Engine) complete() error {
+	if e.Store == nil || e.VMs == nil || e.Images == nil {
+		return failure.New(failure.Usage, "restore.Engine needs Store, VMs and Images")
+	}
+	return nil
 }
 
 // NewPlan reads the snapshot and refuses whatever cannot work. It holds nothing
 // and changes nothing: what has to give way is in the plan, and does when it is
 // applied.
 func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
+	if err := e.complete(); err != nil {
+		return nil, err
+	}
+	if e.Host == nil && r.needsHost() {
+		return nil, failure.New(failure.Usage, "restore.Engine needs Host, such as ReadHost, to load RAM")
+	}
 	ctx, stop := context.WithCancel(ctx)
 	host := sync.OnceValues(func() (Host, error) { return e.Host(ctx) })
 	if r.needsHost() {

@@ -246,6 +246,9 @@ func (r *run) restoreInfo() *vm.RestoreInfo {
 // Recover undoes what a dead Apply left. A journal whose VM has a record only
 // loses the journal.
 func (e *Engine) Recover(ctx context.Context, journal string) error {
+	if err := e.complete(); err != nil {
+		return err
+	}
 	j, err := readJournal(journal)
 	if err != nil {
 		return err

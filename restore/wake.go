@@ -23,6 +23,9 @@ import (
 // suspended. The disks are untouched until step 6. r says how; its Snapshot and
 // Name are filled in.
 func (e *Engine) Wake(ctx context.Context, ref string, r Request) (*vm.Record, error) {
+	if err := e.complete(); err != nil {
+		return nil, err
+	}
 	rec, unlock, err := e.VMs.Lock(ctx, ref, "vm start")
 	if err != nil {
 		return nil, err

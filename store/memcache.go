@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -114,11 +115,30 @@ func (s *Store) FreeCache(ctx context.Context, need int64) error {
 	for _, c := range all {
 		total += c.Bytes
 	}
-	return s.TrimCache(ctx, max(0, total-missing))
+	return s.TrimCache(ctx, CacheAtMost(total-missing))
 }
 
-// TrimCache makes the cache occupy at most cap bytes, as far as OverCap may.
-func (s *Store) TrimCache(ctx context.Context, cap int64) error {
+// CacheCap is what the raw RAM files of the cache may occupy. The zero value is
+// no limit, so that nobody empties the cache who only left it out.
+type CacheCap struct {
+	bounded bool
+	bytes   int64
+}
+
+// CacheAtMost is a cap; 0 empties the cache of all that nobody uses.
+func CacheAtMost(bytes int64) CacheCap { return CacheCap{true, max(0, bytes)} }
+
+// Bytes is the cap, as large as can be where there is none.
+func (c CacheCap) Bytes() int64 {
+	if !c.bounded {
+		return math.MaxInt64
+	}
+	return c.bytes
+}
+
+// TrimCache makes the cache occupy no more than the cap, as far as OverCap may.
+func (s *Store) TrimCache(ctx context.Context, most CacheCap) error {
+	cap := most.Bytes()
 	all, err := s.CachedMemory()
 	if err != nil || len(OverCap(all, func(digest.Digest) bool { return false }, cap)) == 0 {
 		return err

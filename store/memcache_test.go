@@ -70,7 +70,7 @@ func TestTrimCacheKeepsWhatIsMappedHeldOrUsedLast(t *testing.T) {
 	if there, err := s.UseCached(digest.FromString("never made")); there || err != nil {
 		t.Errorf("a file that is not there is used: %v, %v", there, err)
 	}
-	if err := s.TrimCache(ctx, 3*8192); err != nil {
+	if err := s.TrimCache(ctx, CacheAtMost(3*8192)); err != nil {
 		t.Fatal(err)
 	}
 	for name, key := range keys {

@@ -29,6 +29,9 @@ func guarded(root string) []string {
 // resolve follows a root to where the store lies. Who could lead the way elsewhere
 // has the store.
 func resolve(root string) (string, error) {
+	if root == "" { // the working folder is nobody's choice
+		return "", failure.New(failure.Usage, "no folder is named for the store")
+	}
 	at, err := private.Resolve(root)
 	var r *private.Refusal
 	if errors.As(err, &r) {

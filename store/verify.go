@@ -85,6 +85,9 @@ type verifier struct {
 // Verify checks snapshots; no ids means all. Damage is reported, not an error.
 func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyReport, error) {
 	start := time.Now()
+	if o.Parts < 0 || o.Parts > 0 && (o.Part < 1 || o.Part > o.Parts) {
+		return nil, failure.New(failure.Usage, "verify part %d of %d: 1 to %d", o.Part, o.Parts, max(o.Parts, 1))
+	}
 	if ids == nil {
 		var err error
 		if ids, err = s.IDs(); err != nil {

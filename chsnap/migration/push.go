@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
 // Extent is guest RAM to be pushed: Data is written at GPA.
@@ -30,6 +32,9 @@ type Pusher struct {
 // state of which nothing is known: it may wait for us for ever and must be
 // killed.
 func (p *Pusher) Push(ctx context.Context, config, state []byte, ram func(ctx context.Context, lanes []*Lane) error) error {
+	if p.Socket == "" || p.Timeout <= 0 {
+		return failure.New(failure.Usage, "migration: a Pusher needs a Socket and a Timeout: %q, %s", p.Socket, p.Timeout)
+	}
 	main, err := p.dial(ctx)
 	if err != nil {
 		return err

@@ -57,6 +57,9 @@ const chunkBytes = 1 << 20
 
 // Listen opens the socket, 0600. The path must not exist.
 func Listen(path string, timeout time.Duration) (*Recorder, error) {
+	if path == "" || timeout <= 0 { // "" would be any name at all, of which others could know
+		return nil, failure.New(failure.Usage, "a migration stream is received on a socket, within a time: %q, %s", path, timeout)
+	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen for the migration stream: %w", err)

@@ -220,7 +220,7 @@ func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.
 		store: st, images: images, vms: vms,
 		saver: &capture.Saver{Store: st, VMs: vms, Guard: chsnap.GuardCommand{Argv: []string{self, guardVerb}, Stderr: a.stderr}},
 		restore: &restore.Engine{
-			Store: st, VMs: vms, Images: images, CacheMaxBytes: cacheCap,
+			Store: st, VMs: vms, Images: images, CacheCap: store.CacheAtMost(cacheCap),
 			Host: func(ctx context.Context) (restore.Host, error) {
 				h, err := restore.ReadHost(ctx, binary)
 				return h, hintInstall(err)

@@ -96,9 +96,11 @@ func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 		return nil, err
 	}
 	o.RunFolder = r.vms
-	if o.CacheMaxBytes, err = a.cacheCap(); err != nil {
+	bytes, err := a.cacheCap()
+	if err != nil {
 		return nil, err
 	}
+	o.CacheCap = store.CacheAtMost(bytes)
 	if o.Grace, err = a.grace(); err != nil {
 		return nil, err
 	}
@@ -110,7 +112,7 @@ func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 // grace is how long what is doubtful stays; "0" is not at all.
 func (a *app) grace() (time.Duration, error) {
 	if a.set("gcGrace") == "0" {
-		return 0, nil
+		return -1, nil
 	}
 	return parseDuration("gcGrace", a.set("gcGrace"))
 }

@@ -284,7 +284,7 @@ func (c *cutter) collects(dir string) {
 		return
 	}
 	for i := range 3 {
-		rep, err := gc.Collect(context.Background(), s, gc.Options{Sources: (&rooms{store: s}).roots()})
+		rep, err := gc.Collect(context.Background(), s, gc.Options{Sources: (&rooms{store: s}).roots(), Grace: -1})
 		if err != nil {
 			c.t.Errorf("collect: %v", err)
 			return

@@ -62,8 +62,7 @@ func (i *Store) Blob(ctx context.Context, l *store.Lease, path, role string) (st
 	if err != nil {
 		return store.ImageRef{}, err
 	}
-	d, n, err := in.keep(ctx)
-	return store.ImageRef{Digest: d, Role: role, Bytes: n}, err
+	return in.as(ctx, path, role)
 }
 
 // BlobOf is Blob of a file that is open.
@@ -72,7 +71,15 @@ func (i *Store) BlobOf(ctx context.Context, l *store.Lease, f *os.File, role str
 	if err != nil {
 		return store.ImageRef{}, err
 	}
-	d, n, err := in.keep(ctx)
+	return in.as(ctx, f.Name(), role)
+}
+
+// as keeps a file that was taken in from path, if it can have the role.
+func (s *staged) as(ctx context.Context, path, role string) (store.ImageRef, error) {
+	if err := s.requireBootable(path, role); err != nil {
+		return store.ImageRef{}, errors.Join(err, s.drop())
+	}
+	d, n, err := s.keep(ctx)
 	return store.ImageRef{Digest: d, Role: role, Bytes: n}, err
 }
 

@@ -164,6 +164,7 @@ func magic(head []byte) (kind, format string) {
 		{0, "QFI\xfb", "disk", "qcow2"},
 		{0, "\x7fELF", "kernel", "elf"},
 		{0x202, "HdrS", "kernel", "bzImage"},
+		{0x38, "ARM\x64", "kernel", "Image"},
 		{0, "070701", "initramfs", "cpio"},
 		{0, "\x1f\x8b", "initramfs", "gzip"},
 		{0, "\x28\xb5\x2f\xfd", "initramfs", "zstd"},
