@@ -82,13 +82,9 @@ func eventsOf(pid int) int {
 // StartTime reads field 22 of /proc/PID/stat, clock ticks since boot;
 // os.ErrProcessDone too of a process that has ended and waits for its parent.
 func StartTime(pid int) (uint64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	f, err := stat(pid)
 	if err != nil {
 		return 0, err
-	}
-	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(f) < 20 {
-		return 0, fmt.Errorf("/proc/%d/stat is short", pid)
 	}
 	start, err := strconv.ParseUint(f[19], 10, 64)
 	// The first thread may be gone while others still hold sockets and locks.
@@ -96,6 +92,33 @@ func StartTime(pid int) (uint64, error) {
 		err = os.ErrProcessDone
 	}
 	return start, err
+}
+
+// stat are the fields of /proc/PID/stat from the third on.
+func stat(pid int) ([]string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 20 {
+		return nil, fmt.Errorf("/proc/%d/stat is short", pid)
+	}
+	return f, nil
+}
+
+// exiting is PF_EXITING of linux/sched.h, in field 9.
+const exiting = 0x4
+
+// Ending tells whether a process has ended or is about to: on its way it lets go
+// of its files before anybody is told, and is there for as long as that takes.
+func Ending(pid int) bool {
+	f, err := stat(pid)
+	if err != nil {
+		return true
+	}
+	flags, err := strconv.ParseUint(f[6], 10, 64)
+	return err == nil && flags&exiting != 0
 }
 
 // lockWait is how long somebody who only asks may keep the lock.

@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/keeper"
 	"github.com/cocoonv2/cocoon/internal/runfolder"
 )
 
@@ -56,6 +57,7 @@ func (m *Manager) live(ctx context.Context, rec *Record) {
 	if here && m.runs(ctx, rec) {
 		return
 	}
+	here = here && !keeper.Ending(p.PID) // what has let go of its files is no other's
 	rec.Process = nil
 	if !here && p.BootID == bootID() {
 		if file, err := m.taken(rec.ID); file != "" || err != nil {
