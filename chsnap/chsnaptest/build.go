@@ -18,6 +18,7 @@ import (
 const (
 	simulatorPackage = "github.com/cocoonv2/cocoon/chsnap/chsnaptest/cmd/cocoon-chsim"
 	buildPrefix      = "cocoon-chsim-"
+	builtAlready     = "COCOON_TEST_CHSIM"
 	probeTimeout     = 20 * time.Second
 )
 
@@ -40,7 +41,7 @@ func Build(t testing.TB) string {
 }
 
 func buildSimulator() (string, error) {
-	if path := os.Getenv("COCOON_TEST_CHSIM"); path != "" {
+	if path := os.Getenv(builtAlready); path != "" {
 		return path, nil
 	}
 	removeOldBuilds(os.TempDir())
@@ -54,7 +55,7 @@ func buildSimulator() (string, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build %s: %w: %s", simulatorPackage, err, out)
 	}
-	return path, nil
+	return path, os.Setenv(builtAlready, path) // for the test processes that this one starts
 }
 
 // removeOldBuilds deletes the build folders of processes that are gone.

@@ -2,9 +2,13 @@ package main
 
 import (
 	"flag"
+	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/leaktest"
@@ -38,4 +42,33 @@ func allAtOnce[C any](t *testing.T, cases map[string]C, test func(t *testing.T, 
 		})
 	}
 	running.Wait()
+}
+
+// alone marks a process in which one test runs.
+const alone = "COCOON_TEST_ALONE"
+
+func isAlone() bool { return os.Getenv(alone) != "" }
+
+// inAProcessOfItsOwn runs the calling test again in another process, where it may
+// change the environment and the current folder while others run beside it. It is
+// true there, where the body has to run, and false afterwards in the first life,
+// which returns.
+func inAProcessOfItsOwn(t *testing.T) bool {
+	t.Helper()
+	if isAlone() {
+		return true
+	}
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(self, "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$", "-test.count=1", "-test.v")
+	c.Env = append(os.Environ(), alone+"=1")
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := c.CombinedOutput()
+	if t.Log(string(out)); err != nil {
+		t.Errorf("in a process of its own: %v", err)
+	}
+	return false
 }
