@@ -7,6 +7,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -43,7 +44,7 @@ func (e *Engine) find(ctx context.Context, r Request, p *Plan, host func() (Host
 	}
 	for size, bytes := range p.config.HugePages() {
 		h := hugePages{}
-		if h.free, h.bytes, err = freeHugePages(size); err != nil {
+		if h.free, h.bytes, err = vm.FreeHugePages(size); err != nil {
 			return f, fmt.Errorf("count huge pages: %w", err)
 		}
 		h.need = int64((bytes + h.bytes - 1) / h.bytes)
@@ -186,8 +187,7 @@ func mega(khz uint64) string { return fmt.Sprintf("%d.%03d", khz/1000, khz%1000)
 func (p *Plan) decideHugePages(r Request, f findings) error {
 	for _, h := range f.huge {
 		if need := h.need * int64(max(r.Clones, 1)); need > h.free {
-			return failure.Hint(failure.New(failure.NoSpace, "snapshot %s: %d huge pages of %d KiB are needed, %d are free", p.SnapshotID, need, h.bytes>>10, h.free),
-				fmt.Sprintf("set more aside in /sys/kernel/mm/hugepages/hugepages-%dkB/nr_hugepages", h.bytes>>10))
+			return fmt.Errorf("snapshot %s: %w", p.SnapshotID, vm.TooFewHugePages(need, h.free, h.bytes))
 		}
 	}
 	return nil

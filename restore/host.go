@@ -3,10 +3,7 @@ package restore
 import (
 	"bufio"
 	"context"
-	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -133,42 +130,6 @@ func ioctl(fd int, request, arg uintptr) (int, error) {
 		return 0, errno
 	}
 	return int(n), nil
-}
-
-// freeHugePages counts the huge pages of a size that nobody has or was promised;
-// size 0 is the kernel's default.
-func freeHugePages(size uint64) (free int64, bytes uint64, err error) {
-	if size == 0 {
-		if size, err = defaultHugePage(); err != nil {
-			return 0, 0, err
-		}
-	}
-	dir := fmt.Sprintf("/sys/kernel/mm/hugepages/hugepages-%dkB", size>>10)
-	count := func(name string) int64 {
-		b, rerr := os.ReadFile(filepath.Join(dir, name))
-		n, perr := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-		if rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
-			err = errors.Join(err, rerr)
-		} else if rerr == nil {
-			err = errors.Join(err, perr)
-		}
-		return n
-	}
-	return count("free_hugepages") - count("resv_hugepages"), size, err
-}
-
-func defaultHugePage() (uint64, error) {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "Hugepagesize:" {
-			n, err := strconv.ParseUint(f[1], 10, 64)
-			return n << 10, err
-		}
-	}
-	return 2 << 20, nil
 }
 
 func hostFlags() []string {

@@ -133,6 +133,10 @@ func TestHugePagesThatAreNotThere(t *testing.T) {
 	} {
 		h.refuses(8, "32 huge pages of 2048 KiB are needed", verb...)
 	}
+	h.refuses(8, "32 huge pages of 2048 KiB are needed", "vm", "create", "x", "--kernel", "guest.elf", "--memory", "size=64M,hugepages", "--start")
+	h.must("vm", "create", "cold", "--from-snapshot", "base", "--cold")
+	h.refuses(8, "32 huge pages of 2048 KiB are needed", "vm", "start", "cold")
+	h.must("vm", "rm", "cold")
 	h.bare()
 	h.counts("web")
 	h.must("vm", "suspend", "web")

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -64,6 +65,20 @@ func TestAVMMHasAScope(t *testing.T) {
 	starts("web", "vm", "start", "web")
 	h.must("vm", "stop", "web", "--timeout", "1ms")
 	starts("web", "vm", "start", "web")
+	// What can be plugged in counts, of a VM that was made and of one that boots as
+	// the machine that was saved.
+	h.must("vm", "create", "grows", "--kernel", "guest.elf", "--memory", "size=64M,hotplug=128M", "--start")
+	bound := "--property=MemoryMax=" + strconv.Itoa((64+128+100)<<20) + "\n"
+	if said := asked(); !strings.Contains(said, bound) {
+		t.Errorf("systemd is told %s", said)
+	}
+	h.counts("grows")
+	h.must("snapshot", "create", "grows", "growing")
+	h.must("vm", "create", "grown", "--from-snapshot", "growing", "--cold")
+	h.must("vm", "start", "grown")
+	if said := asked(); !strings.Contains(said, bound) {
+		t.Errorf("at a cold boot systemd is told %s", said)
+	}
 	c, _, stderr := h.command([]string{"vm", "create", "free", "--from-snapshot", "saved"}, "COCOON_VM_MEMORY_OVERHEAD=none")
 	if err := c.Run(); err != nil {
 		t.Fatalf("%v: %s", err, stderr)

@@ -15,7 +15,7 @@ import (
 
 type createFlags struct {
 	spec                        vm.CreateSpec
-	memory                      string
+	hardware                    hardwareFlags
 	disks, networks, labels     []string
 	from, mode                  string
 	count                       int
@@ -27,7 +27,7 @@ func newVMCreate(a *app) *cobra.Command {
 	var f createFlags
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Make a VM from files or an image, or rebuild one from a snapshot",
-		Args: needArgs(cobra.ExactArgs(1)),
+		Args: needArgs(oneName),
 		RunE: func(c *cobra.Command, args []string) error {
 			open := a.openNew
 			if f.from != "" && !isRemote(f.from) {
@@ -49,8 +49,7 @@ func newVMCreate(a *app) *cobra.Command {
 	fl.StringVar(&f.spec.Initramfs, "initramfs", "", "initramfs `file`")
 	fl.StringVar(&f.spec.Image, "image", "", "imported image `ref`")
 	fl.StringVar(&f.spec.Cmdline, "cmdline", "", "kernel command line; {ip} {prefix} {netmask} {gateway} {mac} {hostname} are filled in at each boot")
-	fl.IntVar(&f.spec.CPUs, "cpus", 1, "virtual CPUs")
-	fl.StringVar(&f.memory, "memory", "512M", "RAM `size`")
+	f.hardware.add(fl)
 	listVar(fl, &f.disks, "disk", "`PATH[,readonly][,size=S]`, repeatable")
 	listVar(fl, &f.networks, "network", "`none`, tap=NAME or CNI-NAME[,ip=A][,mac=M][,queues=N], repeatable; with --from-snapshot: keep, fresh, keep=CNI-NAME, fresh=CNI-NAME, none or tap=NAME")
 	listVar(fl, &f.labels, "label", "`key=value`, repeatable")
@@ -74,7 +73,7 @@ func (a *app) createFresh(ctx context.Context, r *rooms, name string, f *createF
 	if f.count != 0 || f.cold || f.paused || f.allow || f.dryRun || f.clock != restore.CatchUp {
 		return failure.New(failure.Usage, "--count, --cold, --paused, --allow-incompatible, --guest-clock and --dry-run go with --from-snapshot")
 	}
-	if s.MemoryBytes, err = parseSize("--memory", f.memory); err != nil {
+	if err := f.hardware.fill(&s); err != nil {
 		return err
 	}
 	if s.Labels, err = parseLabels(f.labels); err != nil {
@@ -125,7 +124,7 @@ func parseDisk(s string) (vm.DiskSpec, error) {
 }
 
 func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *createFlags) error {
-	for _, own := range []string{"kernel", "firmware", "initramfs", "image", "cmdline", "cpus", "memory", "disk", "ch-arg"} {
+	for _, own := range []string{"kernel", "firmware", "initramfs", "image", "cmdline", "cpus", "memory", "vsock", "console", "balloon", "disk", "ch-arg"} {
 		if c.Flags().Changed(own) {
 			return failure.New(failure.Usage, "--%s comes from the snapshot and cannot be given with --from-snapshot", own)
 		}

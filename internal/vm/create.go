@@ -21,6 +21,8 @@ type CreateSpec struct {
 	Labels                      map[string]string
 	CPUs                        int
 	MemoryBytes                 int64
+	HotplugBytes                int64 // of RAM that may be plugged in beside
+	Hardware                    Hardware
 	Kernel, Firmware, Initramfs string // paths
 	Image                       string // reference of an imported disk or kernel
 	Cmdline                     string
@@ -43,11 +45,11 @@ const minMemory = 32 << 20
 // Create makes a VM with its interfaces attached; on error nothing of it is
 // left.
 func (m *Manager) Create(ctx context.Context, spec CreateSpec) (*Record, error) {
-	if spec.CPUs < 1 || spec.CPUs > 254 {
-		return nil, failure.New(failure.Usage, "%d CPUs: 1 to 254", spec.CPUs)
+	if err := spec.Hardware.check(spec.CPUs, spec.MemoryBytes, spec.HotplugBytes); err != nil {
+		return nil, err
 	}
-	if spec.MemoryBytes < minMemory || spec.MemoryBytes%(2<<20) != 0 {
-		return nil, failure.New(failure.Usage, "memory of %d bytes: at least 32M, in steps of 2M", spec.MemoryBytes)
+	if err := spec.Hardware.checkArgs(spec.ExtraArgs); err != nil {
+		return nil, err
 	}
 	if err := store.CheckLabels(spec.Labels); err != nil {
 		return nil, err
@@ -82,7 +84,10 @@ func (m *Manager) Create(ctx context.Context, spec CreateSpec) (*Record, error) 
 
 func (m *Manager) build(ctx context.Context, l *store.Lease, rec *Record, spec *CreateSpec) error {
 	rec.Labels, rec.CPUs, rec.MemoryBytes = spec.Labels, spec.CPUs, spec.MemoryBytes
-	rec.Cmdline, rec.ExtraArgs = spec.Cmdline, spec.ExtraArgs
+	rec.Cmdline, rec.ExtraArgs, rec.HotplugBytes = spec.Cmdline, spec.ExtraArgs, spec.HotplugBytes
+	if spec.Hardware != (Hardware{}) {
+		rec.Hardware = &spec.Hardware
+	}
 	if err := m.bootFiles(ctx, l, rec, spec); err != nil {
 		return err
 	}

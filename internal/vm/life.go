@@ -22,10 +22,12 @@ import (
 func (m *Manager) ColdBootArgs(ctx context.Context, rec *Record) chsnap.Args {
 	var a chsnap.Args
 	a.Fail("boot", rec.bootable())
-	a.Options("--cpus", chsnap.NumberOption("boot", int64(rec.CPUs)), chsnap.OperatorOption(m.o.CPUArgs))
-	a.Options("--memory", chsnap.NumberOption("size", rec.MemoryBytes))
+	h := rec.hardware()
+	cpus := append([]chsnap.Option{chsnap.NumberOption("boot", int64(rec.CPUs))}, h.cpuOptions()...)
+	a.Options("--cpus", append(cpus, chsnap.OperatorOption(m.o.CPUArgs))...)
+	a.Options("--memory", append([]chsnap.Option{chsnap.NumberOption("size", rec.MemoryBytes)}, h.memoryOptions(rec.HotplugBytes)...)...)
 	a.Options("--serial", chsnap.PathOption("file", m.SerialPath(rec.ID)))
-	a.Fixed("--console", "off")
+	h.devices(&a, m.VsockPath(rec))
 	for _, f := range []struct {
 		flag string
 		ref  *store.ImageRef

@@ -21,9 +21,15 @@ import (
 // launchCold starts the VMM of a VM that boots from its disks.
 func (m *Manager) launchCold(ctx context.Context, rec *Record) (*Process, error) {
 	if len(rec.Machine) == 0 {
+		if err := needHugePages(rec.hardware().hugePages(rec.MemoryBytes)); err != nil {
+			return nil, err
+		}
 		return m.Launch(ctx, rec, m.ColdBootArgs(ctx, rec))
 	}
 	config, err := m.coldBootConfig(ctx, rec)
+	if err == nil {
+		err = needHugePages(config.HugePages())
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -45,9 +45,10 @@ type Record struct {
 	Disks        []Disk            `json:"disks"`
 	Networks     []Network         `json:"networks"`
 	ExtraArgs    []string          `json:"extraArgs,omitempty"`
-	Image        string            `json:"image,omitempty"`   // name that it was made from
-	Images       []digest.Digest   `json:"images"`            // every image blob that it stands on
-	Machine      json.RawMessage   `json:"machine,omitempty"` // of a rebuilt VM; machine.go
+	Image        string            `json:"image,omitempty"`    // name that it was made from
+	Images       []digest.Digest   `json:"images"`             // every image blob that it stands on
+	Hardware     *Hardware         `json:"hardware,omitempty"` // of one that was made of files
+	Machine      json.RawMessage   `json:"machine,omitempty"`  // of a rebuilt VM; machine.go
 	Snapshot     string            `json:"snapshot,omitempty"`
 	Restore      *RestoreInfo      `json:"restore,omitempty"`
 	State        string            `json:"state"` // created running paused suspended stopped error

@@ -86,7 +86,7 @@ func parseCPUs(c *cpusConfig, value string) error {
 	err := setAll(value, map[string]setter{
 		"boot": number(&c.Boot), "max": number(&c.Max), "nested": toggle(&c.Nested),
 		"max_phys_bits": number(&c.MaxPhysBits), "kvm_hyperv": toggle(&c.HyperV),
-		"topology": ignored, "affinity": ignored, "features": text(&features),
+		"topology": topology(&c.Topology), "affinity": ignored, "features": text(&features),
 	})
 	if c.Max == 0 {
 		c.Max = c.Boot
@@ -97,8 +97,49 @@ func parseCPUs(c *cpusConfig, value string) error {
 	return err
 }
 
+// topology reads threads:cores:dies:packages.
+func topology(dst *json.RawMessage) setter {
+	return func(v string) error {
+		var t struct {
+			Threads  int `json:"threads_per_core"`
+			Cores    int `json:"cores_per_die"`
+			Dies     int `json:"dies_per_package"`
+			Packages int `json:"packages"`
+		}
+		if _, err := fmt.Sscanf(v, "%d:%d:%d:%d", &t.Threads, &t.Cores, &t.Dies, &t.Packages); err != nil {
+			return err
+		}
+		var err error
+		*dst, err = json.Marshal(t)
+		return err
+	}
+}
+
+// hotplug reads how RAM can be plugged in, which it never is.
+func hotplug(dst *string) setter {
+	return func(v string) error {
+		names := map[string]string{"acpi": "Acpi", "virtio-mem": "VirtioMem"}
+		name, ok := names[v]
+		if !ok {
+			return fmt.Errorf("unknown method %q", v)
+		}
+		*dst = name
+		return nil
+	}
+}
+
+// given stores a number of bytes that may not be there.
+func given(dst **uint64) setter {
+	return func(v string) error {
+		n, err := parseBytes(v)
+		*dst = &n
+		return err
+	}
+}
+
 func parseMemory(m *memoryConfig, value string) error {
 	return setAll(value, map[string]setter{
+		"hotplug_method": hotplug(&m.HotplugMethod), "hotplug_size": given(&m.HotplugSize), "hugepage_size": given(&m.HugepageSize),
 		"size": bytesValue(&m.Size), "shared": toggle(&m.Shared), "mergeable": toggle(&m.Mergeable),
 		"hugepages": toggle(&m.Hugepages), "prefault": toggle(&m.Prefault), "thp": toggle(&m.THP),
 		"reserve": toggle(&m.Reserve),
