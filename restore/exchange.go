@@ -129,7 +129,7 @@ func (t *Trial) Become(ctx context.Context) error {
 		return err
 	}
 	b := &run{Engine: t.Engine, plan: t.plan, lease: t.lease, rec: rec, started: t.started}
-	steps := []step{{"adopt", t.adopt(rec), b.disown}, {"network", b.attach, nothing}}
+	steps := []step{{"adopt", t.adopt(rec), b.disown}, {"network", b.reattach, nothing}}
 	steps = append(steps, b.loadSteps()...)
 	steps = append(steps, step{"commit", b.awake, b.takeBack(was)}, step{"resume", b.goOn, nothing})
 	err = settle(ctx, b.doOrUndo(ctx, "become.", steps))

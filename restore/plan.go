@@ -144,14 +144,6 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	}
 }
 
-// tell is OnNetwork, never nil.
-func (r Request) tell() func(NetworkPlan) {
-	if r.OnNetwork == nil {
-		return func(NetworkPlan) {}
-	}
-	return r.OnNetwork
-}
-
 // needsHost: the VMM is going to load what the snapshot has.
 func (r Request) needsHost() bool { return !r.Cold && !r.export }
 

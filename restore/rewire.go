@@ -77,7 +77,7 @@ func (c choice) join() (*NetworkPlan, error) {
 }
 
 // Leave puts rec on the networks that are asked for, and takes what it had apart;
-// tell hears of each choice. Without wishes nothing happens. The VM's lock is held,
+// tell, which may be nil, hears of each choice. Without wishes nothing happens. The VM's lock is held,
 // and the record is the caller's to save once the VM runs: until then it is, on disk,
 // where it was.
 func (e *Engine) Leave(ctx context.Context, rec *vm.Record, wishes []Wish, tell func(NetworkPlan)) error {
@@ -89,7 +89,9 @@ func (e *Engine) Leave(ctx context.Context, rec *vm.Record, wishes []Wish, tell 
 		return err
 	}
 	for _, p := range plans {
-		tell(p)
+		if tell != nil {
+			tell(p)
+		}
 	}
 	if err := e.VMs.Detach(ctx, rec.ID); err != nil {
 		return fmt.Errorf("leave the networks of before: %w", err)

@@ -88,7 +88,7 @@ func (e *Engine) wake(ctx context.Context, rec *vm.Record, r Request) error {
 		return err
 	}
 	w := &run{Engine: e, plan: p, lease: lease, rec: rec, started: time.Now()}
-	leave := func(ctx context.Context) error { return e.Leave(ctx, rec, r.Networks, r.tell()) }
+	leave := func(ctx context.Context) error { return e.Leave(ctx, rec, r.Networks, r.OnNetwork) }
 	err = w.doOrUndo(ctx, "wake.", w.wakeSteps(leave))
 	return settle(ctx, err)
 }
@@ -98,7 +98,7 @@ func (r *run) wakeSteps(leave func(context.Context) error) []step {
 		if err := leave(ctx); err != nil {
 			return err
 		}
-		return vm.CannotAttach(r.rec, r.attach(ctx))
+		return r.reattach(ctx)
 	}
 	steps := append([]step{{"network", network, nothing}}, r.loadSteps()...)
 	return append(steps, step{"awake", r.awake, r.takeBack(*r.rec)}, step{"resume", r.goOn, nothing})
@@ -107,6 +107,9 @@ func (r *run) wakeSteps(leave func(context.Context) error) []step {
 // attach gives the VM the interfaces of its record, with the MACs and addresses
 // in it. When a wake fails they stay as those of a stopped VM do.
 func (r *run) attach(ctx context.Context) error { return r.VMs.AttachSaved(ctx, r.rec) }
+
+// reattach is attach of a VM that may be started elsewhere.
+func (r *run) reattach(ctx context.Context) error { return vm.CannotAttach(r.rec, r.attach(ctx)) }
 
 func (r *run) awake(context.Context) error {
 	r.rec.Restore = r.restoreInfo()
