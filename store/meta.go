@@ -113,7 +113,7 @@ func (m Meta) encode() ([]byte, error) {
 
 // names makes a check of names and what follows from it one step.
 func (s *Store) names(ctx context.Context, f func() error) error {
-	lock, err := filelock.Exclusive(ctx, s.Path("names.lock"))
+	lock, err := filelock.Brief(ctx, s.Path("names.lock"))
 	if err != nil {
 		return err
 	}

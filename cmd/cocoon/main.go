@@ -90,7 +90,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(a.out.Text())
 	root.SetErr(a.errOut.Text())
-	ctx, cancel := untilUnread(ctx, a.out, a.errOut)
+	ctx, cancel := untilUnread(a.waiting(ctx), a.out, a.errOut)
 	defer cancel()
 	defer a.tellsWhatItDoes(ctx)()
 	defer close(a.done)

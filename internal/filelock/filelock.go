@@ -11,7 +11,8 @@
 //  1. A lock file that others may open is never unlinked while it may be waited
 //     for; who unlinks per-holder files does so under another lock.
 //  2. Waiting obeys the context. A deadline that passes is failure.Busy and says
-//     who holds the lock; a cancelled context stays context.Canceled.
+//     who holds the lock; a cancelled context stays context.Canceled. A wait that
+//     lasts is told of ([Waits]), whatever lock it is for.
 //  3. The note in a lock file is courtesy for humans, never truth.
 //
 // fcntl(2) record locks are not taken: the traditional ones vanish when any
@@ -49,6 +50,11 @@ func Shared(ctx context.Context, path string) (*Lock, error) {
 // missing.
 func Exclusive(ctx context.Context, path string) (*Lock, error) {
 	return wait(ctx, path, unix.LOCK_EX, lastPause)
+}
+
+// Brief is Exclusive of a lock that everybody holds for instants only.
+func Brief(ctx context.Context, path string) (*Lock, error) {
+	return wait(ctx, path, unix.LOCK_EX, instantPause)
 }
 
 // TryExclusive takes an exclusive lock or answers ErrLocked at once.
@@ -134,14 +140,14 @@ func SharedExisting(ctx context.Context, path string) (*Lock, error) {
 	return waitFor(ctx, f, path, unix.LOCK_SH, lastPause)
 }
 
-// ExclusiveFolder waits for an exclusive lock on a folder itself: for what is done
-// to it before there is any file in it.
+// ExclusiveFolder is Brief of a folder itself: for what is done to it before there
+// is any file in it.
 func ExclusiveFolder(ctx context.Context, path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
-	return waitFor(ctx, f, path, unix.LOCK_EX, lastPause)
+	return waitFor(ctx, f, path, unix.LOCK_EX, instantPause)
 }
 
 // Used tells whether somebody holds an exclusive lock on a file: by flock(2), as
@@ -211,7 +217,21 @@ func wait(ctx context.Context, path string, how int, longest time.Duration) (*Lo
 	return waitFor(ctx, f, path, how, longest)
 }
 
-func waitFor(ctx context.Context, f *os.File, path string, how int, longest time.Duration) (lock *Lock, err error) {
+// waitFor is told of, and a wait for what is held for instants is bounded, as the
+// context says.
+func waitFor(ctx context.Context, f *os.File, path string, how int, longest time.Duration) (*Lock, error) {
+	n := newNotice(ctx, path)
+	if longest == instantPause {
+		var cancel context.CancelFunc
+		ctx, cancel = n.bound(ctx)
+		defer cancel()
+	}
+	lock, err := poll(ctx, f, path, how, longest, n)
+	return lock, explain(path, err)
+}
+
+// poll is a wait whose failure is for waitFor or Pair to explain.
+func poll(ctx context.Context, f *os.File, path string, how int, longest time.Duration, n *notice) (lock *Lock, err error) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for pause := firstPause; ; pause = min(2*pause, longest) {
@@ -224,6 +244,7 @@ func waitFor(ctx context.Context, f *os.File, path string, how int, longest time
 		if !errors.Is(err, ErrLocked) {
 			break
 		}
+		n.look()
 		timer.Reset(pause)
 		select {
 		case <-ctx.Done():
@@ -231,18 +252,27 @@ func waitFor(ctx context.Context, f *os.File, path string, how int, longest time
 		}
 	}
 	f.Close()
-	return nil, explain(path, err)
+	return nil, err
 }
 
+// explain says who holds a lock that was not had.
 func explain(path string, err error) error {
+	if err == nil {
+		return nil
+	}
 	if !errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("lock %s: %w", path, err)
 	}
-	holder := ReadNote(path)
-	if holder == "" {
-		holder = "another process"
+	h := WhoHolds(path)
+	who := ReadNote(path)
+	switch {
+	case who != "":
+	case h != nil:
+		who = h.String()
+	default:
+		who = "another process"
 	}
-	return failure.New(failure.Busy, "lock %s: held by %s: %w", path, holder, err)
+	return failure.Hint(failure.New(failure.Busy, "lock %s: held by %s: %w", path, who, err), h.remedy())
 }
 
 // open makes the file where it is missing. On a file system that is mounted

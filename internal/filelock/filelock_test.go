@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -205,5 +206,63 @@ func must(t *testing.T) func(*Lock, error) *Lock {
 			t.Fatal(err)
 		}
 		return l
+	}
+}
+
+func TestWhoWaitsForALockOfInstantsGivesUpAndAllAreTold(t *testing.T) {
+	dir := t.TempDir()
+	pair := Pair{Gate: filepath.Join(dir, "gate"), Store: filepath.Join(dir, "store")}
+	told := make(chan string, 8)
+	ctx := WithWaits(t.Context(), Waits{
+		Tell:  func(w Waiting) { told <- w.String() },
+		Bound: func() time.Duration { return 50 * time.Millisecond },
+	})
+	for held, takes := range map[string]map[string]func(context.Context) (*Lock, error){
+		pair.Gate:  {"shared": pair.Shared, "exclusive": pair.Exclusive},
+		pair.Store: {"shared": pair.Shared, "exclusive": pair.Exclusive},
+		filepath.Join(dir, "brief"): {"exclusive": func(ctx context.Context) (*Lock, error) {
+			return Brief(ctx, filepath.Join(dir, "brief"))
+		}},
+	} {
+		for how, take := range takes {
+			w := must(t)(Exclusive(t.Context(), held))
+			_, err := take(ctx)
+			name := filepath.Base(held)
+			me := fmt.Sprintf("(pid %d, since ", os.Getpid())
+			if !errors.Is(err, failure.Busy) || !strings.Contains(err.Error(), "lock "+held+": held by ") || !strings.Contains(err.Error(), me) || !strings.Contains(failure.HintOf(err), fmt.Sprint("kill ", os.Getpid())) {
+				t.Errorf("%s, %s: %v, hint %q", name, how, err, failure.HintOf(err))
+			}
+			if s := <-told; !strings.HasPrefix(s, "waiting for the lock "+name+", held by ") || !strings.Contains(s, me) {
+				t.Errorf("%s, %s: told %q", name, how, s)
+			}
+			if len(told) > 0 {
+				t.Errorf("%s, %s: told twice: %q", name, how, <-told)
+			}
+			if err := w.Unlock(); err != nil {
+				t.Fatal(err)
+			}
+			l := must(t)(take(ctx))
+			if err := l.Unlock(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestALineOfLocksIsReadOrNot(t *testing.T) {
+	for line, want := range map[string][2]uint64{
+		"1: FLOCK  ADVISORY  WRITE 4711 fd:00:1234 0 EOF":    {4711, 1234},
+		"2: FLOCK  ADVISORY  READ  12 00:2a:99 0 EOF":        {12, 99},
+		"3: -> FLOCK  ADVISORY  WRITE 4711 fd:00:1234 0 EOF": {},
+		"4: OFDLCK ADVISORY  WRITE -1 fd:00:1234 0 EOF":      {},
+		"5: FLOCK  ADVISORY  WRITE -1 fd:00:1234 0 EOF":      {},
+		"6: FLOCK ADVISORY WRITE x fd:00:1234 0 EOF":         {},
+		"7: FLOCK ADVISORY WRITE 1 1234 0 EOF":               {},
+		"8: FLOCK":                                           {}, "": {},
+	} {
+		pid, inode, ok := flockOf(line)
+		if ok != (want[0] != 0) || ok && (uint64(pid) != want[0] || inode != want[1]) {
+			t.Errorf("%q: %d, %d, %v", line, pid, inode, ok)
+		}
 	}
 }

@@ -37,10 +37,16 @@ const firstPatience = time.Millisecond
 
 // Exclusive waits for the store lock alone.
 func (p Pair) Exclusive(ctx context.Context) (*Lock, error) {
+	gate, store := newNotice(ctx, p.Gate), newNotice(ctx, p.Store)
+	ctx, cancel := store.bound(ctx)
+	defer cancel()
 	for patience := firstPatience; ; patience *= 2 {
-		l, err := p.exclusive(ctx, patience)
-		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
-			return l, err
+		l, err := p.exclusive(ctx, patience, gate, store)
+		if err == nil {
+			return l, nil
+		}
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return nil, explain(p.inTheWay(), err)
 		}
 		select {
 		case <-ctx.Done():
@@ -49,16 +55,33 @@ func (p Pair) Exclusive(ctx context.Context) (*Lock, error) {
 	}
 }
 
-func (p Pair) exclusive(ctx context.Context, patience time.Duration) (*Lock, error) {
-	g, err := wait(ctx, p.Gate, unix.LOCK_EX, instantPause)
+// inTheWay is the lock that somebody else holds.
+func (p Pair) inTheWay() string {
+	if WhoHolds(p.Store) == nil && WhoHolds(p.Gate) != nil {
+		return p.Gate
+	}
+	return p.Store
+}
+
+func (p Pair) exclusive(ctx context.Context, patience time.Duration, gate, store *notice) (*Lock, error) {
+	g, err := alone(ctx, gate)
 	if err != nil {
 		return nil, err
 	}
 	bounded, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	l, err := wait(bounded, p.Store, unix.LOCK_EX, instantPause)
+	l, err := alone(bounded, store)
 	if err := errors.Join(err, g.Unlock()); err != nil {
 		return nil, errors.Join(err, l.Unlock())
 	}
 	return l, nil
+}
+
+// alone is a wait of which n tells, and whose failure is for Exclusive to explain.
+func alone(ctx context.Context, n *notice) (*Lock, error) {
+	f, err := open(n.path)
+	if err != nil {
+		return nil, err
+	}
+	return poll(ctx, f, n.path, unix.LOCK_EX, instantPause, n)
 }

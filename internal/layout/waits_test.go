@@ -34,9 +34,11 @@ var fixedTimes = map[string]string{
 	"internal/registry/client.go": "of registries, see transfer.md", "internal/registry/patience.go": "of registries, see transfer.md",
 
 	"store/summarycache.go": "resolution of file times", "gc/roots.go": "resolution of file times", "internal/capture/livedisk.go": "resolution of file times",
-	"store/fingerprints.go": "arithmetic", "cmd/cocoon/flags.go": "arithmetic", "gc/policy/keep.go": "arithmetic", "gc/window.go": "lets others have the lock",
+	"store/fingerprints.go": "arithmetic", "cmd/cocoon/flags.go": "arithmetic", "internal/filelock/whoholds.go": "arithmetic", "gc/policy/keep.go": "arithmetic", "gc/window.go": "lets others have the lock",
 	"internal/capture/disks.go": "chooses between two ways that are both right",
 	"cmd/cocoon/progress.go":    "how often progress is told", "cmd/cocoon/signals.go": "when it is told that something is undone",
+
+	"gc/gc.go": "how long what is doubtful stays", "cmd/cocoon/waits.go": "when it is told that a lock is waited for",
 
 	"internal/bench/": "measures", "internal/benchvmm/": "measures", "internal/linuxguests/": "a lab",
 	"internal/leaktest/": "tests", "network/networktest/": "tests", "chsnap/chsnaptest/": "tests",

@@ -83,7 +83,7 @@ func (m *Manager) Publish(ctx context.Context, recs ...*Record) error {
 
 // named calls f while nobody else can take the names of these VMs.
 func (m *Manager) named(ctx context.Context, recs []*Record, f func() error) error {
-	lock, err := filelock.Exclusive(ctx, m.st.Path("vms", "names.lock"))
+	lock, err := filelock.Brief(ctx, m.st.Path("vms", "names.lock"))
 	if err != nil {
 		return err
 	}
