@@ -76,7 +76,10 @@ func TestFaults(t *testing.T) {
 	}
 	vmm := storeVMM(t)
 	for _, k := range storeKinds {
-		t.Run(k.name, func(t *testing.T) { k.faults(t, vmm, every, ofAll) })
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			k.faults(t, vmm, every, ofAll)
+		})
 	}
 }
 

@@ -91,9 +91,9 @@ func TestAGuestThatPrintsForEverFillsNothing(t *testing.T) {
 	}
 }
 
-// TestNoiseLeavesRoomInARunFolderThatIsTooSmall for the logs that it was promised.
+// TestNoiseLeavesRoomInARunFolderThatIsTooSmall // for the logs that it was promised. No other test runs beside it: what the guest
+// prints until its keeper has a turn has to fit.
 func TestNoiseLeavesRoomInARunFolderThatIsTooSmall(t *testing.T) {
-	t.Parallel()
 	h, _, v := noisy(t, "256k", "1M")
 	h.until("it has printed more than would fit", func() bool { return h.printed(v) > 512<<10 })
 	for range 3 {

@@ -40,7 +40,10 @@ func TestPowerCuts(t *testing.T) {
 	}
 	vmm := storeVMM(t)
 	for _, k := range storeKinds {
-		t.Run(k.name, func(t *testing.T) { k.powerCuts(t, vmm, parts) })
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			k.powerCuts(t, vmm, parts)
+		})
 	}
 }
 
