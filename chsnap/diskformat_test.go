@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -41,15 +42,11 @@ func TestWhatTheVMMTakesARawDiskFor(t *testing.T) {
 		{at(100, 0, []byte("QFI\xfb")), "qcow2"},
 		{at(1<<20, 0, []byte("EFI PART")), ""},
 	} {
-		got, err := LooksLike(bytes.NewReader(c.disk), int64(len(c.disk)))
-		if got != c.want || err != nil {
-			t.Errorf("%d bytes, %.8q: %q (%v), want %q", len(c.disk), c.disk, got, err, c.want)
-		}
 		path := filepath.Join(t.TempDir(), "disk")
 		if err := os.WriteFile(path, c.disk, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := CheckRaw(path); errors.Is(err, failure.Incompatible) != (c.want != "") {
+		if err := CheckRaw(path); errors.Is(err, failure.Incompatible) != (c.want != "") || err != nil && !strings.Contains(err.Error(), "of a "+c.want) {
 			t.Errorf("%q: %v", c.want, err)
 		}
 	}

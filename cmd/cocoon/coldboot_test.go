@@ -106,13 +106,11 @@ func TestARebuiltVMLivesAnOrdinaryLife(t *testing.T) {
 	h.clean("one")
 }
 
-// powerCut ends every process of the host's VMs and empties the run folder.
+// powerCut ends every process of the host's VMs and empties the run folder, and
+// /dev/shm of what is theirs.
 func (h *host) powerCut() {
 	h.t.Helper()
-	killLeftovers(h.run)
-	if err := os.RemoveAll(h.run); err != nil {
-		h.t.Fatal(err)
-	}
+	leaveNothing(h.run)
 }
 
 // TestAfterAReboot of the host `vm list` says what is, and `vm start` brings

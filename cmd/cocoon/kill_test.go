@@ -46,10 +46,7 @@ func newHost(t *testing.T, vmm string, env ...string) *host {
 	h := &host{t: t, root: filepath.Join(t.TempDir(), "root"), run: run, work: t.TempDir()}
 	h.env = append(os.Environ(), "COCOON_ROOT_DIR="+h.root, "COCOON_RUN_DIR="+run, "COCOON_HYPERVISOR="+vmm, "COCOON_CACHE_AHEAD=off")
 	h.env = append(h.env, env...)
-	t.Cleanup(func() {
-		killLeftovers(run)
-		os.RemoveAll(run)
-	})
+	t.Cleanup(func() { leaveNothing(run) })
 	if err := guest.WriteFile(filepath.Join(h.work, "guest.elf")); err != nil {
 		t.Fatal(err)
 	}

@@ -212,10 +212,7 @@ func (h *netHost) fromElsewhere(prefix, net string) {
 	before := h.traces()
 	there := &netHost{host: &host{t: h.t, root: filepath.Join(h.t.TempDir(), "other"), run: h.run + "2", work: h.work, env: h.env}}
 	there.env = append(slices.Clone(h.env), "COCOON_ROOT_DIR="+there.root, "COCOON_RUN_DIR="+there.run)
-	h.t.Cleanup(func() {
-		killLeftovers(there.run)
-		os.RemoveAll(there.run)
-	})
+	h.t.Cleanup(func() { leaveNothing(there.run) })
 	there.must("snapshot", "import", "layout", "--name", "base")
 	for _, how := range [][]string{{}, {"--count", "2"}} {
 		told := there.told(append([]string{"vm", "create", "x", "--from-snapshot", "base", "--dry-run"}, how...)...)

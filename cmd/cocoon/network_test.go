@@ -149,8 +149,7 @@ func (h *netHost) refused(code int, words, hint string, args ...string) {
 // device but those of the hardware.
 func (h *netHost) reboot(bridges ...string) {
 	h.t.Helper()
-	killLeftovers(h.run)
-	os.RemoveAll(h.run)
+	leaveNothing(h.run)
 	found, _ := filepath.Glob("/run/netns/cocoon-*")
 	for _, path := range found {
 		if out, err := exec.Command("ip", "netns", "del", filepath.Base(path)).CombinedOutput(); err != nil {

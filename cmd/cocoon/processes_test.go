@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/owner"
 )
 
 // process as /proc shows it. No tool is asked: a bare machine has neither pgrep
@@ -56,6 +58,20 @@ func killLeftovers(run string) {
 	for _, p := range processes(below(run)) {
 		_ = syscall.Kill(p.pid, syscall.SIGKILL) // it may have ended by itself
 	}
+}
+
+// leaveNothing ends what runs below a run folder and removes it, with what its VMs
+// have in /dev/shm: the store that would collect that goes with the test.
+func leaveNothing(run string) {
+	killLeftovers(run)
+	vms, _ := os.ReadDir(run) // it may be gone already
+	for _, vm := range vms {
+		rooms, _ := filepath.Glob(filepath.Join(owner.StagingFolder, "cocoon-*-"+vm.Name()+"*"))
+		for _, room := range rooms {
+			os.RemoveAll(room)
+		}
+	}
+	os.RemoveAll(run)
 }
 
 func TestProcessesAreFoundInProc(t *testing.T) {

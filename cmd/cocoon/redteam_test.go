@@ -95,7 +95,7 @@ func newRedTeam(t *testing.T, vmm string) *redTeam {
 			t.Fatal(err)
 		}
 	}
-	t.Cleanup(func() { killLeftovers(h.run) })
+	t.Cleanup(func() { leaveNothing(h.run) })
 	rt.honest()
 	rt.watch = watchOpens(t, dir, vmm)
 	return rt

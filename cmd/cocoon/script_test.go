@@ -87,9 +87,8 @@ func setup(e *testscript.Env, vmm string) error {
 	e.Setenv("COCOON_CACHE_AHEAD", "off") // leases of a process in the background would be residue
 	e.Setenv("XDG_RUNTIME_DIR", run)
 	e.Defer(func() {
-		killLeftovers(run)
+		leaveNothing(run)
 		thaw(e.WorkDir)
-		os.RemoveAll(run)
 	})
 	disk, err := os.Create(filepath.Join(e.WorkDir, "disk.raw"))
 	if err != nil {

@@ -138,8 +138,12 @@ func (s *staged) recognise() (kind, format string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	if err := requireKnown(f, fi.Size()); err != nil {
+	wrapping, err := unwrapped(f, fi.Size())
+	if err != nil {
 		return "", "", err
+	}
+	if wrapping != "" {
+		return "disk", wrapping, nil
 	}
 	head := make([]byte, 1024)
 	n, err := f.ReadAt(head, 0)
@@ -161,7 +165,6 @@ func magic(head []byte) (kind, format string) {
 		magic        string
 		kind, format string
 	}{
-		{0, "QFI\xfb", "disk", "qcow2"},
 		{0, "\x7fELF", "kernel", "elf"},
 		{0x202, "HdrS", "kernel", "bzImage"},
 		{0x38, "ARM\x64", "kernel", "Image"},
