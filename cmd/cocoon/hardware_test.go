@@ -34,9 +34,11 @@ var hardware = map[string]struct {
 // TestHardwareComesBack: a VM is what its flags say, and so is all that is made of
 // it: woken, cloned, restored in place and booted again.
 func TestHardwareComesBack(t *testing.T) {
+	t.Parallel()
 	vmm, real := chsnaptest.VMM(t)
 	for name, c := range hardware {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			if name == hugePages {
 				if !real {
 					t.Skip("the simulator has no huge pages")
@@ -89,6 +91,7 @@ func part(doc, like map[string]any) map[string]any {
 
 // TestHardwareThatCannotBeIsRefused before anything is made, naming what can.
 func TestHardwareThatCannotBeIsRefused(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	for _, c := range []struct{ flags, names string }{

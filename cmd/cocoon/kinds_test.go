@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -148,9 +149,14 @@ func TestHugePagesThatAreNotThere(t *testing.T) {
 
 const hugePages = "huge pages"
 
+// theReserve is one of the whole host: the test that has it is alone with it.
+var theReserve sync.Mutex
+
 // reserveHugePages has the kernel set so many more aside until the test ends.
 func reserveHugePages(t *testing.T, more int) {
 	t.Helper()
+	theReserve.Lock()
+	t.Cleanup(theReserve.Unlock)
 	const path = "/proc/sys/vm/nr_hugepages"
 	count := func() int {
 		b, err := os.ReadFile(path)

@@ -101,9 +101,11 @@ func objects(value any) []map[string]any {
 // TestAColdBootKeepsTheMachine that was saved, to the last key that the VMM has,
 // whatever made it and whatever befell the VM in between.
 func TestAColdBootKeepsTheMachine(t *testing.T) {
+	t.Parallel()
 	vmm, real := chsnaptest.VMM(t)
 	for name, c := range machines("") {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			if c.real && !real {
 				t.Skip("the simulator has nothing of the kind")
 			}
@@ -179,6 +181,7 @@ func (h *host) isStill(what, name string, machine map[string]any) {
 // TestWhatNoVMCanBeRebuiltWithIsSaidOfAColdBoot: its disks can be booted all the
 // same, as what the record knows.
 func TestWhatNoVMCanBeRebuiltWithIsSaidOfAColdBoot(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
@@ -207,6 +210,7 @@ func TestWhatNoVMCanBeRebuiltWithIsSaidOfAColdBoot(t *testing.T) {
 
 // TestRecordsOfEarlierProgramsBoot with their arguments, as they did.
 func TestRecordsOfEarlierProgramsBoot(t *testing.T) {
+	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	h.boot("web")
