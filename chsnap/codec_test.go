@@ -191,15 +191,34 @@ func TestRewriteLeavesNoPathOfTheSource(t *testing.T) {
 	}
 }
 
+// TestAConsoleThatNobodyNamesIsMuted: without a word the VMM gives the guest its
+// own terminal, which is its log.
+func TestAConsoleThatNobodyNamesIsMuted(t *testing.T) {
+	for console, want := range map[string]string{
+		``: `"Null"`, `,"console":{}`: `"Null"`, `,"console":{"mode":"Tty"}`: `"Null"`, `,"console":{"mode":"Off"}`: `"Off"`,
+	} {
+		c, err := ParseConfig([]byte(`{"payload":{"kernel":"/k"}` + console + `}`))
+		if err == nil {
+			err = c.Rewrite(Rewrite{Kernel: "/k"})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(c.Bytes()); !strings.Contains(got, `"console":{"mode":`+want+`}`) {
+			t.Errorf("%s: %s", console, got)
+		}
+	}
+}
+
 func TestRewriteDropsWhatOnlyTheSourcesTAPHad(t *testing.T) {
-	c, err := ParseConfig([]byte(`{"payload":{"kernel":"/k"},"net":[{"id":"a","ip":"10.0.0.1","mask":"255.0.0.0","fds":[-1],"mac":"02:00:00:00:00:01"},{"id":"b","tap":"x"}]}`))
+	c, err := ParseConfig([]byte(`{"payload":{"kernel":"/k"},"console":{"mode":"Off"},"net":[{"id":"a","ip":"10.0.0.1","mask":"255.0.0.0","fds":[-1],"mac":"02:00:00:00:00:01"},{"id":"b","tap":"x"}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Rewrite(Rewrite{Kernel: "/k", Taps: map[string]string{"a": "tap0", "b": ""}}); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := string(c.Bytes()), `{"payload":{"kernel":"/k"},"net":[{"id":"a","mac":"02:00:00:00:00:01","tap":"tap0"},{"id":"b"}]}`; got != want {
+	if got, want := string(c.Bytes()), `{"payload":{"kernel":"/k"},"console":{"mode":"Off"},"net":[{"id":"a","mac":"02:00:00:00:00:01","tap":"tap0"},{"id":"b"}]}`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

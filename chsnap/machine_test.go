@@ -36,7 +36,7 @@ func TestABootSaysWhatIsAnotherEachTime(t *testing.T) {
 		if err := m.Boot(Boot{w, "new", map[string]Link{"_net0": c.link}}); err != nil {
 			t.Fatal(err)
 		}
-		want := `{"payload":{"cmdline":"new","kernel":"/own/k"},"net":[` + c.want + `,{"id":"_net1"}]}`
+		want := `{"payload":{"cmdline":"new","kernel":"/own/k"},"net":[` + c.want + `,{"id":"_net1"}],"console":{"mode":"Null"}}`
 		if got := string(m.Bytes()); got != want {
 			t.Errorf("%s:\n got %s\nwant %s", name, got, want)
 		}

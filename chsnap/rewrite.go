@@ -150,6 +150,13 @@ func (w Rewrite) consoles(b []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if console, err := get(b, "console"); err != nil {
+		return nil, err
+	} else if console == nil { // the VMM's own choice is its terminal, where its log is
+		if b, err = set(b, "console", struct{}{}); err != nil {
+			return nil, err
+		}
+	}
 	for _, key := range []string{"console", "debug_console"} {
 		b, err = edit(b, key, func(s []byte) ([]byte, error) {
 			if s, err = drop(s, "file"); err != nil {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -141,4 +143,19 @@ func encryptedBlob(path string) bool {
 	var head [64]byte
 	n, err := io.ReadFull(f, head[:])
 	return (err == nil || errors.Is(err, io.ErrUnexpectedEOF)) && (keyring.IsSealed(head[:n]) || pack.IsSealed(head[:n]))
+}
+
+// Around is the store of which a path is one of the folders, or lies in one; ""
+// for none. The path is taken as it is, without following links.
+func Around(path string) string {
+	for at := filepath.Clean(path); at != filepath.Dir(at); at = filepath.Dir(at) {
+		root := filepath.Dir(at)
+		if !slices.ContainsFunc(Folders(), func(f string) bool { return f == filepath.Base(at) || strings.HasPrefix(f, filepath.Base(at)+"/") }) {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(root, formatDocument.Name)); err == nil {
+			return root
+		}
+	}
+	return ""
 }

@@ -88,7 +88,8 @@ func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyR
 	if o.Parts < 0 || o.Parts > 0 && (o.Part < 1 || o.Part > o.Parts) {
 		return nil, failure.New(failure.Usage, "verify part %d of %d: 1 to %d", o.Part, o.Parts, max(o.Parts, 1))
 	}
-	if ids == nil {
+	listed := ids == nil
+	if listed {
 		var err error
 		if ids, err = s.IDs(); err != nil {
 			return nil, err
@@ -96,7 +97,11 @@ func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyR
 	}
 	v := &verifier{st: s, o: o, rep: &VerifyReport{Damaged: []Damage{}}, seen: map[string]int{}}
 	for _, id := range ids {
-		if err := v.settled(ctx, id); err != nil {
+		err := v.settled(ctx, id)
+		if listed && errors.Is(err, failure.NotFound) {
+			err = v.without(ctx, id)
+		}
+		if err != nil {
 			return nil, err
 		}
 		durable.Step("store.verify.snapshot")
@@ -108,6 +113,16 @@ func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyR
 	}
 	v.rep.DurationMs = float64(time.Since(start).Microseconds()) / 1000
 	return v.rep, nil
+}
+
+// without is a snapshot that was listed and has no manifest: it was removed
+// meanwhile, or only its folder is there, as in a backup that is half back. That one
+// keeps the others from nothing.
+func (v *verifier) without(ctx context.Context, id ID) error {
+	if _, err := os.Lstat(v.st.Path("snapshots", string(id))); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return v.object(ctx, "snapshot "+string(id), id, func() (string, string, error) { return "a manifest.json", "none", nil })
 }
 
 // settled checks one snapshot. What is missing of one that was replaced or

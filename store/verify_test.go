@@ -3,8 +3,11 @@ package store
 import (
 	"context"
 	"errors"
+	"os"
 	"sync/atomic"
 	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
 // countdown is a context that is cancelled when it was looked at n times.
@@ -54,5 +57,29 @@ func TestAnInterruptedVerifyFindsNoDamage(t *testing.T) {
 			t.Logf("it looks %d times", n)
 			return
 		}
+	}
+}
+
+// TestAFolderWithoutAManifestKeepsNoOtherFromBeingVerified: half of a backup is back.
+func TestAFolderWithoutAManifestKeepsNoOtherFromBeingVerified(t *testing.T) {
+	s := openTest(t)
+	mustPublish(t, s, "one", image(1, 30))
+	alone, err := s.Verify(t.Context(), nil, VerifyOptions{ReadData: true})
+	if err != nil || len(alone.Damaged) > 0 {
+		t.Fatalf("%+v, %v", alone, err)
+	}
+	const half = ID("00000000000000000000000000000000")
+	if err := os.Mkdir(s.Path("snapshots", string(half)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := s.Verify(t.Context(), nil, VerifyOptions{ReadData: true, Quarantine: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rep.Damaged) != 1 || rep.Damaged[0].Object != "snapshot "+string(half) || rep.BytesRead != alone.BytesRead || len(rep.Quarantined) > 0 {
+		t.Errorf("%+v, without the folder %+v", rep, alone)
+	}
+	if _, err := s.Verify(t.Context(), []ID{half}, VerifyOptions{}); !errors.Is(err, failure.NotFound) {
+		t.Errorf("asked for by its id: %v", err)
 	}
 }

@@ -68,7 +68,8 @@ func newVMRestore(a *app) *cobra.Command {
 	return c
 }
 
-// ofItsOwn refuses a snapshot of another VM, unless somebody at a terminal says that
+// ofItsOwn refuses a snapshot of another VM, and one from elsewhere, which says
+// itself of which VM it is, unless somebody at a terminal says that
 // it is meant: a slip in the second argument would cost the first one's state.
 func (a *app) ofItsOwn(ctx context.Context, r *rooms, vmRef, snapshotRef string, dryRun bool) error {
 	rec, err := r.vms.Get(ctx, vmRef)
@@ -83,17 +84,22 @@ func (a *app) ofItsOwn(ctx context.Context, r *rooms, vmRef, snapshotRef string,
 	if err != nil {
 		return err
 	}
-	if sn.Spec.VM.ID == rec.ID || r.descendsFrom(ctx, store.ID(rec.Snapshot), id) {
+	if sn.Spec.VM.ID == rec.ID && !sn.Foreign() || r.descendsFrom(ctx, store.ID(rec.Snapshot), id) {
 		return nil
 	}
-	what := fmt.Sprintf("snapshot %s is of VM %s, not of %s: the state that %s has would be lost", snapshotRef, sn.Spec.VM.Name, rec.Name, rec.Name)
+	what := fmt.Sprintf("snapshot %s is of VM %s, not of %s", snapshotRef, sn.Spec.VM.Name, rec.Name)
+	if sn.Foreign() {
+		what = fmt.Sprintf("snapshot %s %s: that it is of VM %s is what it says itself", snapshotRef, sn.Meta.Origin, sn.Spec.VM.Name)
+	}
+	what += fmt.Sprintf(": the state that %s has would be lost", rec.Name)
 	if !dryRun && a.confirms(what+". Go on?") {
 		return nil
 	}
 	return failure.Hint(failure.New(failure.Conflict, "%s", what), "--from-other if that is meant; --backup keeps the state as a snapshot")
 }
 
-// descendsFrom: id is what a VM was made of, or an ancestor of that.
+// descendsFrom: id is what a VM was made of, or an ancestor of that. Of which one a
+// snapshot from elsewhere is the child is the word of whoever made it.
 func (r *rooms) descendsFrom(ctx context.Context, madeOf, id store.ID) bool {
 	seen := map[store.ID]bool{}
 	for at := madeOf; at != "" && !seen[at]; {
@@ -102,7 +108,7 @@ func (r *rooms) descendsFrom(ctx context.Context, madeOf, id store.ID) bool {
 		}
 		seen[at] = true
 		sn, err := r.store.Get(ctx, at)
-		if err != nil {
+		if err != nil || sn.Foreign() {
 			return false // where the line is broken nobody knows
 		}
 		at = sn.Spec.Parent

@@ -14,6 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/keeper"
 	"github.com/cocoonv2/cocoon/internal/owner"
 	"github.com/cocoonv2/cocoon/internal/runfolder"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 // Files in the entry of a VM, see package runfolder.
@@ -24,8 +25,14 @@ const (
 	hostSockets = vsockFile + "_" // on which programs of the host listen for the guest
 )
 
-// CheckRunFolder refuses a run folder that is not ours alone.
-func (m *Manager) CheckRunFolder() error { return m.run.Check() }
+// CheckRunFolder refuses a run folder that is not ours alone, and one that is a
+// folder of a store: each would take the other's things for its own.
+func (m *Manager) CheckRunFolder() error {
+	if root := store.Around(m.run.Path()); root != "" {
+		return failure.Hint(failure.New(failure.Usage, "run folder: %s is of the store in %s", m.run.Path(), root), "choose a folder outside of it with --run-dir")
+	}
+	return m.run.Check()
+}
 
 // mayTake lets an entry become this store's that is not, for a VM of this store:
 // one without a mark, or of a store that is not where it was any more, such as
