@@ -304,6 +304,7 @@ func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descr
 		return nil, err
 	}
 	durable.Step("store.commit.published")
+	ctx = context.WithoutCancel(ctx) // it is there: whoever is interrupted now is to know it
 	// Behind the locks: others need not wait for the disk.
 	if err := durable.SyncParents(staged, in.st.Path("snapshots", string(in.id))); err != nil {
 		return nil, fmt.Errorf("publish snapshot %s: %w", in.id, err)

@@ -105,12 +105,17 @@ func (s *Store) refuseSleeper(ctx context.Context, id ID) error {
 		return nil
 	}
 	return failure.Hint(failure.New(failure.Conflict, "snapshot %s is the RAM of %s", id, who),
-		"start the VM, or give up its RAM with: cocoon vm start --cold "+who.VM.Name)
+		"cocoon vm start "+who.VM.Name+" lets it go on; with --cold it boots from its disks and gives up its RAM")
 }
 
 // forSleep says whether a snapshot is only there for a VM to sleep on: the
 // operator has not named or protected it, nor taken its label.
 func (m Meta) forSleep() bool { return m.Name == "" && m.Labels[SuspendLabel] != "" && !m.Protected }
+
+// Bed tells whether a snapshot is only there for a VM to sleep on, awake or not.
+func (s *Summary) Bed() bool {
+	return Meta{Name: s.Name, Labels: s.Labels, Protected: s.Protected}.forSleep()
+}
 
 // Bed is a snapshot that is only there for a VM to sleep on, awake or not.
 type Bed struct {

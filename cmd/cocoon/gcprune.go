@@ -72,6 +72,7 @@ func addPruned(rep *gc.Report, p *pruneReport) {
 	for _, d := range p.Decisions {
 		why := "prune: " + strings.Join(d.Reasons, ", ")
 		switch {
+		case d.idle: // gc says what becomes of it
 		case d.Action == "keep":
 			kept = append(kept, gc.Kept{Kind: "snapshot", ID: string(d.ID), Holders: []string{why}})
 		case d.Error != "":

@@ -32,6 +32,8 @@ type pruneRow struct {
 	Action  string      `json:"action"` // keep, remove
 	Reasons []string    `json:"reasons"`
 	Error   string      `json:"error,omitempty"`
+
+	idle bool // gc's to remove
 }
 
 func newSnapshotPrune(a *app) *cobra.Command {
@@ -113,7 +115,7 @@ func decisionRow(d policy.Decision) pruneRow {
 	s := d.Snapshot
 	return pruneRow{
 		ID: store.ID(s.ID), Name: s.Name, VM: vmRef(s.VM, s.VMName), Created: s.Created, Group: d.Group,
-		Action: map[bool]string{true: "keep", false: "remove"}[d.Keep], Reasons: d.Reasons,
+		Action: map[bool]string{true: "keep", false: "remove"}[d.Keep], Reasons: d.Reasons, idle: s.Idle(),
 	}
 }
 
@@ -134,7 +136,7 @@ func candidates(ctx context.Context, st *store.Store, want func(store.Summary) b
 		}
 		c := policy.Snapshot{
 			ID: string(row.ID), Name: row.Name, VM: vmKey(row.VM), VMName: row.VM.Name, Created: row.Created,
-			Expires: row.Expires, Labels: row.Labels, Protected: row.Protected, Damaged: row.State != "ready",
+			Expires: row.Expires, Labels: row.Labels, Protected: row.Protected, Damaged: row.State != "ready", Bed: row.Bed(),
 		}
 		if who, ok := sleepers[row.ID]; ok {
 			c.Needed = who.String()

@@ -42,6 +42,8 @@ func TestASignalEndsEveryLongVerb(t *testing.T) {
 		{"migration.complete", []string{"snapshot", "create", "web", "never", "--capture", "live"}, false},
 		{"capture.saved", []string{"snapshot", "create", "web", "never", "--capture", "file"}, false},
 		{"vm.suspend.paused", []string{"vm", "suspend", "web"}, false},
+		{"store.commit.published", []string{"vm", "suspend", "web"}, false},
+		{"store.commit.published", []string{"vm", "restore", "web", "base", "--backup"}, false},
 		{"become.launch", []string{"vm", "restore", "web", "base"}, false},
 		{"restore.load", []string{"vm", "create", "never", "--from-snapshot", "base", "--count", "2"}, false},
 		{"store.ingest.blob-written", []string{"snapshot", "import", "layout", "--name", "never"}, false},

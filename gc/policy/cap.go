@@ -65,7 +65,7 @@ func (s *stored) drop(sn Snapshot) {
 func (r Rules) capBytes(all []*Decision) int64 {
 	s := stored{holders: map[string]int{}}
 	for _, d := range all {
-		if d.Keep {
+		if d.Keep && !d.Snapshot.Idle() {
 			s.add(d.Snapshot)
 		}
 	}
@@ -101,7 +101,7 @@ func leastValuable(all []*Decision) []*Decision {
 		return "here " + d.Snapshot.VM
 	}
 	for _, d := range all {
-		if n := newest[of(d)]; d.Keep && !d.Snapshot.Damaged && (n == nil || newestFirst(d, n) < 0) {
+		if n := newest[of(d)]; d.Keep && !d.Snapshot.Damaged && !d.Snapshot.Bed && (n == nil || newestFirst(d, n) < 0) {
 			newest[of(d)] = d
 		}
 	}

@@ -9,14 +9,20 @@
 //
 //  1. protected, or needed by something that cannot do without it: stays, and
 //     neither counts for a rule nor for a cap per VM;
-//  2. damaged: stays, since what it is cannot be read; it displaces no sound one;
-//  3. expired: goes, whatever keep rules say;
-//  4. from the future: stays and counts for nothing, since some clock is wrong,
+//  2. only there for a VM to sleep on (a bed), which does not: is no rule's to take,
+//     and counts for none;
+//  3. damaged: stays, since what it is cannot be read; it displaces no sound one;
+//  4. expired: goes, whatever keep rules say;
+//  5. from the future: stays and counts for nothing, since some clock is wrong,
 //     and with now in the past nothing goes at all;
-//  5. keep rules, where at least one of last … yearly or within is given: what
+//  6. keep rules, where at least one of last … yearly or within is given: what
 //     none of them and no label matches goes;
-//  6. the cap per VM: all but its newest go;
-//  7. the cap on bytes: the least valuable go until the rest fits.
+//  7. the cap per VM: all but its newest go;
+//  8. the cap on bytes: the least valuable go until the rest fits.
+//
+// A bed goes once no VM sleeps on it, and may do so at any time: so it is the newest
+// of its VM to none of these, needed or not, and nothing goes because of it. What it
+// takes is counted as stored while it is needed, not when it is gc's.
 //
 // Keep rules are independent of each other, as restic's are: each looks at all
 // snapshots of a group and one match is enough. So a rule that is added never
@@ -53,6 +59,7 @@ type Snapshot struct {
 	Labels    map[string]string
 	Protected bool
 	Needed    string // by what, "" when by nothing
+	Bed       bool   // only there for a VM to sleep on
 	Damaged   bool
 	Blobs     []Blob // all that it names, shared ones too; needed by MaxBytes only
 }
@@ -62,6 +69,9 @@ type Blob struct {
 	Digest string
 	Bytes  int64
 }
+
+// Idle tells whether it is a bed that nothing needs: gc's, not the rules'.
+func (s Snapshot) Idle() bool { return s.Bed && s.Needed == "" }
 
 // Rules of one run. Zero turns a rule off.
 type Rules struct {
@@ -181,6 +191,8 @@ func decideFixed(group []*Decision, now time.Time) []*Decision {
 			d.fix("protected")
 		case s.Needed != "":
 			d.fix("needed by " + s.Needed)
+		case s.Idle():
+			d.fix("only there for a VM to sleep on, which none does: gc removes it")
 		case s.Damaged:
 			d.fix("damaged: only an explicit rm removes it")
 		case s.Expires != nil && !s.Expires.After(now):

@@ -98,7 +98,7 @@ func parseRules(t *testing.T, text string) (Rules, time.Time) {
 }
 
 // parseSnapshots reads "id vm created [protected] [needed=BY] [damaged] [expires=T]
-// [label=k=v] [blob=digest:bytes] [foreign]…".
+// [label=k=v] [blob=digest:bytes] [foreign] [bed]…".
 func parseSnapshots(t *testing.T, text string) []Snapshot {
 	t.Helper()
 	var out []Snapshot
@@ -113,6 +113,8 @@ func parseSnapshots(t *testing.T, text string) []Snapshot {
 				s.Protected = true
 			case "damaged":
 				s.Damaged = true
+			case "bed":
+				s.Bed = true
 			case "foreign":
 				s.Foreign = true
 			case "needed":

@@ -159,9 +159,22 @@ func (s *Saver) save(ctx context.Context, rec *vm.Record, lease *store.Lease, re
 	}
 	sn, err := c.run(ctx)
 	if err != nil {
-		return nil, failure.Undone(err, c.ingest.Abort(), asItWas)
+		return nil, failure.Undone(err, errors.Join(c.ingest.Abort(), s.retract(ctx, lease, c.ingest.ID())), asItWas)
 	}
 	return sn, nil
+}
+
+// retract removes what a capture that failed or was called off has published, if it
+// has. Its lease keeps everybody from that, so it is given up.
+func (s *Saver) retract(ctx context.Context, lease *store.Lease, id store.ID) error {
+	if _, err := os.Lstat(s.Store.Path("snapshots", string(id))); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	err := lease.Release()
+	if gone := s.Store.Remove(context.WithoutCancel(ctx), id, store.RemoveOptions{Force: true}); !errors.Is(gone, failure.NotFound) {
+		err = errors.Join(err, gone)
+	}
+	return err
 }
 
 // Preview answers --dry-run: every refusal of Save, none of its effects.

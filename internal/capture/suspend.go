@@ -36,7 +36,7 @@ func (s *Saver) SuspendLocked(ctx context.Context, rec *vm.Record, req Request) 
 	defer lease.Release()
 	refusal := begin(s, req, rec, lease)
 	if err := refusal.check(ctx); err != nil {
-		return nil, err
+		return nil, failure.Undone(err, nil, goesOn(rec))
 	}
 	sn, err := s.fallAsleep(ctx, rec, lease, req)
 	if err != nil {
@@ -62,10 +62,17 @@ func (s *Saver) fallAsleep(ctx context.Context, rec *vm.Record, lease *store.Lea
 		err = s.VMs.Suspend(rec, sn.ID, req.Aside)
 	}
 	if err != nil {
-		return nil, failure.Undone(err, goOn(), "VM "+rec.Name+" goes on as it was")
+		undoing := goOn()
+		if sn != nil {
+			undoing = errors.Join(undoing, s.retract(ctx, lease, sn.ID))
+		}
+		return nil, failure.Undone(err, undoing, goesOn(rec))
 	}
 	return sn, errors.Join(s.VMs.EndSuspended(context.WithoutCancel(ctx), rec), goOn())
 }
+
+// goesOn is what holds of a VM that was to be suspended and is not.
+func goesOn(rec *vm.Record) string { return "VM " + rec.Name + " goes on as it was" }
 
 // halt pauses a running guest. The answer, to be called once, lets it go on if
 // it has not fallen asleep by then; a guard does so if this process dies.

@@ -61,7 +61,10 @@ func (h *Hypervisor) Suspend(ctx context.Context, ref string, onBytes func(done,
 		return err
 	}
 	if err := h.canWake(ctx, rec); err != nil {
-		return err
+		if ctx.Err() != nil {
+			err = ctx.Err() // it may be able to all the same
+		}
+		return failure.Undone(err, nil, "VM "+rec.Name+" goes on as it was")
 	}
 	_, err = h.Saver.Suspend(ctx, rec.ID, capture.Request{
 		Description: "RAM of the suspended VM " + rec.Name,
@@ -155,10 +158,11 @@ func (h *Hypervisor) Remove(ctx context.Context, ref string, o vm.RemoveOptions)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.VMs.Remove(ctx, rec.ID, o); err != nil {
+	gone, err := h.VMs.Remove(ctx, rec.ID, o)
+	if err != nil {
 		return nil, err
 	}
-	return rec, h.drop(ctx, rec)
+	return gone, h.drop(ctx, gone)
 }
 
 func (h *Hypervisor) drop(ctx context.Context, rec *vm.Record) error {

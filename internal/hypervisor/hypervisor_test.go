@@ -46,7 +46,8 @@ func newHypervisor(t *testing.T) *Hypervisor {
 	t.Cleanup(func() {
 		all, err := vms.List(context.Background())
 		for _, rec := range all {
-			err = errors.Join(err, vms.Remove(context.Background(), rec.ID, vm.RemoveOptions{Force: true}))
+			_, gone := vms.Remove(context.Background(), rec.ID, vm.RemoveOptions{Force: true})
+			err = errors.Join(err, gone)
 		}
 		if err = errors.Join(err, os.RemoveAll(run)); err != nil {
 			t.Error(err)

@@ -273,22 +273,26 @@ type RemoveOptions struct {
 	ForgetNetwork bool
 }
 
-// Remove ends and removes a VM.
-func (m *Manager) Remove(ctx context.Context, ref string, o RemoveOptions) error {
+// Remove ends and removes a VM. The answer is what it was by then: whoever had its
+// lock before may have changed it, or put it to sleep.
+func (m *Manager) Remove(ctx context.Context, ref string, o RemoveOptions) (*Record, error) {
 	rec, unlock, err := m.Lock(ctx, ref, "vm rm")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unlock()
 	if rec.Process != nil && !o.Force {
-		return failure.Hint(failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State), "stop it first, or use --force")
+		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State), "stop it first, or use --force")
 	}
 	if o.ForgetNetwork {
 		if err := m.forgetNetwork(ctx, rec.ID); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return m.Discard(ctx, rec.ID)
+	if err := m.Discard(ctx, rec.ID); err != nil {
+		return nil, err
+	}
+	return rec, nil
 }
 
 // forgetNetwork undoes the network of a VM, or drops what cannot be undone.
