@@ -49,7 +49,7 @@ func (e *Engine) WakeLocked(ctx context.Context, rec *vm.Record, r Request) erro
 		return fmt.Errorf("wake VM %s: %w", rec.Name, err)
 	}
 	if err != nil {
-		hint := "it is still suspended; cocoon vm start --cold " + rec.Name + " gives up its RAM and boots it"
+		hint := "it is still suspended: cocoon vm start " + rec.Name + " lets it go on; with --cold it boots from its disks and gives up its RAM"
 		if own := failure.HintOf(err); own != "" {
 			hint = own + "; " + hint
 		}

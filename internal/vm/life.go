@@ -117,13 +117,12 @@ func (m *Manager) Start(ctx context.Context, ref string, o StartOptions) (*Recor
 	return rec, told(rec, m.Announce(rec))
 }
 
-// startHint is for a VM that cannot be started as it is; "" where there is
-// nothing to be done.
+// startHint is for a VM that cannot be started as it is.
 func startHint(rec *Record) string {
-	if rec.State == Shutdown || rec.Trouble != "" {
-		return bootAnew(rec)
+	if rec.Trouble != "" {
+		return "cocoon vm resume " + rec.Name + " may let it go on; else " + giveUp(rec)
 	}
-	return ""
+	return remedy(rec, rec.State)
 }
 
 // boot starts a VM whose interfaces are attached, and saves its record.
@@ -177,7 +176,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) (*Exit, e
 	}
 	defer unlock()
 	if rec.Sleep != nil {
-		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), "cocoon vm start --cold "+rec.Name+" gives up its RAM")
+		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), remedy(rec, "suspended")+"; cocoon vm start --cold "+rec.Name+" gives up its RAM")
 	}
 	if rec.Process == nil {
 		return nil, failure.New(failure.Conflict, "VM %s is not running", rec.Name)
@@ -321,11 +320,14 @@ func (m *Manager) Pause(ctx context.Context, ref string) error {
 // ask is the state that a VM's VMM says.
 func (m *Manager) ask(ctx context.Context, rec *Record, verb string) (string, error) {
 	if rec.Process == nil {
-		return "", failure.New(failure.Conflict, "VM %s is not running", rec.Name)
+		return "", failure.Hint(failure.New(failure.Conflict, "VM %s is not running", rec.Name), remedy(rec, rec.State))
 	}
 	info, err := m.Client(rec).Info(ctx)
+	if ctx.Err() != nil {
+		return "", failure.Undone(ctx.Err(), nil, "VM "+rec.Name+" is as it was")
+	}
 	if err != nil {
-		return "", failure.Hint(fmt.Errorf("%s %s: %w", verb, rec.Name, err), bootAnew(rec))
+		return "", failure.Hint(fmt.Errorf("%s %s: %w", verb, rec.Name, err), giveUp(rec))
 	}
 	return StateOf(info), nil
 }

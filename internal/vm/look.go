@@ -34,7 +34,25 @@ func NotRunning(rec *Record, state string) error {
 	if state != Shutdown {
 		err = failure.New(failure.Conflict, "VM %s is %s", rec.Name, state)
 	}
-	return failure.Hint(err, bootAnew(rec))
+	return failure.Hint(err, remedy(rec, state))
+}
+
+// remedy names what lets the guest of a VM in a state go on. Only one that is off
+// has nothing to lose by a boot.
+func remedy(rec *Record, state string) string {
+	switch state {
+	case Shutdown:
+		return bootAnew(rec)
+	case "running":
+		return "its guest runs: nothing is to be done"
+	case "paused":
+		return "cocoon vm resume " + rec.Name + " lets it go on"
+	case "suspended":
+		return "cocoon vm start " + rec.Name + " lets it go on"
+	case Elsewhere:
+		return ""
+	}
+	return "cocoon vm start " + rec.Name
 }
 
 // Look asks the VMMs of VMs in what state their guests are, for people to see:

@@ -122,10 +122,15 @@ func (m *Manager) stuck(ctx context.Context, rec *Record, stuck *chsnap.StuckErr
 		trouble = Frozen
 	}
 	err = errors.Join(err, m.inVain(context.WithoutCancel(ctx), rec.ID, trouble))
-	return failure.Hint(fmt.Errorf("the guest of VM %s stands still and its VMM is %s: %w", rec.Name, trouble, err), bootAnew(rec))
+	return failure.Hint(fmt.Errorf("the guest of VM %s stands still and its VMM is %s: %w", rec.Name, trouble, err), giveUp(rec))
 }
 
-// bootAnew is what helps where the VMM does not.
+// giveUp is what helps where the VMM does not, and what that costs.
+func giveUp(rec *Record) string {
+	return bootAnew(rec) + ", and what is only in its RAM is lost"
+}
+
+// bootAnew is what helps where the guest is off.
 func bootAnew(rec *Record) string {
 	return fmt.Sprintf("cocoon vm stop %s, then cocoon vm start %[1]s: it boots from its disks", rec.Name)
 }
