@@ -2,7 +2,6 @@ package vm
 
 import (
 	"encoding/json"
-	"math"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -122,8 +121,12 @@ func (a *agreement) size() error {
 	if a.Config == nil {
 		return nil
 	}
-	if a.out.rec.HotplugBytes = int64(min(a.Config.HotplugBytes(), math.MaxInt64)); a.out.rec.HotplugBytes > maxMemoryBytes {
-		return disagree("%d bytes of RAM to plug in", a.out.rec.HotplugBytes)
+	plug := a.Config.HotplugBytes()
+	if plug > maxMemoryBytes {
+		return disagree("%d bytes of RAM to plug in", plug)
+	}
+	if a.Own { // of others it is no reason to let a VMM have more of this host
+		a.out.rec.HotplugBytes = int64(plug)
 	}
 	if ranges := a.ranges(); !slices.EqualFunc(ranges, sp.Memory, func(r chsnap.Range, m store.MemoryRange) bool {
 		return r.GPA == m.GPA && r.Length == m.Bytes

@@ -111,7 +111,7 @@ func TestABlueprintIsWhatAllDocumentsSay(t *testing.T) {
 	}
 	want.Machine = json.RawMessage(`{"cpus":{"boot_vcpus":2},"disks":[{"id":"_disk0","image_type":"Raw","readonly":false,"serial":"cow0"},` +
 		`{"id":"_disk1","image_type":"Raw","readonly":true,"serial":"cow1"}],"memory":{"size":134217728},` +
-		`"net":[{"id":"_net0","mac":"02:00:00:00:00:01","num_queues":4}],"payload":{"cmdline":"quiet"}}`)
+		`"net":[{"id":"_net0","mac":"02:00:00:00:00:01","num_queues":4}],"payload":{"cmdline":"quiet"},"console":{"mode":"Null"}}`)
 	if diff := cmp.Diff(want, rec); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -243,6 +243,21 @@ func TestDocumentsThatDisagreeMakeNoVM(t *testing.T) {
 		d := newSaid().documents(t, allOfRAM)
 		if d.Spec.Record = json.RawMessage(record); !errors.Is(agreeError(d), failure.Damaged) {
 			t.Errorf("record %q: %v", record, agreeError(d))
+		}
+	}
+}
+
+// TestRAMToPlugInCountsInOurOwnOnly: a stranger's word gives a VMM no more of this
+// host's memory.
+func TestRAMToPlugInCountsInOurOwnOnly(t *testing.T) {
+	for own, want := range map[bool]int64{true: 1 << 40, false: 0} {
+		s := newSaid()
+		s.config["memory"].(map[string]any)["hotplug_size"] = 1 << 40
+		d := s.documents(t, allOfRAM)
+		d.Own = own
+		b, err := Agree(d)
+		if err != nil || b.rec.HotplugBytes != want {
+			t.Errorf("own %v: %d bytes to plug in (%v), want %d", own, b.rec.HotplugBytes, err, want)
 		}
 	}
 }
