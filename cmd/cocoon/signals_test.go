@@ -70,6 +70,9 @@ func TestASignalEndsEveryLongVerb(t *testing.T) {
 			if names := h.must("snapshot", "list", "--format", "{{.Name}}"); names != "more\nbase" && names != "base\nmore" {
 				t.Errorf("%s: the snapshots are %q", what, names)
 			}
+			if ids := strings.Fields(h.must("snapshot", "list", "-q")); len(ids) != 2 { // one without a name too
+				t.Errorf("%s: there are %d snapshots, want 2", what, len(ids))
+			}
 			if names := h.must("vm", "list", "--format", "{{.Name}}"); names != "web" {
 				t.Errorf("%s: the VMs are %q", what, names)
 			}
