@@ -19,6 +19,8 @@ type RunFolder interface {
 	Standing(ctx context.Context) ([]vm.Standing, error)
 	// EndStanding ends the VMMs of one that is this store's, and removes it.
 	EndStanding(ctx context.Context, s vm.Standing) error
+	// EndUnwritten ends the VMMs in one of which its VM does not know.
+	EndUnwritten(ctx context.Context, s vm.Standing) error
 }
 
 // Foreign is what lies outside the store and is left alone because it is another
@@ -121,6 +123,14 @@ func (c *collector) leave(p *plan, s vm.Standing, o object) {
 // which a live capture listened that was killed at once, and files that were
 // being written in place of others.
 func (c *collector) dead(p *plan, s vm.Standing) error {
+	for i, pid := range s.PIDs {
+		if v := (victim{kind: "process", id: strconv.Itoa(pid), reason: "VMM of VM " + s.ID + " that was never written down", vm: s.ID}); s.Unwritten {
+			if i == 0 { // with the others
+				v.standing = &s
+			}
+			p.victims = append(p.victims, v)
+		}
+	}
 	socket := filepath.Join(s.Path, vm.MigrationSocketFile)
 	if exists(socket) && c.idle(s.ID) {
 		p.victims = append(p.victims, victim{
@@ -152,6 +162,8 @@ func (c *collector) endRunning(ctx context.Context, p *plan) {
 func (c *collector) endOutside(ctx context.Context, v *victim) error {
 	remove := func() error { return os.RemoveAll(v.path) }
 	switch {
+	case v.standing != nil && v.standing.Unwritten:
+		return c.o.RunFolder.EndUnwritten(ctx, *v.standing)
 	case v.standing != nil:
 		return c.o.RunFolder.EndStanding(ctx, *v.standing)
 	case v.kind == "staging" && v.vm == "":

@@ -229,7 +229,7 @@ var (
 	repairSteps    = []string{"store.heal.written", "store.heal.replaced"}
 	suspendSteps   = []string{"vm.suspend.paused", "migration.memory", "store.commit.published", "vm.suspend.asleep", "vm.suspend.ended"}
 	wakeSteps      = []string{"wake.memory", "wake.launch", "wake.load", "vm.wake.saved", "wake.awake", "wake.resume"}
-	bootSteps      = []string{"vm.launched", "vm.configured"}
+	bootSteps      = []string{"vm.launched", "vm.configured", "vm.booted"}
 	stopSteps      = []string{"vm.stop.asked"}
 	encryptSteps   = []string{"store.encrypt.marked"}
 	elsewhereSteps = []string{"refs.rebuilt", "store.verify.snapshot", "gc.breath"} // in the tests of refs and gc; nothing to leave half-done

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,17 +126,30 @@ func startHint(rec *Record) string {
 	return remedy(rec, rec.State)
 }
 
-// boot starts a VM whose interfaces are attached, and saves its record.
+// boot starts a VM whose interfaces are attached, and saves its record. On error
+// nothing that it started lives: what no record names, nobody would stop.
 func (m *Manager) boot(ctx context.Context, rec *Record) error {
 	p, err := m.launchCold(ctx, rec)
-	if err == nil {
-		err = m.booted(ctx, rec, p)
-	}
 	if err != nil {
 		return err
 	}
-	rec.Process, rec.State, rec.LastError, rec.Restore, rec.Exit = p, "running", "", nil, nil
-	return m.save(rec)
+	was := *rec
+	if err = m.booted(ctx, rec, p); err == nil {
+		durable.Step("vm.booted")
+		rec.Process, rec.State, rec.LastError, rec.Restore, rec.Exit = p, "running", "", nil, nil
+		err = m.save(rec)
+	}
+	if err != nil {
+		was.Process = nil
+		*rec = was
+		return errors.Join(err, m.endUnwritten(context.WithoutCancel(ctx), rec.ID))
+	}
+	return nil
+}
+
+// endUnwritten ends the VMMs of a VM whose record could not be told of them.
+func (m *Manager) endUnwritten(ctx context.Context, id string) error {
+	return errors.Join(m.Kill(ctx, id), m.removeSockets(ctx, id))
 }
 
 // booted: the VMM answers pings before its guest has booted, and some errors
@@ -150,11 +164,10 @@ func (m *Manager) booted(ctx context.Context, rec *Record, p *Process) error {
 			return nil
 		}
 		if !alive(p) {
-			rec.Process = nil
 			return fmt.Errorf("the VMM ended (%v): %s", err, m.LastLog(rec.ID))
 		}
 	}
-	return errors.Join(failure.New(failure.Conflict, "the guest did not boot %s", patience.Within(within)), signal(ctx, p, unix.SIGKILL, killTimeout))
+	return failure.New(failure.Conflict, "the guest did not boot %s", patience.Within(within))
 }
 
 // StopOptions of Stop.
@@ -178,17 +191,16 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) (*Exit, e
 	if rec.Sleep != nil {
 		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), remedy(rec, "suspended")+"; cocoon vm start --cold "+rec.Name+" gives up its RAM")
 	}
-	if rec.Process == nil {
+	if rec.Process == nil && !rec.unseated {
 		return nil, failure.New(failure.Conflict, "VM %s is not running", rec.Name)
 	}
-	if o.Timeout <= 0 {
-		o.Timeout = m.stopTimeout()
+	exit := newExit(PowerCut, "its start was never written down")
+	if rec.Process != nil {
+		if exit, err = m.end(ctx, rec, cmp.Or(max(o.Timeout, 0), m.stopTimeout())); err != nil {
+			return nil, fmt.Errorf("stop VM %s: %w", rec.Name, err)
+		}
+		exit.seen(m.endOf(rec.ID, rec.Process))
 	}
-	exit, err := m.end(ctx, rec, o.Timeout)
-	if err != nil {
-		return nil, fmt.Errorf("stop VM %s: %w", rec.Name, err)
-	}
-	exit.seen(m.endOf(rec.ID, rec.Process))
 	rec.Process, rec.State, rec.LastError, rec.Exit = nil, "stopped", "", exit
 	return exit, errors.Join(m.save(rec), m.removeSockets(ctx, rec.ID), m.removeRooms(ctx, rec.ID), m.ReleaseMemory(rec.ID))
 }

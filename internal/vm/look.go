@@ -62,7 +62,13 @@ func (m *Manager) Look(ctx context.Context, recs ...*Record) {
 	var g errgroup.Group
 	g.SetLimit(atOnce)
 	for _, rec := range recs {
-		if rec.Process == nil || rec.Sleep != nil {
+		if rec.Sleep != nil {
+			continue
+		}
+		if rec.Process == nil {
+			if m.unwritten(ctx, rec) {
+				rec.Trouble = Unwritten
+			}
 			continue
 		}
 		g.Go(func() error {

@@ -57,11 +57,24 @@ func (m *Manager) endVMMs(ctx context.Context, id string) (ended int, err error)
 
 // endIn ends the VMMs of a VM whose entry, which may be nil, is e.
 func (m *Manager) endIn(ctx context.Context, id string, e *runfolder.Entry) (ended int, err error) {
-	var torn error
+	found, torn, err := m.find(ctx, id, e)
+	if err != nil {
+		return 0, err
+	}
+	errs := []error{torn}
+	for _, p := range found {
+		errs = append(errs, signal(ctx, p, unix.SIGKILL, killTimeout))
+	}
+	return len(found), errors.Join(errs...)
+}
+
+// find gives the VMMs of a VM that Kill ends. torn says what is wrong with vmm.json
+// in its entry, which may be nil.
+func (m *Manager) find(ctx context.Context, id string, e *runfolder.Entry) (found []*Process, torn, err error) {
 	if e != nil {
 		who, err := readIdentity(e)
 		if err == nil && who.Socket != "" && socketOf(who.PID) == who.Socket && m.owns(ctx, id, e, vmm{who.PID, who.Socket}) {
-			return 1, signal(ctx, &Process{PID: who.PID, BootID: bootID(), StartTime: who.StartTime}, unix.SIGKILL, killTimeout)
+			return []*Process{{PID: who.PID, BootID: bootID(), StartTime: who.StartTime}}, nil, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			torn = err
@@ -69,22 +82,15 @@ func (m *Manager) endIn(ctx context.Context, id string, e *runfolder.Entry) (end
 	}
 	all, err := vmms()
 	if err != nil {
-		return 0, err
+		return nil, nil, err
 	}
 	ours, _ := m.sorted(ctx, id, e, all[id])
-	errs := []error{torn}
 	for _, v := range ours {
-		errs = append(errs, v.kill(ctx))
+		if start, err := keeper.StartTime(v.pid); err == nil { // else it ended meanwhile
+			found = append(found, &Process{PID: v.pid, BootID: bootID(), StartTime: start})
+		}
 	}
-	return len(ours), errors.Join(errs...)
-}
-
-func (v vmm) kill(ctx context.Context) error {
-	start, err := keeper.StartTime(v.pid)
-	if err != nil {
-		return nil // ended meanwhile
-	}
-	return signal(ctx, &Process{PID: v.pid, BootID: bootID(), StartTime: start}, unix.SIGKILL, killTimeout)
+	return found, torn, nil
 }
 
 // killTimeout is how long the kernel may take to end a process, which gives up

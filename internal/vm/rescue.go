@@ -31,8 +31,9 @@ type debt struct {
 
 // Trouble with a VMM that lives.
 const (
-	NotAnswering = "not answering" // it says nothing
-	Frozen       = "frozen"        // it answers, but its guest stands still and it does not let it go on
+	NotAnswering = "not answering"                         // it says nothing
+	Frozen       = "frozen"                                // it answers, but its guest stands still and it does not let it go on
+	Unwritten    = "has a VMM that was never written down" // the next verb that changes the VM ends it
 )
 
 // OweResume notes, before a guest is paused or loaded, that it must run. settle,

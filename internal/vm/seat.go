@@ -59,16 +59,19 @@ func (m *Manager) live(ctx context.Context, rec *Record) {
 	}
 	here = here && !keeper.Ending(p.PID) // what has let go of its files is no other's
 	rec.Process = nil
+	younger := false
 	if !here && p.BootID == bootID() {
 		if file, err := m.taken(rec.ID); file != "" || err != nil {
-			rec.State = Elsewhere
-			return
+			if younger = m.inSight(ctx, rec.ID); !younger {
+				rec.State = Elsewhere
+				return
+			}
 		}
 	}
 	if rec.State != "running" && rec.State != "paused" {
 		return
 	}
-	if here { // it is not this VM's: nothing is known of its end
+	if here || younger { // it is not this VM's, or not its last: nothing is known of its end
 		rec.State = "stopped"
 		return
 	}
@@ -76,6 +79,32 @@ func (m *Manager) live(ctx context.Context, rec *Record) {
 	if rec.Exit.Bad() {
 		rec.State, rec.LastError = "error", rec.Exit.String()
 	}
+}
+
+// inSight: a VMM of the VM that is this store's can be seen from here, and so be
+// ended, whatever the record says.
+func (m *Manager) inSight(ctx context.Context, id string) bool {
+	e, err := m.ownEntry(ctx, id)
+	if err == nil {
+		defer e.Close()
+	} else {
+		e = nil
+	}
+	found, _, err := m.find(ctx, id, e)
+	return err == nil && len(found) > 0
+}
+
+// unwritten: the VM has a VMM in sight of which its record, corrected by live, does
+// not know, and no verb is at work that may be about to write it down.
+func (m *Manager) unwritten(ctx context.Context, rec *Record) bool {
+	if rec.Process != nil || rec.State == Elsewhere {
+		return false
+	}
+	if busy, err := filelock.Held(filepath.Join(m.Dir(rec.ID), lockFile)); busy || err != nil {
+		return false
+	}
+	file, err := m.taken(rec.ID)
+	return err == nil && file != "" && m.inSight(ctx, rec.ID)
 }
 
 // runs: the living process of a record is this store's. A copy has the record
@@ -90,14 +119,14 @@ func (m *Manager) runs(ctx context.Context, rec *Record) bool {
 // unseat ends a VMM of a VM that has none by its record: one whose starter died
 // before it wrote that down. The VM's lock is held, so nobody starts one now.
 // What cannot be seen from here cannot be ended: failure.Conflict.
-func (m *Manager) unseat(ctx context.Context, id, name string) error {
+func (m *Manager) unseat(ctx context.Context, id, name string) (did bool, err error) {
 	if file, err := m.taken(id); err != nil || file == "" {
-		return err
+		return false, err
 	}
 	if err := m.vacate(ctx, id, name); err != nil {
-		return fmt.Errorf("end what is left of VM %s: %w", name, err)
+		return false, fmt.Errorf("end what is left of VM %s: %w", name, err)
 	}
-	return nil
+	return true, nil
 }
 
 // vacate ends the VMMs of a VM and waits until they have let go of its files. One

@@ -188,7 +188,8 @@ func (m *Manager) settle(ctx context.Context, rec *Record) error {
 		return m.elsewhere(ctx, rec.ID, rec.Name, m.Dir(rec.ID)+"/*")
 	}
 	if rec.Process == nil {
-		if err := m.unseat(ctx, rec.ID, rec.Name); err != nil {
+		var err error
+		if rec.unseated, err = m.unseat(ctx, rec.ID, rec.Name); err != nil {
 			return err
 		}
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"path/filepath"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/owner"
 	"github.com/cocoonv2/cocoon/internal/runfolder"
 )
@@ -23,7 +25,9 @@ type Standing struct {
 	PIDs  []int // of the VMMs in it that can be seen
 	// Hidden: a VMM lives in it that cannot be seen.
 	Hidden bool
-	Wrong  error // why it was not looked into
+	// Unwritten: its VM is there, and does not know of the VMMs in it.
+	Unwritten bool
+	Wrong     error // why it was not looked into
 }
 
 // Standing lists the entries of the run folder, whoever made them.
@@ -68,10 +72,38 @@ func (m *Manager) standing(ctx context.Context, e *runfolder.Entry, here []vmm) 
 		return s, err
 	}
 	s.Hidden = lives && len(here) == 0
+	if e.Mine && len(here) > 0 {
+		if rec, err := m.read(e.ID); err == nil {
+			m.live(ctx, rec)
+			s.Unwritten = m.unwritten(ctx, rec)
+		}
+	}
 	if ours, _ := m.sorted(ctx, e.ID, e, here); !e.Mine && e.Mark.Store == "" {
 		s.Mine = len(here) > 0 && len(ours) == len(here) // an older program's, of this store
 	}
 	return s, nil
+}
+
+// EndUnwritten ends the VMMs in an entry of which its VM does not know, unless a
+// verb works on the VM.
+func (m *Manager) EndUnwritten(ctx context.Context, s Standing) error {
+	lock, err := filelock.TryExclusive(filepath.Join(m.Dir(s.ID), lockFile))
+	if errors.Is(err, filelock.ErrLocked) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	rec, err := m.read(s.ID)
+	if err != nil {
+		return err
+	}
+	if m.live(ctx, rec); rec.State == Elsewhere || rec.Process != nil {
+		return nil
+	}
+	_, err = m.unseat(ctx, rec.ID, rec.Name)
+	return err
 }
 
 // EndStanding ends the VMMs in an entry of this store, whose VM does not exist,
