@@ -45,6 +45,8 @@ type app struct {
 	st *store.Store
 	db *refs.DB
 
+	examines bool // the verb says what it finds, and changes none of it
+
 	done chan struct{} // closed at the end of the verb
 }
 
@@ -232,7 +234,9 @@ func (a *app) openRooms(ctx context.Context, open func(context.Context) (*store.
 		Guard: func(ctx context.Context, id string) (func(), error) { return a.startRescue(ctx, wait, self, id) },
 	}
 	a.rescue(ctx, r)
-	a.keepAll(ctx, r)
+	if !a.examines {
+		a.keepAll(ctx, r)
+	}
 	return r, nil
 }
 

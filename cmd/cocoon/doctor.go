@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -32,6 +33,7 @@ func newSystemDoctor(a *app) *cobra.Command {
 				}
 			}
 			host := a.host()
+			a.examines = true // which a keeper given meanwhile would defeat
 			r, err := a.open(c.Context())
 			if err != nil && !errors.Is(err, failure.NotFound) {
 				return err
@@ -57,7 +59,7 @@ func newSystemDoctor(a *app) *cobra.Command {
 		},
 	}
 	reportFormat(c, &format)
-	c.Flags().BoolVar(&fix, "fix", false, "first repair what needs no decision: a store open to others, unguarded images, the index")
+	c.Flags().BoolVar(&fix, "fix", false, "first repair what needs no decision: a store open to others, VMs without a keeper, unguarded images, the index")
 	return c
 }
 
@@ -78,7 +80,7 @@ func (a *app) host() doctor.Host {
 // ofStore adds the store that there is.
 func (a *app) ofStore(h *doctor.Host, r *rooms) {
 	h.RootDir, h.IndexOK, h.Sealing = r.store.Root(), a.indexOK, r.store.SealingKey
-	h.Store, h.Standing, h.Images = r.store.Owner, r.vms.Standing, r.store.LookAtImages
+	h.Store, h.Standing, h.Images, h.Unkept = r.store.Owner, r.vms.Standing, r.store.LookAtImages, r.unkept
 	h.Collection = func(ctx context.Context) (lost, doubtful []string, err error) {
 		e, err := gc.Examine(ctx, r.store, r.roots())
 		for _, l := range e.Lost {
@@ -86,6 +88,18 @@ func (a *app) ofStore(h *doctor.Host, r *rooms) {
 		}
 		return lost, e.Disks, err
 	}
+}
+
+// unkept are the names of the VMs without a keeper.
+func (r *rooms) unkept(ctx context.Context) ([]string, error) {
+	ids, err := r.vms.Unkept(ctx)
+	for i, id := range ids {
+		if rec, err := r.vms.Get(ctx, id); err == nil {
+			ids[i] = rec.Name
+		}
+	}
+	slices.Sort(ids)
+	return ids, err
 }
 
 // nearest is the folder itself, or the last on the way to it that is there.
@@ -127,9 +141,10 @@ func (a *app) closeToOthers() error {
 	return err
 }
 
-// mend repairs what can be repaired without a decision of the operator: the guard of
-// the images, and the index, which is derived.
+// mend repairs what can be repaired without a decision of the operator: keepers,
+// the guard of the images, and the index, which is derived.
 func (a *app) mend(ctx context.Context, r *rooms, h doctor.Host) error {
+	a.keepAll(ctx, r)
 	guarded, err := r.store.GuardImages(ctx)
 	if err != nil {
 		return err

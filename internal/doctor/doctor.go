@@ -311,7 +311,7 @@ func (h Host) keepers(ctx context.Context) Finding {
 	case err != nil:
 		return warn("see docs/vm.md", "%v", err)
 	case len(ids) > 0:
-		return warn("any command of cocoon gives them one, and says why where it cannot",
+		return warn("cocoon system doctor --fix; any other command gives them one too, and says why where it cannot",
 			"%d VMs run without a keeper, their logs have no bound: %s", len(ids), strings.Join(ids, ", "))
 	}
 	return ok("every VM that runs has its keeper")
