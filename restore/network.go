@@ -37,6 +37,9 @@ func (n NetworkPlan) String() string {
 // of them, more are one each, in order.
 func (e *Engine) planNetworks(p *Plan, r Request) error {
 	src := p.source.Interfaces()
+	if len(src) == 0 && slices.ContainsFunc(r.Networks, Wish.attaches) {
+		return failure.New(failure.Usage, "snapshot %s has no interface that could be put on a network", p.SnapshotID)
+	}
 	if len(r.Networks) > 1 && len(r.Networks) != len(src) {
 		return failure.New(failure.Usage, "%d networks given, snapshot %s has %d interfaces", len(r.Networks), p.SnapshotID, len(src))
 	}

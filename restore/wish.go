@@ -31,6 +31,9 @@ type Wish struct {
 	Wanted        network.Request // with Join: the network, and what is wanted of it
 }
 
+// attaches: the wish needs an interface.
+func (w Wish) attaches() bool { return w.How != "" && w.How != None }
+
 // wishFor is what is wanted of interface i: one wish is for all of them.
 func wishFor(wishes []Wish, i int) Wish {
 	if len(wishes) == 0 {

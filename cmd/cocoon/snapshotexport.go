@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -95,7 +97,7 @@ func newSnapshotExport(a *app) *cobra.Command {
 			if strings.TrimSpace(out) == "" {
 				return failure.New(failure.Usage, "export needs -o DIR, FILE.tar or -")
 			}
-			if err := checkOutput(out); err != nil {
+			if err := errors.Join(checkOutput(out), a.outsideFolders(out)); err != nil {
 				return err
 			}
 			archive := out == "-" || strings.HasSuffix(out, ".tar")
@@ -135,6 +137,26 @@ func checkOutput(out string) error {
 		}
 	}
 	return nil
+}
+
+// outsideFolders refuses an export into the folders of cocoon: gc would take it for
+// what was left there, or nobody would.
+func (a *app) outsideFolders(out string) error {
+	if out == "-" {
+		return nil
+	}
+	abs, err := filepath.Abs(out)
+	if err != nil {
+		return err
+	}
+	at, err := lies(nearest(filepath.Dir(abs)))
+	for _, name := range []string{"rootDir", "runDir"} {
+		own, oerr := lies(a.set(name))
+		if err = errors.Join(err, oerr); err == nil && strings.HasPrefix(at+"/", own+"/") {
+			return failure.Hint(failure.New(failure.Usage, "-o %s lies in %s, %s of cocoon", out, own, name), "choose a place of its own for it")
+		}
+	}
+	return err
 }
 
 func (a *app) exportCH(ctx context.Context, ref, dir string) error {

@@ -129,7 +129,7 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *cre
 			return failure.New(failure.Usage, "--%s comes from the snapshot and cannot be given with --from-snapshot", own)
 		}
 	}
-	if f.count < 0 || f.count > 1000 {
+	if given := c.Flags().Changed("count"); given && f.count < 1 || f.count > 1000 {
 		return failure.New(failure.Usage, "--count %d: 1 to 1000", f.count)
 	}
 	wishes, err := parseWishes(f.networks)

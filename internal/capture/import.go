@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -75,7 +76,9 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 		Name: req.Name, Description: req.Description,
 		Labels: req.Labels, Parent: cmp.Or(req.Parent, noParent), origin: &store.Origin{Imported: req.Dir},
 	}, nil, lease)
-	if err := c.checkName(ctx); err != nil {
+	if err := c.checkName(ctx); errors.Is(err, failure.Conflict) {
+		return nil, failure.Hint(err, "choose another --name")
+	} else if err != nil {
 		return nil, err
 	}
 	if _, err := m.Store.SealingKey(); err != nil {

@@ -105,7 +105,9 @@ func (c *session) check(ctx context.Context) error {
 		return failure.Hint(failure.New(failure.Conflict, "VM %s is %s, not running", c.rec.Name, c.rec.State),
 			"start it with: cocoon vm start "+c.rec.Name)
 	}
-	if err := c.checkName(ctx); err != nil {
+	if err := c.checkName(ctx); errors.Is(err, failure.Conflict) {
+		return failure.Hint(err, "choose another name or use --replace")
+	} else if err != nil {
 		return err
 	}
 	info, err := c.VMs.Client(c.rec).Info(ctx)
@@ -191,6 +193,8 @@ func (c *session) fallBack(ctx context.Context, why string) error {
 	return c.makeStaging(ctx)
 }
 
+// checkName refuses a name that is malformed or taken. What helps with one that is
+// taken differs: only a capture may take it over.
 func (c *session) checkName(ctx context.Context) error {
 	meta := c.req.meta()
 	if err := meta.Check(); err != nil {
@@ -202,11 +206,7 @@ func (c *session) checkName(ctx context.Context) error {
 	if c.req.Replace {
 		return store.ValidateName(c.req.Name)
 	}
-	err := c.Store.NameFree(ctx, c.req.Name)
-	if errors.Is(err, failure.Conflict) {
-		return failure.Hint(err, "choose another name or use --replace")
-	}
-	return err
+	return c.Store.NameFree(ctx, c.req.Name)
 }
 
 // diskBytes sums the allocated bytes of the writable disks.

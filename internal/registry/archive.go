@@ -54,6 +54,9 @@ func (m *Mover) ImportFile(ctx context.Context, name, tag string, o PullOptions)
 		if err != nil && err != io.EOF {
 			return nil, fmt.Errorf("import %s: %w", name, err)
 		}
+		if n > 0 && !isArchive(head[:n]) {
+			return nil, notArchive(name)
+		}
 		if kind := compressed(head[:n]); kind == "" && n > 0 {
 			return m.importTar(ctx, f, name, tag, o)
 		}
@@ -89,7 +92,7 @@ func (m *Mover) importStream(ctx context.Context, r io.Reader, name, tag string,
 }
 
 // headBytes of an archive tell what it is.
-const headBytes = 8
+const headBytes = 512
 
 // compressions are told by how they begin; read says which of them are read.
 var compressions = []struct {
@@ -111,6 +114,24 @@ func compressed(head []byte) string {
 		}
 	}
 	return ""
+}
+
+// tarMagic stands at this place of each tar but the oldest.
+const tarMagic, tarMagicAt = "ustar", 257
+
+// isArchive: a file that begins so is an archive, though perhaps a damaged one.
+func isArchive(head []byte) bool {
+	if compressed(head) != "" || len(head) > tarMagicAt && bytes.HasPrefix(head[tarMagicAt:], []byte(tarMagic)) {
+		return true
+	}
+	_, err := tar.NewReader(bytes.NewReader(head)).Next()
+	return err == nil
+}
+
+// notArchive refuses what is likely a disk or a kernel.
+func notArchive(name string) error {
+	return failure.Hint(failure.New(failure.Usage, "%s is no snapshot: neither an archive of an OCI image layout (tar, tar.gz, tar.zst) nor a folder", name),
+		"if it is a disk or a kernel: cocoon image import "+name+" --name NAME")
 }
 
 // expand gives the tar in a stream.
