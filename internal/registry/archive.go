@@ -121,7 +121,8 @@ const tarMagic, tarMagicAt = "ustar", 257
 
 // isArchive: a file that begins so is an archive, though perhaps a damaged one.
 func isArchive(head []byte) bool {
-	if compressed(head) != "" || len(head) > tarMagicAt && bytes.HasPrefix(head[tarMagicAt:], []byte(tarMagic)) {
+	cut := len(head) < headBytes // within the first header
+	if cut || compressed(head) != "" || bytes.HasPrefix(head[tarMagicAt:], []byte(tarMagic)) {
 		return true
 	}
 	_, err := tar.NewReader(bytes.NewReader(head)).Next()

@@ -201,12 +201,16 @@ func TestWhatIsNoArchiveIsSaidToBeNone(t *testing.T) {
 	} {
 		for _, way := range []string{"file", "stream"} {
 			t.Run(name+" as "+way, func(t *testing.T) {
+				tc := tc
 				m := newMover(t)
 				path := filepath.Join(t.TempDir(), "archive")
 				if err := os.WriteFile(path, tc.b, 0o600); err != nil {
 					t.Fatal(err)
 				}
 				var err error
+				if way == "file" && (name == "zeros" || name == "text") { // it may be a disk or a kernel
+					tc.want, tc.says = failure.Usage, "neither an archive"
+				}
 				if way == "file" {
 					_, err = m.ImportFile(t.Context(), path, "", PullOptions{})
 				} else {
