@@ -43,8 +43,11 @@ const (
 
 // idlePriority gives way to every other process of the host, for the processor
 // and for the disk. It asks for the process group, for else only the calling
-// thread would be meant.
+// thread would be meant; for one that it leads, since others are not its to slow.
 func idlePriority() error {
+	if unix.Getpgrp() != os.Getpid() {
+		return nil
+	}
 	if err := unix.Setpriority(unix.PRIO_PGRP, 0, 19); err != nil {
 		return fmt.Errorf("lower the priority: %w", err)
 	}

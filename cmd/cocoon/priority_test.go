@@ -1,0 +1,26 @@
+package main
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+)
+
+// TestWhatIsMadeAheadSlowsNobodyElse: only the process that makes it gives way,
+// not whoever stands in the same group.
+func TestWhatIsMadeAheadSlowsNobodyElse(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, chsnaptest.Build(t))
+	h.boot("web")
+	h.must("snapshot", "create", "web", "base")
+	before, err := unix.Getpriority(unix.PRIO_PGRP, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.must(materialiseVerb, "base")
+	if after, err := unix.Getpriority(unix.PRIO_PGRP, 0); err != nil || after != before {
+		t.Errorf("the priority of the group is %d, was %d (%v)", after, before, err)
+	}
+}
