@@ -191,7 +191,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) (*Exit, e
 	if rec.Sleep != nil {
 		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), remedy(rec, "suspended")+"; cocoon vm start --cold "+rec.Name+" gives up its RAM")
 	}
-	if rec.Process == nil && !rec.unseated {
+	if rec.Process == nil && !rec.Unseated {
 		return nil, failure.New(failure.Conflict, "VM %s is not running", rec.Name)
 	}
 	exit := newExit(PowerCut, "its start was never written down")

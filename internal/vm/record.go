@@ -58,7 +58,7 @@ type Record struct {
 	Woken        int               `json:"woken,omitempty"` // how often it was woken, or had its RAM given up
 	Sleep        *Sleep            `json:"-"`               // of a suspended VM; sleep.go
 	Trouble      string            `json:"-"`               // with its VMM, as Look found it
-	unseated     bool              // this verb ended a VMM of it that was not in the record
+	Unseated     bool              `json:"-"`               // this verb ended a VMM of it that was not in the record
 }
 
 // Disk of a VM: File (in the VM's folder) is writable, Image is a shared blob.

@@ -189,7 +189,7 @@ func (m *Manager) settle(ctx context.Context, rec *Record) error {
 	}
 	if rec.Process == nil {
 		var err error
-		if rec.unseated, err = m.unseat(ctx, rec.ID, rec.Name); err != nil {
+		if rec.Unseated, err = m.unseat(ctx, rec.ID, rec.Name); err != nil {
 			return err
 		}
 	}
