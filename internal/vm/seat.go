@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
@@ -82,7 +84,8 @@ func (m *Manager) live(ctx context.Context, rec *Record) {
 }
 
 // inSight: a VMM of the VM that is this store's can be seen from here, and so be
-// ended, whatever the record says.
+// ended, whatever the record says. One that was started in a namespace of PIDs
+// within this one is for those in there to end.
 func (m *Manager) inSight(ctx context.Context, id string) bool {
 	e, err := m.ownEntry(ctx, id)
 	if err == nil {
@@ -91,7 +94,9 @@ func (m *Manager) inSight(ctx context.Context, id string) bool {
 		e = nil
 	}
 	found, _, err := m.find(ctx, id, e)
-	return err == nil && len(found) > 0
+	return err == nil && slices.ContainsFunc(found, func(p *Process) bool {
+		return pidNamespaceOf(strconv.Itoa(p.PID)) == pidNamespace()
+	})
 }
 
 // unwritten: the VM has a VMM in sight of which its record, corrected by live, does

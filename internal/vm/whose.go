@@ -172,8 +172,10 @@ func pids(all []vmm) []int {
 
 // pidNamespace is the inode of the PID namespace of this process, in which pids
 // mean something.
-func pidNamespace() uint64 {
-	fi, err := os.Stat("/proc/self/ns/pid")
+func pidNamespace() uint64 { return pidNamespaceOf("self") }
+
+func pidNamespaceOf(process string) uint64 {
+	fi, err := os.Stat("/proc/" + process + "/ns/pid")
 	if err != nil {
 		return 0
 	}
