@@ -330,6 +330,10 @@ func (s *hostileStore) resized(doc []byte, name string, size int) []byte {
 // lines makes command lines of one with placeholders.
 func (s *hostileStore) lines(line string) (all [][]string) {
 	var words []string
+	first := "none" // a sample may have none
+	if len(s.snapshots) > 0 {
+		first = s.snapshots[0]
+	}
 	for _, w := range strings.Fields(line) {
 		w = strings.ReplaceAll(w, "~", " ")
 		switch w {
@@ -344,7 +348,7 @@ func (s *hostileStore) lines(line string) (all [][]string) {
 		case "DIGESTS":
 			words = append(words, "sha256:"+filepath.Base(s.find("blobs", "sha256", strings.Repeat("[0-9a-f]", 64))[0]))
 		default:
-			words = append(words, strings.NewReplacer("SNAPSHOT0", s.snapshots[0], "REGISTRY", s.registry, "TEXT", s.text).Replace(w))
+			words = append(words, strings.NewReplacer("SNAPSHOT0", first, "REGISTRY", s.registry, "TEXT", s.text).Replace(w))
 		}
 	}
 	all = [][]string{words}
