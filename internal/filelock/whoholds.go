@@ -73,6 +73,12 @@ func flockOf(line string) (pid int, inode uint64, ok bool) {
 	return pid, inode, err == nil
 }
 
+// HasOpen tells whether a process has a file open, as far as this one can see.
+func HasOpen(pid int, path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && hasOpen(pid, &st)
+}
+
 // hasOpen: the number of an inode may be that of another file system's.
 func hasOpen(pid int, st *unix.Stat_t) bool {
 	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))

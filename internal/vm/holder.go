@@ -43,7 +43,7 @@ func holderOf(lock string) *holder {
 		return nil
 	}
 	h := &holder{pid: pid, fd: fd, note: note}
-	if h.state, err = processState(pid); err != nil || !hasOpen(pid, lock) {
+	if h.state, err = processState(pid); err != nil || !filelock.HasOpen(pid, lock) {
 		h.close()
 		return nil
 	}
@@ -73,24 +73,6 @@ func processState(pid int) (string, error) {
 		return "", fmt.Errorf("/proc/%d/stat is short", pid)
 	}
 	return f[0], nil
-}
-
-// hasOpen tells whether a process has a file open.
-func hasOpen(pid int, path string) bool {
-	want, err := os.Stat(path)
-	if err != nil {
-		return false
-	}
-	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
-	if err != nil {
-		return false
-	}
-	for _, fd := range fds {
-		if fi, err := os.Stat(fd); err == nil && os.SameFile(fi, want) {
-			return true
-		}
-	}
-	return false
 }
 
 // explainBusy adds to the error of a lock that was not had what lets its holder
