@@ -19,8 +19,8 @@ build: ## build bin/cocoon (static) and the simulator bin/cocoon-chsim
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/cocoon
 	@go build -trimpath -o bin/cocoon-chsim ./chsnap/chsnaptest/cmd/cocoon-chsim
 
-test: build ## run every test (needs Go and root); what was skipped, and why, stands at the end
-	go tool gotestsum --format pkgname --hide-summary=output -- -timeout 40m ./...
+test: build ## run every test (needs Go and root); what was skipped or failed, and why, stands at the end
+	go tool gotestsum --format pkgname -- -timeout 40m ./...
 
 race: ## the tests of the concurrent rooms under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -timeout 40m -race -short ./store/... ./refs/... ./gc/... ./chsnap/... ./restore/... ./network/... ./internal/...

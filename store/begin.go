@@ -48,14 +48,18 @@ const othersWrite = 0o022
 // begun tells a store from a folder in which one can be made. It refuses what is
 // neither: nothing is made in somebody's home, and no advice given to change it.
 func (s *Store) begun() (bool, error) {
-	if _, err := os.Lstat(s.Path("format")); !errors.Is(err, os.ErrNotExist) {
-		return true, nil // whatever it is, formatVersion says
+	if s.hasFormat() {
+		return true, nil
 	}
 	entries, err := os.ReadDir(s.root)
 	if err != nil {
 		return false, err
 	}
-	if s.hasFolders() {
+	lost := s.hasFolders()
+	if s.hasFormat() {
+		return true, nil // another process made the store between the two looks
+	}
+	if lost {
 		return false, s.lostFormat("is missing")
 	}
 	for _, e := range entries {
@@ -64,6 +68,12 @@ func (s *Store) begun() (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// hasFormat says no more than that: what the file is, formatVersion says.
+func (s *Store) hasFormat() bool {
+	_, err := os.Lstat(s.Path("format"))
+	return !errors.Is(err, os.ErrNotExist)
 }
 
 // beginning are the names that an empty folder may have: what a new file system

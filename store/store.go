@@ -125,7 +125,7 @@ func Open(ctx context.Context, root string, o Options) (*Store, error) {
 			return nil, err
 		}
 	}
-	if err := s.makeFolders(); err != nil {
+	if err := s.makeFolders(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/account"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
@@ -21,10 +23,19 @@ func TruthFolders() []string {
 	return []string{"snapshots", "blobs/sha256", "images", "images/blobs/sha256", "vms", "pins"}
 }
 
-// makeFolders makes those that a store must have, and its account.
-func (s *Store) makeFolders() error {
+// makeFolders makes those that a store must have, and its account. Of several
+// processes one does: the others would see an account of folders that they do not
+// find.
+func (s *Store) makeFolders(ctx context.Context) error {
+	if slices.ContainsFunc(Folders(), s.lacks) {
+		lock, err := filelock.ExclusiveFolder(ctx, s.root)
+		if err != nil {
+			return fmt.Errorf("make folders of the store: %w", err)
+		}
+		defer lock.Unlock()
+	}
 	for _, f := range Folders() {
-		if _, err := os.Stat(s.Path(f)); err == nil {
+		if !s.lacks(f) {
 			continue
 		}
 		if err := s.mayMake(f); err != nil {
@@ -36,6 +47,11 @@ func (s *Store) makeFolders() error {
 	}
 	s.foundAccount()
 	return nil
+}
+
+func (s *Store) lacks(folder string) bool {
+	_, err := os.Stat(s.Path(folder))
+	return err != nil
 }
 
 // mayMake refuses to make a folder that was there.
