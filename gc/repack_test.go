@@ -55,7 +55,7 @@ func publishRAM(ctx context.Context, s *store.Store, name string, ram []byte, pa
 		if parent, err = l.HoldEdges(ctx, parent.ID); err != nil {
 			return nil, err
 		}
-		if before, err = s.OpenMemory(ctx, l, parent, 0); err != nil {
+		if before, err = s.OpenMemory(ctx, parent, 0); err != nil {
 			return nil, err
 		}
 		defer before.Close()
@@ -122,7 +122,7 @@ func readsBack(t testing.TB, s *store.Store, id store.ID, ram []byte) {
 		t.Error(err)
 		return
 	}
-	im, err := s.OpenMemory(t.Context(), l, sn, 0)
+	im, err := s.OpenMemory(t.Context(), sn, 0)
 	if err != nil {
 		t.Error(err)
 		return

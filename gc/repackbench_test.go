@@ -74,7 +74,7 @@ func saveRAM(t testing.TB, s *store.Store, ram *ramgen.Image, parent *store.Snap
 	}
 	var before *pack.Image
 	if parent != nil {
-		if before, err = s.OpenMemory(ctx, l, parent, 0); err != nil {
+		if before, err = s.OpenMemory(ctx, parent, 0); err != nil {
 			t.Fatal(err)
 		}
 		defer before.Close()

@@ -38,7 +38,7 @@ func (e *Engine) materialise(ctx context.Context, lease *store.Lease, sn *store.
 		if err != nil {
 			return "", fmt.Errorf("wait for the RAM of snapshot %s to be made: %w", sn.ID, err)
 		}
-		err = e.make(ctx, lease, sn, key, lock)
+		err = e.make(ctx, sn, key, lock)
 		if uerr := lock.Unlock(); err == nil {
 			err = uerr
 		}
@@ -56,7 +56,7 @@ func (e *Engine) materialise(ctx context.Context, lease *store.Lease, sn *store.
 var errMadeByAnother = errors.New("made by another process")
 
 // make fills the locked file and gives it its name. On error it is removed.
-func (e *Engine) make(ctx context.Context, lease *store.Lease, sn *store.Snapshot, key digest.Digest, lock *filelock.Lock) (err error) {
+func (e *Engine) make(ctx context.Context, sn *store.Snapshot, key digest.Digest, lock *filelock.Lock) (err error) {
 	path, f := e.Store.CachePath(key), lock.File()
 	ours, err := f.Stat()
 	if err != nil {
@@ -81,7 +81,7 @@ func (e *Engine) make(ctx context.Context, lease *store.Lease, sn *store.Snapsho
 		return err
 	}
 	w := durable.NewWriteback(f)
-	err = e.fillMemory(ctx, lease, sn, f, total, w)
+	err = e.fillMemory(ctx, sn, f, total, w)
 	w.Wait()
 	if err != nil {
 		return err

@@ -61,7 +61,7 @@ func (e *Engine) lookAtDisks(ctx context.Context, p *Plan) error {
 		if d.Image != "" || p.disks[i].stored == 0 {
 			continue
 		}
-		im, err := e.Store.OpenDisk(ctx, nil, p.snapshot, i)
+		im, err := e.Store.OpenDisk(ctx, p.snapshot, i)
 		if err != nil {
 			return fmt.Errorf("disk %d of snapshot %s: %w", d.Index, p.SnapshotID, err)
 		}

@@ -15,7 +15,7 @@ import (
 // WriteMemory expands a snapshot's RAM into one new sparse file: its ranges
 // one after the other, in the order of the table in state.json. Every page is
 // verified. The file is not fsynced.
-func (e *Engine) WriteMemory(ctx context.Context, lease *store.Lease, sn *store.Snapshot, path string) error {
+func (e *Engine) WriteMemory(ctx context.Context, sn *store.Snapshot, path string) error {
 	if err := e.complete(); err != nil {
 		return err
 	}
@@ -23,11 +23,11 @@ func (e *Engine) WriteMemory(ctx context.Context, lease *store.Lease, sn *store.
 	for _, m := range sn.Spec.Memory {
 		total += int64(m.Bytes)
 	}
-	return newSparse(path, total, func(f *os.File) error { return e.fillMemory(ctx, lease, sn, f, total, nil) })
+	return newSparse(path, total, func(f *os.File) error { return e.fillMemory(ctx, sn, f, total, nil) })
 }
 
 // fillMemory writes a snapshot's RAM to f, which has total bytes. w may be nil.
-func (e *Engine) fillMemory(ctx context.Context, lease *store.Lease, sn *store.Snapshot, f *os.File, total int64, w *durable.Writeback) error {
+func (e *Engine) fillMemory(ctx context.Context, sn *store.Snapshot, f *os.File, total int64, w *durable.Writeback) error {
 	var offset int64
 	progress := &meter{total: total, onBytes: e.OnBytes}
 	told := func(n int64) {
@@ -35,7 +35,7 @@ func (e *Engine) fillMemory(ctx context.Context, lease *store.Lease, sn *store.S
 		w.Wrote(n)
 	}
 	for i, m := range sn.Spec.Memory {
-		im, err := e.Store.OpenMemory(ctx, lease, sn, i)
+		im, err := e.Store.OpenMemory(ctx, sn, i)
 		if err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
 		return cannotMake(dir, err)
 	}
 	defer d.Drop()
-	if err := e.exportInto(ctx, lease, p, d.Path(), dir); err != nil {
+	if err := e.exportInto(ctx, p, d.Path(), dir); err != nil {
 		return fmt.Errorf("export snapshot %s: %w", p.SnapshotID, err)
 	}
 	return cannotMake(dir, d.Publish())
@@ -74,7 +74,7 @@ func (e *Engine) roomFor(p *Plan, dir string) error {
 	return err
 }
 
-func (e *Engine) exportInto(ctx context.Context, lease *store.Lease, p *Plan, tmp, final string) error {
+func (e *Engine) exportInto(ctx context.Context, p *Plan, tmp, final string) error {
 	if err := p.source.Judge(p.config, p.state); err != nil {
 		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
 	}
@@ -89,7 +89,7 @@ func (e *Engine) exportInto(ctx context.Context, lease *store.Lease, p *Plan, tm
 	for i, d := range p.source.Disks() {
 		name := fmt.Sprintf("disk-%d.raw", d.Index)
 		w.Disks[d.DeviceID] = chsnap.DiskFile{Path: filepath.Join(final, name), Readonly: d.Readonly}
-		if err := e.exportDisk(ctx, lease, p.snapshot, i, filepath.Join(tmp, name)); err != nil {
+		if err := e.exportDisk(ctx, p.snapshot, i, filepath.Join(tmp, name)); err != nil {
 			return fmt.Errorf("disk %d: %w", d.Index, err)
 		}
 	}
@@ -106,15 +106,15 @@ func (e *Engine) exportInto(ctx context.Context, lease *store.Lease, p *Plan, tm
 	if err := writeFolder(tmp, c, s); err != nil {
 		return err
 	}
-	return e.WriteMemory(ctx, lease, p.snapshot, filepath.Join(tmp, "memory-ranges"))
+	return e.WriteMemory(ctx, p.snapshot, filepath.Join(tmp, "memory-ranges"))
 }
 
-func (e *Engine) exportDisk(ctx context.Context, lease *store.Lease, sn *store.Snapshot, i int, path string) error {
+func (e *Engine) exportDisk(ctx context.Context, sn *store.Snapshot, i int, path string) error {
 	if d := sn.Spec.Disks[i]; d.Image != "" {
 		_, err := clone.File(ctx, path, e.Images.Path(d.Image), clone.Options{})
 		return err
 	}
-	im, err := e.Store.OpenDisk(ctx, lease, sn, i)
+	im, err := e.Store.OpenDisk(ctx, sn, i)
 	if err != nil {
 		return err
 	}

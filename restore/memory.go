@@ -58,7 +58,7 @@ func (r *run) copyMemory(ctx context.Context) error {
 	if err := writeFolder(r.staging, c, s); err != nil {
 		return err
 	}
-	return r.WriteMemory(ctx, r.lease, r.plan.snapshot, filepath.Join(r.staging, "memory-ranges"))
+	return r.WriteMemory(ctx, r.plan.snapshot, filepath.Join(r.staging, "memory-ranges"))
 }
 
 // mapMemory points the VMM at the materialised RAM file. The VM keeps a hard

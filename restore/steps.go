@@ -174,7 +174,7 @@ func (r *run) disks(ctx context.Context) error {
 }
 
 func (r *run) writeDisk(ctx context.Context, i int, path string) error {
-	im, err := r.Store.OpenDisk(ctx, r.lease, r.plan.snapshot, i)
+	im, err := r.Store.OpenDisk(ctx, r.plan.snapshot, i)
 	if err != nil {
 		return err
 	}

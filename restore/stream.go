@@ -53,7 +53,7 @@ func (r *run) pushMemory(ctx context.Context, lanes []*migration.Lane) error {
 	durable.Step("restore.streaming")
 	told := &meter{total: r.plan.MemoryBytes, onBytes: r.OnBytes}
 	for i, m := range r.plan.snapshot.Spec.Memory {
-		im, err := r.Store.OpenMemory(ctx, r.lease, r.plan.snapshot, i)
+		im, err := r.Store.OpenMemory(ctx, r.plan.snapshot, i)
 		if err != nil {
 			return err
 		}

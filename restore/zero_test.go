@@ -34,7 +34,7 @@ func TestAnEngineThatLacksSomethingRefuses(t *testing.T) {
 			"Materialise": func() error { _, err := e.Materialise(t.Context(), "web"); return err },
 			"ExportCH":    func() error { return e.ExportCH(t.Context(), "web", filepath.Join(t.TempDir(), "out")) },
 			"Recover":     func() error { return e.Recover(t.Context(), "journal") },
-			"WriteMemory": func() error { return e.WriteMemory(t.Context(), nil, nil, filepath.Join(t.TempDir(), "ram")) },
+			"WriteMemory": func() error { return e.WriteMemory(t.Context(), nil, filepath.Join(t.TempDir(), "ram")) },
 		} {
 			if err := do(); !errors.Is(err, failure.Usage) {
 				t.Errorf("%s with %s: %v, want Usage", verb, name, err)

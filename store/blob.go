@@ -60,9 +60,9 @@ func (s *Store) OpenPack(ctx context.Context, d digest.Digest) (pack.ReaderAtClo
 	return f, fi.Size(), nil
 }
 
-// OpenMemory opens RAM range i of a snapshot for verified reading. The lease
-// must hold the snapshot or its digests.
-func (s *Store) OpenMemory(ctx context.Context, _ *Lease, sn *Snapshot, i int) (*pack.Image, error) {
+// OpenMemory opens RAM range i of a snapshot for verified reading. A lease of the
+// caller holds the snapshot or its digests, or they may go while it reads.
+func (s *Store) OpenMemory(ctx context.Context, sn *Snapshot, i int) (*pack.Image, error) {
 	m := sn.Spec.Memory[i]
 	return s.openImage(ctx, sn, m.Map, m.Bytes)
 }
@@ -70,7 +70,7 @@ func (s *Store) OpenMemory(ctx context.Context, _ *Lease, sn *Snapshot, i int) (
 // OpenDisk opens disk i of a snapshot for verified reading; see OpenMemory. It is
 // as large as its page map says: snapshots of disks that had been grown were once
 // published with the size that the VM was made with.
-func (s *Store) OpenDisk(ctx context.Context, _ *Lease, sn *Snapshot, i int) (*pack.Image, error) {
+func (s *Store) OpenDisk(ctx context.Context, sn *Snapshot, i int) (*pack.Image, error) {
 	d := sn.Spec.Disks[i]
 	if d.Map == "" {
 		return nil, fmt.Errorf("disk %d of snapshot %s is an image blob", d.Index, sn.ID)

@@ -19,8 +19,8 @@ type Difference struct {
 }
 
 // Diff compares two snapshots page by page without reading a page: RAM ranges
-// by guest address, disks by device id. The lease must hold both.
-func (s *Store) Diff(ctx context.Context, l *Lease, a, b *Snapshot) ([]Difference, error) {
+// by guest address, disks by device id. A lease of the caller holds both.
+func (s *Store) Diff(ctx context.Context, a, b *Snapshot) ([]Difference, error) {
 	var out []Difference
 	add := func(kind, where string, ia, ib side) error {
 		d, err := s.diff(ctx, ia, ib)
@@ -31,13 +31,13 @@ func (s *Store) Diff(ctx context.Context, l *Lease, a, b *Snapshot) ([]Differenc
 		out = append(out, d)
 		return nil
 	}
-	rangesA, rangesB := s.rangesOf(l, a), s.rangesOf(l, b)
+	rangesA, rangesB := s.rangesOf(a), s.rangesOf(b)
 	for _, gpa := range unionKeys(rangesA, rangesB) {
 		if err := add("memory", gpa, rangesA[gpa], rangesB[gpa]); err != nil {
 			return nil, err
 		}
 	}
-	disksA, disksB := s.disksOf(l, a), s.disksOf(l, b)
+	disksA, disksB := s.disksOf(a), s.disksOf(b)
 	for _, id := range unionKeys(disksA, disksB) {
 		if da, db := disksA[id], disksB[id]; da.image != "" && da.image == db.image {
 			continue // the same read-only image
@@ -57,23 +57,23 @@ type side struct {
 	image string
 }
 
-func (s *Store) rangesOf(l *Lease, sn *Snapshot) map[string]side {
+func (s *Store) rangesOf(sn *Snapshot) map[string]side {
 	out := map[string]side{}
 	for i, m := range sn.Spec.Memory {
 		out[fmt.Sprintf("%#012x", m.GPA)] = side{
-			open:  func(ctx context.Context) (*pack.Image, error) { return s.OpenMemory(ctx, l, sn, i) },
+			open:  func(ctx context.Context) (*pack.Image, error) { return s.OpenMemory(ctx, sn, i) },
 			bytes: int64(m.Bytes),
 		}
 	}
 	return out
 }
 
-func (s *Store) disksOf(l *Lease, sn *Snapshot) map[string]side {
+func (s *Store) disksOf(sn *Snapshot) map[string]side {
 	out := map[string]side{}
 	for i, d := range sn.Spec.Disks {
 		o := side{bytes: d.Bytes, image: string(d.Image)}
 		if d.Map != "" {
-			o.open = func(ctx context.Context) (*pack.Image, error) { return s.OpenDisk(ctx, l, sn, i) }
+			o.open = func(ctx context.Context) (*pack.Image, error) { return s.OpenDisk(ctx, sn, i) }
 		}
 		out[d.DeviceID.String()] = o
 	}

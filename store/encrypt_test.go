@@ -33,7 +33,7 @@ func readRAM(t testing.TB, s *Store, id ID) ([]byte, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im, err := s.OpenMemory(t.Context(), nil, sn, 0)
+	im, err := s.OpenMemory(t.Context(), sn, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -83,7 +83,7 @@ func TestGuestsOfOneImageSharePages(t *testing.T) {
 
 func checkRAM(t *testing.T, s *Store, sn *Snapshot, want *ramgen.Image) {
 	t.Helper()
-	im, err := s.OpenMemory(t.Context(), nil, sn, 0)
+	im, err := s.OpenMemory(t.Context(), sn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

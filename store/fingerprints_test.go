@@ -90,7 +90,7 @@ func parentImage(t *testing.T, s *Store, parent *Snapshot, gpa uint64) (*pack.Im
 		return nil, ""
 	}
 	i := slices.IndexFunc(parent.Spec.Memory, func(r MemoryRange) bool { return r.GPA == gpa })
-	im, err := s.OpenMemory(t.Context(), nil, parent, i)
+	im, err := s.OpenMemory(t.Context(), parent, i)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func parentImage(t *testing.T, s *Store, parent *Snapshot, gpa uint64) (*pack.Im
 func holds(t *testing.T, s *Store, sn *Snapshot, rams ...ramRange) {
 	t.Helper()
 	for i, r := range rams {
-		im, err := s.OpenMemory(t.Context(), nil, sn, i)
+		im, err := s.OpenMemory(t.Context(), sn, i)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -117,7 +117,7 @@ func TestWhatIsPublishedReadsBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im, err := s.OpenMemory(t.Context(), nil, got, 0)
+	im, err := s.OpenMemory(t.Context(), got, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestADiskIsAsLargeAsItsPageMap(t *testing.T) {
 		if len(rep.Damaged) != 0 || !slices.Equal(rep.Resized, want) {
 			t.Errorf("a disk of another size: %+v, want %+v", rep, want)
 		}
-		im, err := s.OpenDisk(t.Context(), l, sn, 0)
+		im, err := s.OpenDisk(t.Context(), sn, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -62,7 +62,7 @@ func newSnapshotDiff(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rows, err := st.Diff(ctx, lease, from, to)
+			rows, err := st.Diff(ctx, from, to)
 			if err != nil {
 				return err
 			}

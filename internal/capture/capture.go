@@ -198,7 +198,7 @@ func (s *Saver) Preview(ctx context.Context, req Request) (*Preview, error) {
 }
 
 func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
-	src := &source{store: c.Store, lease: c.lease, ingest: c.ingest, parent: c.parent, onBytes: c.req.OnBytes}
+	src := &source{store: c.Store, ingest: c.ingest, parent: c.parent, onBytes: c.req.OnBytes}
 	for _, d := range savedDisks(c.rec) {
 		src.disks = append(src.disks, sourceDisk{spec: d})
 	}

@@ -97,7 +97,7 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 	if c.ingest, err = m.Store.Ingest(ctx, lease); err != nil {
 		return nil, err
 	}
-	src := &source{store: m.Store, lease: lease, ingest: c.ingest, dir: dir, parent: c.parent, onBytes: req.OnBytes}
+	src := &source{store: m.Store, ingest: c.ingest, dir: dir, parent: c.parent, onBytes: req.OnBytes}
 	src.memory = &fileMemory{dir: dir, open: func() (*os.File, error) { return dir.OpenMemory(folder.root) }}
 	sn, err := m.publish(ctx, c, src, disks, rec)
 	if err != nil {

@@ -84,7 +84,7 @@ func (l *diskLab) packed(d *liveDisk) []byte {
 		l.t.Fatal(err)
 	}
 	sn := &store.Snapshot{Spec: store.Spec{Disks: []store.Disk{{Map: m, Bytes: d.bytes}}}}
-	im, err := l.st.OpenDisk(ctx, nil, sn, 0)
+	im, err := l.st.OpenDisk(ctx, sn, 0)
 	if err != nil {
 		l.t.Fatal(err)
 	}

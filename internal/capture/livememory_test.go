@@ -28,7 +28,7 @@ func TestLaterRoundsEndInTheMaps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src, firsts := &source{store: st, lease: lease, ingest: in}, 0
+	src, firsts := &source{store: st, ingest: in}, 0
 	m := &liveMemory{src: src, w: in.Pages(ctx), dir: in.Dir(), firstDone: func() error { firsts++; return nil }}
 	ranges := []chsnap.Range{{GPA: 0, Length: 3 << 20}, {GPA: 4 << 30, Length: 5<<20 + 3*pack.PageSize}}
 	if err := m.Begin(ctx, ranges); err != nil {
@@ -80,7 +80,7 @@ func TestLaterRoundsEndInTheMaps(t *testing.T) {
 	}
 	sn := &store.Snapshot{Spec: store.Spec{Memory: maps}}
 	for i, r := range ranges {
-		im, err := st.OpenMemory(ctx, lease, sn, i)
+		im, err := st.OpenMemory(ctx, sn, i)
 		if err != nil {
 			t.Fatal(err)
 		}

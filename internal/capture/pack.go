@@ -16,7 +16,6 @@ import (
 // source is everything of one snapshot that still has to become blobs.
 type source struct {
 	store   *store.Store
-	lease   *store.Lease
 	ingest  *store.Ingest
 	dir     *chsnap.Dir // its documents; its RAM is memory's
 	memory  memory
@@ -142,7 +141,7 @@ func (src *source) parentDisk(ctx context.Context, i int) (*pack.Image, digest.D
 		return nil, ""
 	}
 	// A parent that cannot be read only costs reuse, never the capture.
-	im, err := src.store.OpenDisk(ctx, src.lease, src.parent, i)
+	im, err := src.store.OpenDisk(ctx, src.parent, i)
 	if err != nil {
 		return nil, ""
 	}

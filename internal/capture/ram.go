@@ -54,7 +54,7 @@ func (src *source) parentMemory(ctx context.Context, r chsnap.Range) (*pack.Imag
 	for i, m := range src.parent.Spec.Memory {
 		if m.GPA == r.GPA {
 			// A parent that cannot be read only costs reuse, never the capture.
-			if im, err := src.store.OpenMemory(ctx, src.lease, src.parent, i); err == nil {
+			if im, err := src.store.OpenMemory(ctx, src.parent, i); err == nil {
 				return im, m.Map
 			}
 		}

@@ -318,7 +318,7 @@ func TestAnEncryptedSnapshotGetsANewIDUnderItsKey(t *testing.T) {
 		t.Fatalf("with its key: %+v, %v", got, err)
 	}
 	same(t, with, got, got)
-	if _, err := with.Store.OpenMemory(t.Context(), nil, got, 0); err != nil {
+	if _, err := with.Store.OpenMemory(t.Context(), got, 0); err != nil {
 		t.Error(err)
 	}
 }

@@ -58,7 +58,7 @@ func publish(t *testing.T, s *store.Store, ram []byte, parent *store.Snapshot) *
 	check(err)
 	var before *pack.Image
 	if parent != nil {
-		before, err = s.OpenMemory(ctx, l, parent, 0)
+		before, err = s.OpenMemory(ctx, parent, 0)
 		check(err)
 		defer before.Close()
 	}
@@ -129,7 +129,7 @@ func reads(t *testing.T, s *store.Store, id store.ID, ram []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im, err := s.OpenMemory(t.Context(), nil, sn, 0)
+	im, err := s.OpenMemory(t.Context(), sn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -124,7 +124,7 @@ type fileAt struct {
 	base int64
 }
 
-func (a fileAt) WriteAt(p []byte, off int64) (int, error) { return shortWrite(a.file, p, a.base+off) }
+func (a fileAt) WriteAt(p []byte, off int64) (int, error) { return a.file.WriteAt(p, a.base+off) }
 
 // scatterer writes parts to their places.
 type scatterer struct {

@@ -251,7 +251,7 @@ func throughStore(s *store.Store, id store.ID, edges []digest.Digest) ([]byte, e
 			return nil, fmt.Errorf("the collector would take blob %s", d)
 		}
 	}
-	im, err := s.OpenMemory(context.Background(), nil, sn, 0)
+	im, err := s.OpenMemory(context.Background(), sn, 0)
 	if err != nil {
 		return nil, err
 	}

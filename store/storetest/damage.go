@@ -65,7 +65,7 @@ func neverWrong(t testing.TB, what string, s *store.Store, id store.ID, ram []by
 		wants(t, what, err, failure.Damaged)
 		return
 	}
-	im, err := s.OpenMemory(t.Context(), nil, sn, 0)
+	im, err := s.OpenMemory(t.Context(), sn, 0)
 	if err != nil {
 		wants(t, what, err, failure.Damaged)
 		return

@@ -126,7 +126,7 @@ func readsBack(t testing.TB, s *store.Store, id store.ID, ram []byte) {
 		t.Error(err)
 		return
 	}
-	im, err := s.OpenMemory(t.Context(), nil, sn, 0)
+	im, err := s.OpenMemory(t.Context(), sn, 0)
 	if err != nil {
 		t.Error(err)
 		return

@@ -61,7 +61,7 @@ func sparseMemory(t *testing.T, h Harness) {
 	if sn.StoredBytes > 1<<20 {
 		t.Errorf("%d bytes are stored for three islands of %d", sn.StoredBytes, len(island))
 	}
-	im, err := s.OpenMemory(t.Context(), l, sn, 0)
+	im, err := s.OpenMemory(t.Context(), sn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func hugeOffset(t *testing.T, h Harness) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im, err := s.OpenMemory(t.Context(), l, sn, 0)
+	im, err := s.OpenMemory(t.Context(), sn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

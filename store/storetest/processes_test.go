@@ -133,7 +133,7 @@ func pages(of string) []byte {
 }
 
 func holds(s *store.Store, sn *store.Snapshot, of string) error {
-	im, err := s.OpenMemory(context.Background(), nil, sn, 0)
+	im, err := s.OpenMemory(context.Background(), sn, 0)
 	if err != nil {
 		return err
 	}
