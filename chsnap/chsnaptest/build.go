@@ -19,7 +19,8 @@ const (
 	simulatorPackage = "github.com/cocoonv2/cocoon/chsnap/chsnaptest/cmd/cocoon-chsim"
 	buildPrefix      = "cocoon-chsim-"
 	builtAlready     = "COCOON_TEST_CHSIM"
-	probeTimeout     = 20 * time.Second
+	probedAlready    = "COCOON_TEST_PROBED"
+	probeTimeout     = 2 * time.Minute // a busy host is no reason for the simulator
 )
 
 // A test process builds the simulator and probes the real VMM at most once.
@@ -102,6 +103,9 @@ func probeReal() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("no cloud-hypervisor on PATH: %w", err)
 	}
+	if os.Getenv(probedAlready) == path {
+		return path, nil
+	}
 	dir, err := os.MkdirTemp("", "cocoon-guest-")
 	if err != nil {
 		return "", fmt.Errorf("making a folder for the test guest: %w", err)
@@ -113,7 +117,10 @@ func probeReal() (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
-	return path, Probe(ctx, path, kernel)
+	if err := Probe(ctx, path, kernel); err != nil {
+		return "", err
+	}
+	return path, os.Setenv(probedAlready, path) // for the test processes that this one starts
 }
 
 // freeBytes is the space an unprivileged process may fill below path, 0 when the

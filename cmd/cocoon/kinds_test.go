@@ -152,37 +152,51 @@ const hugePages = "huge pages"
 // theReserve is one of the whole host: the test that has it is alone with it.
 var theReserve sync.Mutex
 
-// reserveHugePages has the kernel set so many more aside until the test ends.
-func reserveHugePages(t *testing.T, more int) {
+// reserveHugePages has so many huge pages be free until the test ends, no more:
+// the host may have spare ones.
+func reserveHugePages(t *testing.T, free int) {
 	t.Helper()
 	theReserve.Lock()
 	t.Cleanup(theReserve.Unlock)
-	const path = "/proc/sys/vm/nr_hugepages"
-	count := func() int {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Skipf("no huge pages on this kernel: %v", err)
-		}
-		n, err := strconv.Atoi(strings.TrimSpace(string(b)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	before := count()
-	set := func(n int) error { return os.WriteFile(path, []byte(strconv.Itoa(n)), 0) }
-	if err := set(before + more); err != nil {
+	before, spare := countHugePages(t)
+	want := before - spare + free
+	if err := setHugePages(want); err != nil {
 		t.Skipf("huge pages cannot be reserved: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := set(before); err != nil {
+		if err := setHugePages(before); err != nil {
 			t.Error(err)
 		}
 	})
 	mountHugePages(t)
-	if got := count(); got < before+more {
-		t.Skipf("%d of %d huge pages could be reserved", got-before, more)
+	if got, _ := countHugePages(t); got != want {
+		t.Skipf("%d huge pages were wanted, the kernel gave %d", want, got)
 	}
+}
+
+func setHugePages(n int) error {
+	return os.WriteFile("/proc/sys/vm/nr_hugepages", []byte(strconv.Itoa(n)), 0)
+}
+
+// countHugePages gives how many the host has, and how many of them a VM could have.
+func countHugePages(t *testing.T) (all, spare int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := map[string]int{}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 2 && strings.HasPrefix(f[0], "HugePages_") {
+			if count[f[0]], err = strconv.Atoi(f[1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(count) == 0 {
+		t.Skip("no huge pages on this kernel")
+	}
+	return count["HugePages_Total:"], count["HugePages_Free:"] - count["HugePages_Rsvd:"]
 }
 
 // mountHugePages makes the mount whose page size the VMM asks for, where systemd
