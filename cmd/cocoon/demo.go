@@ -46,7 +46,7 @@ func newDemo(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			wait, err := a.patience()
+			wait, err := a.config.Patience()
 			if err != nil {
 				return err
 			}

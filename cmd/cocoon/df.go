@@ -32,7 +32,7 @@ func newSystemDF(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			limit, err := a.cacheCap()
+			limit, err := a.config.CacheCap()
 			if err != nil {
 				return err
 			}

@@ -11,14 +11,15 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/store"
 )
 
 // digestOf takes a digest as any command prints it: whole or its first digits,
 // with sha256: or without; and the name of an image.
-func (r *rooms) digestOf(ctx context.Context, ref string) (digest.Digest, error) {
-	im, err := r.images.Get(ctx, ref)
+func digestOf(ctx context.Context, r *house.House, ref string) (digest.Digest, error) {
+	im, err := r.Images.Get(ctx, ref)
 	if err == nil {
 		return im.ID, nil
 	}
@@ -29,13 +30,13 @@ func (r *rooms) digestOf(ctx context.Context, ref string) (digest.Digest, error)
 	if len(hex) == 64 {
 		return digest.NewDigestFromEncoded(digest.SHA256, hex), nil
 	}
-	return r.blobOf(ref, hex)
+	return blobOf(r, ref, hex)
 }
 
 // blobOf finds the one blob, of snapshots or of images, whose digest begins so.
-func (r *rooms) blobOf(ref, hex string) (digest.Digest, error) {
+func blobOf(r *house.House, ref, hex string) (digest.Digest, error) {
 	var found []string
-	for _, folder := range []string{r.store.Path("blobs", "sha256"), filepath.Dir(r.images.Path(digest.FromString("")))} {
+	for _, folder := range []string{r.Store.Path("blobs", "sha256"), filepath.Dir(r.Images.Path(digest.FromString("")))} {
 		entries, err := os.ReadDir(folder)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return "", err
@@ -55,37 +56,37 @@ func (r *rooms) blobOf(ref, hex string) (digest.Digest, error) {
 	return "", failure.New(failure.Conflict, "%q is ambiguous: %s", ref, strings.Join(found[:min(len(found), 4)], ", "))
 }
 
-// imageRow answers an image by name or digest. One that a VM or a snapshot brought
+// imageRowOf answers an image by name or digest. One that a VM or a snapshot brought
 // along, such as the kernel of a folder, has no name and no record.
-func (r *rooms) imageRow(ctx context.Context, ref string) (imageRow, error) {
-	rec, err := r.images.Get(ctx, ref)
+func imageRowOf(ctx context.Context, r *house.House, ref string) (imageRow, error) {
+	rec, err := r.Images.Get(ctx, ref)
 	if err == nil {
 		return toImageRow(rec), nil
 	}
 	if !errors.Is(err, failure.NotFound) {
 		return imageRow{}, err
 	}
-	d, derr := r.digestOf(ctx, ref)
+	d, derr := digestOf(ctx, r, ref)
 	if derr != nil {
 		return imageRow{}, err
 	}
-	fi, serr := os.Stat(r.images.Path(d))
+	fi, serr := os.Stat(r.Images.Path(d))
 	if serr != nil {
 		return imageRow{}, err
 	}
-	kind, err := r.roleOf(ctx, d)
+	kind, err := roleOf(ctx, r, d)
 	return imageRow{ID: d.String(), Kind: kind, Bytes: fi.Size(), VirtualBytes: fi.Size(), Created: fi.ModTime().UTC()}, err
 }
 
 // roleOf asks what a blob without a record is used as, "" where nobody uses it.
-func (r *rooms) roleOf(ctx context.Context, d digest.Digest) (string, error) {
+func roleOf(ctx context.Context, r *house.House, d digest.Digest) (string, error) {
 	var refs []store.ImageRef
-	for sn, err := range r.store.List(ctx) {
+	for sn, err := range r.Store.List(ctx) {
 		if err == nil {
 			refs = append(refs, sn.Spec.Images...)
 		}
 	}
-	vms, err := r.vms.List(ctx)
+	vms, err := r.VMs.List(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -108,16 +109,16 @@ func (r *rooms) roleOf(ctx context.Context, d digest.Digest) (string, error) {
 
 // removeImage drops a record. Of a blob that has none there is nothing to drop: it
 // goes with what holds it.
-func (r *rooms) removeImage(ctx context.Context, ref string) error {
-	err := r.images.Remove(ctx, ref, r.holders)
+func removeImage(ctx context.Context, r *house.House, ref string) error {
+	err := r.Images.Remove(ctx, ref, r.Holders)
 	if !errors.Is(err, failure.NotFound) {
 		return err
 	}
-	row, rerr := r.imageRow(ctx, ref)
+	row, rerr := imageRowOf(ctx, r, ref)
 	if rerr != nil {
 		return err
 	}
-	who, err := r.holders(ctx, digest.Digest(row.ID))
+	who, err := r.Holders(ctx, digest.Digest(row.ID))
 	switch {
 	case err != nil:
 		return err

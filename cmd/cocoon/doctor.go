@@ -13,6 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/internal/doctor"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/runfolder"
 	"github.com/cocoonv2/cocoon/store"
@@ -32,21 +33,21 @@ func newSystemDoctor(a *app) *cobra.Command {
 					return err
 				}
 			}
-			host := a.host()
+			looked := a.doctor()
 			a.examines = true // which a keeper given meanwhile would defeat
 			r, err := a.open(c.Context())
 			if err != nil && !errors.Is(err, failure.NotFound) {
 				return err
 			}
 			if r != nil {
-				a.ofStore(&host, r)
+				ofStore(&looked, r)
 			}
 			if fix && r != nil {
-				if err := a.mend(c.Context(), r, host); err != nil {
+				if err := a.mend(c.Context(), r, looked); err != nil {
 					return err
 				}
 			}
-			found := host.Examine(c.Context())
+			found := looked.Examine(c.Context())
 			if format == "json" {
 				err = a.out.JSON(found)
 			} else {
@@ -63,12 +64,12 @@ func newSystemDoctor(a *app) *cobra.Command {
 	return c
 }
 
-// host is what can be looked at before there is a store.
-func (a *app) host() doctor.Host {
+// doctor is what can be looked at before there is a store.
+func (a *app) doctor() doctor.Host {
 	return doctor.Host{
 		RootDir:    nearest(a.set("rootDir")),
 		CNIConfDir: a.config["cniConfDir"].List, CNIBinDir: a.config["cniBinDir"].List,
-		VMMVersion: func(ctx context.Context) (string, error) { return vmmBuild(ctx, a.set("hypervisor")) },
+		VMMVersion: func(ctx context.Context) (string, error) { return a.config.VMMBuild(ctx) },
 		IndexOK:    func(context.Context) error { return nil },
 		Sealing: func() (*keyring.Key, error) {
 			k, _, err := keyring.NewRing(a.set("keyFile")).Sealing()
@@ -78,11 +79,11 @@ func (a *app) host() doctor.Host {
 }
 
 // ofStore adds the store that there is.
-func (a *app) ofStore(h *doctor.Host, r *rooms) {
-	h.RootDir, h.IndexOK, h.Sealing = r.store.Root(), a.indexOK, r.store.SealingKey
-	h.Store, h.Standing, h.Images, h.Unkept = r.store.Owner, r.vms.Standing, r.store.LookAtImages, r.unkept
+func ofStore(h *doctor.Host, r *house.House) {
+	h.RootDir, h.IndexOK, h.Sealing = r.Store.Root(), r.IndexOK, r.Store.SealingKey
+	h.Store, h.Standing, h.Images, h.Unkept = r.Store.Owner, r.VMs.Standing, r.Store.LookAtImages, unkept(r)
 	h.Collection = func(ctx context.Context) (lost, doubtful []string, err error) {
-		e, err := gc.Examine(ctx, r.store, r.roots())
+		e, err := gc.Examine(ctx, r.Store, house.Roots(r.Store))
 		for _, l := range e.Lost {
 			lost = append(lost, l.String())
 		}
@@ -91,15 +92,17 @@ func (a *app) ofStore(h *doctor.Host, r *rooms) {
 }
 
 // unkept are the names of the VMs without a keeper.
-func (r *rooms) unkept(ctx context.Context) ([]string, error) {
-	ids, err := r.vms.Unkept(ctx)
-	for i, id := range ids {
-		if rec, err := r.vms.Get(ctx, id); err == nil {
-			ids[i] = rec.Name
+func unkept(r *house.House) func(context.Context) ([]string, error) {
+	return func(ctx context.Context) ([]string, error) {
+		ids, err := r.VMs.Unkept(ctx)
+		for i, id := range ids {
+			if rec, err := r.VMs.Get(ctx, id); err == nil {
+				ids[i] = rec.Name
+			}
 		}
+		slices.Sort(ids)
+		return ids, err
 	}
-	slices.Sort(ids)
-	return ids, err
 }
 
 // nearest is the folder itself, or the last on the way to it that is there.
@@ -110,15 +113,6 @@ func nearest(dir string) string {
 		}
 		dir = filepath.Dir(dir)
 	}
-}
-
-// indexOK: an index that was never written is none that is damaged.
-func (a *app) indexOK(ctx context.Context) error {
-	_, err := a.db.Generation(ctx)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 // closeToOthers comes before the store is opened, which is refused while others
@@ -143,9 +137,9 @@ func (a *app) closeToOthers() error {
 
 // mend repairs what can be repaired without a decision of the operator: keepers,
 // the guard of the images, and the index, which is derived.
-func (a *app) mend(ctx context.Context, r *rooms, h doctor.Host) error {
-	a.keepAll(ctx, r)
-	guarded, err := r.store.GuardImages(ctx)
+func (a *app) mend(ctx context.Context, r *house.House, h doctor.Host) error {
+	r.KeepAll(ctx)
+	guarded, err := r.Store.GuardImages(ctx)
 	if err != nil {
 		return err
 	}
@@ -156,7 +150,7 @@ func (a *app) mend(ctx context.Context, r *rooms, h doctor.Host) error {
 		return nil
 	}
 	a.errOut.Line("refs.db is rebuilt from manifests and records")
-	return a.reindex(ctx, r)
+	return r.Reindex(ctx)
 }
 
 func (a *app) printFindings(found []doctor.Finding) {

@@ -9,21 +9,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/doctor"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/store"
 )
 
 // TestDoctorIsToldEverything: a check whose question nobody answers finds nothing
 // wrong on any host.
 func TestDoctorIsToldEverything(t *testing.T) {
-	a := &app{config: map[string]config.Value{}}
+	a := &app{config: house.Settings{}}
 	st, err := store.Open(t.Context(), t.TempDir(), store.Options{Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := a.host()
-	a.ofStore(&h, &rooms{store: st})
+	h := a.doctor()
+	ofStore(&h, &house.House{Store: st})
 	v := reflect.ValueOf(h)
 	for i := range v.NumField() {
 		if f := v.Type().Field(i); f.Type.Kind() == reflect.Func && v.Field(i).IsNil() {

@@ -21,6 +21,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/guest"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/network/networktest"
 )
 
@@ -166,7 +167,7 @@ func (h *host) killedWithItsGuards(step string, args ...string) {
 	guards := 0
 	for _, pid := range children(h.t, c.Process.Pid) {
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if bytes.Contains(line, []byte(guardVerb)) || bytes.Contains(line, []byte(rescueVerb)) {
+		if bytes.Contains(line, []byte(house.GuardVerb)) || bytes.Contains(line, []byte(house.RescueVerb)) {
 			guards++
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 				h.t.Error(err)

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"path"
-	"strconv"
 	"strings"
 	"time"
 
@@ -66,32 +65,6 @@ func short(id string, full bool) string {
 		id = id[:12]
 	}
 	return folder + id
-}
-
-// parseSize reads bytes, or K M G T (KiB … too) as powers of 1024.
-func parseSize(flag, s string) (int64, error) {
-	n, err := units.RAMInBytes(s)
-	if err != nil || n <= 0 {
-		return 0, failure.New(failure.Usage, "%s %q is not a size such as 512M or 4G", flag, s)
-	}
-	return n, nil
-}
-
-// parseDuration reads 90s 36h 7d 2w.
-func parseDuration(flag, s string) (time.Duration, error) {
-	for suffix, unit := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
-		if n, ok := strings.CutSuffix(s, suffix); ok {
-			v, err := strconv.ParseFloat(n, 64)
-			if d := time.Duration(v * float64(unit)); err == nil && v < 1e5 && d > 0 {
-				return d, nil
-			}
-		}
-	}
-	d, err := time.ParseDuration(s)
-	if err != nil || d <= 0 {
-		return 0, failure.New(failure.Usage, "%s %q is not a duration such as 90s, 36h, 7d or 2w", flag, s)
-	}
-	return d, nil
 }
 
 func parseLabels(list []string) (map[string]string, error) {

@@ -4,20 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/screen"
 	"github.com/cocoonv2/cocoon/internal/spelling"
-	"github.com/cocoonv2/cocoon/internal/vm"
-	"github.com/cocoonv2/cocoon/store"
 )
 
 func newGC(a *app) *cobra.Command {
@@ -35,7 +32,7 @@ func newGC(a *app) *cobra.Command {
 			}
 			var err error
 			if wait != "" && wait != "0" {
-				if o.Wait, err = parseDuration("--wait", wait); err != nil {
+				if o.Wait, err = config.ParseDuration("--wait", wait); err != nil {
 					return err
 				}
 			}
@@ -90,38 +87,6 @@ func checkMetricsFile(path string, dryRun bool) error {
 	return nil
 }
 
-func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
-	r, err := a.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	o.RunFolder = r.vms
-	bytes, err := a.cacheCap()
-	if err != nil {
-		return nil, err
-	}
-	o.CacheCap = store.CacheAtMost(bytes)
-	if o.Grace, err = a.grace(); err != nil {
-		return nil, err
-	}
-	o.Sources, o.Journals = r.roots(), r.restore
-	o.Network = a.network(ctx, r.store)
-	return gc.Collect(ctx, r.store, o)
-}
-
-// grace is how long what is doubtful stays; "0" is not at all.
-func (a *app) grace() (time.Duration, error) {
-	if a.set("gcGrace") == "0" {
-		return -1, nil
-	}
-	return parseDuration("gcGrace", a.set("gcGrace"))
-}
-
-// roots are all that keep objects beside snapshots and leases.
-func (r *rooms) roots() []store.Source {
-	return []store.Source{vm.Roots(r.store), image.Roots(r.store), r.store.Pins()}
-}
-
 // checkForgotten refuses what cannot be the id of a VM.
 func checkForgotten(ids []string) error {
 	for _, id := range ids {
@@ -138,11 +103,16 @@ func (a *app) repackOptions(flag string) (*gc.Repack, error) {
 	if value == "" {
 		name, value = "repackThreshold", a.set("repackThreshold")
 	}
-	n, err := strconv.ParseFloat(strings.TrimSuffix(value, "%"), 64)
-	if err != nil || !(n > 0 && n <= 100) || !strings.HasSuffix(value, "%") {
-		return nil, failure.New(failure.Usage, "%s %q: a share such as 50%%, above 0%% and at most 100%%", name, value)
+	share, err := house.RepackThreshold(name, value)
+	return &gc.Repack{Threshold: share}, err
+}
+
+func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
+	h, err := a.open(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return &gc.Repack{Threshold: n / 100}, nil
+	return h.Collect(ctx, o)
 }
 
 func (a *app) printReport(rep *gc.Report, format string, explain bool) error {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -18,22 +19,26 @@ func (a *app) pruneAndCollect(ctx context.Context, o gc.Options) (*gc.Report, er
 	if err != nil {
 		return nil, err
 	}
-	if lost, err := a.lost(ctx); err != nil || len(lost) > 0 && !o.AcceptLoss {
+	h, err := a.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if lost, err := h.Lost(ctx); err != nil || len(lost) > 0 && !o.AcceptLoss {
 		if err != nil {
 			return nil, err
 		}
-		return a.collect(ctx, o) // which refuses: no policy is to judge by what is left
+		return h.Collect(ctx, o) // which refuses: no policy is to judge by what is left
 	}
-	pruned, pruneErr := a.prune(ctx, rules, o.DryRun)
+	pruned, pruneErr := h.Prune(ctx, rules, o.DryRun)
 	if pruned == nil {
 		return nil, pruneErr
 	}
 	explain := o.Explain
 	o.Explain = explain || o.DryRun
 	if o.DryRun && o.Repack != nil {
-		o.Repack.Without = pruned.gone()
+		o.Repack.Without = gone(pruned)
 	}
-	rep, err := a.collect(ctx, o)
+	rep, err := h.Collect(ctx, o)
 	if rep == nil {
 		rep = gc.NewReport(o.DryRun)
 	}
@@ -44,17 +49,8 @@ func (a *app) pruneAndCollect(ctx context.Context, o gc.Options) (*gc.Report, er
 	return rep, errors.Join(pruneErr, err)
 }
 
-// lost is what vanished of the store since it was last collected.
-func (a *app) lost(ctx context.Context) ([]gc.Lost, error) {
-	r, err := a.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return gc.Missing(ctx, r.store, r.roots())
-}
-
 // gone are the snapshots that the policy removes.
-func (p *pruneReport) gone() (ids []store.ID) {
+func gone(p *house.PruneReport) (ids []store.ID) {
 	for _, d := range p.Decisions {
 		if d.Action != "keep" && d.Error == "" {
 			ids = append(ids, d.ID)
@@ -65,14 +61,14 @@ func (p *pruneReport) gone() (ids []store.ID) {
 
 // addPruned puts the snapshots before the objects that they held. A snapshot
 // itself frees nothing: its blobs are objects of their own.
-func addPruned(rep *gc.Report, p *pruneReport) {
+func addPruned(rep *gc.Report, p *house.PruneReport) {
 	var removed []gc.Removed
 	var kept []gc.Kept
 	var gone []string
 	for _, d := range p.Decisions {
 		why := "prune: " + strings.Join(d.Reasons, ", ")
 		switch {
-		case d.idle: // gc says what becomes of it
+		case d.Idle: // gc says what becomes of it
 		case d.Action == "keep":
 			kept = append(kept, gc.Kept{Kind: "snapshot", ID: string(d.ID), Holders: []string{why}})
 		case d.Error != "":
@@ -92,6 +88,10 @@ func addPruned(rep *gc.Report, p *pruneReport) {
 // failed, and where the store cannot even be opened.
 func (a *app) writeMetrics(ctx context.Context, path string, start time.Time, rep *gc.Report, failed error) error {
 	end := time.Now()
+	var st *store.Store
+	if a.opened != nil {
+		st = a.opened.Store
+	}
 	run := gc.Run{Ended: end, Took: end.Sub(start), Success: failed == nil, Report: rep}
-	return gc.WriteMetrics(ctx, path, a.st, run)
+	return gc.WriteMetrics(ctx, path, st, run)
 }

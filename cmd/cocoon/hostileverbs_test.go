@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/screen"
 )
 
@@ -92,7 +93,7 @@ var hostileVerbs = []struct{ verb, args string }{
 }
 
 // notRun are processes that cocoon starts of itself.
-var notRun = []string{guardVerb, rescueVerb, materialiseVerb, undemoVerb}
+var notRun = []string{house.GuardVerb, house.RescueVerb, house.MaterialiseVerb, undemoVerb}
 
 func TestEveryVerbIsRunOnHostileStores(t *testing.T) {
 	a := &app{out: screen.New(io.Discard, "stdout"), errOut: screen.New(io.Discard, "stderr"), env: os.LookupEnv}

@@ -41,12 +41,12 @@ func newImageImport(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			lease, err := r.store.Lease(c.Context(), "image import")
+			lease, err := r.Store.Lease(c.Context(), "image import")
 			if err != nil {
 				return err
 			}
 			defer lease.Release()
-			rec, err := r.images.Import(c.Context(), lease, args[0], name)
+			rec, err := r.Images.Import(c.Context(), lease, args[0], name)
 			if err != nil {
 				return err
 			}
@@ -67,7 +67,7 @@ func newImageList(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			recs, err := r.images.List(c.Context())
+			recs, err := r.Images.List(c.Context())
 			if err != nil {
 				return err
 			}
@@ -99,11 +99,11 @@ func newImageInspect(a *app) *cobra.Command {
 			}
 			rows := []imageRow{}
 			err = each(args, func(ref string) error {
-				row, err := r.imageRow(c.Context(), ref)
+				row, err := imageRowOf(c.Context(), r, ref)
 				if err != nil {
 					return err
 				}
-				row.Holders, err = r.holders(c.Context(), digest.Digest(row.ID))
+				row.Holders, err = r.Holders(c.Context(), digest.Digest(row.ID))
 				rows = append(rows, row)
 				return err
 			})
@@ -120,7 +120,7 @@ func newImageRemove(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return each(args, func(ref string) error { return r.removeImage(c.Context(), ref) })
+			return each(args, func(ref string) error { return removeImage(c.Context(), r, ref) })
 		},
 	}
 }

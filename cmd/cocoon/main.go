@@ -6,12 +6,12 @@
 //
 // Words: a verb is a command with its flags (newGC in gc.go, newSnapshotCreate in
 // snapshotcreate.go: a file each); the app is what all verbs share, the settings
-// and where to print; the rooms are the engines over one open store.
+// and where to print; the house is all rooms over one open store (internal/house).
 //
 // A command goes this way: [Main] makes the app and the tree of verbs; app.load
 // settles each setting (flag, environment, file, default); the verb checks its
 // arguments, asks app.store or app.open for what it needs, calls one room, and
-// prints. Opening the rooms lets guests go on that a command which died had left
+// prints. Opening the house lets guests go on that a command which died had left
 // paused. The error, if any, comes back to Main, which prints it in one line with
 // its hint and turns its class (package failure) into the exit code.
 //

@@ -20,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/internal/durable/durabletest"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -287,7 +288,7 @@ func (c *cutter) collects(dir string) {
 		return
 	}
 	for i := range 3 {
-		rep, err := gc.Collect(context.Background(), s, gc.Options{Sources: (&rooms{store: s}).roots(), Grace: -1})
+		rep, err := gc.Collect(context.Background(), s, gc.Options{Sources: house.Roots(s), Grace: -1})
 		if err != nil {
 			c.t.Errorf("collect: %v", err)
 			return

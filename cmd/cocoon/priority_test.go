@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/house"
 )
 
 // TestWhatIsMadeAheadSlowsNobodyElse: only the process that makes it gives way,
@@ -19,7 +20,7 @@ func TestWhatIsMadeAheadSlowsNobodyElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.must(materialiseVerb, "base")
+	h.must(house.MaterialiseVerb, "base")
 	if after, err := unix.Getpriority(unix.PRIO_PGRP, 0); err != nil || after != before {
 		t.Errorf("the priority of the group is %d, was %d (%v)", after, before, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/gc/policy"
+	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -89,12 +90,12 @@ func parseRules(get func(flag string) rule, labels []string) (policy.Rules, erro
 	}
 	var err error
 	if w := get("keep-within"); w.given {
-		if r.Within, err = parseDuration(w.name, w.value); err != nil {
+		if r.Within, err = config.ParseDuration(w.name, w.value); err != nil {
 			return r, err
 		}
 	}
 	if m := get("max-store-size"); m.given {
-		if r.MaxBytes, err = parseSize(m.name, m.value); err != nil {
+		if r.MaxBytes, err = config.ParseSize(m.name, m.value); err != nil {
 			return r, err
 		}
 	}

@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/repair"
-	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -33,10 +31,10 @@ func newSystemRepair(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			o.Reindex = func(ctx context.Context) error { return a.reindex(ctx, r) }
-			o.Copies = r.rawCopies
+			o.Reindex = r.Reindex
+			o.Copies = r.RawCopies
 			if from != "" {
-				m, err := a.moverOf(r, transferFlags{plainHTTP: plainHTTP})
+				m, err := moverOf(r, transferFlags{plainHTTP: plainHTTP})
 				if err == nil {
 					err = m.Repository(from)
 				}
@@ -45,7 +43,7 @@ func newSystemRepair(a *app) *cobra.Command {
 				}
 				o.Fetch = m.BlobSource(from)
 			}
-			rep, err := repair.Run(c.Context(), r.store, o)
+			rep, err := repair.Run(c.Context(), r.Store, o)
 			if err != nil {
 				return err
 			}
@@ -104,36 +102,4 @@ func (a *app) printRepair(rep *repair.Report) {
 	for _, x := range rep.Derived {
 		a.out.Line("%s %s", x.Object, x.What)
 	}
-}
-
-// rawCopies are the files in which pages of a snapshot may be found: its
-// materialised RAM, in the cache or linked by a VM, and the disks of the VM it
-// was taken from and of its clones.
-func (r *rooms) rawCopies(ctx context.Context, sn *store.Snapshot) []store.RawCopy {
-	var out []store.RawCopy
-	ram := func(path string) {
-		var offset int64
-		for _, m := range sn.Spec.Memory {
-			out = append(out, store.RawCopy{Path: path, Offset: offset, Map: m.Map})
-			offset += int64(m.Bytes)
-		}
-	}
-	ram(r.store.Path("cache", "memory", store.MemoryKey(sn).Encoded()))
-	vms, err := r.vms.List(ctx)
-	if err != nil {
-		return out // a record that cannot be read costs copies, not the repair
-	}
-	for _, rec := range vms {
-		if rec.ID != sn.Spec.VM.ID && rec.Snapshot != string(sn.ID) {
-			continue
-		}
-		ram(filepath.Join(r.vms.Dir(rec.ID), vm.MemoryBase))
-		for _, d := range rec.Disks {
-			if d.File == "" || d.Index >= len(sn.Spec.Disks) || sn.Spec.Disks[d.Index].Map == "" {
-				continue
-			}
-			out = append(out, store.RawCopy{Path: filepath.Join(r.vms.Dir(rec.ID), d.File), Map: sn.Spec.Disks[d.Index].Map})
-		}
-	}
-	return out
 }

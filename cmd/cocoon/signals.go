@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/screen"
 )
 
@@ -35,7 +36,7 @@ var endings = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}
 // guard hears none.
 func interruptible(args []string) (context.Context, context.CancelFunc) {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // a write to a reader who is gone fails, and no more
-	if len(args) > 0 && slices.Contains([]string{guardVerb, rescueVerb, undemoVerb}, args[0]) {
+	if len(args) > 0 && slices.Contains([]string{house.GuardVerb, house.RescueVerb, undemoVerb}, args[0]) {
 		signal.Notify(make(chan os.Signal, 1), endings...) // to ignore them would be inherited by a VMM
 		return context.Background(), func() {}
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -33,7 +34,7 @@ func newSnapshotCheck(a *app) *cobra.Command {
 			}
 			verdicts := []verdict{}
 			refused := each(args, func(ref string) error {
-				v, err := r.judge(ctx, ref)
+				v, err := judge(ctx, r, ref)
 				if v != nil {
 					verdicts = append(verdicts, *v)
 				}
@@ -46,12 +47,12 @@ func newSnapshotCheck(a *app) *cobra.Command {
 
 // judge makes the plan that a restore would make. The refusal is both in the
 // verdict and the error, which gives the exit code.
-func (r *rooms) judge(ctx context.Context, ref string) (*verdict, error) {
-	id, err := r.store.Resolve(ctx, ref)
+func judge(ctx context.Context, r *house.House, ref string) (*verdict, error) {
+	id, err := r.Store.Resolve(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	plan, err := r.restore.NewPlan(ctx, restore.Request{Snapshot: string(id)})
+	plan, err := r.Restorer.NewPlan(ctx, restore.Request{Snapshot: string(id)})
 	if err != nil {
 		return &verdict{ID: id, Reason: oneLine(err), Hint: failure.HintOf(err)}, err
 	}

@@ -2,15 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/cocoonv2/cocoon/gc/policy"
 	"github.com/cocoonv2/cocoon/internal/capture"
+	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -38,7 +37,7 @@ func newSnapshotCreate(a *app) *cobra.Command {
 				return err
 			}
 			if expires != "" {
-				d, err := parseDuration("--expires", expires)
+				d, err := config.ParseDuration("--expires", expires)
 				if err != nil {
 					return err
 				}
@@ -50,7 +49,7 @@ func newSnapshotCreate(a *app) *cobra.Command {
 			}
 			req.OnNote = func(text string) { a.log.Warn(text, "vm", req.VM) }
 			if req.DryRun {
-				p, err := r.saver.Preview(ctx, req)
+				p, err := r.Saver.Preview(ctx, req)
 				if err != nil {
 					return err
 				}
@@ -69,7 +68,7 @@ func newSnapshotCreate(a *app) *cobra.Command {
 					return err
 				}
 			}
-			return trim(ctx, r.store, sn, keep)
+			return r.Trim(ctx, sn, keep)
 		},
 	}
 	f := c.Flags()
@@ -87,36 +86,15 @@ func newSnapshotCreate(a *app) *cobra.Command {
 	return c
 }
 
-func (a *app) save(ctx context.Context, r *rooms, req capture.Request) (*store.Snapshot, error) {
+func (a *app) save(ctx context.Context, r *house.House, req capture.Request) (*store.Snapshot, error) {
 	m := a.meter("packing")
 	defer m.end()
 	req.OnBytes = m.update
-	return r.saver.Save(ctx, req)
+	return r.Saver.Save(ctx, req)
 }
 
 func printStats(a *app, sn *store.Snapshot) {
 	cp := sn.Spec.Capture
 	a.errOut.Line("paused %.1f ms of %.1f ms, mode %s; pages: %d new, %d reused, %d zero; stored %s",
 		cp.PauseMs, cp.TotalMs, cp.Mode, cp.PagesNew, cp.PagesReused, cp.PagesZero, size(sn.StoredBytes))
-}
-
-// trim removes all but the newest keep of sn's VM; protected ones do not count.
-func trim(ctx context.Context, st *store.Store, sn *store.Snapshot, keep int) error {
-	if keep == 0 {
-		return nil
-	}
-	all, err := candidates(ctx, st, func(s store.Summary) bool { return s.VM.ID == sn.Spec.VM.ID })
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, d := range policy.Decide(all, policy.Rules{MaxPerVM: keep}, time.Now()).Decisions {
-		if d.Keep || d.Snapshot.Foreign { // whatever VM that says it is of
-			continue
-		}
-		if err := removePruned(ctx, st, store.ID(d.Snapshot.ID)); err != nil {
-			errs = append(errs, fmt.Errorf("--max %d: %w", keep, err))
-		}
-	}
-	return errors.Join(errs...)
 }

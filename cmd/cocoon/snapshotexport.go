@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/registry"
 )
 
@@ -29,7 +30,7 @@ func (f *transferFlags) addImages(c *cobra.Command) {
 }
 
 // mover opens the rooms and gives what moves snapshots.
-func (a *app) mover(ctx context.Context, open func(context.Context) (*rooms, error), f transferFlags) (*registry.Mover, error) {
+func (a *app) mover(ctx context.Context, open func(context.Context) (*house.House, error), f transferFlags) (*registry.Mover, error) {
 	if f.concurrency < 0 || f.concurrency > 64 {
 		return nil, failure.New(failure.Usage, "--concurrency %d: 1 to 64", f.concurrency)
 	}
@@ -37,15 +38,15 @@ func (a *app) mover(ctx context.Context, open func(context.Context) (*rooms, err
 	if err != nil {
 		return nil, err
 	}
-	return a.moverOf(r, f)
+	return moverOf(r, f)
 }
 
-func (a *app) moverOf(r *rooms, f transferFlags) (*registry.Mover, error) {
-	idle, err := parseDuration("registryTimeout", a.set("registryTimeout"))
-	if err != nil {
-		return nil, err
+func moverOf(r *house.House, f transferFlags) (*registry.Mover, error) {
+	m, err := r.Mover()
+	if err == nil {
+		m.Concurrency, m.PlainHTTP = f.concurrency, f.plainHTTP
 	}
-	return &registry.Mover{Store: r.store, Images: r.images, Concurrency: f.concurrency, PlainHTTP: f.plainHTTP, Idle: idle}, nil
+	return m, err
 }
 
 func newSnapshotPush(a *app) *cobra.Command {
@@ -166,8 +167,7 @@ func (a *app) exportCH(ctx context.Context, ref, dir string) error {
 	}
 	m := a.meter("writing")
 	defer m.end()
-	r.restore.OnBytes = m.update
-	return r.restore.ExportCH(ctx, ref, dir)
+	return r.ExportCH(ctx, ref, dir, m.update)
 }
 
 func (a *app) exportOCI(ctx context.Context, ref, out string, f transferFlags) error {

@@ -81,8 +81,7 @@ func (a *app) importCH(ctx context.Context, dir string, f *importFlags) (*store.
 	}
 	m := a.meter("packing")
 	defer m.end()
-	im := &capture.Importer{Store: r.store, Images: r.images}
-	return im.Import(ctx, capture.ImportRequest{
+	return r.Importer().Import(ctx, capture.ImportRequest{
 		Dir: dir, Name: f.meta.Name, Description: f.meta.Description, Labels: f.meta.Labels,
 		Parent: f.parent, TrustPaths: f.trustPaths, Boot: f.boot, OnNote: a.remark, OnBytes: m.update,
 	})

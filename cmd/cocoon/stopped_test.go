@@ -13,6 +13,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/house"
 )
 
 // quick makes a guard bear as little silence as it ever does.
@@ -174,7 +175,7 @@ func (h *host) guardOf(pid, before int) (guard int) {
 	h.until("it has a guard", func() bool {
 		for _, child := range children(h.t, pid) {
 			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", child))
-			if child != before && bytes.Contains(line, []byte(guardVerb)) {
+			if child != before && bytes.Contains(line, []byte(house.GuardVerb)) {
 				guard = child
 			}
 		}

@@ -25,6 +25,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/owner"
 	"github.com/cocoonv2/cocoon/internal/screen"
 )
@@ -81,9 +82,9 @@ var crossedVerbs = []struct{ verb, args string }{
 	{"system key create", "OUT"},
 	{"system key show", "none"},
 	{"gc", "|--dry-run|--explain|--prune|--repack --repack-threshold 100%|--format json|--cache-max-bytes 0"},
-	{guardVerb, "a b c d"},
-	{rescueVerb, "web"},
-	{materialiseVerb, "base"},
+	{house.GuardVerb, "a b c d"},
+	{house.RescueVerb, "web"},
+	{house.MaterialiseVerb, "base"},
 }
 
 // elsewhereVerbs work in folders of their own.

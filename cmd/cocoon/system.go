@@ -47,11 +47,11 @@ func newSystemInit(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "init", Short: "Make the store, if there is none; prints its id", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			st, err := a.begin(c.Context())
+			h, err := a.openStore(c.Context(), true)
 			if err != nil {
 				return err
 			}
-			m, err := st.Owner(c.Context())
+			m, err := h.Store.Owner(c.Context())
 			if err != nil {
 				return err
 			}
@@ -112,22 +112,22 @@ func (a *app) info(c *cobra.Command) (*systemInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &systemInfo{Version: version, RootDir: r.store.Root(), RunDir: a.set("runDir"), Reflink: clone.CanReflink(r.store.Root())}
-	if i.FreeBytes, err = store.FreeBytes(r.store.Root()); err != nil {
+	i := &systemInfo{Version: version, RootDir: r.Store.Root(), RunDir: a.set("runDir"), Reflink: clone.CanReflink(r.Store.Root())}
+	if i.FreeBytes, err = store.FreeBytes(r.Store.Root()); err != nil {
 		return nil, err
 	}
-	if i.Hypervisor, err = vmmBuild(ctx, a.set("hypervisor")); err != nil {
+	if i.Hypervisor, err = a.config.VMMBuild(ctx); err != nil {
 		i.Hypervisor = "none: " + oneLine(err)
 	}
-	snaps, err := r.store.Summaries(ctx)
+	snaps, err := r.Store.Summaries(ctx)
 	if err != nil {
 		return nil, err
 	}
-	vms, err := r.vms.List(ctx)
+	vms, err := r.VMs.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	images, err := r.images.List(ctx)
+	images, err := r.Images.List(ctx)
 	i.Snapshots, i.VMs, i.Images = len(snaps), len(vms), len(images)
 	return i, err
 }
@@ -137,7 +137,7 @@ func (a *app) completeVMs(c *cobra.Command, _ []string, prefix string) ([]string
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	vms, err := r.vms.List(c.Context())
+	vms, err := r.VMs.List(c.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}

@@ -11,8 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/hypervisor"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/listing"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/restore"
@@ -21,8 +22,8 @@ import (
 func newVM(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "vm", Short: "Virtual machines", Args: cobra.ArbitraryArgs, RunE: groupHelp}
 	c.AddCommand(newVMCreate(a), newVMList(a), newVMInspect(a), newVMLogs(a), newVMStart(a), newVMStop(a), newVMSuspend(a), newVMRestore(a), newVMRemove(a),
-		vmVerb(a, "pause", "Stop the virtual CPUs", func(ctx context.Context, r *rooms, ref string) error { return r.vms.Pause(ctx, ref) }),
-		vmVerb(a, "resume", "Let a paused VM go on", func(ctx context.Context, r *rooms, ref string) error { return r.vms.Resume(ctx, ref) }),
+		vmVerb(a, "pause", "Stop the virtual CPUs", func(ctx context.Context, r *house.House, ref string) error { return r.VMs.Pause(ctx, ref) }),
+		vmVerb(a, "resume", "Let a paused VM go on", func(ctx context.Context, r *house.House, ref string) error { return r.VMs.Resume(ctx, ref) }),
 	)
 	return c
 }
@@ -35,7 +36,7 @@ func groupHelp(c *cobra.Command, args []string) error {
 	return c.Help()
 }
 
-func vmVerb(a *app, verb, help string, do func(context.Context, *rooms, string) error) *cobra.Command {
+func vmVerb(a *app, verb, help string, do func(context.Context, *house.House, string) error) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " VM…", Short: help, Args: needArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -59,7 +60,7 @@ func newVMStop(a *app) *cobra.Command {
 			}
 			var o vm.StopOptions
 			if timeout != "" {
-				if o.Timeout, err = parseDuration("--timeout", timeout); err != nil {
+				if o.Timeout, err = config.ParseDuration("--timeout", timeout); err != nil {
 					return err
 				}
 			}
@@ -71,8 +72,8 @@ func newVMStop(a *app) *cobra.Command {
 }
 
 // stop ends one VM and says how it went.
-func (a *app) stop(ctx context.Context, r *rooms, ref string, o vm.StopOptions) error {
-	exit, err := r.vms.Stop(ctx, ref, o)
+func (a *app) stop(ctx context.Context, r *house.House, ref string, o vm.StopOptions) error {
+	exit, err := r.VMs.Stop(ctx, ref, o)
 	if exit != nil {
 		a.errOut.Line("%s: %s", ref, exit)
 	}
@@ -80,20 +81,20 @@ func (a *app) stop(ctx context.Context, r *rooms, ref string, o vm.StopOptions) 
 }
 
 func newVMStart(a *app) *cobra.Command {
-	var o hypervisor.StartOptions
+	var o house.StartOptions
 	mode := "auto"
 	var networks []string
-	c := vmVerb(a, "start", "Let a suspended VM go on; boot any other from its disks", func(ctx context.Context, r *rooms, ref string) error {
+	c := vmVerb(a, "start", "Let a suspended VM go on; boot any other from its disks", func(ctx context.Context, r *house.House, ref string) error {
 		m := a.meter("restoring")
 		defer m.end()
-		r.restore.OnBytes = m.update
+		o.OnBytes = m.update
 		o.Mode = restore.Mode(mode)
 		var err error
 		if o.Networks, err = parseMoves(networks); err != nil {
 			return err
 		}
 		o.OnNetwork = func(n restore.NetworkPlan) { a.errOut.Line("cocoon: %s: %s", ref, n) }
-		return r.hypervisor.Start(ctx, ref, o)
+		return r.Start(ctx, ref, o)
 	})
 	c.Flags().BoolVar(&o.Cold, "cold", false, "boot a suspended VM from its disks and give up its RAM")
 	c.Flags().StringVar(&mode, "restore-mode", mode, "how the RAM of a suspended VM comes back, as in vm create")
@@ -107,20 +108,17 @@ func newVMStart(a *app) *cobra.Command {
 }
 
 func newVMSuspend(a *app) *cobra.Command {
-	return vmVerb(a, "suspend", "Save RAM and end the VMM; start goes on from there", func(ctx context.Context, r *rooms, ref string) error {
+	return vmVerb(a, "suspend", "Save RAM and end the VMM; start goes on from there", func(ctx context.Context, r *house.House, ref string) error {
 		m := a.meter("packing")
 		defer m.end()
-		return r.hypervisor.Suspend(ctx, ref, m.update)
+		return r.Suspend(ctx, ref, m.update)
 	})
 }
 
 func newVMRemove(a *app) *cobra.Command {
 	var o vm.RemoveOptions
-	c := vmVerb(a, "rm", "Remove VMs with their disks; snapshots stay", func(ctx context.Context, r *rooms, ref string) error {
-		rec, err := r.hypervisor.Remove(ctx, ref, o)
-		if rec != nil {
-			a.forgetVM(ctx, rec.ID)
-		}
+	c := vmVerb(a, "rm", "Remove VMs with their disks; snapshots stay", func(ctx context.Context, r *house.House, ref string) error {
+		_, err := r.Remove(ctx, ref, o)
 		return err
 	})
 	c.Aliases = []string{"remove"}
@@ -172,25 +170,25 @@ type vmDisk struct {
 	Image    string `json:"image,omitempty"`
 }
 
-func (r *rooms) vmRow(rec *vm.Record) vmRow {
+func rowOf(r *house.House, rec *vm.Record) vmRow {
 	row := vmRow{
 		ID: rec.ID, Name: rec.Name, State: rec.State, Trouble: rec.Trouble, Created: rec.Created.UTC(), Labels: rec.Labels, Snapshot: rec.Snapshot,
 		Image: rec.Image, CPUs: rec.CPUs, Memory: vmMemory{rec.MemoryBytes}, Restore: rec.Restore, LastError: rec.LastError, Exit: rec.Exit,
 		Disks: []vmDisk{}, Networks: []vmNetwork{},
 	}
 	if p := rec.Process; p != nil {
-		row.PID, row.APISocket, row.Hypervisor, row.Vsock = p.PID, p.APISocket, p.Version, r.vms.VsockSocket(rec)
+		row.PID, row.APISocket, row.Hypervisor, row.Vsock = p.PID, p.APISocket, p.Version, r.VMs.VsockSocket(rec)
 	}
-	if p := r.vms.Panic(rec); p != nil {
+	if p := r.VMs.Panic(rec); p != nil {
 		row.Panic = &vmPanic{p.At, p.From, p.Line}
 	}
 	if s := rec.Sleep; s != nil {
 		row.Suspend = &vmSuspend{string(s.Snapshot), s.Since}
 	}
 	for _, d := range rec.Disks {
-		path := r.vms.Dir(rec.ID) + "/" + d.File
+		path := r.VMs.Dir(rec.ID) + "/" + d.File
 		if d.Image != "" {
-			path = r.images.Path(d.Image)
+			path = r.Images.Path(d.Image)
 		}
 		row.Disks = append(row.Disks, vmDisk{d.Serial, path, d.Bytes, d.Readonly, string(d.Image)})
 	}
@@ -233,14 +231,14 @@ func newVMList(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			recs, err := r.vms.List(c.Context())
+			recs, err := r.VMs.List(c.Context())
 			if err != nil {
 				return err
 			}
-			r.vms.Look(c.Context(), recs...)
+			r.VMs.Look(c.Context(), recs...)
 			rows := []vmRow{}
 			for _, rec := range recs {
-				rows = append(rows, r.vmRow(rec))
+				rows = append(rows, rowOf(r, rec))
 			}
 			return listing.Write(a.out, o, rows, func(v vmRow) string { return v.ID }, vmColumns(&o))
 		},
@@ -281,10 +279,10 @@ func newVMInspect(a *app) *cobra.Command {
 			}
 			rows := []vmRow{}
 			err = each(args, func(ref string) error {
-				rec, err := r.vms.Get(c.Context(), ref)
+				rec, err := r.VMs.Get(c.Context(), ref)
 				if err == nil {
-					r.vms.Look(c.Context(), rec)
-					rows = append(rows, r.vmRow(rec))
+					r.VMs.Look(c.Context(), rec)
+					rows = append(rows, rowOf(r, rec))
 				}
 				return err
 			})
@@ -303,11 +301,11 @@ func newVMLogs(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rec, err := r.vms.Get(c.Context(), args[0])
+			rec, err := r.VMs.Get(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			f, err := r.vms.OpenSerial(c.Context(), rec.ID)
+			f, err := r.VMs.OpenSerial(c.Context(), rec.ID)
 			if errors.Is(err, os.ErrNotExist) {
 				return failure.New(failure.NotFound, "VM %s has not written to its serial port", rec.Name)
 			}

@@ -7,9 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/vm"
-	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/restore"
 )
 
@@ -66,7 +67,7 @@ func newVMCreate(a *app) *cobra.Command {
 	return c
 }
 
-func (a *app) createFresh(ctx context.Context, r *rooms, name string, f *createFlags) error {
+func (a *app) createFresh(ctx context.Context, r *house.House, name string, f *createFlags) error {
 	var err error
 	s := f.spec
 	s.Name = name
@@ -89,11 +90,10 @@ func (a *app) createFresh(ctx context.Context, r *rooms, name string, f *createF
 	if s.Networks, err = parseNetworks(f.networks); err != nil {
 		return err
 	}
-	rec, err := r.vms.Create(ctx, s)
+	rec, err := r.Create(ctx, s)
 	if err != nil {
 		return err
 	}
-	a.recordVMs(ctx, rec)
 	a.out.Line("%s", rec.ID)
 	return nil
 }
@@ -111,7 +111,7 @@ func parseDisk(s string) (vm.DiskSpec, error) {
 		case "readonly":
 			d.Readonly = v == "" || v == "on" || v == "true"
 		case "size":
-			n, err := parseSize("--disk size", v)
+			n, err := config.ParseSize("--disk size", v)
 			if err != nil {
 				return d, err
 			}
@@ -123,7 +123,7 @@ func parseDisk(s string) (vm.DiskSpec, error) {
 	return d, nil
 }
 
-func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *createFlags) error {
+func (a *app) createFromSnapshot(c *cobra.Command, r *house.House, name string, f *createFlags) error {
 	for _, own := range []string{"kernel", "firmware", "initramfs", "image", "cmdline", "cpus", "memory", "vsock", "console", "balloon", "disk", "ch-arg"} {
 		if c.Flags().Changed(own) {
 			return failure.New(failure.Usage, "--%s comes from the snapshot and cannot be given with --from-snapshot", own)
@@ -160,8 +160,8 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *rooms, name string, f *cre
 	return a.applyAll(c.Context(), r, plans)
 }
 
-func (a *app) planAll(ctx context.Context, r *rooms, names []string, req restore.Request) ([]*restore.Plan, error) {
-	plans, err := r.restore.NewPlans(ctx, req, names)
+func (a *app) planAll(ctx context.Context, r *house.House, names []string, req restore.Request) ([]*restore.Plan, error) {
+	plans, err := r.Restorer.NewPlans(ctx, req, names)
 	if err != nil {
 		return nil, err
 	}
@@ -175,22 +175,15 @@ func (a *app) planAll(ctx context.Context, r *rooms, names []string, req restore
 }
 
 // applyAll makes every VM or none, and prints the ids in the order of names.
-func (a *app) applyAll(ctx context.Context, r *rooms, plans []*restore.Plan) error {
+func (a *app) applyAll(ctx context.Context, r *house.House, plans []*restore.Plan) error {
 	m := a.meter("restoring")
-	r.restore.OnBytes = m.update
-	recs, err := r.restore.ApplyAll(ctx, plans)
+	recs, err := r.Rebuild(ctx, plans, m.update)
 	m.end()
 	if err != nil {
 		return err
 	}
-	a.recordVMs(ctx, recs...)
 	for _, rec := range recs {
 		a.out.Line("%s", rec.ID)
 	}
-	if plans[0].Ahead {
-		a.materialiseAhead(ctx, string(plans[0].SnapshotID))
-	}
 	return nil
 }
-
-func vmHolder(id string) refs.Holder { return refs.Holder{Kind: "vm", ID: id} }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
 )
@@ -98,7 +99,7 @@ func (f *hardwareFlags) readCPUs(s *vm.CreateSpec) error {
 
 func (f *hardwareFlags) readMemory(s *vm.CreateSpec) (err error) {
 	if f.memory == "" || f.memory[0] >= '0' && f.memory[0] <= '9' {
-		s.MemoryBytes, err = parseSize("--memory", f.memory)
+		s.MemoryBytes, err = config.ParseSize("--memory", f.memory)
 		return err
 	}
 	h := &s.Hardware
@@ -157,7 +158,7 @@ func sizeOption(flag string, to *int64) func(string) error {
 		if v == "0" {
 			return nil
 		}
-		*to, err = parseSize(flag, v)
+		*to, err = config.ParseSize(flag, v)
 		return err
 	}
 }

@@ -3,7 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
-	"fmt"
+	"errors"
 	"os"
 	"strings"
 
@@ -11,13 +11,12 @@ import (
 	"golang.org/x/term"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/hypervisor"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/restore"
-	"github.com/cocoonv2/cocoon/store"
 )
 
 func newVMRestore(a *app) *cobra.Command {
-	var o hypervisor.ExchangeOptions
+	var o house.ExchangeOptions
 	var dryRun, other bool
 	mode := "auto"
 	c := &cobra.Command{
@@ -35,22 +34,19 @@ func newVMRestore(a *app) *cobra.Command {
 				}
 			}
 			if dryRun {
-				p, err := r.hypervisor.PlanExchange(c.Context(), args[0], args[1], o)
+				p, err := r.PlanExchange(c.Context(), args[0], args[1], o)
 				if err != nil {
 					return err
 				}
 				return a.out.JSON(p)
 			}
 			loading, saving := a.meter("restoring"), a.meter("packing")
-			r.restore.OnBytes, o.OnBytes = loading.update, saving.update
-			backup, err := r.hypervisor.Exchange(c.Context(), args[0], args[1], o)
+			o.OnLoaded, o.OnSaved = loading.update, saving.update
+			backup, err := r.Exchange(c.Context(), args[0], args[1], o)
 			loading.end()
 			saving.end()
 			if err != nil {
 				return err
-			}
-			if rec, err := r.vms.Get(c.Context(), args[0]); err == nil {
-				a.recordVMs(c.Context(), rec)
 			}
 			if backup != "" {
 				a.out.Line("%s", backup)
@@ -68,52 +64,18 @@ func newVMRestore(a *app) *cobra.Command {
 	return c
 }
 
-// ofItsOwn refuses a snapshot of another VM, and one from elsewhere, which says
-// itself of which VM it is, unless somebody at a terminal says that
-// it is meant: a slip in the second argument would cost the first one's state.
-func (a *app) ofItsOwn(ctx context.Context, r *rooms, vmRef, snapshotRef string, dryRun bool) error {
-	rec, err := r.vms.Get(ctx, vmRef)
-	if err != nil {
-		return err
-	}
-	id, err := r.store.Resolve(ctx, snapshotRef)
-	if err != nil {
-		return err
-	}
-	sn, err := r.store.Get(ctx, id)
-	if err != nil {
-		return err
-	}
-	if sn.Spec.VM.ID == rec.ID && !sn.Foreign() || r.descendsFrom(ctx, store.ID(rec.Snapshot), id) {
-		return nil
-	}
-	what := fmt.Sprintf("snapshot %s is of VM %s, not of %s", snapshotRef, sn.Spec.VM.Name, rec.Name)
-	if sn.Foreign() {
-		what = fmt.Sprintf("snapshot %s %s: that it is of VM %s is what it says itself", snapshotRef, sn.Meta.Origin, sn.Spec.VM.Name)
-	}
-	what += fmt.Sprintf(": the state that %s has would be lost", rec.Name)
-	if !dryRun && a.confirms(what+". Go on?") {
-		return nil
-	}
-	return failure.Hint(failure.New(failure.Conflict, "%s", what), "--from-other if that is meant; --backup keeps the state as a snapshot")
-}
-
-// descendsFrom: id is what a VM was made of, or an ancestor of that. Of which one a
-// snapshot from elsewhere is the child is the word of whoever made it.
-func (r *rooms) descendsFrom(ctx context.Context, madeOf, id store.ID) bool {
-	seen := map[store.ID]bool{}
-	for at := madeOf; at != "" && !seen[at]; {
-		if at == id {
-			return true
+// ofItsOwn refuses a snapshot of another VM, and one from elsewhere, unless somebody
+// at a terminal says that it is meant.
+func (a *app) ofItsOwn(ctx context.Context, h *house.House, vmRef, snapshotRef string, dryRun bool) error {
+	err := h.OfItsOwn(ctx, vmRef, snapshotRef)
+	var other *house.NotItsOwnError
+	if !errors.As(err, &other) || !dryRun && a.confirms(other.Error()+". Go on?") {
+		if other != nil {
+			return nil
 		}
-		seen[at] = true
-		sn, err := r.store.Get(ctx, at)
-		if err != nil || sn.Foreign() {
-			return false // where the line is broken nobody knows
-		}
-		at = sn.Spec.Parent
+		return err
 	}
-	return false
+	return failure.Hint(err, "--from-other if that is meant; --backup keeps the state as a snapshot")
 }
 
 // confirms asks at a terminal; elsewhere the answer is no.

@@ -20,7 +20,7 @@ func (a *app) waiting(ctx context.Context) context.Context {
 		After: tellWait,
 		Tell:  func(w filelock.Waiting) { a.tell(w.String()) },
 		Bound: func() time.Duration {
-			p, _ := a.patience() // one that cannot be read was refused, or is not asked for yet
+			p, _ := a.config.Patience() // one that cannot be read was refused, or is not asked for yet
 			return max(p.Call(), patience.Default.Call())
 		},
 	})

@@ -3,7 +3,7 @@ package vm
 import "context"
 
 // Hypervisor is all that a caller needs who saves VMs and rebuilds them and asks
-// for nothing else. Package internal/hypervisor implements it over a Manager:
+// for nothing else. Package internal/house implements it over a Manager:
 // to save and to rebuild takes rooms that stand above this one.
 type Hypervisor interface {
 	// Snapshot saves the VM that ref names. It goes on; name, which may be

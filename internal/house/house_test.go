@@ -1,8 +1,9 @@
-package hypervisor
+package house
 
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,43 +11,37 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/capture"
+	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/guest"
-	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/vm"
-	"github.com/cocoonv2/cocoon/restore"
-	"github.com/cocoonv2/cocoon/store"
 )
 
-// newHypervisor works in folders of the test, on the real VMM where it works.
-func newHypervisor(t *testing.T) *Hypervisor {
+// newHouse works in folders of the test, on the real VMM where it works.
+func newHouse(t *testing.T) *House {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
 	vmm, _ := chsnaptest.VMM(t)
-	st, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "root"), store.Options{Create: true})
-	if err != nil {
-		t.Fatal(err)
-	}
 	run, err := os.MkdirTemp("", "cr") // short: socket paths end at 108 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
-	images := image.New(st)
-	vms := vm.New(st, images, vm.Options{RunDir: run, Binary: vmm, CPUArgs: os.Getenv("COCOON_CPU_ARGS")})
-	h := &Hypervisor{
-		Store: st, VMs: vms, Saver: &capture.Saver{Store: st, VMs: vms},
-		Restorer: &restore.Engine{
-			Store: st, VMs: vms, Images: images,
-			Host: func(ctx context.Context) (restore.Host, error) { return restore.ReadHost(ctx, vmm) },
-		},
+	settings, err := config.Load(map[string]string{
+		"rootDir": filepath.Join(t.TempDir(), "root"), "runDir": run, "hypervisor": vmm, "cpuArgs": os.Getenv("COCOON_CPU_ARGS"),
+	}, func(string) (string, bool) { return "", false }, os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := Open(t.Context(), Options{Settings: settings, Create: true, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		all, err := vms.List(context.Background())
+		all, err := h.VMs.List(context.Background())
 		for _, rec := range all {
-			_, gone := vms.Remove(context.Background(), rec.ID, vm.RemoveOptions{Force: true})
+			_, gone := h.VMs.Remove(context.Background(), rec.ID, vm.RemoveOptions{Force: true})
 			err = errors.Join(err, gone)
 		}
 		if err = errors.Join(err, os.RemoveAll(run)); err != nil {
@@ -56,7 +51,7 @@ func newHypervisor(t *testing.T) *Hypervisor {
 	return h
 }
 
-func (h *Hypervisor) bootGuest(t *testing.T, name string) *vm.Record {
+func (h *House) bootGuest(t *testing.T, name string) *vm.Record {
 	t.Helper()
 	kernel, disk := filepath.Join(t.TempDir(), "guest.elf"), filepath.Join(t.TempDir(), "disk.raw")
 	if err := errors.Join(guest.WriteFile(kernel), os.WriteFile(disk, make([]byte, 1<<20), 0o600)); err != nil {
@@ -72,7 +67,7 @@ func (h *Hypervisor) bootGuest(t *testing.T, name string) *vm.Record {
 }
 
 // serial waits for a tick past a number and answers all that the guest printed.
-func (h *Hypervisor) serial(t *testing.T, id string, past uint32) (log string, last uint32) {
+func (h *House) serial(t *testing.T, id string, past uint32) (log string, last uint32) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		b, _ := os.ReadFile(h.VMs.SerialPath(id))
@@ -89,7 +84,7 @@ func (h *Hypervisor) serial(t *testing.T, id string, past uint32) (log string, l
 
 // TestACallerSavesAndRebuilds knows nothing but the interface.
 func TestACallerSavesAndRebuilds(t *testing.T) {
-	h := newHypervisor(t)
+	h := newHouse(t)
 	ctx := t.Context()
 	rec := h.bootGuest(t, "web")
 	_, before := h.serial(t, rec.ID, 3)

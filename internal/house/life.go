@@ -1,15 +1,4 @@
-// Package hypervisor joins the two halves of the house, capture and restore,
-// for what takes both: it is what a caller talks to that thinks of VMs and
-// snapshots and of nothing below them.
-//
-// [Hypervisor] implements [vm.Hypervisor], the two calls that any caller needs.
-// Beside them it has the verbs in which a VM keeps its identity: to suspend it
-// and to let it go on, to start it whatever it is, to exchange its state for
-// that of a snapshot, to remove it with all that is only there for it.
-//
-// Invariant: a VM that is to become another one is given up only when what
-// takes its place is complete, or when its own state is on disk.
-package hypervisor
+package house
 
 import (
 	"context"
@@ -24,38 +13,60 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Hypervisor does with whole VMs what takes capture and restore.
-type Hypervisor struct {
-	Store    *store.Store
-	VMs      *vm.Manager
-	Saver    *capture.Saver
-	Restorer *restore.Engine
-	// Guard starts a process that calls vm.Manager.RescueAfter for a VM if this
-	// one dies, or stands still and is ended for it, before it calls release; nil:
-	// no guard.
-	Guard func(ctx context.Context, id string) (release func(), err error)
+// loading is the engine that tells of its progress; onBytes may be nil.
+func (h *House) loading(onBytes func(done, total int64)) *restore.Engine {
+	e := *h.Restorer
+	e.OnBytes = onBytes
+	return &e
 }
 
-var _ vm.Hypervisor = (*Hypervisor)(nil)
+var _ vm.Hypervisor = (*House)(nil)
 
 // Snapshot saves the VM that ref names, which goes on, under a name that may be
 // empty.
-func (h *Hypervisor) Snapshot(ctx context.Context, ref, name string) error {
+func (h *House) Snapshot(ctx context.Context, ref, name string) error {
 	_, err := h.Saver.Save(ctx, capture.Request{VM: ref, Name: name})
 	return err
 }
 
 // Restore makes a VM called name of the snapshot that ref names. It runs.
-func (h *Hypervisor) Restore(ctx context.Context, ref, name string) (*vm.Record, error) {
-	p, err := h.Restorer.NewPlan(ctx, restore.Request{Snapshot: ref, Name: name})
+func (h *House) Restore(ctx context.Context, ref, name string) (*vm.Record, error) {
+	plans, err := h.Restorer.NewPlans(ctx, restore.Request{Snapshot: ref}, []string{name})
 	if err != nil {
 		return nil, err
 	}
-	return h.Restorer.Apply(ctx, p)
+	recs, err := h.Rebuild(ctx, plans, nil)
+	if err != nil {
+		return nil, err
+	}
+	return recs[0], nil
+}
+
+// Create makes a VM from files or an image.
+func (h *House) Create(ctx context.Context, s vm.CreateSpec) (*vm.Record, error) {
+	rec, err := h.VMs.Create(ctx, s)
+	if err == nil {
+		h.recordVMs(ctx, rec)
+	}
+	return rec, err
+}
+
+// Rebuild makes the VMs of plans, all or none. Where further clones could be
+// mapped, what they map is made ahead.
+func (h *House) Rebuild(ctx context.Context, plans []*restore.Plan, onBytes func(done, total int64)) ([]*vm.Record, error) {
+	recs, err := h.loading(onBytes).ApplyAll(ctx, plans)
+	if err != nil {
+		return nil, err
+	}
+	h.recordVMs(ctx, recs...)
+	if plans[0].Ahead {
+		h.materialiseAhead(ctx, string(plans[0].SnapshotID))
+	}
+	return recs, nil
 }
 
 // Suspend saves a VM and ends its VMM; Start lets it go on.
-func (h *Hypervisor) Suspend(ctx context.Context, ref string, onBytes func(done, total int64)) error {
+func (h *House) Suspend(ctx context.Context, ref string, onBytes func(done, total int64)) error {
 	rec, err := h.VMs.Get(ctx, ref)
 	if err != nil {
 		return err
@@ -76,7 +87,7 @@ func (h *Hypervisor) Suspend(ctx context.Context, ref string, onBytes func(done,
 
 // canWake refuses a suspension that nobody could end: the VMM that is installed
 // now may be another than the one which runs the VM.
-func (h *Hypervisor) canWake(ctx context.Context, rec *vm.Record) error {
+func (h *House) canWake(ctx context.Context, rec *vm.Record) error {
 	if rec.Process == nil {
 		return nil // the suspension says what is wrong
 	}
@@ -105,10 +116,11 @@ type StartOptions struct {
 	// Networks are where its interfaces are to be from now on; none: where they were.
 	Networks  []restore.Wish
 	OnNetwork func(restore.NetworkPlan) // is told what was chosen
+	OnBytes   func(done, total int64)   // progress of the loading; may be nil
 }
 
 // Start wakes a suspended VM, and boots any other from its disks.
-func (h *Hypervisor) Start(ctx context.Context, ref string, o StartOptions) error {
+func (h *House) Start(ctx context.Context, ref string, o StartOptions) error {
 	rec, err := h.VMs.Get(ctx, ref)
 	if err != nil {
 		return err
@@ -124,7 +136,7 @@ func (h *Hypervisor) Start(ctx context.Context, ref string, o StartOptions) erro
 		return failure.Hint(failure.New(failure.Conflict, "VM %s is suspended: it goes on and does not boot", rec.Name), "leave out --kernel, --firmware and --initramfs, or say --cold to give up its RAM")
 	}
 	if !o.Cold {
-		_, err := h.Restorer.Wake(ctx, rec.ID, restore.Request{
+		_, err := h.loading(o.OnBytes).Wake(ctx, rec.ID, restore.Request{
 			Mode: o.Mode, AllowIncompatible: o.AllowIncompatible, Clock: o.Clock, Networks: o.Networks, OnNetwork: o.OnNetwork,
 		})
 		return err
@@ -141,7 +153,7 @@ func (h *Hypervisor) Start(ctx context.Context, ref string, o StartOptions) erro
 }
 
 // canLeave refuses networks that cannot be before the RAM is given up.
-func (h *Hypervisor) canLeave(rec *vm.Record, wishes []restore.Wish) error {
+func (h *House) canLeave(rec *vm.Record, wishes []restore.Wish) error {
 	if len(wishes) == 0 {
 		return nil
 	}
@@ -153,7 +165,7 @@ func (h *Hypervisor) canLeave(rec *vm.Record, wishes []restore.Wish) error {
 
 // Remove ends and removes a VM, and the snapshot it sleeps on if that is there
 // for nothing else.
-func (h *Hypervisor) Remove(ctx context.Context, ref string, o vm.RemoveOptions) (*vm.Record, error) {
+func (h *House) Remove(ctx context.Context, ref string, o vm.RemoveOptions) (*vm.Record, error) {
 	rec, err := h.VMs.Get(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -162,10 +174,11 @@ func (h *Hypervisor) Remove(ctx context.Context, ref string, o vm.RemoveOptions)
 	if err != nil {
 		return nil, err
 	}
+	h.behind(h.index.Forget(ctx, vmEntry(gone).Holder))
 	return gone, h.drop(ctx, gone)
 }
 
-func (h *Hypervisor) drop(ctx context.Context, rec *vm.Record) error {
+func (h *House) drop(ctx context.Context, rec *vm.Record) error {
 	if rec.Sleep == nil {
 		return nil
 	}

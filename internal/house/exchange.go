@@ -1,4 +1,4 @@
-package hypervisor
+package house
 
 import (
 	"context"
@@ -18,7 +18,8 @@ type ExchangeOptions struct {
 	Mode              restore.Mode
 	AllowIncompatible bool
 	Clock             restore.GuestClock
-	OnBytes           func(done, total int64) // progress of the saving; may be nil
+	// OnSaved and OnLoaded are told of the progress of either half; may be nil.
+	OnSaved, OnLoaded func(done, total int64)
 }
 
 // Exchange lets a VM go on as the one of a snapshot: RAM, devices and disks
@@ -27,7 +28,7 @@ type ExchangeOptions struct {
 // place. When that fails the VM is woken and goes on as what it was.
 //
 // The answer is the snapshot of its former state, "" unless that is kept.
-func (h *Hypervisor) Exchange(ctx context.Context, ref, snapshot string, o ExchangeOptions) (backup store.ID, err error) {
+func (h *House) Exchange(ctx context.Context, ref, snapshot string, o ExchangeOptions) (backup store.ID, err error) {
 	rec, unlock, err := h.VMs.Lock(ctx, ref, "vm restore")
 	if err != nil {
 		return "", err
@@ -36,12 +37,12 @@ func (h *Hypervisor) Exchange(ctx context.Context, ref, snapshot string, o Excha
 	if o.Backup && rec.Process == nil && rec.Sleep == nil {
 		return "", failure.Hint(failure.New(failure.Conflict, "VM %s is %s: it has no RAM to back up", rec.Name, rec.State), "start it, or do without --backup")
 	}
-	trial, err := h.Restorer.Try(ctx, rec, o.request(snapshot))
+	trial, err := h.loading(o.OnLoaded).Try(ctx, rec, o.request(snapshot))
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, trial.Close(ctx)) }()
-	release, err := h.guard(ctx, rec.ID)
+	release, err := h.startRescue(ctx, rec.ID)
 	if err != nil {
 		return "", err
 	}
@@ -55,6 +56,7 @@ func (h *Hypervisor) Exchange(ctx context.Context, ref, snapshot string, o Excha
 	if err := trial.Become(ctx); err != nil {
 		return "", h.goOn(ctx, rec, err)
 	}
+	h.recordVMs(ctx, rec)
 	if former == "" {
 		return "", nil
 	}
@@ -70,7 +72,7 @@ func (o ExchangeOptions) request(snapshot string) restore.Request {
 
 // PlanExchange makes every refusal of Exchange that can be foreseen and touches
 // nothing.
-func (h *Hypervisor) PlanExchange(ctx context.Context, ref, snapshot string, o ExchangeOptions) (*restore.Plan, error) {
+func (h *House) PlanExchange(ctx context.Context, ref, snapshot string, o ExchangeOptions) (*restore.Plan, error) {
 	rec, err := h.VMs.Get(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -86,20 +88,11 @@ func formerState(rec *vm.Record) store.ID {
 	return rec.Sleep.Snapshot
 }
 
-// guard starts the process that lets the VM go on if this one dies while the VM
-// is put aside.
-func (h *Hypervisor) guard(ctx context.Context, id string) (release func(), err error) {
-	if h.Guard == nil {
-		return func() {}, nil
-	}
-	return h.Guard(ctx, id)
-}
-
 // putAside suspends a VM that runs. From here on it is either woken or becomes
 // another: by this process, by its guard if it dies, by the next command if both
 // do.
-func (h *Hypervisor) putAside(ctx context.Context, rec *vm.Record, o ExchangeOptions) error {
-	req := capture.Request{Description: "VM " + rec.Name + " before it was restored", OnBytes: o.OnBytes, Aside: true}
+func (h *House) putAside(ctx context.Context, rec *vm.Record, o ExchangeOptions) error {
+	req := capture.Request{Description: "VM " + rec.Name + " before it was restored", OnBytes: o.OnSaved, Aside: true}
 	if !o.Backup {
 		req.SleepOf = store.SleepLabel(rec.ID, rec.Woken)
 	}
@@ -108,7 +101,7 @@ func (h *Hypervisor) putAside(ctx context.Context, rec *vm.Record, o ExchangeOpt
 }
 
 // goOn wakes a VM that was put aside, and explains.
-func (h *Hypervisor) goOn(ctx context.Context, rec *vm.Record, cause error) error {
+func (h *House) goOn(ctx context.Context, rec *vm.Record, cause error) error {
 	if rec.Sleep == nil || !rec.Sleep.Aside {
 		return cause
 	}
@@ -119,7 +112,7 @@ func (h *Hypervisor) goOn(ctx context.Context, rec *vm.Record, cause error) erro
 }
 
 // keep makes the RAM of a suspended VM a snapshot like any other.
-func (h *Hypervisor) keep(ctx context.Context, id store.ID) error {
+func (h *House) keep(ctx context.Context, id store.ID) error {
 	return h.Store.SetMeta(ctx, id, func(m *store.Meta) error {
 		delete(m.Labels, store.SuspendLabel)
 		return nil

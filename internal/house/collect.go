@@ -1,0 +1,34 @@
+package house
+
+import (
+	"context"
+
+	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Roots are all that keep objects beside snapshots and leases.
+func Roots(st *store.Store) []store.Source {
+	return []store.Source{vm.Roots(st), image.Roots(st), st.Pins()}
+}
+
+// Collect runs gc over everything that this host has; o says how.
+func (h *House) Collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
+	var err error
+	if o.CacheCap, err = h.o.Settings.cacheCap(); err != nil {
+		return nil, err
+	}
+	if o.Grace, err = h.o.Settings.grace(); err != nil {
+		return nil, err
+	}
+	o.Sources, o.Journals, o.RunFolder = Roots(h.Store), h.Restorer, h.VMs
+	o.Network = h.Network(ctx)
+	return gc.Collect(ctx, h.Store, o)
+}
+
+// Lost is what vanished of the store since it was last collected.
+func (h *House) Lost(ctx context.Context) ([]gc.Lost, error) {
+	return gc.Missing(ctx, h.Store, Roots(h.Store))
+}
