@@ -13,7 +13,7 @@ import (
 // only the configuration is known; what the VMM would write is then judged by
 // it alone. failure.Incompatible names what is in the way.
 func Judge(config *Config, state *State, w Rewrite) error {
-	c, s := config.clone(), state.clone()
+	c, s := config.Clone(), state.Clone()
 	var err error
 	if s == nil {
 		_, err = c.normalise()
@@ -43,12 +43,14 @@ func Judge(config *Config, state *State, w Rewrite) error {
 	return nil
 }
 
-func (c *Config) clone() *Config {
+// Clone is one to be changed.
+func (c *Config) Clone() *Config {
 	copied := *c
 	return &copied
 }
 
-func (s *State) clone() *State {
+// Clone is one to be changed.
+func (s *State) Clone() *State {
 	if s == nil {
 		return nil
 	}

@@ -188,7 +188,7 @@ func bootsAgain(t *rapid.T, c *Config, w Rewrite) {
 	if strings.Contains(string(m.Bytes()), "/own/") {
 		t.Fatalf("a path is left in the machine: %s", m.Bytes())
 	}
-	booted := m.clone()
+	booted := m.Clone()
 	if err := errors.Join(booted.Boot(Boot{Rewrite: w, Cmdline: "quiet"}), c.Boot(Boot{Rewrite: w, Cmdline: "quiet"})); err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ const (
 // process has. A path, a TAP or a socket of the one that was saved is nowhere in it.
 // failure.Incompatible where no VM can be rebuilt of it, or none by one request.
 func (c *Config) Machine() (*Config, error) {
-	m := c.clone()
+	m := c.Clone()
 	if _, err := m.normalise(); err != nil {
 		return nil, err
 	}

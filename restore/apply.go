@@ -33,14 +33,14 @@ func (e *Engine) ApplyAll(ctx context.Context, plans []*Plan) ([]*vm.Record, err
 	}
 	defer lease.Release()
 	c := cohort{engine: e}
-	held := map[store.ID]*store.Snapshot{}
+	held := map[store.ID]*subject{}
 	for _, p := range plans {
-		if sn := held[p.SnapshotID]; sn != nil {
-			p.snapshot = sn
-		} else if err := e.hold(ctx, lease, p); err != nil {
-			return nil, err
+		if held[p.SnapshotID] == nil {
+			if held[p.SnapshotID], err = e.holdPlanned(ctx, lease, p.subject); err != nil {
+				return nil, err
+			}
 		}
-		held[p.SnapshotID] = p.snapshot
+		p.subject = held[p.SnapshotID]
 		c.runs = append(c.runs, &run{Engine: e, plan: p, lease: lease, started: time.Now(), unlock: func() {}})
 	}
 	defer func() {

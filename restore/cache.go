@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
@@ -24,8 +22,8 @@ func (e *Engine) cached(sn *store.Snapshot) bool {
 // makes it where it is missing. Whoever has the lock of its unfinished file
 // makes it, others wait for him. It is fsynced before it gets its name, so a
 // file with a name is whole, also after a power cut.
-func (e *Engine) materialise(ctx context.Context, lease *store.Lease, sn *store.Snapshot) (string, error) {
-	key := store.MemoryKey(sn)
+func (e *Engine) materialise(ctx context.Context, lease *store.Lease, s *subject, onBytes told) (string, error) {
+	key := store.MemoryKey(s.snapshot)
 	if err := lease.Hold(ctx, key); err != nil {
 		return "", err
 	}
@@ -36,9 +34,9 @@ func (e *Engine) materialise(ctx context.Context, lease *store.Lease, sn *store.
 		}
 		lock, err := filelock.Exclusive(ctx, path+".new")
 		if err != nil {
-			return "", fmt.Errorf("wait for the RAM of snapshot %s to be made: %w", sn.ID, err)
+			return "", fmt.Errorf("wait for the RAM of snapshot %s to be made: %w", s.snapshot.ID, err)
 		}
-		err = e.make(ctx, sn, key, lock)
+		err = e.make(ctx, s, onBytes, lock, path)
 		if uerr := lock.Unlock(); err == nil {
 			err = uerr
 		}
@@ -56,8 +54,8 @@ func (e *Engine) materialise(ctx context.Context, lease *store.Lease, sn *store.
 var errMadeByAnother = errors.New("made by another process")
 
 // make fills the locked file and gives it its name. On error it is removed.
-func (e *Engine) make(ctx context.Context, sn *store.Snapshot, key digest.Digest, lock *filelock.Lock) (err error) {
-	path, f := e.Store.CachePath(key), lock.File()
+func (e *Engine) make(ctx context.Context, s *subject, onBytes told, lock *filelock.Lock, path string) (err error) {
+	f := lock.File()
 	ours, err := f.Stat()
 	if err != nil {
 		return err
@@ -73,21 +71,17 @@ func (e *Engine) make(ctx context.Context, sn *store.Snapshot, key digest.Digest
 	if _, err := os.Stat(path); err == nil {
 		return errMadeByAnother // and gc has not yet taken what he left
 	}
-	var total int64
-	for _, m := range sn.Spec.Memory {
-		total += int64(m.Bytes)
-	}
-	if err := errors.Join(f.Truncate(0), f.Truncate(total)); err != nil { // it may be a dead maker's
+	if err := errors.Join(f.Truncate(0), f.Truncate(s.ram.bytes)); err != nil { // it may be a dead maker's
 		return err
 	}
 	w := durable.NewWriteback(f)
-	err = e.fillMemory(ctx, sn, f, total, w)
+	err = e.fillMemory(ctx, s, f, onBytes, w)
 	w.Wait()
 	if err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {
-		return fmt.Errorf("sync the RAM of snapshot %s: %w", sn.ID, err)
+		return fmt.Errorf("sync the RAM of snapshot %s: %w", s.snapshot.ID, err)
 	}
 	durable.Step("restore.materialised")
 	return durable.Publish(path+".new", path)
@@ -115,15 +109,11 @@ func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
 		return false, err
 	}
 	defer lease.Release()
-	p := &Plan{SnapshotID: id}
-	if err := e.hold(ctx, lease, p); err != nil {
+	held, err := e.hold(ctx, lease, id)
+	if err != nil {
 		return false, err
 	}
-	sn := p.snapshot
-	if err := e.measure(ctx, p); err != nil {
-		return false, err
-	}
-	bytes := p.ram.stored
+	bytes := held.ram.stored
 	if bytes > e.CacheCap.Bytes() {
 		return false, nil
 	}
@@ -132,9 +122,9 @@ func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
 	} else if err != nil {
 		return false, err
 	}
-	if busy, err := filelock.Held(e.Store.CachePath(store.MemoryKey(sn)) + ".new"); busy || err != nil {
+	if busy, err := filelock.Held(e.Store.CachePath(store.MemoryKey(held.snapshot)) + ".new"); busy || err != nil {
 		return false, err
 	}
-	_, err = e.materialise(ctx, lease, sn)
+	_, err = e.materialise(ctx, lease, held, nil)
 	return err == nil, err
 }

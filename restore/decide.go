@@ -14,10 +14,11 @@ import (
 // findings are what a plan is decided by. They were read; to decide touches
 // nothing.
 type findings struct {
-	host   Host
-	cached bool // the RAM lies in the cache
-	room   store.Room
-	huge   []hugePages
+	networks []NetworkPlan // none for a VM that has its own
+	cached   bool          // the RAM lies in the cache
+	room     store.Room
+	huge     []hugePages
+	host     Host
 }
 
 // hugePages are those of one size.
@@ -27,22 +28,25 @@ type hugePages struct {
 }
 
 // find reads what decides about a restore.
-func (e *Engine) find(ctx context.Context, r Request, p *Plan, host func() (Host, error)) (findings, error) {
-	var f findings
-	var err error
-	f.cached = e.cached(p.snapshot)
-	if f.room, err = e.Store.Room(store.MemoryKey(p.snapshot)); err != nil {
+func (e *Engine) find(ctx context.Context, r Request, s *subject, host func() (Host, error)) (f findings, err error) {
+	if !r.ownDisks {
+		if f.networks, err = e.planNetworks(s, r); err != nil {
+			return f, err
+		}
+	}
+	f.cached = e.cached(s.snapshot)
+	if f.room, err = e.Store.Room(store.MemoryKey(s.snapshot)); err != nil {
 		return f, err
 	}
 	if !r.ownDisks {
-		if err := e.lookAtDisks(ctx, p); err != nil {
+		if err := e.lookAtDisks(ctx, s); err != nil {
 			return f, err
 		}
 	}
 	if !r.needsHost() {
 		return f, nil
 	}
-	for size, bytes := range p.config.HugePages() {
+	for size, bytes := range s.config.HugePages() {
 		h := hugePages{}
 		if h.free, h.bytes, err = vm.FreeHugePages(size); err != nil {
 			return f, fmt.Errorf("count huge pages: %w", err)
@@ -56,19 +60,19 @@ func (e *Engine) find(ctx context.Context, r Request, p *Plan, host func() (Host
 
 // lookAtDisks refuses disks that no VMM would open as the raw ones that they are:
 // an older program saved what a guest had written.
-func (e *Engine) lookAtDisks(ctx context.Context, p *Plan) error {
-	for i, d := range p.snapshot.Spec.Disks {
-		if d.Image != "" || p.disks[i].stored == 0 {
+func (e *Engine) lookAtDisks(ctx context.Context, s *subject) error {
+	for i, d := range s.snapshot.Spec.Disks {
+		if s.sizes[i].stored == 0 {
 			continue
 		}
-		im, err := e.Store.OpenDisk(ctx, p.snapshot, i)
+		im, err := e.Store.OpenMap(ctx, s.snapshot, s.maps.Disks[i])
 		if err != nil {
-			return fmt.Errorf("disk %d of snapshot %s: %w", d.Index, p.SnapshotID, err)
+			return fmt.Errorf("disk %d of snapshot %s: %w", d.Index, s.snapshot.ID, err)
 		}
 		err = chsnap.RefuseFormat(im, im.Bytes())
 		im.Close()
 		if err != nil {
-			return fmt.Errorf("disk %d of snapshot %s: %w", d.Index, p.SnapshotID, err)
+			return fmt.Errorf("disk %d of snapshot %s: %w", d.Index, s.snapshot.ID, err)
 		}
 	}
 	return nil
@@ -76,9 +80,6 @@ func (e *Engine) lookAtDisks(ctx context.Context, p *Plan) error {
 
 // decide fills in the plan, or refuses.
 func (p *Plan) decide(r Request, f findings) error {
-	if r.ownDisks {
-		p.DiskBytes, p.disks = 0, nil
-	}
 	p.warnOfSizes()
 	clock, err := r.clock()
 	if err != nil {

@@ -22,9 +22,15 @@ const (
 	gib = 1 << 30
 )
 
-// undecided is a plan of a snapshot of 64 MiB of RAM, 10 of which are stored, and
-// of a thin disk; khz is the frequency of its guest's counter.
+// undecided is a plan of saved.
 func undecided(t *testing.T, memory string, khz uint64) *Plan {
+	t.Helper()
+	return outline(Request{}, saved(t, memory, khz), findings{})
+}
+
+// saved is a snapshot of 64 MiB of RAM, 10 of which are stored, and of a thin disk;
+// khz is the frequency of its guest's counter.
+func saved(t *testing.T, memory string, khz uint64) *subject {
 	t.Helper()
 	text := func(s string) string { b, _ := json.Marshal(s); return string(b) }
 	cpu := text(fmt.Sprintf(`{"Kvm":{"tsc_khz":%d}}`, khz))
@@ -43,7 +49,7 @@ func undecided(t *testing.T, memory string, khz uint64) *Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sn := &store.Snapshot{Spec: store.Spec{
+	sn := &store.Snapshot{ID: "5", Spec: store.Spec{
 		CPUs: 1, Record: record, Images: []store.ImageRef{kernel}, Memory: []store.MemoryRange{{Bytes: 64 * mib}},
 		Hypervisor: store.Hypervisor{Version: "53.0.0"}, Host: store.Host{CPUFlags: []string{"fpu"}},
 		Disks: []store.Disk{{DeviceID: spelling.Claimed("_disk0"), Format: spelling.Claimed("raw"), Bytes: 50 * gib}},
@@ -52,10 +58,7 @@ func undecided(t *testing.T, memory string, khz uint64) *Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Plan{
-		SnapshotID: "5", snapshot: sn, source: source, config: c, state: s,
-		ram: sized{64 * mib, 10 * mib}, disks: []sized{{50 * gib, 4096}}, MemoryBytes: 64 * mib, DiskBytes: 50 * gib,
-	}
+	return &subject{snapshot: sn, source: source, config: c, state: s, ram: sized{64 * mib, 10 * mib}, sizes: []sized{{50 * gib, 4096}}}
 }
 
 // found is what a host with room for everything says.
@@ -96,7 +99,8 @@ func TestRoomIsCountedByWhatIsStored(t *testing.T) {
 		"not more than what is missing gives": {Request{Mode: Stream}, false, store.Room{Free: 4000, Cached: gib}, Stream, 4096, 0, 96, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, f := undecided(t, plainMemory, 0), found()
+			f := found()
+			p := outline(c.r, saved(t, plainMemory, 0), f)
 			f.cached, f.room = c.cached, c.room
 			err := p.decide(c.r, f)
 			if !errors.Is(err, c.class) || p.Mode != c.mode || p.NeedBytes != c.need || p.SharedBytes != c.once {

@@ -36,7 +36,7 @@ func (e *Engine) Try(ctx context.Context, rec *vm.Record, r Request) (*Trial, er
 		return nil, err
 	}
 	t := &Trial{run: &run{Engine: e, plan: p, lease: lease, started: time.Now(), unlock: func() {}}, of: rec}
-	if err := e.hold(ctx, lease, p); err != nil {
+	if p.subject, err = e.holdPlanned(ctx, lease, p.subject); err != nil {
 		return nil, errors.Join(err, t.Close(ctx))
 	}
 	if err := e.makeRoom(ctx, lease, p); err != nil {

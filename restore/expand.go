@@ -8,41 +8,36 @@ import (
 	"sync/atomic"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
-// WriteMemory expands a snapshot's RAM into one new sparse file: its ranges
+// told is progress in bytes; nil where nobody listens.
+type told = func(done, total int64)
+
+// writeMemory expands a snapshot's RAM into one new sparse file: its ranges
 // one after the other, in the order of the table in state.json. Every page is
 // verified. The file is not fsynced.
-func (e *Engine) WriteMemory(ctx context.Context, sn *store.Snapshot, path string) error {
-	if err := e.complete(); err != nil {
-		return err
-	}
-	var total int64
-	for _, m := range sn.Spec.Memory {
-		total += int64(m.Bytes)
-	}
-	return newSparse(path, total, func(f *os.File) error { return e.fillMemory(ctx, sn, f, total, nil) })
+func (e *Engine) writeMemory(ctx context.Context, s *subject, onBytes told, path string) error {
+	return newSparse(path, s.ram.bytes, func(f *os.File) error { return e.fillMemory(ctx, s, f, onBytes, nil) })
 }
 
-// fillMemory writes a snapshot's RAM to f, which has total bytes. w may be nil.
-func (e *Engine) fillMemory(ctx context.Context, sn *store.Snapshot, f *os.File, total int64, w *durable.Writeback) error {
+// fillMemory writes a snapshot's RAM to f, which has its length. w may be nil.
+func (e *Engine) fillMemory(ctx context.Context, s *subject, f *os.File, onBytes told, w *durable.Writeback) error {
 	var offset int64
-	progress := &meter{total: total, onBytes: e.OnBytes}
-	told := func(n int64) {
+	progress := &meter{total: s.ram.bytes, onBytes: onBytes}
+	wrote := func(n int64) {
 		progress.add(n)
 		w.Wrote(n)
 	}
-	for i, m := range sn.Spec.Memory {
-		im, err := e.Store.OpenMemory(ctx, sn, i)
+	for i, m := range s.snapshot.Spec.Memory {
+		im, err := e.Store.OpenMap(ctx, s.snapshot, s.maps.Memory[i])
 		if err != nil {
 			return err
 		}
-		err = im.WriteTo(ctx, pack.At(f, offset), runtime.NumCPU(), told)
+		err = im.WriteTo(ctx, pack.At(f, offset), runtime.NumCPU(), wrote)
 		im.Close()
 		if err != nil {
-			return fmt.Errorf("RAM at %#x of snapshot %s: %w", m.GPA, sn.ID, err)
+			return fmt.Errorf("RAM at %#x of snapshot %s: %w", m.GPA, s.snapshot.ID, err)
 		}
 		offset += int64(m.Bytes)
 	}
@@ -53,7 +48,7 @@ func (e *Engine) fillMemory(ctx context.Context, sn *store.Snapshot, f *os.File,
 type meter struct {
 	done    atomic.Int64
 	total   int64
-	onBytes func(done, total int64) // may be nil
+	onBytes told
 }
 
 func (m *meter) add(n int64) {
@@ -63,7 +58,7 @@ func (m *meter) add(n int64) {
 }
 
 // writeImage expands one image to a new sparse file of its full length.
-func writeImage(ctx context.Context, im *pack.Image, path string, onBytes func(done, total int64)) error {
+func writeImage(ctx context.Context, im *pack.Image, path string, onBytes told) error {
 	return newSparse(path, im.Bytes(), func(f *os.File) error {
 		w := durable.NewWriteback(f)
 		err := im.WriteTo(ctx, f, runtime.NumCPU(), w.Wrote)

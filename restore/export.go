@@ -17,8 +17,9 @@ import (
 // ExportCH writes a folder that `cloud-hypervisor --restore
 // source_url=file://DIR` accepts: config.json with every path inside the
 // folder, state.json, memory-ranges, the disks and the boot files. The folder
-// must not exist yet; it appears under its name only when it is whole.
-func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
+// must not exist yet; it appears under its name only when it is whole. onBytes may
+// be nil.
+func (e *Engine) ExportCH(ctx context.Context, ref, dir string, onBytes func(done, total int64)) (err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return err
@@ -26,19 +27,23 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
 	if _, err := os.Lstat(dir); err == nil {
 		return cannotMake(dir, os.ErrExist)
 	}
-	p, err := e.NewPlan(ctx, Request{Snapshot: ref, export: true})
+	if err := e.complete(); err != nil {
+		return err
+	}
+	id, err := e.Store.Resolve(ctx, ref)
 	if err != nil {
 		return err
 	}
-	lease, err := e.Store.LeaseToRead(ctx, "snapshot export "+string(p.SnapshotID))
+	lease, err := e.Store.LeaseToRead(ctx, "snapshot export "+string(id))
 	if err != nil {
 		return err
 	}
 	defer lease.Release()
-	if err := e.hold(ctx, lease, p); err != nil {
+	s, err := e.hold(ctx, lease, id)
+	if err != nil {
 		return err
 	}
-	if err := e.roomFor(p, filepath.Dir(dir)); err != nil {
+	if err := s.roomFor(filepath.Dir(dir)); err != nil {
 		return err
 	}
 	d, err := durable.DraftDir(dir)
@@ -46,8 +51,8 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string) (err error) {
 		return cannotMake(dir, err)
 	}
 	defer d.Drop()
-	if err := e.exportInto(ctx, p, d.Path(), dir); err != nil {
-		return fmt.Errorf("export snapshot %s: %w", p.SnapshotID, err)
+	if err := e.exportInto(ctx, s, onBytes, d.Path(), dir); err != nil {
+		return fmt.Errorf("export snapshot %s: %w", id, err)
 	}
 	return cannotMake(dir, d.Publish())
 }
@@ -65,36 +70,33 @@ func cannotMake(dir string, err error) error {
 
 // roomFor refuses an export that the file system of dir has no room for. Disks
 // that are images may be shared with their blobs.
-func (e *Engine) roomFor(p *Plan, dir string) error {
-	need := p.ram.stored + p.storedDisks()
+func (s *subject) roomFor(dir string) error {
+	need := s.ram.stored + stored(s.sizes)
 	free, err := store.FreeBytes(dir)
 	if err == nil && free < need {
-		err = failure.New(failure.NoSpace, "the export of snapshot %s takes %d bytes, %d are free at %s", p.SnapshotID, need, free, dir)
+		err = failure.New(failure.NoSpace, "the export of snapshot %s takes %d bytes, %d are free at %s", s.snapshot.ID, need, free, dir)
 	}
 	return err
 }
 
-func (e *Engine) exportInto(ctx context.Context, p *Plan, tmp, final string) error {
-	if err := p.source.Judge(p.config, p.state); err != nil {
-		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
+func (e *Engine) exportInto(ctx context.Context, s *subject, onBytes told, tmp, final string) error {
+	if err := s.source.Judge(s.config, s.state); err != nil {
+		return fmt.Errorf("snapshot %s: %w", s.snapshot.ID, err)
 	}
-	c, s, err := e.readConfig(ctx, p.snapshot) // to be changed
-	if err != nil {
-		return err
-	}
+	c := s.config.Clone()
 	w := chsnap.Rewrite{Disks: map[string]chsnap.DiskFile{}, Taps: map[string]string{}, SerialFile: filepath.Join(final, "serial.log"), Vsock: filepath.Join(final, "vsock.sock")}
 	for _, n := range c.Nets() {
 		w.Taps[n.ID] = n.Tap
 	}
-	for i, d := range p.source.Disks() {
+	for i, d := range s.source.Disks() {
 		name := fmt.Sprintf("disk-%d.raw", d.Index)
 		w.Disks[d.DeviceID] = chsnap.DiskFile{Path: filepath.Join(final, name), Readonly: d.Readonly}
-		if err := e.exportDisk(ctx, p.snapshot, i, filepath.Join(tmp, name)); err != nil {
+		if err := e.exportDisk(ctx, s, i, filepath.Join(tmp, name)); err != nil {
 			return fmt.Errorf("disk %d: %w", d.Index, err)
 		}
 	}
 	paths := map[string]*string{"kernel": &w.Kernel, "firmware": &w.Firmware, "initramfs": &w.Initramfs}
-	for _, f := range p.source.BootFiles() {
+	for _, f := range s.source.BootFiles() {
 		*paths[f.Role] = filepath.Join(final, f.Role)
 		if _, err := clone.File(ctx, filepath.Join(tmp, f.Role), e.Images.Path(f.Digest), clone.Options{}); err != nil {
 			return fmt.Errorf("%s: %w", f.Role, err)
@@ -103,18 +105,18 @@ func (e *Engine) exportInto(ctx context.Context, p *Plan, tmp, final string) err
 	if err := c.Rewrite(w); err != nil {
 		return err
 	}
-	if err := writeFolder(tmp, c, s); err != nil {
+	if err := writeFolder(tmp, c, s.state); err != nil {
 		return err
 	}
-	return e.WriteMemory(ctx, p.snapshot, filepath.Join(tmp, "memory-ranges"))
+	return e.writeMemory(ctx, s, onBytes, filepath.Join(tmp, "memory-ranges"))
 }
 
-func (e *Engine) exportDisk(ctx context.Context, sn *store.Snapshot, i int, path string) error {
-	if d := sn.Spec.Disks[i]; d.Image != "" {
+func (e *Engine) exportDisk(ctx context.Context, s *subject, i int, path string) error {
+	if d := s.snapshot.Spec.Disks[i]; d.Image != "" {
 		_, err := clone.File(ctx, path, e.Images.Path(d.Image), clone.Options{})
 		return err
 	}
-	im, err := e.Store.OpenDisk(ctx, sn, i)
+	im, err := e.Store.OpenMap(ctx, s.snapshot, s.maps.Disks[i])
 	if err != nil {
 		return err
 	}

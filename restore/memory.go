@@ -16,10 +16,7 @@ import (
 // documents are the VMM's, patched for the new VM; what belongs to none stays as
 // it was captured.
 func (r *run) documents(ctx context.Context, writable ...string) (*chsnap.Config, *chsnap.State, error) {
-	c, s, err := r.readConfig(ctx, r.plan.snapshot)
-	if err != nil {
-		return nil, nil, err
-	}
+	c, s := r.plan.config.Clone(), r.plan.state.Clone()
 	if r.plan.dropTSC {
 		if err := s.DropTSC(); err != nil {
 			return nil, nil, err
@@ -58,14 +55,14 @@ func (r *run) copyMemory(ctx context.Context) error {
 	if err := writeFolder(r.staging, c, s); err != nil {
 		return err
 	}
-	return r.WriteMemory(ctx, r.plan.snapshot, filepath.Join(r.staging, "memory-ranges"))
+	return r.writeMemory(ctx, r.plan.subject, r.plan.onBytes, filepath.Join(r.staging, "memory-ranges"))
 }
 
 // mapMemory points the VMM at the materialised RAM file. The VM keeps a hard
 // link to it, so the cache may forget the file while the VM lives, and the VMM
 // opens it by another name, which startAfresh takes from it.
 func (r *run) mapMemory(ctx context.Context) error {
-	file, err := r.materialise(ctx, r.lease, r.plan.snapshot)
+	file, err := r.materialise(ctx, r.lease, r.plan.subject, r.plan.onBytes)
 	if err != nil {
 		return err
 	}

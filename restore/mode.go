@@ -1,12 +1,10 @@
 package restore
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/store"
 )
 
 // Mode is how guest RAM gets into the new VMM.
@@ -107,24 +105,4 @@ func (p *Plan) chooseMode(r Request, f findings, passage chsnap.Passage) error {
 	}
 	p.Ahead = p.Mode == Stream && r.Mode != Stream && choice.noMap == "" && !r.ownDisks
 	return nil
-}
-
-func (e *Engine) readConfig(ctx context.Context, sn *store.Snapshot) (*chsnap.Config, *chsnap.State, error) {
-	cb, err := e.Store.ReadDocument(ctx, sn, store.MediaTypeCHConfig)
-	if err != nil {
-		return nil, nil, err
-	}
-	sb, err := e.Store.ReadDocument(ctx, sn, store.MediaTypeCHState)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := chsnap.ParseConfig(cb)
-	if err != nil {
-		return nil, nil, fmt.Errorf("config of snapshot %s: %w", sn.ID, err)
-	}
-	s, err := chsnap.ParseState(sb)
-	if err != nil {
-		return nil, nil, fmt.Errorf("state of snapshot %s: %w", sn.ID, err)
-	}
-	return c, s, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 // NetworkPlan is how one interface will be attached, and why so.
@@ -35,22 +36,22 @@ func (n NetworkPlan) String() string {
 
 // planNetworks decides for each interface of the snapshot. One wish is for all
 // of them, more are one each, in order.
-func (e *Engine) planNetworks(p *Plan, r Request) error {
-	src := p.source.Interfaces()
+func (e *Engine) planNetworks(s *subject, r Request) (plans []NetworkPlan, err error) {
+	src, id := s.source.Interfaces(), s.snapshot.ID
 	if len(src) == 0 && slices.ContainsFunc(r.Networks, Wish.attaches) {
-		return failure.New(failure.Usage, "snapshot %s has no interface that could be put on a network", p.SnapshotID)
+		return nil, failure.New(failure.Usage, "snapshot %s has no interface that could be put on a network", id)
 	}
 	if len(r.Networks) > 1 && len(r.Networks) != len(src) {
-		return failure.New(failure.Usage, "%d networks given, snapshot %s has %d interfaces", len(r.Networks), p.SnapshotID, len(src))
+		return nil, failure.New(failure.Usage, "%d networks given, snapshot %s has %d interfaces", len(r.Networks), id, len(src))
 	}
 	taps := 0
 	for i, n := range src {
 		w := wishFor(r.Networks, i)
-		c := choice{Engine: e, plan: p, source: n, wish: w, clones: r.Clones}
-		told := c.remember(i, len(src), p.config.Payload().Cmdline)
+		c := choice{Engine: e, snapshot: s.snapshot, source: n, wish: w, clones: r.Clones}
+		told := c.remember(i, len(src), s.config.Payload().Cmdline)
 		np, err := c.decide()
 		if err != nil {
-			return fmt.Errorf("interface %s of snapshot %s: %w", n.ID, p.SnapshotID, err)
+			return nil, fmt.Errorf("interface %s of snapshot %s: %w", n.ID, id, err)
 		}
 		if np.request.Network != network.Unplugged && np.request.Network != network.Tap {
 			np.Why += told
@@ -59,12 +60,12 @@ func (e *Engine) planNetworks(p *Plan, r Request) error {
 			taps++
 		}
 		np.describe(n.ID, c.guest)
-		p.Networks = append(p.Networks, *np)
+		plans = append(plans, *np)
 	}
 	if taps > 0 && taps < len(src) {
-		return failure.New(failure.Usage, "snapshot %s: TAPs of the host and other networks do not mix: the VMM can be in one netns only", p.SnapshotID)
+		return nil, failure.New(failure.Usage, "snapshot %s: TAPs of the host and other networks do not mix: the VMM can be in one netns only", id)
 	}
-	return nil
+	return plans, nil
 }
 
 // describe fills in what is told of the choice for a guest.
@@ -81,14 +82,14 @@ func (n *NetworkPlan) describe(id string, g network.Guest) {
 // choice is the decision about one interface.
 type choice struct {
 	*Engine
-	plan   *Plan
-	source vm.Interface
-	guest  network.Guest // what the guest believes; see remember
-	said   bool          // by the operator or its command line, not by the snapshot
-	wish   Wish
-	clones int
-	self   string // id of the VM, if there is one, and
-	index  int    // which of its interfaces this is: what that has is in nobody's way
+	snapshot *store.Snapshot
+	source   vm.Interface
+	guest    network.Guest // what the guest believes; see remember
+	said     bool          // by the operator or its command line, not by the snapshot
+	wish     Wish
+	clones   int
+	self     string // id of the VM, if there is one, and
+	index    int    // which of its interfaces this is: what that has is in nobody's way
 }
 
 // remember answers how it is known what the guest believes, "" where the snapshot
@@ -136,7 +137,7 @@ func (c choice) byDefault() (*NetworkPlan, error) {
 		return c.none("as the snapshot was"), nil
 	case !c.ours():
 		return c.none(fmt.Sprintf("the snapshot %s, and %s is what it says itself; keep takes that, keep=NAME, fresh=NAME or tap=NAME another",
-			c.plan.snapshot.Meta.Origin, c.source.Where())), nil
+			c.snapshot.Meta.Origin, c.source.Where())), nil
 	case c.source.Network == network.Tap:
 		return c.keep("its TAP is the host's")
 	case c.clones > 1:
@@ -156,7 +157,7 @@ func (c choice) byDefault() (*NetworkPlan, error) {
 // from elsewhere may not. Earlier programs did not note where one came from: it may
 // be on the network that the VM which it names, one of this store, has itself.
 func (c choice) ours() bool {
-	sn := c.plan.snapshot
+	sn := c.snapshot
 	if sn.Meta.Origin != nil || sn.Foreign() {
 		return sn.CapturedHere()
 	}

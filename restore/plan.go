@@ -4,8 +4,9 @@
 // A [Plan] is made first and changes nothing: every refusal that can be
 // foreseen (missing or damaged objects, documents that could not be rewritten,
 // VMM version, processor, name, address, space) is made there, and it can be
-// printed. What decides is read first ([findings]) and judged by a function that
-// touches nothing. [Engine.ApplyAll] then runs numbered steps, each with its undo:
+// printed. First everything is read, once: the snapshot ([subject]) and the host
+// ([findings]); then a function that touches nothing judges it (planOf).
+// [Engine.ApplyAll] runs numbered steps, each with its undo:
 //
 //	1 reserve   id, folders; a journal that names them
 //	2 network   netns, devices, addresses: kept, fresh or none; TAPs are up
@@ -30,10 +31,8 @@ package restore
 
 import (
 	"context"
-	"os"
 	"sync"
 
-	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/vm"
@@ -54,9 +53,9 @@ type Request struct {
 	// OnNetwork is told how each interface of a VM that is woken will be attached,
 	// where Networks says so; may be nil.
 	OnNetwork func(NetworkPlan)
+	OnBytes   func(done, total int64) // progress of what is read; may be nil
 
 	ownDisks bool // the VM has its disks and interfaces already
-	export   bool // no VM is made: no host, network, mode or room in the store is asked for
 }
 
 // Plan is what Apply will do. It is plain data: print it as JSON.
@@ -82,13 +81,10 @@ type Plan struct {
 
 	Networks []NetworkPlan `json:"networks,omitempty"`
 
-	snapshot *store.Snapshot
-	source   *vm.Blueprint
-	config   *chsnap.Config
-	state    *chsnap.State
-	disks    []sized // as the page maps say
-	ram      sized
-	dropTSC  bool // the guest's counter goes at this host's rate
+	*subject
+	disks   []sized // that are written for the VM
+	dropTSC bool    // the guest's counter goes at this host's rate
+	onBytes func(done, total int64)
 }
 
 // Engine applies plans.
@@ -98,8 +94,7 @@ type Engine struct {
 	Images *image.Store
 	// Host asks what of this host decides; see ReadHost.
 	Host     func(ctx context.Context) (Host, error)
-	OnBytes  func(done, total int64) // progress of materialising; may be nil
-	CacheCap store.CacheCap          // what the raw RAM files of the cache may occupy
+	CacheCap store.CacheCap // what the raw RAM files of the cache may occupy
 }
 
 // complete refuses an Engine that was not given what everything here needs.
@@ -131,12 +126,17 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.Name != "" {
+		if err := e.VMs.CheckName(ctx, r.Name); err != nil {
+			return nil, err
+		}
+	}
 	for {
 		sn, err := e.Store.Get(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		p, err := e.planOf(ctx, r, sn, host)
+		p, err := e.plan(ctx, r, sn, host)
 		if err == nil || e.Store.Current(sn) {
 			return p, err
 		}
@@ -145,48 +145,45 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 }
 
 // needsHost: the VMM is going to load what the snapshot has.
-func (r Request) needsHost() bool { return !r.Cold && !r.export }
+func (r Request) needsHost() bool { return !r.Cold }
 
-// planOf makes the plan of the snapshot as it was read. host waits for the VMM's
+// plan reads what the plan is made of, and makes it. host waits for the VMM's
 // answer.
-func (e *Engine) planOf(ctx context.Context, r Request, sn *store.Snapshot, host func() (Host, error)) (*Plan, error) {
-	if err := sn.Usable(); err != nil {
-		return nil, err
-	}
-	if err := e.Store.Unlock(ctx, sn); err != nil {
-		return nil, err
-	}
-	if r.Name != "" {
-		if err := e.VMs.CheckName(ctx, r.Name); err != nil {
-			return nil, err
-		}
-	}
-	p := &Plan{SnapshotID: sn.ID, Name: r.Name, Paused: r.Paused, snapshot: sn}
-	if err := e.checkObjects(ctx, sn); err != nil {
-		return nil, err
-	}
-	if err := e.readBlueprint(ctx, p, sn); err != nil {
-		return nil, err
-	}
-	if err := e.measure(ctx, p); err != nil {
-		return nil, err
-	}
-	if r.export {
-		return p, nil
-	}
-	if !r.ownDisks {
-		if err := e.planNetworks(p, r); err != nil {
-			return nil, err
-		}
-	}
-	f, err := e.find(ctx, r, p, host)
+func (e *Engine) plan(ctx context.Context, r Request, sn *store.Snapshot, host func() (Host, error)) (*Plan, error) {
+	s, err := e.read(ctx, sn)
 	if err != nil {
 		return nil, err
 	}
+	f, err := e.find(ctx, r, s, host)
+	if err != nil {
+		return nil, err
+	}
+	return planOf(r, s, f)
+}
+
+// planOf makes the plan of a snapshot as it was read, or refuses. It touches
+// nothing.
+func planOf(r Request, s *subject, f findings) (*Plan, error) {
+	p := outline(r, s, f)
 	if err := p.decide(r, f); err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// outline is a plan in which nothing is decided yet.
+func outline(r Request, s *subject, f findings) *Plan {
+	p := &Plan{
+		subject: s, SnapshotID: s.snapshot.ID, Name: r.Name, Paused: r.Paused, MemoryBytes: s.ram.bytes,
+		Networks: f.networks, onBytes: r.OnBytes,
+	}
+	if !r.ownDisks {
+		p.disks = s.sizes
+	}
+	for _, d := range p.disks {
+		p.DiskBytes += d.bytes
+	}
+	return p
 }
 
 // NewPlans plans one VM for each name, all of one snapshot, which is looked at
@@ -208,22 +205,4 @@ func (e *Engine) NewPlans(ctx context.Context, r Request, names []string) ([]*Pl
 		plans = append(plans, &p)
 	}
 	return plans, e.VMs.CheckNames(ctx, names)
-}
-
-// checkObjects looks whether every object the snapshot names is there.
-func (e *Engine) checkObjects(ctx context.Context, sn *store.Snapshot) error {
-	rep, err := e.Store.Verify(ctx, []store.ID{sn.ID}, store.VerifyOptions{})
-	if err != nil {
-		return err
-	}
-	if len(rep.Damaged) > 0 {
-		d := rep.Damaged[0]
-		return failure.New(failure.Damaged, "snapshot %s is damaged: %s: want %s, got %s", sn.ID, d.Object, d.Want, d.Got)
-	}
-	for _, im := range sn.Spec.Images {
-		if _, err := os.Stat(e.Images.Path(im.Digest)); err != nil {
-			return failure.New(failure.Damaged, "snapshot %s needs image blob %s (%s): %w", sn.ID, im.Digest, im.Role, err)
-		}
-	}
-	return nil
 }

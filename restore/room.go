@@ -3,56 +3,14 @@ package restore
 import (
 	"context"
 	"errors"
-	"fmt"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
-	"github.com/cocoonv2/cocoon/store/pack"
 )
 
-// sized is an image of a snapshot: how large it is, and what of it is not zeros
-// and takes room as a sparse file.
-type sized struct{ bytes, stored int64 }
-
-// measure reads from the page maps how large everything is, and what it takes.
-func (e *Engine) measure(ctx context.Context, p *Plan) error {
-	p.MemoryBytes, p.DiskBytes, p.disks, p.ram = 0, 0, nil, sized{}
-	for _, m := range p.snapshot.Spec.Memory {
-		n, err := e.sizeOf(ctx, p.snapshot, m.Map)
-		if err != nil {
-			return fmt.Errorf("RAM at %#x of snapshot %s: %w", m.GPA, p.SnapshotID, err)
-		}
-		p.ram.bytes, p.ram.stored = p.ram.bytes+n.bytes, p.ram.stored+n.stored
-	}
-	p.MemoryBytes = p.ram.bytes
-	for _, d := range p.snapshot.Spec.Disks {
-		var n sized
-		if d.Image == "" {
-			var err error
-			if n, err = e.sizeOf(ctx, p.snapshot, d.Map); err != nil {
-				return fmt.Errorf("disk %d of snapshot %s: %w", d.Index, p.SnapshotID, err)
-			}
-		}
-		p.disks = append(p.disks, n)
-		p.DiskBytes += n.bytes
-	}
-	return nil
-}
-
-func (e *Engine) sizeOf(ctx context.Context, sn *store.Snapshot, m digest.Digest) (sized, error) {
-	pages, err := e.Store.ReadMap(ctx, sn, m)
-	if err != nil {
-		return sized{}, err
-	}
-	_, stored := pages.Stat()
-	return sized{int64(pages.Bytes), int64(stored) * pack.PageSize}, nil
-}
-
-// storedDisks is what the disks of one VM take.
-func (p *Plan) storedDisks() (sum int64) {
-	for _, d := range p.disks {
+// stored is what images take together.
+func stored(images []sized) (sum int64) {
+	for _, d := range images {
 		sum += d.stored
 	}
 	return sum
@@ -60,7 +18,7 @@ func (p *Plan) storedDisks() (sum int64) {
 
 // need is the room that a mode takes: each VM, and all of them once.
 func (p *Plan) need(m Mode, f findings) (each, once int64) {
-	each = p.storedDisks()
+	each = stored(p.disks)
 	switch {
 	case m == Copy:
 		each += p.ram.stored

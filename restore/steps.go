@@ -39,27 +39,6 @@ type run struct {
 	mayHaveRun bool // the guest of a wake, though its resume failed
 }
 
-// hold leases all that the plan's snapshot names: from then on gc leaves it
-// alone. Its pages may have been moved to other packs since the plan was made;
-// the plan goes on with the snapshot as it is now.
-func (e *Engine) hold(ctx context.Context, lease *store.Lease, p *Plan) error {
-	sn, err := lease.HoldEdges(ctx, p.SnapshotID)
-	if err != nil {
-		return fmt.Errorf("snapshot %s went away: %w", p.SnapshotID, err)
-	}
-	if p.snapshot != nil && p.snapshot.ManifestDigest == sn.ManifestDigest {
-		return nil // what the plan saw is there as long as this manifest is
-	}
-	if err := e.Store.Unlock(ctx, sn); err != nil {
-		return err
-	}
-	p.snapshot = sn
-	if err := e.checkObjects(ctx, sn); err != nil {
-		return err
-	}
-	return e.readBlueprint(ctx, p, sn)
-}
-
 // buildSteps make the whole VM, whose guest does not run yet.
 func (r *run) buildSteps() []step {
 	steps := []step{
@@ -174,13 +153,13 @@ func (r *run) disks(ctx context.Context) error {
 }
 
 func (r *run) writeDisk(ctx context.Context, i int, path string) error {
-	im, err := r.Store.OpenDisk(ctx, r.plan.snapshot, i)
+	im, err := r.Store.OpenMap(ctx, r.plan.snapshot, r.plan.maps.Disks[i])
 	if err != nil {
 		return err
 	}
 	defer im.Close()
 	r.rec.Disks[i].Bytes = im.Bytes()
-	return writeImage(ctx, im, path, r.OnBytes)
+	return writeImage(ctx, im, path, r.plan.onBytes)
 }
 
 func (r *run) launch(ctx context.Context) error {

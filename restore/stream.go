@@ -51,9 +51,9 @@ func streamLanes() int { return min(max(2, runtime.NumCPU()), 16) }
 
 func (r *run) pushMemory(ctx context.Context, lanes []*migration.Lane) error {
 	durable.Step("restore.streaming")
-	told := &meter{total: r.plan.MemoryBytes, onBytes: r.OnBytes}
+	told := &meter{total: r.plan.MemoryBytes, onBytes: r.plan.onBytes}
 	for i, m := range r.plan.snapshot.Spec.Memory {
-		im, err := r.Store.OpenMemory(ctx, r.plan.snapshot, i)
+		im, err := r.Store.OpenMap(ctx, r.plan.snapshot, r.plan.maps.Memory[i])
 		if err != nil {
 			return err
 		}

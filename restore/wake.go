@@ -74,7 +74,7 @@ func (e *Engine) wake(ctx context.Context, rec *vm.Record, r Request) error {
 		return err
 	}
 	defer lease.Release()
-	if err := e.hold(ctx, lease, p); err != nil {
+	if p.subject, err = e.holdPlanned(ctx, lease, p.subject); err != nil {
 		return err
 	}
 	if err := e.makeRoom(ctx, lease, p); err != nil {

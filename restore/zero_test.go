@@ -32,9 +32,8 @@ func TestAnEngineThatLacksSomethingRefuses(t *testing.T) {
 			"Try":         func() error { _, err := e.Try(t.Context(), &vm.Record{ID: "0123456789abcdef"}, Request{}); return err },
 			"Wake":        func() error { _, err := e.Wake(t.Context(), "web", Request{}); return err },
 			"Materialise": func() error { _, err := e.Materialise(t.Context(), "web"); return err },
-			"ExportCH":    func() error { return e.ExportCH(t.Context(), "web", filepath.Join(t.TempDir(), "out")) },
+			"ExportCH":    func() error { return e.ExportCH(t.Context(), "web", filepath.Join(t.TempDir(), "out"), nil) },
 			"Recover":     func() error { return e.Recover(t.Context(), "journal") },
-			"WriteMemory": func() error { return e.WriteMemory(t.Context(), nil, filepath.Join(t.TempDir(), "ram")) },
 		} {
 			if err := do(); !errors.Is(err, failure.Usage) {
 				t.Errorf("%s with %s: %v, want Usage", verb, name, err)

@@ -195,12 +195,8 @@ func (s *Store) ReadDocument(ctx context.Context, sn *Snapshot, mediaType string
 	return plain, nil
 }
 
-// ReadMap loads a page map of a snapshot.
+// ReadMap loads a page map of a snapshot; Maps loads all of them.
 func (s *Store) ReadMap(ctx context.Context, sn *Snapshot, d digest.Digest) (*pack.Map, error) {
-	return s.maps.get(mapKey{d, sn.Spec.Key}, func() (*pack.Map, error) { return s.readMap(ctx, sn, d) })
-}
-
-func (s *Store) readMap(ctx context.Context, sn *Snapshot, d digest.Digest) (*pack.Map, error) {
 	b, err := s.ReadBlob(ctx, d)
 	if err != nil {
 		return nil, asDamage(err)

@@ -78,7 +78,6 @@ type Store struct {
 	maxBytes int64
 	keys     *keyring.Ring
 	locks    filelock.Pair
-	maps     mapMemo
 	onCommit func(context.Context, *Snapshot)
 	onRemove func(context.Context, ID)
 

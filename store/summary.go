@@ -243,7 +243,7 @@ func summarised(c Capture) CaptureSummary {
 // too.
 func (s *Store) zeroRAM(ctx context.Context, sn *Snapshot) (bytes int64) {
 	for _, r := range sn.Spec.Memory {
-		m, err := s.readMap(ctx, sn, r.Map)
+		m, err := s.ReadMap(ctx, sn, r.Map)
 		if err != nil {
 			return 0 // without the key, or damaged: a list is not where that is told
 		}

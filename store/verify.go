@@ -17,6 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // VerifyOptions of Verify.
@@ -201,11 +202,13 @@ func (v *verifier) maps(ctx context.Context, sn *Snapshot) error {
 	for _, l := range sn.Manifest.Layers {
 		named[l.Digest] = true
 	}
+	read := map[digest.Digest]*pack.Map{}
 	for _, d := range mapDigests(&sn.Spec) {
+		m, rerr := v.st.ReadMap(ctx, sn, d)
+		read[d] = m
 		err := v.objectUnder(ctx, sn.Spec.Key, "page map "+string(d), sn.ID, func() (string, string, error) {
-			m, err := v.st.ReadMap(ctx, sn, d)
-			if err != nil {
-				return "readable", err.Error(), nil
+			if rerr != nil {
+				return "readable", rerr.Error(), nil
 			}
 			for _, p := range m.Packs {
 				if !named[p] {
@@ -218,19 +221,19 @@ func (v *verifier) maps(ctx context.Context, sn *Snapshot) error {
 			return err
 		}
 	}
-	return v.sizes(ctx, sn)
+	return v.sizes(ctx, sn, read)
 }
 
 // sizes compares what the snapshot says of its RAM and disks with their page
 // maps. Maps that cannot be read are damage already.
-func (v *verifier) sizes(ctx context.Context, sn *Snapshot) error {
+func (v *verifier) sizes(ctx context.Context, sn *Snapshot, read map[digest.Digest]*pack.Map) error {
 	for _, r := range sn.Spec.Memory {
-		m, err := v.st.ReadMap(ctx, sn, r.Map)
-		if err != nil || m.Bytes == r.Bytes {
+		m := read[r.Map]
+		if m == nil || m.Bytes == r.Bytes {
 			continue
 		}
 		object := fmt.Sprintf("RAM at %#x of snapshot %s", r.GPA, sn.ID)
-		err = v.object(ctx, object, sn.ID, func() (string, string, error) {
+		err := v.object(ctx, object, sn.ID, func() (string, string, error) {
 			return fmt.Sprintf("%d bytes", r.Bytes), fmt.Sprintf("%d bytes", m.Bytes), nil
 		})
 		if err != nil {
@@ -238,10 +241,7 @@ func (v *verifier) sizes(ctx context.Context, sn *Snapshot) error {
 		}
 	}
 	for _, d := range sn.Spec.Disks {
-		if d.Map == "" {
-			continue
-		}
-		if m, err := v.st.ReadMap(ctx, sn, d.Map); err == nil && int64(m.Bytes) != d.Bytes {
+		if m := read[d.Map]; m != nil && int64(m.Bytes) != d.Bytes {
 			v.rep.Resized = append(v.rep.Resized, Resized{sn.ID, d.Index, d.Bytes, int64(m.Bytes)})
 		}
 	}

@@ -147,9 +147,10 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *house.House, name string, 
 			names = append(names, fmt.Sprintf("%s-%d", name, i+1))
 		}
 	}
+	m := a.meter("restoring")
 	plans, err := a.planAll(c.Context(), r, names, restore.Request{
 		Snapshot: from, Mode: restore.Mode(f.mode), Cold: f.cold, Paused: f.paused,
-		AllowIncompatible: f.allow, Clock: f.clock, Networks: wishes, Clones: len(names),
+		AllowIncompatible: f.allow, Clock: f.clock, Networks: wishes, Clones: len(names), OnBytes: m.update,
 	})
 	if err != nil {
 		return err
@@ -157,7 +158,7 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *house.House, name string, 
 	if f.dryRun {
 		return a.out.JSON(plans)
 	}
-	return a.applyAll(c.Context(), r, plans)
+	return a.applyAll(c.Context(), r, m, plans)
 }
 
 func (a *app) planAll(ctx context.Context, r *house.House, names []string, req restore.Request) ([]*restore.Plan, error) {
@@ -175,9 +176,8 @@ func (a *app) planAll(ctx context.Context, r *house.House, names []string, req r
 }
 
 // applyAll makes every VM or none, and prints the ids in the order of names.
-func (a *app) applyAll(ctx context.Context, r *house.House, plans []*restore.Plan) error {
-	m := a.meter("restoring")
-	recs, err := r.Rebuild(ctx, plans, m.update)
+func (a *app) applyAll(ctx context.Context, r *house.House, m *meter, plans []*restore.Plan) error {
+	recs, err := r.Rebuild(ctx, plans)
 	m.end()
 	if err != nil {
 		return err

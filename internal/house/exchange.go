@@ -37,7 +37,7 @@ func (h *House) Exchange(ctx context.Context, ref, snapshot string, o ExchangeOp
 	if o.Backup && rec.Process == nil && rec.Sleep == nil {
 		return "", failure.Hint(failure.New(failure.Conflict, "VM %s is %s: it has no RAM to back up", rec.Name, rec.State), "start it, or do without --backup")
 	}
-	trial, err := h.loading(o.OnLoaded).Try(ctx, rec, o.request(snapshot))
+	trial, err := h.Restorer.Try(ctx, rec, o.request(snapshot))
 	if err != nil {
 		return "", err
 	}
@@ -67,7 +67,7 @@ func (h *House) Exchange(ctx context.Context, ref, snapshot string, o ExchangeOp
 }
 
 func (o ExchangeOptions) request(snapshot string) restore.Request {
-	return restore.Request{Snapshot: snapshot, Mode: o.Mode, AllowIncompatible: o.AllowIncompatible, Clock: o.Clock}
+	return restore.Request{Snapshot: snapshot, Mode: o.Mode, AllowIncompatible: o.AllowIncompatible, Clock: o.Clock, OnBytes: o.OnLoaded}
 }
 
 // PlanExchange makes every refusal of Exchange that can be foreseen and touches

@@ -13,13 +13,6 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// loading is the engine that tells of its progress; onBytes may be nil.
-func (h *House) loading(onBytes func(done, total int64)) *restore.Engine {
-	e := *h.Restorer
-	e.OnBytes = onBytes
-	return &e
-}
-
 var _ vm.Hypervisor = (*House)(nil)
 
 // Snapshot saves the VM that ref names, which goes on, under a name that may be
@@ -35,7 +28,7 @@ func (h *House) Restore(ctx context.Context, ref, name string) (*vm.Record, erro
 	if err != nil {
 		return nil, err
 	}
-	recs, err := h.Rebuild(ctx, plans, nil)
+	recs, err := h.Rebuild(ctx, plans)
 	if err != nil {
 		return nil, err
 	}
@@ -53,8 +46,8 @@ func (h *House) Create(ctx context.Context, s vm.CreateSpec) (*vm.Record, error)
 
 // Rebuild makes the VMs of plans, all or none. Where further clones could be
 // mapped, what they map is made ahead.
-func (h *House) Rebuild(ctx context.Context, plans []*restore.Plan, onBytes func(done, total int64)) ([]*vm.Record, error) {
-	recs, err := h.loading(onBytes).ApplyAll(ctx, plans)
+func (h *House) Rebuild(ctx context.Context, plans []*restore.Plan) ([]*vm.Record, error) {
+	recs, err := h.Restorer.ApplyAll(ctx, plans)
 	if err != nil {
 		return nil, err
 	}
@@ -136,8 +129,8 @@ func (h *House) Start(ctx context.Context, ref string, o StartOptions) error {
 		return failure.Hint(failure.New(failure.Conflict, "VM %s is suspended: it goes on and does not boot", rec.Name), "leave out --kernel, --firmware and --initramfs, or say --cold to give up its RAM")
 	}
 	if !o.Cold {
-		_, err := h.loading(o.OnBytes).Wake(ctx, rec.ID, restore.Request{
-			Mode: o.Mode, AllowIncompatible: o.AllowIncompatible, Clock: o.Clock, Networks: o.Networks, OnNetwork: o.OnNetwork,
+		_, err := h.Restorer.Wake(ctx, rec.ID, restore.Request{
+			Mode: o.Mode, AllowIncompatible: o.AllowIncompatible, Clock: o.Clock, Networks: o.Networks, OnNetwork: o.OnNetwork, OnBytes: o.OnBytes,
 		})
 		return err
 	}

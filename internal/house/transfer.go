@@ -25,5 +25,5 @@ func (h *House) Importer() *capture.Importer {
 
 // ExportCH writes a folder that a bare VMM restores from; onBytes may be nil.
 func (h *House) ExportCH(ctx context.Context, ref, dir string, onBytes func(done, total int64)) error {
-	return h.loading(onBytes).ExportCH(ctx, ref, dir)
+	return h.Restorer.ExportCH(ctx, ref, dir, onBytes)
 }

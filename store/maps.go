@@ -1,0 +1,96 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store/pack"
+)
+
+// Maps are the page maps of a snapshot, decoded. Nobody changes them.
+type Maps struct {
+	Memory []*pack.Map // in the order of the spec
+	Disks  []*pack.Map // likewise; nil where the disk is an image
+}
+
+// Maps looks whether all that a snapshot names is there and as long as it says,
+// and decodes its page maps, each once. failure.Damaged where it is not so. A disk
+// may be of another size than the spec says: it had been grown. No page is read.
+func (s *Store) Maps(ctx context.Context, sn *Snapshot) (*Maps, error) {
+	if err := s.present(sn); err != nil {
+		return nil, err
+	}
+	named := map[digest.Digest]bool{}
+	for _, l := range sn.Manifest.Layers {
+		named[l.Digest] = true
+	}
+	decoded := map[digest.Digest]*pack.Map{}
+	for _, d := range mapDigests(&sn.Spec) {
+		m, err := s.ReadMap(ctx, sn, d)
+		if err != nil {
+			return nil, errors.Join(ctx.Err(), lacking(sn, "page map "+string(d), "readable", err.Error()))
+		}
+		for _, p := range m.Packs {
+			if !named[p] {
+				return nil, lacking(sn, "page map "+string(d), "packs in the manifest", "unnamed pack "+string(p))
+			}
+		}
+		decoded[d] = m
+	}
+	maps := &Maps{}
+	for _, r := range sn.Spec.Memory {
+		m := decoded[r.Map]
+		if m.Bytes != r.Bytes {
+			return nil, lacking(sn, fmt.Sprintf("RAM at %#x", r.GPA), fmt.Sprintf("%d bytes", r.Bytes), fmt.Sprintf("%d bytes", m.Bytes))
+		}
+		maps.Memory = append(maps.Memory, m)
+	}
+	for _, d := range sn.Spec.Disks {
+		maps.Disks = append(maps.Disks, decoded[d.Map])
+	}
+	return maps, nil
+}
+
+// OpenMap opens an image of a snapshot by its decoded page map, for verified
+// reading; see OpenMemory.
+func (s *Store) OpenMap(ctx context.Context, sn *Snapshot, m *pack.Map) (*pack.Image, error) {
+	return pack.OpenImage(ctx, m, s.opener(sn))
+}
+
+// present refuses a snapshot of which a blob or an image is missing, or is of
+// another size.
+func (s *Store) present(sn *Snapshot) error {
+	for _, d := range append([]Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
+		if err := isThere(sn, s.BlobPath(d.Digest), d); err != nil {
+			return err
+		}
+	}
+	for _, im := range sn.Spec.Images {
+		if err := isThere(sn, s.ImageBlobPath(im.Digest), Descriptor{Digest: im.Digest, Size: im.Bytes}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isThere(sn *Snapshot, path string, d Descriptor) error {
+	fi, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return lacking(sn, "blob "+string(d.Digest), "present", "missing")
+	case err != nil:
+		return fmt.Errorf("snapshot %s: %w", sn.ID, err)
+	case fi.Size() != d.Size:
+		return lacking(sn, "blob "+string(d.Digest), fmt.Sprintf("%d bytes", d.Size), fmt.Sprintf("%d bytes", fi.Size()))
+	}
+	return nil
+}
+
+func lacking(sn *Snapshot, object, want, got string) error {
+	return failure.New(failure.Damaged, "snapshot %s is damaged: %s: want %s, got %s", sn.ID, object, want, got)
+}
