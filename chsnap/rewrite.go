@@ -15,8 +15,8 @@ type Rewrite struct {
 	SerialFile                  string
 	Taps                        map[string]string // device id → TAP, "" for one that the VMM makes; every interface must be named
 	Vsock                       string            // path of its socket, of a VM that has one
-	Confine                     bool              // by Landlock, to what the configuration names and Writable
-	Writable                    []string          // folders and files
+	Confine                     bool              // by Landlock, to what the configuration names and these
+	Writable, Readable          []string          // folders and files
 }
 
 // DiskFile is the file of a disk. Whether the VMM may write to it is the new VM's
@@ -209,9 +209,12 @@ func (w Rewrite) landlock(b []byte) ([]byte, error) {
 	if b, err = set(b, "landlock_enable", true); err != nil {
 		return nil, err
 	}
-	rules := make([]landlockRule, 0, len(w.Writable))
-	for _, dir := range w.Writable {
-		rules = append(rules, landlockRule{dir, "rw"})
+	rules := make([]landlockRule, 0, len(w.Writable)+len(w.Readable))
+	for _, path := range w.Writable {
+		rules = append(rules, landlockRule{path, "rw"})
+	}
+	for _, path := range w.Readable {
+		rules = append(rules, landlockRule{path, "r"})
 	}
 	return set(b, "landlock_rules", rules)
 }

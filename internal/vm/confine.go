@@ -66,8 +66,8 @@ func (m *Manager) checkConfine() error {
 		"boot Linux 6.2 or later with lsm=landlock,…, or set vmLandlock to auto")
 }
 
-// confineArgs are those of a cold boot. All that the configuration names the VMM
-// allows itself; the rules are for what it is asked to do later.
+// confineArgs are those of a cold boot. All files that the configuration names the
+// VMM allows itself; the rules are for TAPs, and what it is asked to do later.
 func (m *Manager) confineArgs(ctx context.Context, rec *Record, a *chsnap.Args) {
 	if !m.confines(rec) {
 		return
@@ -76,6 +76,26 @@ func (m *Manager) confineArgs(ctx context.Context, rec *Record, a *chsnap.Args) 
 	for _, dir := range m.makeRooms(ctx, rec.ID) {
 		a.Options("--landlock-rules", chsnap.PathOption("path", dir), chsnap.WordOption("access", "rw"))
 	}
+	for _, dir := range rec.tapFolders() {
+		a.Options("--landlock-rules", chsnap.PathOption("path", dir), chsnap.WordOption("access", "r"))
+	}
+}
+
+// tapFolders is where the kernel describes the VM's TAPs. The VMM reads there how
+// many queues one has that it opens by name (net_util/src/open_tap.rs), and may not
+// unless it is told. It sees the host's /sys from another netns too, where a TAP of
+// the same name may be.
+func (r *Record) tapFolders() (dirs []string) {
+	for _, n := range r.Networks {
+		if n.Tap == "" || strings.ContainsRune(n.Tap, '/') {
+			continue
+		}
+		dir := filepath.Join("/sys/class/net", n.Tap)
+		if _, err := os.Stat(dir); err == nil {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
 }
 
 // rooms are the folders in which a VMM may write its RAM when it is saved in file

@@ -26,7 +26,7 @@ func (m *Manager) Rewriting(ctx context.Context, rec *Record) chsnap.Rewrite {
 		serial: m.SerialPath(rec.ID), vsock: m.VsockPath(rec),
 	})
 	if w.Confine = m.confines(rec) || asksForLandlock(rec); w.Confine {
-		w.Writable = m.makeRooms(ctx, rec.ID)
+		w.Writable, w.Readable = m.makeRooms(ctx, rec.ID), rec.tapFolders()
 	}
 	return w
 }

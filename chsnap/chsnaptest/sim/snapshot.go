@@ -71,13 +71,15 @@ func (m *machine) send(url string) error {
 }
 
 // mayWrite: a VMM that confined itself makes files where a rule allows it only.
-func (c *vmConfig) mayWrite(dir string) bool {
+func (c *vmConfig) mayWrite(dir string) bool { return c.may("w", dir) }
+
+func (c *vmConfig) may(access, dir string) bool {
 	var rules []struct{ Path, Access string }
 	if !c.Landlock || len(c.Rules) > 0 && json.Unmarshal(c.Rules, &rules) != nil {
 		return !c.Landlock
 	}
 	for _, r := range rules {
-		if strings.Contains(r.Access, "w") && strings.HasPrefix(dir+"/", strings.TrimSuffix(r.Path, "/")+"/") {
+		if strings.Contains(r.Access, access) && strings.HasPrefix(dir+"/", strings.TrimSuffix(r.Path, "/")+"/") {
 			return true
 		}
 	}
