@@ -68,7 +68,7 @@ func mustPublish(t testing.TB, s *store.Store, parts ...string) *store.Snapshot 
 
 // sources are the roots of a store, read by the rooms that own them.
 func sources(s *store.Store) []store.Source {
-	return []store.Source{vm.Roots(s), image.Roots(s), s.Pins()}
+	return []store.Source{vm.Roots(s), image.Roots(s), image.Pins(s)}
 }
 
 // run is Collect with all sources, and without grace where the test gives none.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 )
@@ -64,48 +63,6 @@ func (s *Store) JSONFiles(folder string) ([]string, error) {
 		}
 	}
 	return files, nil
-}
-
-// pin is pins/<id>.json: what the operator wants to keep, whatever else names it.
-type pin struct {
-	Version int             `json:"version"` // 0 or 1
-	ID      string          `json:"id,omitempty"`
-	Name    string          `json:"name,omitempty"`
-	Digests []digest.Digest `json:"digests"`
-	Images  []digest.Digest `json:"images,omitempty"`
-}
-
-var pinDocument = durable.Document{Name: "pin", Limit: 8 << 20}
-
-// Pins is the Source of pins.
-func (s *Store) Pins() Source {
-	return Source{
-		Folder: "pins",
-		Files:  func() ([]string, error) { return s.JSONFiles("pins") },
-		Read:   readPin,
-	}
-}
-
-func readPin(path string) (Root, error) {
-	b, err := pinDocument.Read(path)
-	if err != nil {
-		return Root{}, err
-	}
-	r := Root{Kind: "pin", ID: strings.TrimSuffix(filepath.Base(path), ".json")}
-	var p pin
-	err = durable.DecodeAll(b, &p)
-	switch {
-	case err != nil:
-		return r, failure.New(failure.Damaged, "%s: %w", path, err)
-	case p.Version < 0 || p.Version > 1:
-		return r, failure.New(failure.Damaged, "%s has version %d", path, p.Version)
-	case p.ID != "" && p.ID != r.ID:
-		return r, failure.New(failure.Damaged, "%s is that of %q", path, p.ID)
-	case len(p.Digests)+len(p.Images) == 0:
-		return r, failure.New(failure.Damaged, "%s pins nothing", path)
-	}
-	r.Name, r.Digests = p.Name, append(p.Digests, p.Images...)
-	return r, nil
 }
 
 // checkID refuses what no snapshot or VM is called.

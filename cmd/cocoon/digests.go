@@ -111,6 +111,9 @@ func roleOf(ctx context.Context, r *house.House, d digest.Digest) (string, error
 // goes with what holds it.
 func removeImage(ctx context.Context, r *house.House, ref string) error {
 	err := r.Images.Remove(ctx, ref, r.Holders)
+	if errors.Is(err, failure.Conflict) && isPinned(ctx, r, ref) {
+		err = failure.Hint(err, "cocoon image unpin "+ref)
+	}
 	if !errors.Is(err, failure.NotFound) {
 		return err
 	}

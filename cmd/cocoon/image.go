@@ -13,7 +13,7 @@ import (
 
 func newImage(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "Read-only images that VMs and snapshots stand on", Args: cobra.ArbitraryArgs, RunE: groupHelp}
-	c.AddCommand(newImageImport(a), newImageList(a), newImageInspect(a), newImageRemove(a))
+	c.AddCommand(newImageImport(a), newImageList(a), newImageInspect(a), newImageRemove(a), newImagePin(a), newImageUnpin(a))
 	return c
 }
 
@@ -25,6 +25,7 @@ type imageRow struct {
 	Bytes        int64     `json:"bytes"`
 	VirtualBytes int64     `json:"virtualBytes"`
 	Created      time.Time `json:"created"`
+	Pinned       bool      `json:"pinned"`
 	Holders      []string  `json:"holders,omitempty"`
 }
 
@@ -61,19 +62,15 @@ func newImageImport(a *app) *cobra.Command {
 func newImageList(a *app) *cobra.Command {
 	var o listing.Options
 	c := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List images", Args: needArgs(cobra.NoArgs),
+		Use: "list", Aliases: []string{"ls"}, Short: "List images that have a name or a pin", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := a.open(c.Context())
 			if err != nil {
 				return err
 			}
-			recs, err := r.Images.List(c.Context())
+			rows, err := imageRows(c.Context(), r)
 			if err != nil {
 				return err
-			}
-			rows := []imageRow{}
-			for _, rec := range recs {
-				rows = append(rows, toImageRow(rec))
 			}
 			return listing.Write(a.out, o, rows, func(i imageRow) string { return i.ID }, []listing.Column[imageRow]{
 				{Name: "ID", Cell: func(i imageRow) string { return short(i.ID, o.NoTrunc) }, Values: func(i imageRow) []string { return []string{i.ID} }},
@@ -82,6 +79,7 @@ func newImageList(a *app) *cobra.Command {
 				{Name: "FORMAT", Cell: func(i imageRow) string { return i.Format }},
 				{Name: "SIZE", Cell: func(i imageRow) string { return size(i.Bytes) }, Less: func(x, y imageRow) bool { return x.Bytes < y.Bytes }},
 				{Name: "CREATED", Cell: func(i imageRow) string { return ago(i.Created) }, Less: func(x, y imageRow) bool { return x.Created.Before(y.Created) }},
+				{Name: "PINNED", Cell: func(i imageRow) string { return map[bool]string{true: "yes"}[i.Pinned] }},
 			})
 		},
 	}
@@ -104,6 +102,7 @@ func newImageInspect(a *app) *cobra.Command {
 					return err
 				}
 				row.Holders, err = r.Holders(c.Context(), digest.Digest(row.ID))
+				row.Pinned = isPinned(c.Context(), r, row.ID)
 				rows = append(rows, row)
 				return err
 			})

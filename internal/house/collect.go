@@ -11,7 +11,7 @@ import (
 
 // Roots are all that keep objects beside snapshots and leases.
 func Roots(st *store.Store) []store.Source {
-	return []store.Source{vm.Roots(st), image.Roots(st), st.Pins()}
+	return []store.Source{vm.Roots(st), image.Roots(st), image.Pins(st)}
 }
 
 // Collect runs gc over everything that this host has; o says how.

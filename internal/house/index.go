@@ -103,6 +103,13 @@ func (h *House) HeldBy(ctx context.Context, d digest.Digest) (found []refs.Holde
 			found = append(found, e.Holder)
 		}
 	}
+	pins, err := h.Images.Pins(ctx)
+	errs = append(errs, err)
+	for _, p := range pins {
+		if p.Holds(d) {
+			found = append(found, refs.Holder{Kind: "pin", ID: p.ID, Name: p.Name})
+		}
+	}
 	return found, errors.Join(errs...)
 }
 

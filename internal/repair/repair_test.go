@@ -161,7 +161,7 @@ func TestALostPageThatNoMapNames(t *testing.T) {
 		t.Errorf("dry run and run differ: %q, %q", dry.Repaired[0].What, rep.Repaired[0].What)
 	}
 	reads(t, s, sn.ID, ram)
-	if _, err := gc.Collect(t.Context(), s, gc.Options{Sources: []store.Source{vm.Roots(s), image.Roots(s), s.Pins()}, Grace: -1}); err != nil {
+	if _, err := gc.Collect(t.Context(), s, gc.Options{Sources: []store.Source{vm.Roots(s), image.Roots(s), image.Pins(s)}, Grace: -1}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(s.BlobPath(old)); !errors.Is(err, os.ErrNotExist) {
@@ -251,7 +251,7 @@ func TestKilledSalvageGoesOn(t *testing.T) {
 				t.Errorf("repair: %+v", rep)
 			}
 			reads(t, s, sn.ID, ram)
-			if _, err := gc.Collect(t.Context(), s, gc.Options{Sources: []store.Source{vm.Roots(s), image.Roots(s), s.Pins()}, Grace: -1}); err != nil {
+			if _, err := gc.Collect(t.Context(), s, gc.Options{Sources: []store.Source{vm.Roots(s), image.Roots(s), image.Pins(s)}, Grace: -1}); err != nil {
 				t.Fatal(err)
 			}
 			if left, _ := os.ReadDir(s.Path("ingest")); len(left) > 0 {

@@ -17,7 +17,7 @@ import (
 )
 
 func collect(ctx context.Context, s *store.Store) error {
-	_, err := gc.Collect(ctx, s, gc.Options{Sources: []store.Source{vm.Roots(s), image.Roots(s), s.Pins()}, Grace: -1})
+	_, err := gc.Collect(ctx, s, gc.Options{Sources: []store.Source{vm.Roots(s), image.Roots(s), image.Pins(s)}, Grace: -1})
 	return err
 }
 
