@@ -71,8 +71,9 @@ func (s *Store) markEncrypted() error {
 	return nil
 }
 
-// sealing decides once for the whole ingest.
-func (in *Ingest) sealing() (*keyring.Key, error) {
+// Key is what the ingest encrypts with, nil where it stores in the clear; it is
+// decided once for the whole ingest.
+func (in *Ingest) Key() (*keyring.Key, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.decided {
@@ -89,19 +90,9 @@ func (in *Ingest) sealing() (*keyring.Key, error) {
 	return k, nil
 }
 
-// ingestUnder begins an ingest for parts of snapshots that are encrypted with
-// the key of this id, or that are plain where it is "".
-func (s *Store) ingestUnder(ctx context.Context, l *Lease, key string) (*Ingest, error) {
-	in, err := s.Ingest(ctx, l)
-	if err != nil {
-		return nil, err
-	}
-	return in, in.use(key)
-}
-
-// use decides that what the ingest stores from here on is encrypted with the key
+// Use decides that what the ingest stores from here on is encrypted with the key
 // of this id, or plain where it is "".
-func (in *Ingest) use(key string) error {
+func (in *Ingest) Use(key string) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.key, in.decided = nil, true
@@ -120,7 +111,7 @@ func (in *Ingest) use(key string) error {
 
 // keyOf notes in a spec which key the ingest uses.
 func (in *Ingest) keyOf(sp *Spec) error {
-	k, err := in.sealing()
+	k, err := in.Key()
 	if err != nil {
 		return err
 	}
@@ -142,7 +133,7 @@ func keyName(k *keyring.Key) string {
 // putSpec stores a spec, authenticated with the ingest's key, and gives the
 // descriptor that belongs into its manifest.
 func (in *Ingest) putSpec(ctx context.Context, sp *Spec) (Descriptor, error) {
-	k, err := in.sealing()
+	k, err := in.Key()
 	if err != nil {
 		return Descriptor{}, err
 	}
@@ -170,7 +161,7 @@ func (in *Ingest) seal(mediaType string, data []byte) ([]byte, error) {
 	if !sealed(mediaType) {
 		return data, nil
 	}
-	k, err := in.sealing()
+	k, err := in.Key()
 	if err != nil || k == nil {
 		return data, err
 	}

@@ -93,7 +93,7 @@ func (sn *Snapshot) boundDocuments() error {
 		}
 	}
 	least(sn.Spec.CHState, foreignStateBytes)
-	for _, d := range mapDigests(&sn.Spec) {
+	for _, d := range sn.Spec.PageMaps() {
 		least(d, foreignMapBytes)
 	}
 	for d, n := range most {

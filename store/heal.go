@@ -11,7 +11,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -37,9 +36,6 @@ type HealOptions struct {
 // and from copies of its pages anywhere in the store, and says how. It is
 // failure.Damaged when that cannot be done; the file is then left as it was.
 func (s *Store) Heal(ctx context.Context, in *Ingest, d digest.Digest, affects []ID, o HealOptions) (how string, err error) {
-	if err := in.lease.Hold(ctx, d); err != nil {
-		return "", err
-	}
 	f, err := os.OpenFile(s.BlobPath(d), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", failure.New(failure.Damaged, "pack %s is missing, and its index with it", d)
@@ -222,33 +218,12 @@ func (h *healer) inCopy(ctx context.Context, sn *Snapshot, c RawCopy) error {
 
 // mend writes the pack anew and puts it in the place of the damaged one.
 func (h *healer) mend(ctx context.Context, in *Ingest, f *os.File, dryRun bool) error {
-	out, err := in.create()
-	if err != nil {
+	write := func(w io.Writer) error { return pack.Mend(w, f, h.ix, h.d, h.copyOf) }
+	if dryRun {
+		return write(io.Discard)
+	}
+	if err := in.Replace(h.d, write); err != nil {
 		return err
 	}
-	err = pack.Mend(out, f, h.ix, h.d, h.copyOf)
-	if err != nil || dryRun {
-		return errors.Join(err, out.discard())
-	}
-	if err := errors.Join(out.Sync(), out.Close()); err != nil {
-		return errors.Join(err, os.Remove(out.Name()))
-	}
-	durable.Step("store.heal.written")
-	if err := h.st.replace(out.Name(), h.d); err != nil {
-		return fmt.Errorf("heal pack %s: %w", h.d, err)
-	}
-	durable.Step("store.heal.replaced")
 	return ctx.Err()
-}
-
-// DropDerived removes what is rebuilt on demand from the manifests.
-func (s *Store) DropDerived(ctx context.Context) error {
-	return s.names(ctx, func() error {
-		for _, path := range []string{s.summaryPath(), s.namesPath()} {
-			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
-		}
-		return nil
-	})
 }

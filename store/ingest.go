@@ -64,7 +64,7 @@ func (in *Ingest) Pages(ctx context.Context, images ...ImageRef) *pack.Writer {
 	if in.writer != nil {
 		return in.writer
 	}
-	k, err := in.sealing()
+	k, err := in.Key()
 	if err != nil { // then every call of the writer gives it
 		failed, cancel := context.WithCancelCause(ctx)
 		cancel(err)
@@ -134,7 +134,7 @@ func (in *Ingest) PutMap(ctx context.Context, m *pack.Map) (Descriptor, error) {
 		}
 		in.name(Descriptor{MediaType: MediaTypePack, Digest: d, Size: fi.Size()})
 	}
-	k, err := in.sealing()
+	k, err := in.Key()
 	if err != nil {
 		return Descriptor{}, err
 	}

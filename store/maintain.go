@@ -61,6 +61,11 @@ func (s *Store) Survey(ctx context.Context, wait time.Duration, who string) (*Ma
 	return &Maintenance{st: s, lock: lock, who: who}, nil
 }
 
+// Lease is one for what the holder does, which this says.
+func (m *Maintenance) Lease(ctx context.Context, doing string) (*Lease, error) {
+	return m.st.Lease(ctx, m.who+": "+doing)
+}
+
 // End gives gc.lock up.
 func (m *Maintenance) End() error { return m.lock.Unlock() }
 

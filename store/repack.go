@@ -109,7 +109,7 @@ func (s *Store) PlanRepack(ctx context.Context, o RepackOptions) (*RepackPlan, e
 // count adds what one snapshot needs.
 func (p *RepackPlan) count(ctx context.Context, sn *Snapshot, live []Holding, seen map[mapUnder]bool) error {
 	stays := ""
-	if who := inUse(sn, live, ""); who != "" {
+	if who := sn.HeldBy(live, ""); who != "" {
 		stays = fmt.Sprintf("snapshot %s is in use by: %s", sn.ID, who)
 	}
 	if sn.Meta.Quarantine != nil && p.o.Only == nil {
@@ -122,7 +122,7 @@ func (p *RepackPlan) count(ctx context.Context, sn *Snapshot, live []Holding, se
 		}
 		stays = err.Error()
 	}
-	for _, d := range mapDigests(&sn.Spec) {
+	for _, d := range sn.Spec.PageMaps() {
 		if seen[mapUnder{sn.Spec.Key, d}] || err != nil {
 			continue
 		}
@@ -284,7 +284,7 @@ func (m *Maintenance) repackBatch(ctx context.Context, p *RepackPlan, batch []*P
 }
 
 func (m *Maintenance) tryBatch(ctx context.Context, p *RepackPlan, batch []*PackUse, res *RepackResult) error {
-	lease, err := m.st.Lease(ctx, m.who+": moving pages")
+	lease, err := m.Lease(ctx, "moving pages")
 	if err != nil {
 		return err
 	}

@@ -34,11 +34,14 @@ type movedMap struct {
 }
 
 func (m *Maintenance) newRepack(ctx context.Context, p *RepackPlan, l *Lease, batch []*PackUse, res *RepackResult) (*repack, error) {
-	in, err := m.st.ingestUnder(ctx, l, batch[0].key)
+	in, err := p.st.Ingest(ctx, l)
+	if err == nil {
+		err = in.Use(batch[0].key)
+	}
 	if err != nil {
 		return nil, err
 	}
-	r := &repack{m: m, st: m.st, plan: p, batch: batch, res: res, in: in, going: map[digest.Digest]*PackUse{}, maps: map[digest.Digest]*movedMap{}}
+	r := &repack{m: m, st: p.st, plan: p, batch: batch, res: res, in: in, going: map[digest.Digest]*PackUse{}, maps: map[digest.Digest]*movedMap{}}
 	for _, u := range batch {
 		r.going[u.ID] = u
 	}
@@ -57,7 +60,7 @@ func (r *repack) run(ctx context.Context) error {
 		err := r.replace(ctx, id)
 		switch {
 		case err == nil:
-		case errors.Is(err, failure.Conflict), errors.Is(err, errChanged), stayBehind(err):
+		case errors.Is(err, failure.Conflict), errors.Is(err, ErrChanged), stayBehind(err):
 			r.stays(id, err)
 		default:
 			return err
@@ -118,7 +121,11 @@ func (r *repack) movePages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w := pack.NewWriter(ctx, r.in, pack.WriterOptions{Level: pack.Better, Family: known, KeepFrames: true, Key: r.in.key})
+	key, err := r.in.Key()
+	if err != nil {
+		return err
+	}
+	w := pack.NewWriter(ctx, r.in, pack.WriterOptions{Level: pack.Better, Family: known, KeepFrames: true, Key: key})
 	defer w.Abort()
 	var order []digest.Digest
 	live := map[digest.Digest]*pack.Live{}
@@ -216,26 +223,23 @@ func (r *repack) replace(ctx context.Context, id ID) error {
 	if err := r.st.Unlock(ctx, sn); err != nil {
 		return err
 	}
-	next := &replacement{old: sn, spec: sn.Spec}
-	next.spec.Memory, next.spec.Disks = slices.Clone(sn.Spec.Memory), slices.Clone(sn.Spec.Disks)
-	for i := range next.spec.Memory {
-		if err := r.moveMap(ctx, sn, &next.spec.Memory[i].Map); err != nil {
+	next := sn.Spec
+	next.Memory, next.Disks = slices.Clone(sn.Spec.Memory), slices.Clone(sn.Spec.Disks)
+	for i := range next.Memory {
+		if err := r.moveMap(ctx, sn, &next.Memory[i].Map); err != nil {
 			return err
 		}
 	}
-	for i := range next.spec.Disks {
-		if err := r.moveMap(ctx, sn, &next.spec.Disks[i].Map); err != nil {
+	for i := range next.Disks {
+		if err := r.moveMap(ctx, sn, &next.Disks[i].Map); err != nil {
 			return err
 		}
 	}
-	if next.layers, err = r.layers(sn); err != nil {
+	layers, err := r.layers(sn)
+	if err != nil {
 		return err
 	}
-	if next.config, err = r.in.putSpec(ctx, &next.spec); err != nil {
-		return err
-	}
-	durable.Step("store.repack.mapped")
-	if err := r.m.replace(ctx, r.in, next); err != nil {
+	if err := r.m.Replace(ctx, r.in, sn, next, layers); err != nil {
 		return err
 	}
 	r.res.Snapshots = append(r.res.Snapshots, id)
@@ -258,13 +262,9 @@ func (r *repack) moveMap(ctx context.Context, sn *Snapshot, d *digest.Digest) er
 	}
 	m, err := r.move.Rewrite(old)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errChanged, err)
+		return fmt.Errorf("%w: %w", ErrChanged, err)
 	}
-	b, err := m.EncodeFor(r.in.key)
-	if err != nil {
-		return err
-	}
-	now, err := r.in.Put(ctx, MediaTypePageMap, b)
+	now, err := r.in.PutMap(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -278,7 +278,7 @@ func (r *repack) moveMap(ctx context.Context, sn *Snapshot, d *digest.Digest) er
 func (r *repack) layers(sn *Snapshot) ([]Descriptor, error) {
 	var packs, rest []Descriptor
 	named := map[digest.Digest]bool{}
-	for _, d := range mapDigests(&sn.Spec) {
+	for _, d := range sn.Spec.PageMaps() {
 		for _, p := range r.maps[d].packs {
 			if named[p] {
 				continue

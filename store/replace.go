@@ -32,8 +32,9 @@ func (s *Store) Current(sn *Snapshot) bool {
 	return err == nil && digest.FromBytes(b) == sn.ManifestDigest
 }
 
-// inUse says by whom a snapshot is held, "" by nobody but the lease own.
-func inUse(sn *Snapshot, live []Holding, own string) string {
+// HeldBy says for what one of the leases holds the snapshot, "" where none does
+// but the lease own.
+func (sn *Snapshot) HeldBy(live []Holding, own string) string {
 	for _, h := range live {
 		if h.Lease != own && (slices.Contains(h.Snapshots, sn.ID) || slices.Contains(h.Digests, sn.Manifest.Config.Digest)) {
 			return h.Purpose
@@ -42,8 +43,8 @@ func inUse(sn *Snapshot, live []Holding, own string) string {
 	return ""
 }
 
-// errChanged: what was to be replaced is not what was read.
-var errChanged = errors.New("it was changed meanwhile")
+// ErrChanged: what was to be replaced is not what was read.
+var ErrChanged = errors.New("it was changed meanwhile")
 
 // replacement is a snapshot as it is and as it shall be.
 type replacement struct {
@@ -73,8 +74,19 @@ func (r *replacement) meta(raw []byte) ([]byte, error) {
 	return m.encode()
 }
 
-// replace exchanges the snapshot. failure.Conflict when somebody holds it now,
-// errChanged when it is not any more what was read.
+// Replace exchanges a snapshot for one of this spec whose manifest names these
+// layers: all durable, and held by the ingest's lease. failure.Conflict when
+// another holds it now, ErrChanged when it is not any more what was read.
+func (m *Maintenance) Replace(ctx context.Context, in *Ingest, old *Snapshot, spec Spec, layers []Descriptor) error {
+	r := &replacement{old: old, spec: spec, layers: layers}
+	var err error
+	if r.config, err = in.putSpec(ctx, &r.spec); err != nil {
+		return err
+	}
+	durable.Step("store.repack.mapped")
+	return m.replace(ctx, in, r)
+}
+
 func (m *Maintenance) replace(ctx context.Context, in *Ingest, r *replacement) error {
 	manifest, err := r.manifest()
 	if err != nil {
@@ -113,7 +125,7 @@ func (m *Maintenance) replace(ctx context.Context, in *Ingest, r *replacement) e
 	}
 }
 
-var errMetaChanged = fmt.Errorf("meta.json: %w", errChanged)
+var errMetaChanged = fmt.Errorf("meta.json: %w", ErrChanged)
 
 // exchange is the instant in which nobody leases, publishes or removes.
 func (m *Maintenance) exchange(ctx context.Context, in *Ingest, r *replacement, staged string) error {
@@ -129,11 +141,11 @@ func (m *Maintenance) exchangeNow(ctx context.Context, in *Ingest, r *replacemen
 	if err != nil {
 		return err
 	}
-	if who := inUse(r.old, live, in.lease.ID()); who != "" {
+	if who := r.old.HeldBy(live, in.lease.ID()); who != "" {
 		return failure.New(failure.Conflict, "snapshot %s is in use by: %s", r.old.ID, who)
 	}
 	if !m.st.Current(r.old) {
-		return errChanged
+		return ErrChanged
 	}
 	if err := durable.Exchange(staged, r.old.Dir); err != nil {
 		return fmt.Errorf("replace snapshot %s: %w", r.old.ID, err)

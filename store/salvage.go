@@ -101,16 +101,3 @@ func (h *healer) copyOf(hash pack.Hash, page []byte) bool {
 	_, err := h.scratch.ReadAt(page, at)
 	return err == nil
 }
-
-// ConfigOf is the descriptor of a snapshot's config, though that be damaged.
-func (s *Store) ConfigOf(id ID) (Descriptor, error) {
-	b, err := manifestDocument.Read(s.Path("snapshots", string(id), "manifest.json"))
-	if err != nil {
-		return Descriptor{}, err
-	}
-	sn, err := DecodeManifest(b)
-	if err != nil {
-		return Descriptor{}, err
-	}
-	return sn.Manifest.Config, nil
-}

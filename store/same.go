@@ -134,7 +134,7 @@ func (in *Ingest) Renew(ctx context.Context, sn *Snapshot) (*Snapshot, []byte, e
 	if err := in.st.Unlock(ctx, sn); err != nil {
 		return nil, nil, err
 	}
-	if err := in.use(sn.Spec.Key); err != nil {
+	if err := in.Use(sn.Spec.Key); err != nil {
 		return nil, nil, err
 	}
 	renewed := *sn

@@ -123,6 +123,19 @@ func (s *Store) ManifestBytes(sn *Snapshot) ([]byte, error) {
 	return b, nil
 }
 
+// ConfigOf is the descriptor of a snapshot's config, though that be damaged.
+func (s *Store) ConfigOf(id ID) (Descriptor, error) {
+	b, err := manifestDocument.Read(s.Path("snapshots", string(id), "manifest.json"))
+	if err != nil {
+		return Descriptor{}, err
+	}
+	sn, err := DecodeManifest(b)
+	if err != nil {
+		return Descriptor{}, err
+	}
+	return sn.Manifest.Config, nil
+}
+
 // asDamage: a blob that a manifest names and that is missing is damage.
 func asDamage(err error) error {
 	if errors.Is(err, failure.NotFound) {

@@ -174,7 +174,7 @@ func (sp *Spec) check() error {
 // standsOn refuses layers that lack a blob which the spec names: neither the
 // collector nor an export would keep it.
 func (sp *Spec) standsOn(layers []Descriptor) error {
-	for _, d := range append(mapDigests(sp), sp.CHConfig, sp.CHState) {
+	for _, d := range append(sp.PageMaps(), sp.CHConfig, sp.CHState) {
 		if !slices.ContainsFunc(layers, func(l Descriptor) bool { return l.Digest == d }) {
 			return failure.New(failure.Damaged, "the manifest does not name blob %s, which the snapshot needs", d)
 		}
@@ -200,6 +200,20 @@ func imageDigests(sp *Spec) []digest.Digest {
 	for _, d := range sp.Disks {
 		if d.Image != "" {
 			out = append(out, d.Image)
+		}
+	}
+	return out
+}
+
+// PageMaps are those of RAM and disks.
+func (sp *Spec) PageMaps() []digest.Digest {
+	var out []digest.Digest
+	for _, m := range sp.Memory {
+		out = append(out, m.Map)
+	}
+	for _, d := range sp.Disks {
+		if d.Map != "" {
+			out = append(out, d.Map)
 		}
 	}
 	return out

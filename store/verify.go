@@ -203,7 +203,7 @@ func (v *verifier) maps(ctx context.Context, sn *Snapshot) error {
 		named[l.Digest] = true
 	}
 	read := map[digest.Digest]*pack.Map{}
-	for _, d := range mapDigests(&sn.Spec) {
+	for _, d := range sn.Spec.PageMaps() {
 		m, rerr := v.st.ReadMap(ctx, sn, d)
 		read[d] = m
 		err := v.objectUnder(ctx, sn.Spec.Key, "page map "+string(d), sn.ID, func() (string, string, error) {
@@ -246,19 +246,6 @@ func (v *verifier) sizes(ctx context.Context, sn *Snapshot, read map[digest.Dige
 		}
 	}
 	return nil
-}
-
-func mapDigests(sp *Spec) []digest.Digest {
-	var out []digest.Digest
-	for _, m := range sp.Memory {
-		out = append(out, m.Map)
-	}
-	for _, d := range sp.Disks {
-		if d.Map != "" {
-			out = append(out, d.Map)
-		}
-	}
-	return out
 }
 
 // object runs a check once per object and notes every snapshot it affects.
