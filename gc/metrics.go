@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 // metricsFile is for others to read.
@@ -122,7 +123,7 @@ func (m *metrics) store(ctx context.Context, s *store.Store) error {
 	if listErr == nil {
 		m.gauge("cocoon_store_snapshots", "Published snapshots.", float64(len(all)))
 	}
-	rep, verifyErr := s.Verify(ctx, nil, store.VerifyOptions{})
+	rep, verifyErr := repair.Verify(ctx, s, nil, repair.VerifyOptions{})
 	if verifyErr == nil {
 		m.gauge("cocoon_store_damaged_objects", "Objects that are missing or not what a snapshot needs; structure only.", float64(len(rep.Damaged)))
 	}

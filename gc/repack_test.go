@@ -23,6 +23,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 // noise is RAM that does not compress: the pages from to to of a guest.
@@ -192,7 +193,7 @@ func TestPoorPacksAreRewritten(t *testing.T) {
 // sound fails unless the store is whole and holds just what is needed.
 func sound(t testing.TB, s *store.Store) {
 	t.Helper()
-	rep, err := s.Verify(t.Context(), nil, store.VerifyOptions{ReadData: true})
+	rep, err := repair.Verify(t.Context(), s, nil, repair.VerifyOptions{ReadData: true})
 	if err != nil || len(rep.Damaged) > 0 {
 		t.Errorf("verify: %+v %v", rep, err)
 	}
@@ -442,7 +443,7 @@ func TestAReplacedSnapshotIsReadWhole(t *testing.T) {
 				readsBack(t, s, id, ram)
 				reads++
 			}
-			if rep, err := s.Verify(context.Background(), nil, store.VerifyOptions{ReadData: true}); err != nil && !errors.Is(err, failure.NotFound) || rep != nil && len(rep.Damaged) > 0 {
+			if rep, err := repair.Verify(context.Background(), s, nil, repair.VerifyOptions{ReadData: true}); err != nil && !errors.Is(err, failure.NotFound) || rep != nil && len(rep.Damaged) > 0 {
 				t.Errorf("verify: %+v %v", rep, err)
 			}
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 // haltedAt starts a collector as a process of its own and waits until it stands
@@ -152,7 +153,7 @@ func TestWhatIsTakenAfterTheMarkIsKept(t *testing.T) {
 				if _, err := os.Stat(s.BlobPath(d)); tc.goes != errors.Is(err, os.ErrNotExist) {
 					t.Errorf("the blob: %v; want it gone: %v", err, tc.goes)
 				}
-				if rep, err := s.Verify(t.Context(), nil, store.VerifyOptions{ReadData: true}); err != nil || len(rep.Damaged) > 0 {
+				if rep, err := repair.Verify(t.Context(), s, nil, repair.VerifyOptions{ReadData: true}); err != nil || len(rep.Damaged) > 0 {
 					t.Errorf("after gc: %+v %v", rep, err)
 				}
 			})
@@ -261,7 +262,7 @@ func TestCreatesRemovalsAndCollectorsRace(t *testing.T) {
 		}
 	})
 	wg.Wait()
-	rep, err := s.Verify(t.Context(), nil, store.VerifyOptions{ReadData: true})
+	rep, err := repair.Verify(t.Context(), s, nil, repair.VerifyOptions{ReadData: true})
 	if err != nil || len(rep.Damaged) > 0 {
 		t.Errorf("after %d creates and %d runs of gc: %+v %v", made.Load(), runs.Load(), rep, err)
 	}

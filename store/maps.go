@@ -30,7 +30,7 @@ func (s *Store) Maps(ctx context.Context, sn *Snapshot) (*Maps, error) {
 		named[l.Digest] = true
 	}
 	decoded := map[digest.Digest]*pack.Map{}
-	for _, d := range mapDigests(&sn.Spec) {
+	for _, d := range sn.Spec.PageMaps() {
 		m, err := s.ReadMap(ctx, sn, d)
 		if err != nil {
 			return nil, errors.Join(ctx.Err(), lacking(sn, "page map "+string(d), "readable", err.Error()))

@@ -62,6 +62,9 @@ type PackUse struct {
 // Share of the pages that are live, 0 to 1; an empty pack has none.
 func (u *PackUse) Share() float64 { return float64(u.Live) / float64(max(u.Pages, 1)) }
 
+// Needs says whether a page map names the page.
+func (u *PackUse) Needs(page uint32) bool { return u.live.Has(page) }
+
 // RepackPlan says what is needed of each pack, the poorest first.
 type RepackPlan struct {
 	Packs []*PackUse
@@ -70,6 +73,9 @@ type RepackPlan struct {
 	o    RepackOptions
 	uses map[digest.Digest]*PackUse
 }
+
+// Use is what is needed of one pack, nil of one that nothing names.
+func (p *RepackPlan) Use(d digest.Digest) *PackUse { return p.uses[d] }
 
 // PlanRepack looks at every snapshot, page map and pack index.
 func (s *Store) PlanRepack(ctx context.Context, o RepackOptions) (*RepackPlan, error) {

@@ -23,6 +23,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 // TestPowerCuts cuts the power after every call of every verb that changes the
@@ -192,7 +193,7 @@ func (c *cutter) whole(what, dir string) *store.Store {
 		c.t.Errorf("%s: %v", what, err)
 		return nil
 	}
-	rep, err := s.Verify(context.Background(), nil, store.VerifyOptions{ReadData: true})
+	rep, err := repair.Verify(context.Background(), s, nil, repair.VerifyOptions{ReadData: true})
 	if err != nil || len(rep.Unopened) > 0 || len(rep.Damaged) > 0 && !c.healing {
 		c.t.Errorf("%s: verify: %+v, %v", what, rep, err)
 	}

@@ -8,13 +8,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 func newSnapshotVerify(a *app) *cobra.Command {
 	var all bool
 	var readData string
-	var o store.VerifyOptions
+	var o repair.VerifyOptions
 	c := &cobra.Command{
 		Use: "verify [SNAPSHOT…]", Short: "Check structure, and with --read-data every byte", ValidArgsFunction: a.completeSnapshots,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -32,7 +32,7 @@ func newSnapshotVerify(a *app) *cobra.Command {
 			if len(ids) == 0 && unknown != nil {
 				return unknown // of none, all would be verified
 			}
-			rep, err := st.Verify(c.Context(), ids, o)
+			rep, err := repair.Verify(c.Context(), st, ids, o)
 			if err != nil {
 				return errors.Join(err, unknown)
 			}
@@ -47,7 +47,7 @@ func newSnapshotVerify(a *app) *cobra.Command {
 	return c
 }
 
-func damageFound(rep *store.VerifyReport) error {
+func damageFound(rep *repair.VerifyReport) error {
 	n := len(rep.Damaged)
 	if n == 0 {
 		return nil
@@ -56,7 +56,7 @@ func damageFound(rep *store.VerifyReport) error {
 }
 
 // parseSlice reads n/t.
-func parseSlice(s string, o *store.VerifyOptions) error {
+func parseSlice(s string, o *repair.VerifyOptions) error {
 	if s == "" {
 		return nil
 	}

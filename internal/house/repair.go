@@ -6,17 +6,18 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 // RawCopies are the files in which pages of a snapshot may be found: its
 // materialised RAM, in the cache or linked by a VM, and the disks of the VM it
 // was taken from and of its clones.
-func (h *House) RawCopies(ctx context.Context, sn *store.Snapshot) []store.RawCopy {
-	var out []store.RawCopy
+func (h *House) RawCopies(ctx context.Context, sn *store.Snapshot) []repair.RawCopy {
+	var out []repair.RawCopy
 	ram := func(path string) {
 		var offset int64
 		for _, m := range sn.Spec.Memory {
-			out = append(out, store.RawCopy{Path: path, Offset: offset, Map: m.Map})
+			out = append(out, repair.RawCopy{Path: path, Offset: offset, Map: m.Map})
 			offset += int64(m.Bytes)
 		}
 	}
@@ -34,7 +35,7 @@ func (h *House) RawCopies(ctx context.Context, sn *store.Snapshot) []store.RawCo
 			if d.File == "" || d.Index >= len(sn.Spec.Disks) || sn.Spec.Disks[d.Index].Map == "" {
 				continue
 			}
-			out = append(out, store.RawCopy{Path: filepath.Join(h.VMs.Dir(rec.ID), d.File), Map: sn.Spec.Disks[d.Index].Map})
+			out = append(out, repair.RawCopy{Path: filepath.Join(h.VMs.Dir(rec.ID), d.File), Map: sn.Spec.Disks[d.Index].Map})
 		}
 	}
 	return out

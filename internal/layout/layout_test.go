@@ -16,7 +16,7 @@ const module = "github.com/cocoonv2/cocoon/"
 // never above; same-floor imports are listed in sideways.
 var floors = map[string]int{
 	"cmd": 4, "internal/bench": 4, "internal/benchvmm": 4, "internal/linuxguests": 4,
-	"gc": 3, "restore": 3, "internal/repair": 3, "internal/capture": 3, "internal/house": 3,
+	"gc": 3, "restore": 3, "internal/capture": 3, "internal/house": 3,
 	"store": 2, "internal/vm": 2, "internal/image": 2, "internal/registry": 2, "internal/doctor": 2, "internal/layout": 2,
 	"refs": 1, "chsnap": 1, "network": 1, "internal/listing": 1, "internal/screen": 0, "internal/demo": 1, "internal/runfolder": 1,
 	"internal/durable": 0, "internal/filelock": 0, "internal/guest": 0, "internal/failure": 0,

@@ -28,9 +28,9 @@ var fixedTimes = map[string]string{
 	"internal/vm/vsock.go": "a listener whose queue is full is one that listens",
 
 	"network/arp.go": "a question that nobody needs to answer", "network/gateways.go": "a question that nobody needs to answer",
-	"network/pluginexec.go":   "output that a plugin's child keeps open when the plugin has ended",
-	"refs/refs.go":            "an index that is behind is made good later",
-	"internal/repair/heal.go": "for another gc: busy, try again", "store/readlease.go": "for a gc: busy, try again",
+	"network/pluginexec.go": "output that a plugin's child keeps open when the plugin has ended",
+	"refs/refs.go":          "an index that is behind is made good later",
+	"store/repair/blobs.go": "for another gc: busy, try again", "store/readlease.go": "for a gc: busy, try again",
 	"internal/registry/client.go": "of registries, see transfer.md", "internal/registry/patience.go": "of registries, see transfer.md",
 
 	"store/summarycache.go": "resolution of file times", "gc/roots.go": "resolution of file times", "internal/capture/livedisk.go": "resolution of file times",

@@ -20,6 +20,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 // target is a store that takes in what fuzzing makes. The blobs of a good
@@ -70,7 +71,7 @@ func (to *target) check(t *testing.T, sn *store.Snapshot, err error) {
 		t.Fatalf("%v is published after %v (%v)", ids, err, lerr)
 	}
 	if err == nil {
-		rep, verr := to.Store.Verify(t.Context(), ids, store.VerifyOptions{ReadData: true})
+		rep, verr := repair.Verify(t.Context(), to.Store, ids, repair.VerifyOptions{ReadData: true})
 		if verr != nil || len(rep.Damaged) > 0 || sn.ID != ids[0] {
 			t.Fatalf("published as %s, but: %+v, %v", sn.ID, rep, verr)
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 // squat is a layout with the id of a snapshot and other contents, which says of
@@ -58,7 +59,7 @@ func TestAForeignWordDoesNotSayWhatIsHere(t *testing.T) {
 	if all, err := b.Store.Summaries(t.Context()); err != nil || len(all) != 2 {
 		t.Errorf("%d snapshots, %v", len(all), err)
 	}
-	rep, err := b.Store.Verify(t.Context(), nil, store.VerifyOptions{ReadData: true})
+	rep, err := repair.Verify(t.Context(), b.Store, nil, repair.VerifyOptions{ReadData: true})
 	if err != nil || len(rep.Damaged) > 0 {
 		t.Errorf("verify: %+v, %v", rep, err)
 	}

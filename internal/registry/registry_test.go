@@ -23,6 +23,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 func TestMain(m *testing.M) {
@@ -163,7 +164,7 @@ func same(t *testing.T, m *Mover, from, got *store.Snapshot) {
 	if got.ID != from.ID || got.ManifestDigest != from.ManifestDigest {
 		t.Fatalf("got %s %s, want %s %s", got.ID, got.ManifestDigest, from.ID, from.ManifestDigest)
 	}
-	rep, err := m.Store.Verify(t.Context(), []store.ID{got.ID}, store.VerifyOptions{ReadData: true})
+	rep, err := repair.Verify(t.Context(), m.Store, []store.ID{got.ID}, repair.VerifyOptions{ReadData: true})
 	if err != nil || len(rep.Damaged) > 0 {
 		t.Fatalf("verify: %+v, %v", rep, err)
 	}

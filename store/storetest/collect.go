@@ -16,9 +16,9 @@ import (
 // reuseAfterRemove: pages of a removed snapshot may be reused by whoever named
 // them in a lease first, whatever the collector does meanwhile.
 func reuseAfterRemove(t *testing.T, h Harness) {
-	s, ram := h.open(t), image(1, 40)
-	old := mustPublish(t, s, "old", ram)
-	l := lease(t, s)
+	s, ram := h.open(t), Image(1, 40)
+	old := MustPublish(t, s, "old", ram)
+	l := Lease(t, s)
 	if err := l.Hold(t.Context(), store.Edges(old)...); err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func reuseAfterRemove(t *testing.T, h Harness) {
 		t.Fatal(err)
 	}
 	h.collect(t, s)
-	readsBack(t, s, sn.ID, ram)
+	ReadsBack(t, s, sn.ID, ram)
 	intact(t, s, 1)
 
 	// The same without a lease: gone, and written anew.
@@ -38,28 +38,28 @@ func reuseAfterRemove(t *testing.T, h Harness) {
 	if left := blobs(t, s); len(left) > 0 {
 		t.Errorf("blobs that nobody names are left: %v", left)
 	}
-	again := mustPublish(t, s, "again", ram)
-	readsBack(t, s, again.ID, ram)
+	again := MustPublish(t, s, "again", ram)
+	ReadsBack(t, s, again.ID, ram)
 }
 
 // leaseBlocksSweep: what a lease names stays until the lease is released, also
 // blobs that the ingest has only just stored.
 func leaseBlocksSweep(t *testing.T, h Harness) {
-	s, ram := h.open(t), image(1, 20)
-	sn := mustPublish(t, s, "", ram)
-	holder := lease(t, s)
-	if err := holder.Hold(t.Context(), packOf(t, sn)); err != nil {
+	s, ram := h.open(t), Image(1, 20)
+	sn := MustPublish(t, s, "", ram)
+	holder := Lease(t, s)
+	if err := holder.Hold(t.Context(), PackOf(t, sn)); err != nil {
 		t.Fatal(err)
 	}
 	mustRemove(t, s, sn.ID)
-	writer := lease(t, s)
+	writer := Lease(t, s)
 	in := begin(t, s, writer)
 	config, err := in.Put(t.Context(), store.MediaTypeCHConfig, []byte(`{"new":true}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	h.collect(t, s)
-	want := []string{packOf(t, sn).Encoded(), config.Digest.Encoded()}
+	want := []string{PackOf(t, sn).Encoded(), config.Digest.Encoded()}
 	slices.Sort(want)
 	if got := blobs(t, s); !slices.Equal(got, want) {
 		t.Errorf("blobs %v, want the two that leases name: %v", got, want)
@@ -81,7 +81,7 @@ func leaseBlocksSweep(t *testing.T, h Harness) {
 // with its ingest. A lock that nobody holds is all that a death leaves.
 func deadLeaseReaped(t *testing.T, h Harness) {
 	s := h.open(t)
-	l := lease(t, s)
+	l := Lease(t, s)
 	in := begin(t, s, l)
 	if _, err := in.Put(t.Context(), store.MediaTypeCHConfig, []byte("{}")); err != nil {
 		t.Fatal(err)
@@ -104,9 +104,9 @@ func deadLeaseReaped(t *testing.T, h Harness) {
 
 // removeInUse: a snapshot that a lease holds is not removed, protected or not.
 func removeInUse(t *testing.T, h Harness) {
-	s, ram := h.open(t), image(1, 9)
-	sn := mustPublish(t, s, "used", ram)
-	l := lease(t, s)
+	s, ram := h.open(t), Image(1, 9)
+	sn := MustPublish(t, s, "used", ram)
+	l := Lease(t, s)
 	if err := l.HoldSnapshot(t.Context(), sn.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func removeInUse(t *testing.T, h Harness) {
 		wants(t, "rm in use", s.Remove(t.Context(), sn.ID, store.RemoveOptions{Force: force}), failure.Conflict)
 	}
 	h.collect(t, s)
-	readsBack(t, s, sn.ID, ram)
+	ReadsBack(t, s, sn.ID, ram)
 	if err := l.Release(); err != nil {
 		t.Fatal(err)
 	}
@@ -132,8 +132,8 @@ func removeInUse(t *testing.T, h Harness) {
 func removeOrHold(t *testing.T, h Harness) {
 	s := h.open(t)
 	for round := range 60 {
-		sn := mustPublish(t, s, "", image(round, 3))
-		l := lease(t, s)
+		sn := MustPublish(t, s, "", Image(round, 3))
+		l := Lease(t, s)
 		removed := make(chan error, 1)
 		go func() { removed <- s.Remove(t.Context(), sn.ID, store.RemoveOptions{}) }()
 		time.Sleep(time.Duration(round) * 5 * time.Microsecond)
@@ -161,12 +161,12 @@ func removeOrHold(t *testing.T, h Harness) {
 // the next one, whole folders too.
 func trashResume(t *testing.T, h Harness) {
 	s := h.open(t)
-	gone := mustPublish(t, s, "gone", image(1, 9))
-	mustPublish(t, s, "kept", image(2, 9))
+	gone := MustPublish(t, s, "gone", Image(1, 9))
+	MustPublish(t, s, "kept", Image(2, 9))
 	mustRemove(t, s, gone.ID)
 	sweep := s.Sweep()
 	err := errors.Join(sweep.Prepare(), sweep.Window(t.Context(), func(w *store.Window) error {
-		return w.Discard(s.BlobPath(packOf(t, gone)))
+		return w.Discard(s.BlobPath(PackOf(t, gone)))
 	}))
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +190,7 @@ func twoCollectors(t *testing.T, h Harness) {
 	}
 	kept := 0
 	for i := range 24 {
-		sn := mustPublish(t, s, "", image(i%3, 12)) // contents repeat: blobs are reused
+		sn := MustPublish(t, s, "", Image(i%3, 12)) // contents repeat: blobs are reused
 		if i%4 == 0 {
 			kept++
 			continue

@@ -14,9 +14,9 @@ import (
 
 // basic: what is published reads back, has its name, and leaves no residue.
 func basic(t *testing.T, h Harness) {
-	s, ram := h.open(t), image(1, 30)
-	sn := mustPublish(t, s, "first", ram)
-	readsBack(t, s, sn.ID, ram)
+	s, ram := h.open(t), Image(1, 30)
+	sn := MustPublish(t, s, "first", ram)
+	ReadsBack(t, s, sn.ID, ram)
 	if id, err := s.Resolve(t.Context(), "first"); err != nil || id != sn.ID {
 		t.Errorf("resolve: %s, %v", id, err)
 	}
@@ -35,9 +35,9 @@ func basic(t *testing.T, h Harness) {
 // published once.
 func commitExists(t *testing.T, h Harness) {
 	s := h.open(t)
-	mustPublish(t, s, "a", image(1, 9))
+	MustPublish(t, s, "a", Image(1, 9))
 	before := len(blobs(t, s))
-	mustPublish(t, s, "b", image(1, 9))
+	MustPublish(t, s, "b", Image(1, 9))
 	want := before + 1 // its config names its id
 	if h.Keys != nil {
 		want += 2 // an encrypted pack has a salt of its own, and the map names it
@@ -45,12 +45,12 @@ func commitExists(t *testing.T, h Harness) {
 	if got := len(blobs(t, s)); got != want {
 		t.Errorf("%d blobs after an equal snapshot, want %d", got, want)
 	}
-	l := lease(t, s)
-	_, err := Publish(t.Context(), s, l, store.Meta{Name: "a"}, image(2, 9))
+	l := Lease(t, s)
+	_, err := Publish(t.Context(), s, l, store.Meta{Name: "a"}, Image(2, 9))
 	wants(t, "a name that is taken", err, failure.Conflict)
 
 	in := begin(t, s, l)
-	sn, err := fill(t.Context(), in, store.Meta{Name: "c"}, image(3, 9))
+	sn, err := fill(t.Context(), in, store.Meta{Name: "c"}, Image(3, 9), func(*store.Spec) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func commitWrongDigest(t *testing.T, h Harness) {
 		"a disk":           func(sp *store.Spec) { sp.Disks = []store.Disk{{Bytes: 4096, Map: absent}} },
 		"an image":         func(sp *store.Spec) { sp.Images = []store.ImageRef{{Digest: absent}} },
 	} {
-		l := lease(t, s)
+		l := Lease(t, s)
 		in := begin(t, s, l)
 		sp, err := spec(t.Context(), in)
 		if err != nil {
@@ -89,7 +89,7 @@ func commitWrongDigest(t *testing.T, h Harness) {
 			t.Error(err)
 		}
 	}
-	l := lease(t, s)
+	l := Lease(t, s)
 	f, err := begin(t, s, l).CreatePack(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -111,18 +111,18 @@ func commitWrongDigest(t *testing.T, h Harness) {
 // abortLeavesNothing: an abort at any point leaves the store as it was.
 func abortLeavesNothing(t *testing.T, h Harness) {
 	s := h.open(t)
-	mustPublish(t, s, "kept", image(1, 9))
+	MustPublish(t, s, "kept", Image(1, 9))
 	before := blobs(t, s)
 	for _, stage := range []string{"begun", "written", "mapped", "documents"} {
-		l := lease(t, s)
+		l := Lease(t, s)
 		in := begin(t, s, l)
 		switch stage {
 		case "written":
-			if _, err := in.Pages(t.Context()).Image(1<<20, nil).WriteAt(image(2, 9), 0); err != nil {
+			if _, err := in.Pages(t.Context()).Image(1<<20, nil).WriteAt(Image(2, 9), 0); err != nil {
 				t.Fatal(err)
 			}
 		case "mapped", "documents":
-			m, err := writeMemory(t.Context(), in, 9*4096, strings.NewReader(string(image(3, 9))))
+			m, err := writeMemory(t.Context(), in, 9*4096, strings.NewReader(string(Image(3, 9))))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -147,8 +147,8 @@ func abortLeavesNothing(t *testing.T, h Harness) {
 // closeTwice: ending something a second time does no harm.
 func closeTwice(t *testing.T, h Harness) {
 	s := h.open(t)
-	sn := mustPublish(t, s, "kept", image(1, 9))
-	l := lease(t, s)
+	sn := MustPublish(t, s, "kept", Image(1, 9))
+	l := Lease(t, s)
 	in := begin(t, s, l)
 	for range 2 {
 		if err := in.Abort(); err != nil {

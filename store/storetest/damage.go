@@ -14,10 +14,11 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
-// harm changes one blob of a snapshot and gives a function that heals it.
-func harm(t testing.TB, path string, change func([]byte) []byte) (heal func()) {
+// Harm changes one blob of a snapshot and gives a function that heals it.
+func Harm(t testing.TB, path string, change func([]byte) []byte) (heal func()) {
 	t.Helper()
 	whole, err := os.ReadFile(path)
 	if err != nil {
@@ -33,9 +34,9 @@ func harm(t testing.TB, path string, change func([]byte) []byte) (heal func()) {
 }
 
 // damaged fails unless verify names one object and every snapshot of ids.
-func damaged(t testing.TB, what string, s *store.Store, o store.VerifyOptions, ids ...store.ID) {
+func damaged(t testing.TB, what string, s *store.Store, o repair.VerifyOptions, ids ...store.ID) {
 	t.Helper()
-	rep, err := s.Verify(t.Context(), nil, o)
+	rep, err := repair.Verify(t.Context(), s, nil, o)
 	if err != nil {
 		t.Errorf("%s: verify: %v", what, err)
 		return
@@ -82,13 +83,13 @@ func neverWrong(t testing.TB, what string, s *store.Store, id store.ID, ram []by
 // checkBitFlip: one flipped bit in any blob is found by a full reading and
 // named with every snapshot that it affects.
 func checkBitFlip(t *testing.T, h Harness) {
-	s, ram := h.open(t), image(1, 30)
-	one, two := mustPublish(t, s, "one", ram), mustPublish(t, s, "two", ram)
+	s, ram := h.open(t), Image(1, 30)
+	one, two := MustPublish(t, s, "one", ram), MustPublish(t, s, "two", ram)
 	for _, layer := range one.Manifest.Layers {
 		for _, at := range []int64{0, layer.Size / 2, layer.Size - 1} {
 			what := fmt.Sprintf("bit of byte %d of a %s", at, layer.MediaType)
-			heal := harm(t, s.BlobPath(layer.Digest), func(b []byte) []byte { b[at] ^= 0x10; return b })
-			damaged(t, what, s, store.VerifyOptions{ReadData: true}, holders(layer.Digest, one, two)...)
+			heal := Harm(t, s.BlobPath(layer.Digest), func(b []byte) []byte { b[at] ^= 0x10; return b })
+			damaged(t, what, s, repair.VerifyOptions{ReadData: true}, holders(layer.Digest, one, two)...)
 			neverWrong(t, what, s, one.ID, ram)
 			heal()
 		}
@@ -109,8 +110,8 @@ func holders(d digest.Digest, all ...*store.Snapshot) (ids []store.ID) {
 // checkTruncated: a blob that is too short or too long is found without reading
 // data.
 func checkTruncated(t *testing.T, h Harness) {
-	s, ram := h.open(t), image(1, 30)
-	sn := mustPublish(t, s, "one", ram)
+	s, ram := h.open(t), Image(1, 30)
+	sn := MustPublish(t, s, "one", ram)
 	for _, layer := range append(sn.Manifest.Layers, sn.Manifest.Config) {
 		for name, change := range map[string]func([]byte) []byte{
 			"empty": func([]byte) []byte { return nil },
@@ -119,8 +120,8 @@ func checkTruncated(t *testing.T, h Harness) {
 			"long":  func(b []byte) []byte { return append(b, 0) },
 		} {
 			what := name + " " + layer.MediaType
-			heal := harm(t, s.BlobPath(layer.Digest), change)
-			damaged(t, what, s, store.VerifyOptions{}, sn.ID)
+			heal := Harm(t, s.BlobPath(layer.Digest), change)
+			damaged(t, what, s, repair.VerifyOptions{}, sn.ID)
 			neverWrong(t, what, s, sn.ID, ram)
 			heal()
 		}
@@ -131,9 +132,9 @@ func checkTruncated(t *testing.T, h Harness) {
 // checkMissing: a blob that is gone is damage of the snapshots that name it;
 // the collector then sweeps nothing.
 func checkMissing(t *testing.T, h Harness) {
-	s, ram := h.open(t), image(1, 30)
-	sn := mustPublish(t, s, "one", ram)
-	orphan := mustPublish(t, s, "orphan", image(2, 9))
+	s, ram := h.open(t), Image(1, 30)
+	sn := MustPublish(t, s, "one", ram)
+	orphan := MustPublish(t, s, "orphan", Image(2, 9))
 	mustRemove(t, s, orphan.ID)
 	before := len(blobs(t, s))
 	for _, layer := range append(sn.Manifest.Layers, sn.Manifest.Config) {
@@ -141,7 +142,7 @@ func checkMissing(t *testing.T, h Harness) {
 		if err := os.Rename(path, s.Path("aside")); err != nil {
 			t.Fatal(err)
 		}
-		damaged(t, "missing "+layer.MediaType, s, store.VerifyOptions{}, sn.ID)
+		damaged(t, "missing "+layer.MediaType, s, repair.VerifyOptions{}, sn.ID)
 		neverWrong(t, "missing "+layer.MediaType, s, sn.ID, ram)
 		wants(t, "collect with a dangling root", h.Collect(t.Context(), s), failure.Damaged)
 		if err := os.Rename(s.Path("aside"), path); err != nil {
@@ -159,7 +160,7 @@ func checkMissing(t *testing.T, h Harness) {
 // names stay the same.
 func rebuildIndex(t *testing.T, h Harness) {
 	s := h.open(t)
-	a, b := mustPublish(t, s, "a", image(1, 9)), mustPublish(t, s, "b", image(1, 9))
+	a, b := MustPublish(t, s, "a", Image(1, 9)), MustPublish(t, s, "b", Image(1, 9))
 	list := func() map[store.ID]string {
 		all, err := s.Summaries(t.Context())
 		if err != nil {
@@ -204,8 +205,8 @@ func ignore(err error) error {
 // readOnlyStore: a store that cannot be written can be read; writing says so
 // and changes nothing.
 func readOnlyStore(t *testing.T, h Harness) {
-	s, ram := h.open(t), image(1, 30)
-	sn := mustPublish(t, s, "one", ram)
+	s, ram := h.open(t), Image(1, 30)
+	sn := MustPublish(t, s, "one", ram)
 	view := filepath.Join(t.TempDir(), "view")
 	if err := os.Mkdir(view, 0o700); err != nil {
 		t.Fatal(err)
@@ -225,7 +226,7 @@ func readOnlyStore(t *testing.T, h Harness) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	readsBack(t, ro, sn.ID, ram)
+	ReadsBack(t, ro, sn.ID, ram)
 	intact(t, ro, 1)
 	if id, err := ro.Resolve(t.Context(), "one"); err != nil || id != sn.ID {
 		t.Errorf("resolve: %s, %v", id, err)
@@ -235,5 +236,5 @@ func readOnlyStore(t *testing.T, h Harness) {
 	wants(t, "rm", ro.Remove(t.Context(), sn.ID, store.RemoveOptions{}), unix.EROFS)
 	wants(t, "rename", ro.SetMeta(t.Context(), sn.ID, func(m *store.Meta) error { m.Name = "x"; return nil }), unix.EROFS)
 	wants(t, "collect", h.Collect(t.Context(), ro), unix.EROFS)
-	readsBack(t, s, sn.ID, ram)
+	ReadsBack(t, s, sn.ID, ram)
 }

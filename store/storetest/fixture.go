@@ -15,8 +15,8 @@ import (
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
-// image is RAM of pages with distinct contents; every third page is zero.
-func image(seed, pages int) []byte {
+// Image is RAM of pages with distinct contents; every third page is zero.
+func Image(seed, pages int) []byte {
 	b := make([]byte, pages*pack.PageSize)
 	for p := range pages {
 		if p%3 != 2 {
@@ -26,7 +26,7 @@ func image(seed, pages int) []byte {
 	return b
 }
 
-func lease(t testing.TB, s *store.Store) *store.Lease {
+func Lease(t testing.TB, s *store.Store) *store.Lease {
 	t.Helper()
 	l, err := s.Lease(t.Context(), t.Name())
 	if err != nil {
@@ -78,18 +78,23 @@ func spec(ctx context.Context, in *store.Ingest, memory ...store.MemoryRange) (s
 
 // Publish makes a snapshot of the given RAM under a lease.
 func Publish(ctx context.Context, s *store.Store, l *store.Lease, meta store.Meta, ram []byte) (*store.Snapshot, error) {
+	return PublishSaying(ctx, s, l, meta, ram, func(*store.Spec) {})
+}
+
+// PublishSaying is Publish of a snapshot that says more, or other things.
+func PublishSaying(ctx context.Context, s *store.Store, l *store.Lease, meta store.Meta, ram []byte, say func(*store.Spec)) (*store.Snapshot, error) {
 	in, err := s.Ingest(ctx, l)
 	if err != nil {
 		return nil, err
 	}
-	sn, err := fill(ctx, in, meta, ram)
+	sn, err := fill(ctx, in, meta, ram, say)
 	if err != nil {
 		return nil, errors.Join(err, in.Abort())
 	}
 	return sn, nil
 }
 
-func fill(ctx context.Context, in *store.Ingest, meta store.Meta, ram []byte) (*store.Snapshot, error) {
+func fill(ctx context.Context, in *store.Ingest, meta store.Meta, ram []byte, say func(*store.Spec)) (*store.Snapshot, error) {
 	m, err := writeMemory(ctx, in, uint64(len(ram)), bytes.NewReader(ram))
 	if err != nil {
 		return nil, err
@@ -98,12 +103,13 @@ func fill(ctx context.Context, in *store.Ingest, meta store.Meta, ram []byte) (*
 	if err != nil {
 		return nil, err
 	}
+	say(&sp)
 	return in.Commit(ctx, sp, meta)
 }
 
-func mustPublish(t testing.TB, s *store.Store, name string, ram []byte) *store.Snapshot {
+func MustPublish(t testing.TB, s *store.Store, name string, ram []byte) *store.Snapshot {
 	t.Helper()
-	l := lease(t, s)
+	l := Lease(t, s)
 	sn, err := Publish(t.Context(), s, l, store.Meta{Name: name}, ram)
 	if err := errors.Join(err, l.Release()); err != nil {
 		t.Fatal(err)
@@ -118,8 +124,8 @@ func mustRemove(t testing.TB, s *store.Store, id store.ID) {
 	}
 }
 
-// readsBack fails unless the snapshot's RAM is what was published.
-func readsBack(t testing.TB, s *store.Store, id store.ID, ram []byte) {
+// ReadsBack fails unless the snapshot's RAM is what was published.
+func ReadsBack(t testing.TB, s *store.Store, id store.ID, ram []byte) {
 	t.Helper()
 	sn, err := s.Get(t.Context(), id)
 	if err != nil {
@@ -138,8 +144,8 @@ func readsBack(t testing.TB, s *store.Store, id store.ID, ram []byte) {
 	}
 }
 
-// packOf is a snapshot's first pack.
-func packOf(t testing.TB, sn *store.Snapshot) digest.Digest {
+// PackOf is a snapshot's first pack.
+func PackOf(t testing.TB, sn *store.Snapshot) digest.Digest {
 	t.Helper()
 	for _, l := range sn.Manifest.Layers {
 		if l.MediaType == store.MediaTypePack {

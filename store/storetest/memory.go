@@ -15,9 +15,9 @@ import (
 // emptyMemory: RAM of zero bytes, and RAM that is all zeros, need no pack.
 func emptyMemory(t *testing.T, h Harness) {
 	s := h.open(t)
-	none := mustPublish(t, s, "none", nil)
-	zeros := mustPublish(t, s, "zeros", make([]byte, 1<<20))
-	readsBack(t, s, zeros.ID, make([]byte, 1<<20))
+	none := MustPublish(t, s, "none", nil)
+	zeros := MustPublish(t, s, "zeros", make([]byte, 1<<20))
+	ReadsBack(t, s, zeros.ID, make([]byte, 1<<20))
 	for _, sn := range []*store.Snapshot{none, zeros} {
 		for _, l := range sn.Manifest.Layers {
 			if l.MediaType == store.MediaTypePack {
@@ -38,13 +38,13 @@ func sparseMemory(t *testing.T, h Harness) {
 	}
 	defer f.Close()
 	const size = 1 << 30
-	island := image(1, 7)
+	island := Image(1, 7)
 	for _, off := range []int64{0, 333 << 20, size - int64(len(island))} {
 		if _, err := f.WriteAt(island, off); err != nil {
 			t.Fatal(err)
 		}
 	}
-	l := lease(t, s)
+	l := Lease(t, s)
 	in := begin(t, s, l)
 	m, err := writeMemory(t.Context(), in, size, f)
 	if err != nil {
@@ -80,11 +80,11 @@ func sparseMemory(t *testing.T, h Harness) {
 // refused.
 func hugeOffset(t *testing.T, h Harness) {
 	s := h.open(t)
-	l := lease(t, s)
+	l := Lease(t, s)
 	in := begin(t, s, l)
 	w := in.Pages(t.Context())
 	iw := w.Image(pack.MaxImageBytes, nil)
-	page := image(1, 1)
+	page := Image(1, 1)
 	if _, err := iw.WriteAt(page, pack.MaxImageBytes-pack.PageSize); err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func hugeOffset(t *testing.T, h Harness) {
 	if _, err := im.ReadAt(got, -1); err == nil {
 		t.Error("a negative offset was read")
 	}
-	other := lease(t, s)
+	other := Lease(t, s)
 	in = begin(t, s, other)
 	tooLarge := in.Pages(t.Context())
 	tooLarge.Image(pack.MaxImageBytes+1, nil)

@@ -15,7 +15,7 @@ import (
 // resolvePrefix: name, id and unique prefix find a snapshot; nothing else does.
 func resolvePrefix(t *testing.T, h Harness) {
 	s := h.open(t)
-	a, b := mustPublish(t, s, "a", image(1, 3)), mustPublish(t, s, "", image(2, 3))
+	a, b := MustPublish(t, s, "a", Image(1, 3)), MustPublish(t, s, "", Image(2, 3))
 	for ref, want := range map[string]store.ID{"a": a.ID, string(b.ID): b.ID, string(b.ID[:12]): b.ID} {
 		if got, err := s.Resolve(t.Context(), ref); err != nil || got != want {
 			t.Errorf("%q: %s, %v, want %s", ref, got, err, want)
@@ -32,7 +32,7 @@ func resolveAmbiguous(t *testing.T, h Harness) {
 	s := h.open(t)
 	first := map[string]store.ID{}
 	for range 2000 { // 4096 prefixes of three: a pair shows up soon
-		id := mustPublish(t, s, "", image(1, 1)).ID
+		id := MustPublish(t, s, "", Image(1, 1)).ID
 		prefix := string(id[:3])
 		other, twice := first[prefix]
 		first[prefix] = id
@@ -59,7 +59,7 @@ func namesFileLies(t *testing.T, h Harness) {
 	rename := func(id store.ID, name string) error {
 		return s.SetMeta(t.Context(), id, func(m *store.Meta) error { m.Name = name; return nil })
 	}
-	a, b := mustPublish(t, s, "a", image(1, 3)).ID, mustPublish(t, s, "b", image(2, 3)).ID
+	a, b := MustPublish(t, s, "a", Image(1, 3)).ID, MustPublish(t, s, "b", Image(2, 3)).ID
 	path := s.Path("cache", "names")
 	old, err := os.ReadFile(path)
 	if err != nil {
@@ -85,7 +85,7 @@ func namesFileLies(t *testing.T, h Harness) {
 				t.Fatal(err)
 			}
 		}
-		mustPublish(t, s, "", image(3, 3)) // it asks for no name, and must not harm those of others
+		MustPublish(t, s, "", Image(3, 3)) // it asks for no name, and must not harm those of others
 		for name, want := range map[string]store.ID{"c": a, "b": b} {
 			if got, err := s.Resolve(t.Context(), name); err != nil || got != want {
 				t.Errorf("%s: %s is %s, %v, want %s", state, name, got, err, want)
@@ -154,7 +154,7 @@ func publishSome(s *store.Store, seed int) error {
 		if err != nil {
 			return err
 		}
-		sn, err := Publish(ctx, s, l, store.Meta{}, image(seed*100+i, 6))
+		sn, err := Publish(ctx, s, l, store.Meta{}, Image(seed*100+i, 6))
 		if err := errors.Join(err, l.Release()); err != nil {
 			return err
 		}
@@ -170,7 +170,7 @@ func publishSome(s *store.Store, seed int) error {
 // unknownFormat: a store of another version or program is refused untouched.
 func unknownFormat(t *testing.T, h Harness) {
 	s := h.open(t)
-	sn := mustPublish(t, s, "a", image(1, 3))
+	sn := MustPublish(t, s, "a", Image(1, 3))
 	format := s.Path("format")
 	ours, err := os.ReadFile(format)
 	if err != nil {
@@ -194,5 +194,5 @@ func unknownFormat(t *testing.T, h Harness) {
 	if err := os.WriteFile(format, ours, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	readsBack(t, s, sn.ID, image(1, 3))
+	ReadsBack(t, s, sn.ID, Image(1, 3))
 }

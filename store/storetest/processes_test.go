@@ -20,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/repair"
 	"github.com/cocoonv2/cocoon/store/storetest"
 )
 
@@ -211,7 +212,7 @@ func (a *acting) step(ctx context.Context, i int) error {
 	case n < 12:
 		return a.readAny(ctx)
 	case n < 13:
-		rep, err := a.s.Verify(ctx, []store.ID{id}, store.VerifyOptions{ReadData: true})
+		rep, err := repair.Verify(ctx, a.s, []store.ID{id}, repair.VerifyOptions{ReadData: true})
 		if err == nil && len(rep.Damaged) > 0 {
 			err = fmt.Errorf("%s is damaged: %+v", name, rep.Damaged)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 // Harness says what the suite runs over.
@@ -103,7 +104,7 @@ func wants(t testing.TB, what string, err, class error) {
 // intact fails unless a full reading finds nothing wrong with n snapshots.
 func intact(t testing.TB, s *store.Store, n int) {
 	t.Helper()
-	rep, err := s.Verify(t.Context(), nil, store.VerifyOptions{ReadData: true})
+	rep, err := repair.Verify(t.Context(), s, nil, repair.VerifyOptions{ReadData: true})
 	if err != nil || len(rep.Damaged) > 0 {
 		t.Errorf("verify: %+v, %v", rep, err)
 	}

@@ -22,13 +22,13 @@ func lostClaims(t *testing.T, h Harness) {
 		"it was put back by hand":      putBack,
 	} {
 		s := h.open(t)
-		mustPublish(t, s, "a", image(1, 3))
-		b := mustPublish(t, s, "b", image(2, 3)).ID
+		MustPublish(t, s, "a", Image(1, 3))
+		b := MustPublish(t, s, "b", Image(2, 3)).ID
 		lose(t, s, b)
-		l := lease(t, s)
-		_, err := Publish(t.Context(), s, l, store.Meta{Name: "b"}, image(3, 3))
+		l := Lease(t, s)
+		_, err := Publish(t.Context(), s, l, store.Meta{Name: "b"}, Image(3, 3))
 		wants(t, state+": a name twice", errors.Join(err, l.Release()), failure.Conflict)
-		mustPublish(t, s, "c", image(4, 3))
+		MustPublish(t, s, "c", Image(4, 3))
 		wants(t, state+": a name twice, foreseen", s.NameFree(t.Context(), "b"), failure.Conflict)
 		if got, err := s.Resolve(t.Context(), "b"); err != nil || got != b {
 			t.Errorf("%s: b is %s, %v, want %s", state, got, err, b)
@@ -62,7 +62,7 @@ func putBack(t *testing.T, s *store.Store, id store.ID) {
 		t.Fatal(err)
 	}
 	cutNames(t, s, 0)
-	mustPublish(t, s, "d", image(5, 3))
+	MustPublish(t, s, "d", Image(5, 3))
 	if err := os.Rename(aside, at); err != nil {
 		t.Fatal(err)
 	}
@@ -72,8 +72,8 @@ func putBack(t *testing.T, s *store.Store, id store.ID) {
 // is given once, and a free one is given.
 func vouchersLie(t *testing.T, h Harness) {
 	s := h.open(t)
-	a := mustPublish(t, s, "a", image(1, 3)).ID
-	b := mustPublish(t, s, "b", image(2, 3)).ID
+	a := MustPublish(t, s, "a", Image(1, 3)).ID
+	b := MustPublish(t, s, "b", Image(2, 3)).ID
 	path := s.Path("cache", "names.voucher")
 	now, err := os.ReadFile(path)
 	if err != nil {

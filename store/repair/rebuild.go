@@ -1,4 +1,4 @@
-package store
+package repair
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -25,53 +26,49 @@ type RawCopy struct {
 	Map    digest.Digest // page map of the image
 }
 
-// HealOptions of Heal.
-type HealOptions struct {
-	DryRun bool
-	// Copies gives the raw files that a snapshot's images may be found in.
-	Copies func(context.Context, *Snapshot) []RawCopy
-}
-
-// Heal makes a damaged pack whole again, byte for byte, from what is sound of it
+// rebuild makes a damaged pack whole again, byte for byte, from what is sound of it
 // and from copies of its pages anywhere in the store, and says how. It is
 // failure.Damaged when that cannot be done; the file is then left as it was.
-func (s *Store) Heal(ctx context.Context, in *Ingest, d digest.Digest, affects []ID, o HealOptions) (how string, err error) {
-	f, err := os.OpenFile(s.BlobPath(d), os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return "", failure.New(failure.Damaged, "pack %s is missing, and its index with it", d)
-	}
+func rebuild(ctx context.Context, st *store.Store, in *store.Ingest, d digest.Digest, affects []store.ID, o Options) (how string, err error) {
+	h, how, err := searched(ctx, st, in, d, affects, o)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	ix, err := pack.ReadIndex(f, fi.Size(), s)
-	how = "its index is sound"
-	if errors.Is(err, failure.Damaged) {
-		ix, err = pack.Reindex(f, fi.Size(), s)
-		how = "its index was made again from its frames"
-	}
-	if err != nil {
-		return "", fmt.Errorf("pack %s: %w", d, err)
-	}
-	h := &healer{st: s, d: d, ix: ix, want: map[pack.Hash]bool{}, at: map[pack.Hash]int64{}}
-	if err := h.search(ctx, in, f, affects, o); err != nil {
-		return "", err
-	}
-	defer h.scratch.Close()
+	defer h.Close()
 	if len(h.at) > 0 {
 		how += fmt.Sprintf(", %d pages were taken from %s", len(h.at), h.from())
 	}
-	return how, h.mend(ctx, in, f, o.DryRun)
+	return how, h.write(ctx, in, o.DryRun)
 }
 
-// healer looks for the pages that a pack has lost.
-type healer struct {
-	st      *Store
+// searched opens a damaged pack, rebuilds a lost index from its frames, which it
+// says, and has looked for the pages that are lost. Close the answer.
+func searched(ctx context.Context, st *store.Store, in *store.Ingest, d digest.Digest, affects []store.ID, o Options) (h *finder, how string, err error) {
+	f, size, err := st.OpenPack(ctx, d)
+	if err != nil {
+		return nil, "", err
+	}
+	ix, err := pack.ReadIndex(f, size, st)
+	how = "its index is sound"
+	if errors.Is(err, failure.Damaged) {
+		ix, err = pack.Reindex(f, size, st)
+		how = "its index was made again from its frames"
+	}
+	if err != nil {
+		return nil, "", errors.Join(fmt.Errorf("pack %s: %w", d, err), f.Close())
+	}
+	h = &finder{st: st, d: d, file: f, ix: ix, want: map[pack.Hash]bool{}, at: map[pack.Hash]int64{}}
+	if err := h.search(ctx, in, affects, o); err != nil {
+		return nil, "", errors.Join(err, h.Close())
+	}
+	return h, how, nil
+}
+
+// finder looks for the pages that a pack has lost.
+type finder struct {
+	st      *store.Store
 	d       digest.Digest
+	file    pack.ReaderAtCloser
 	ix      *pack.Index
 	want    map[pack.Hash]bool  // still to be found
 	at      map[pack.Hash]int64 // found: offset in scratch
@@ -81,7 +78,7 @@ type healer struct {
 	failed  error
 }
 
-func (h *healer) from() string {
+func (h *finder) from() string {
 	out := h.sources[0]
 	if n := len(h.sources); n > 1 {
 		out += fmt.Sprintf(" and %d more", n-1)
@@ -90,7 +87,7 @@ func (h *healer) from() string {
 }
 
 // take keeps a page that was found.
-func (h *healer) take(hash pack.Hash, page []byte, source string) {
+func (h *finder) take(hash pack.Hash, page []byte, source string) {
 	if !h.want[hash] || h.failed != nil {
 		return
 	}
@@ -105,8 +102,17 @@ func (h *healer) take(hash pack.Hash, page []byte, source string) {
 	}
 }
 
-func (h *healer) search(ctx context.Context, in *Ingest, f io.ReaderAt, affects []ID, o HealOptions) (err error) {
-	lost, err := pack.Damages(f, h.ix)
+// Close lets go of the pack and of the pages that were found.
+func (h *finder) Close() error {
+	err := h.file.Close()
+	if h.scratch != nil {
+		err = errors.Join(err, h.scratch.Close())
+	}
+	return err
+}
+
+func (h *finder) search(ctx context.Context, in *store.Ingest, affects []store.ID, o Options) error {
+	lost, err := pack.Damages(h.file, h.ix)
 	if err != nil {
 		return err
 	}
@@ -122,15 +128,12 @@ func (h *healer) search(ctx context.Context, in *Ingest, f io.ReaderAt, affects 
 	if err == nil && len(h.want) > 0 && o.Copies != nil {
 		err = h.inCopies(ctx, affects, o)
 	}
-	if err = errors.Join(err, h.failed); err != nil {
-		return errors.Join(err, h.scratch.Close())
-	}
-	return nil
+	return errors.Join(err, h.failed)
 }
 
 // openScratch makes the file for pages that are found; in memory where they are
 // of an encrypted pack, for they are plain in it.
-func (h *healer) openScratch(in *Ingest) (*os.File, error) {
+func (h *finder) openScratch(in *store.Ingest) (*os.File, error) {
 	if h.ix.Key() == (keyring.ID{}) {
 		return os.CreateTemp(in.Dir(), "pages-")
 	}
@@ -142,14 +145,14 @@ func (h *healer) openScratch(in *Ingest) (*os.File, error) {
 }
 
 // inPacks looks through the indexes of all packs that snapshots name.
-func (h *healer) inPacks(ctx context.Context) error {
+func (h *finder) inPacks(ctx context.Context) error {
 	seen := map[digest.Digest]bool{h.d: true}
 	for sn, err := range h.st.List(ctx) {
 		if err != nil {
-			continue // a damaged snapshot is told elsewhere
+			continue // a damaged snapshot is reported elsewhere
 		}
 		for _, l := range sn.Manifest.Layers {
-			if l.MediaType != MediaTypePack || seen[l.Digest] || len(h.want) == 0 {
+			if l.MediaType != store.MediaTypePack || seen[l.Digest] || len(h.want) == 0 {
 				continue
 			}
 			seen[l.Digest] = true
@@ -161,7 +164,7 @@ func (h *healer) inPacks(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (h *healer) inPack(ctx context.Context, d digest.Digest) error {
+func (h *finder) inPack(ctx context.Context, d digest.Digest) error {
 	f, size, err := h.st.OpenPack(ctx, d)
 	if err != nil {
 		return err
@@ -175,7 +178,7 @@ func (h *healer) inPack(ctx context.Context, d digest.Digest) error {
 }
 
 // inCopies reads raw files where the page maps say the lost pages stood.
-func (h *healer) inCopies(ctx context.Context, affects []ID, o HealOptions) error {
+func (h *finder) inCopies(ctx context.Context, affects []store.ID, o Options) error {
 	for _, id := range affects {
 		sn, err := h.st.Get(ctx, id)
 		if err != nil {
@@ -190,7 +193,7 @@ func (h *healer) inCopies(ctx context.Context, affects []ID, o HealOptions) erro
 	return ctx.Err()
 }
 
-func (h *healer) inCopy(ctx context.Context, sn *Snapshot, c RawCopy) error {
+func (h *finder) inCopy(ctx context.Context, sn *store.Snapshot, c RawCopy) error {
 	m, err := h.st.ReadMap(ctx, sn, c.Map)
 	if err != nil {
 		return err
@@ -216,13 +219,13 @@ func (h *healer) inCopy(ctx context.Context, sn *Snapshot, c RawCopy) error {
 	return nil
 }
 
-// mend writes the pack anew and puts it in the place of the damaged one.
-func (h *healer) mend(ctx context.Context, in *Ingest, f *os.File, dryRun bool) error {
-	write := func(w io.Writer) error { return pack.Mend(w, f, h.ix, h.d, h.copyOf) }
+// write writes the pack anew and puts it in the place of the damaged one.
+func (h *finder) write(ctx context.Context, in *store.Ingest, dryRun bool) error {
+	again := func(w io.Writer) error { return pack.Mend(w, h.file, h.ix, h.d, h.copyOf) }
 	if dryRun {
-		return write(io.Discard)
+		return again(io.Discard)
 	}
-	if err := in.Replace(h.d, write); err != nil {
+	if err := in.Replace(h.d, again); err != nil {
 		return err
 	}
 	return ctx.Err()

@@ -1,4 +1,4 @@
-package repair
+package repair_test
 
 import (
 	"bytes"
@@ -20,9 +20,12 @@ import (
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
-func open(t *testing.T, root string) *store.Store {
+func folder(t testing.TB) string { return filepath.Join(t.TempDir(), "root") }
+
+func open(t testing.TB, root string) *store.Store {
 	t.Helper()
 	s, err := store.Open(context.Background(), root, store.Options{Create: true})
 	if err != nil {
@@ -98,7 +101,7 @@ func worn(t *testing.T, s *store.Store) (sn *store.Snapshot, ram []byte, old dig
 	return sn, ram, old
 }
 
-func flip(t *testing.T, path string, at int) {
+func flipFile(t *testing.T, path string, at int) {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err == nil {
@@ -110,10 +113,10 @@ func flip(t *testing.T, path string, at int) {
 	}
 }
 
-func repaired(t *testing.T, s *store.Store, o Options) *Report {
+func repaired(t *testing.T, s *store.Store, o repair.Options) *repair.Report {
 	t.Helper()
 	o.Reindex = func(context.Context) error { return nil }
-	rep, err := Run(context.Background(), s, o)
+	rep, err := repair.Run(context.Background(), s, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,17 +146,17 @@ func reads(t *testing.T, s *store.Store, id store.ID, ram []byte) {
 // TestALostPageThatNoMapNames is no reason to lose a snapshot: what is needed of
 // the pack goes to another one.
 func TestALostPageThatNoMapNames(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "root"))
+	s := open(t, folder(t))
 	sn, ram, old := worn(t, s)
-	flip(t, s.BlobPath(old), 200*pack.PageSize)
-	if rep, err := s.Verify(t.Context(), nil, store.VerifyOptions{ReadData: true, Quarantine: true}); err != nil || len(rep.Damaged) != 1 {
+	flipFile(t, s.BlobPath(old), 200*pack.PageSize)
+	if rep, err := repair.Verify(t.Context(), s, nil, repair.VerifyOptions{ReadData: true, Quarantine: true}); err != nil || len(rep.Damaged) != 1 {
 		t.Fatalf("verify: %+v %v", rep, err)
 	}
-	dry := repaired(t, s, Options{DryRun: true})
+	dry := repaired(t, s, repair.Options{DryRun: true})
 	if len(dry.Repaired) != 1 || len(dry.Derived) != 1 || len(dry.Left) > 0 || !s.Current(sn) {
 		t.Errorf("dry run: %+v", dry)
 	}
-	rep := repaired(t, s, Options{})
+	rep := repaired(t, s, repair.Options{})
 	if len(rep.Left) > 0 || len(rep.Released) != 1 || !strings.Contains(rep.Repaired[0].What, "1 lost ones are named by no page map") {
 		t.Errorf("repair: %+v", rep)
 	}
@@ -167,17 +170,17 @@ func TestALostPageThatNoMapNames(t *testing.T) {
 	if _, err := os.Stat(s.BlobPath(old)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the damaged pack stays: %v", err)
 	}
-	if again := repaired(t, s, Options{}); len(again.Left) > 0 || !again.Nothing() || len(again.Derived) != 1 {
+	if again := repaired(t, s, repair.Options{}); len(again.Left) > 0 || !again.Nothing() || len(again.Derived) != 1 {
 		t.Errorf("a second repair: %+v", again)
 	}
 }
 
 // TestALostPageThatIsNeeded is lost, whoever else needs what.
 func TestALostPageThatIsNeeded(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "root"))
+	s := open(t, folder(t))
 	sn, _, old := worn(t, s)
-	flip(t, s.BlobPath(old), 10*pack.PageSize)
-	rep := repaired(t, s, Options{})
+	flipFile(t, s.BlobPath(old), 10*pack.PageSize)
+	rep := repaired(t, s, repair.Options{})
 	if len(rep.Left) != 1 || len(rep.Quarantined) != 1 || !strings.Contains(rep.Left[0].What, "no copy of 1 pages that are needed") || !s.Current(sn) {
 		t.Errorf("repair: %+v", rep)
 	}
@@ -186,7 +189,7 @@ func TestALostPageThatIsNeeded(t *testing.T) {
 // TestBlobsAreFetched: packs, maps and documents, damaged or missing, and a spec,
 // behind which more may be wrong.
 func TestBlobsAreFetched(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "root"))
+	s := open(t, folder(t))
 	ram := noise(3, 40)
 	sn := publish(t, s, ram, nil)
 	good := map[digest.Digest][]byte{}
@@ -199,7 +202,7 @@ func TestBlobsAreFetched(t *testing.T) {
 		if d.MediaType == store.MediaTypePageMap {
 			err = os.Remove(s.BlobPath(d.Digest))
 		} else {
-			flip(t, s.BlobPath(d.Digest), len(b)/2)
+			flipFile(t, s.BlobPath(d.Digest), len(b)/2)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -216,38 +219,38 @@ func TestBlobsAreFetched(t *testing.T) {
 		}
 		return "elsewhere", in.Land(ctx, d, bytes.NewReader(b))
 	}
-	if rep := repaired(t, s, Options{Fetch: fetch}); len(rep.Left) != 1 {
+	if rep := repaired(t, s, repair.Options{Fetch: fetch}); len(rep.Left) != 1 {
 		t.Errorf("of a place that lies: %+v", rep)
 	}
 	lies = false
-	rep := repaired(t, s, Options{Fetch: fetch})
+	rep := repaired(t, s, repair.Options{Fetch: fetch})
 	if len(rep.Left) > 0 {
 		t.Errorf("repair: %+v", rep)
 	}
 	reads(t, s, sn.ID, ram)
-	if found, err := s.Verify(t.Context(), nil, store.VerifyOptions{ReadData: true}); err != nil || len(found.Damaged) > 0 {
+	if found, err := repair.Verify(t.Context(), s, nil, repair.VerifyOptions{ReadData: true}); err != nil || len(found.Damaged) > 0 {
 		t.Errorf("afterwards: %+v %v", found, err)
 	}
 }
 
-// TestKilledSalvageGoesOn: whatever step the move dies at, the next repair ends
+// TestAKilledGiveUpGoesOn: whatever step the move dies at, the next repair ends
 // it.
-func TestKilledSalvageGoesOn(t *testing.T) {
+func TestAKilledGiveUpGoesOn(t *testing.T) {
 	if root := os.Getenv("REPAIR_TEST_ROOT"); root != "" {
-		repaired(t, open(t, root), Options{})
+		repaired(t, open(t, root), repair.Options{})
 		return
 	}
 	for _, step := range []string{"store.ingest.blob-kept", "store.repack.packed", "store.repack.mapped", "store.repack.staged", "store.repack.replaced"} {
 		t.Run(step, func(t *testing.T) {
-			s := open(t, filepath.Join(t.TempDir(), "root"))
+			s := open(t, folder(t))
 			sn, ram, old := worn(t, s)
-			flip(t, s.BlobPath(old), 200*pack.PageSize)
-			c := exec.Command(os.Args[0], "-test.run=^TestKilledSalvageGoesOn$")
+			flipFile(t, s.BlobPath(old), 200*pack.PageSize)
+			c := exec.Command(os.Args[0], "-test.run=^TestAKilledGiveUpGoesOn$")
 			c.Env = append(os.Environ(), "REPAIR_TEST_ROOT="+s.Root(), durable.KillAt+"="+step)
 			if err := c.Run(); err == nil || c.ProcessState.ExitCode() != -1 {
 				t.Fatalf("the repair was not killed at %s: %v", step, err)
 			}
-			if rep := repaired(t, s, Options{}); len(rep.Left) > 0 {
+			if rep := repaired(t, s, repair.Options{}); len(rep.Left) > 0 {
 				t.Errorf("repair: %+v", rep)
 			}
 			reads(t, s, sn.ID, ram)

@@ -1,11 +1,15 @@
-// Package repair acts on what verify finds.
+// Package repair finds damage in a store and repairs it.
 //
-// Derived things (the index, summaries) are made again, and so is a meta.json that
-// cannot be read; a damaged pack is made whole, byte for byte, from what is
-// sound of it and from copies of its pages, or fetched from a registry, or given
-// up when everything that is needed of it can go to another pack. Then every
-// snapshot that was damaged, or is quarantined, is read again: sound ones are
-// released, the others quarantined.
+// Words: an object is sound, or damaged: not what the snapshots that name it need.
+// [Verify] reads what is there and compares it; it can put the snapshots that damage
+// affects into quarantine, and [Run] releases those that it found sound. There are
+// three ways to repair: to rebuild, byte for byte, what follows from what is left
+// and from copies of pages; to fetch a blob from elsewhere; and to give up a pack
+// when everything that is needed of it can move to another one.
+//
+// [Run] first rebuilds each meta.json that cannot be read, verifies, tries those ways
+// on each damaged blob in that order, verifies again what was damaged or in
+// quarantine, and last of all rebuilds what is derived.
 //
 // Invariants: nothing is removed; nothing is replaced by what does not have the
 // digest in its name, and no snapshot by one of other contents; a repair that
@@ -27,8 +31,8 @@ type Options struct {
 	DryRun bool
 	// Reindex rebuilds refs.db from the manifests and records.
 	Reindex func(context.Context) error
-	// Copies: see store.HealOptions.
-	Copies func(context.Context, *store.Snapshot) []store.RawCopy
+	// Copies gives the raw files that a snapshot's images may be found in.
+	Copies func(context.Context, *store.Snapshot) []RawCopy
 	// Fetch brings a blob from elsewhere, such as a registry, into the place of a
 	// damaged or missing one, and says from where; failure.NotFound when it is not
 	// there. Nil: there is no such place.
@@ -55,10 +59,11 @@ type Report struct {
 }
 
 type run struct {
-	st  *store.Store
-	in  *store.Ingest
-	o   Options
-	rep *Report
+	st    *store.Store
+	lease *store.Lease
+	in    *store.Ingest
+	o     Options
+	rep   *Report
 }
 
 // Run repairs what can be repaired. What cannot is in the report's Left; an
@@ -75,12 +80,12 @@ func Run(ctx context.Context, st *store.Store, o Options) (*Report, error) {
 	if err := r.metas(ctx, ids); err != nil {
 		return nil, err
 	}
-	found, err := st.Verify(ctx, nil, store.VerifyOptions{ReadData: true})
+	found, err := Verify(ctx, st, nil, VerifyOptions{ReadData: true})
 	if err != nil {
 		return nil, err
 	}
 	r.rep.BytesRead = found.BytesRead
-	if found, err = r.healAll(ctx, found); err != nil {
+	if found, err = r.blobs(ctx, found); err != nil {
 		return nil, err
 	}
 	if err := r.judge(ctx, ids, found); err != nil {
@@ -114,13 +119,13 @@ func (r *run) metas(ctx context.Context, ids []store.ID) error {
 		if err != nil {
 			return err
 		}
-		r.repaired(store.MetaObject+string(id), how, id)
+		r.repaired(MetaObject+string(id), how, id)
 	}
 	return nil
 }
 
 // judge reads the snapshots in question again and marks or releases them.
-func (r *run) judge(ctx context.Context, ids []store.ID, found *store.VerifyReport) error {
+func (r *run) judge(ctx context.Context, ids []store.ID, found *VerifyReport) error {
 	suspects := map[store.ID]bool{}
 	for _, d := range found.Damaged {
 		for _, id := range d.Affects {
@@ -133,7 +138,7 @@ func (r *run) judge(ctx context.Context, ids []store.ID, found *store.VerifyRepo
 		if r.o.DryRun || !suspects[id] && !marked {
 			continue
 		}
-		rep, err := r.st.Verify(ctx, []store.ID{id}, store.VerifyOptions{ReadData: true, Quarantine: true})
+		rep, err := Verify(ctx, r.st, []store.ID{id}, VerifyOptions{ReadData: true, Quarantine: true})
 		if errors.Is(err, failure.NotFound) {
 			continue
 		}
@@ -145,7 +150,7 @@ func (r *run) judge(ctx context.Context, ids []store.ID, found *store.VerifyRepo
 		case len(rep.Damaged) > 0:
 			r.rep.Quarantined = append(r.rep.Quarantined, id)
 		case marked:
-			if err := r.st.Release(ctx, id); err != nil {
+			if err := Release(ctx, r.st, id); err != nil {
 				return err
 			}
 			r.rep.Released = append(r.rep.Released, id)

@@ -1,4 +1,4 @@
-package store
+package repair
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -42,18 +43,18 @@ func (o VerifyOptions) reads(d digest.Digest) bool {
 
 // Damage is one object that is not what a snapshot needs.
 type Damage struct {
-	Object  string `json:"object"`
-	Want    string `json:"want"`
-	Got     string `json:"got"`
-	Affects []ID   `json:"affects"`
+	Object  string     `json:"object"`
+	Want    string     `json:"want"`
+	Got     string     `json:"got"`
+	Affects []store.ID `json:"affects"`
 }
 
 // Resized is a disk whose page map has another size than its snapshot says.
 type Resized struct {
-	Snapshot ID    `json:"snapshot"`
-	Disk     int   `json:"disk"` // index
-	Said     int64 `json:"said"` // bytes
-	Bytes    int64 `json:"bytes"`
+	Snapshot store.ID `json:"snapshot"`
+	Disk     int      `json:"disk"` // index
+	Said     int64    `json:"said"` // bytes
+	Bytes    int64    `json:"bytes"`
 }
 
 // VerifyReport is the answer of Verify.
@@ -64,12 +65,12 @@ type VerifyReport struct {
 	// says; a restore takes the size of the page map.
 	Resized []Resized `json:"resized,omitempty"`
 	// Quarantined are the snapshots that this run marked.
-	Quarantined []ID `json:"quarantined,omitempty"`
+	Quarantined []store.ID `json:"quarantined,omitempty"`
 	// Unopened are encrypted snapshots whose key is not at hand: their blobs were
 	// looked at as all are, but not what their page maps name.
-	Unopened   []ID    `json:"unopened,omitempty"`
-	BytesRead  int64   `json:"bytesRead"`
-	DurationMs float64 `json:"durationMs"`
+	Unopened   []store.ID `json:"unopened,omitempty"`
+	BytesRead  int64      `json:"bytesRead"`
+	DurationMs float64    `json:"durationMs"`
 }
 
 // MetaObject begins the name of a meta.json in a Damage.
@@ -77,14 +78,14 @@ const MetaObject = "meta of snapshot "
 
 // verifier looks at each object once, however many snapshots name it.
 type verifier struct {
-	st   *Store
+	st   *store.Store
 	o    VerifyOptions
 	rep  *VerifyReport
 	seen map[string]int // object → index in rep.Damaged, -1 when sound
 }
 
 // Verify checks snapshots; no ids means all. Damage is reported, not an error.
-func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyReport, error) {
+func Verify(ctx context.Context, st *store.Store, ids []store.ID, o VerifyOptions) (*VerifyReport, error) {
 	start := time.Now()
 	if o.Parts < 0 || o.Parts > 0 && (o.Part < 1 || o.Part > o.Parts) {
 		return nil, failure.New(failure.Usage, "verify part %d of %d: 1 to %d", o.Part, o.Parts, max(o.Parts, 1))
@@ -92,11 +93,11 @@ func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyR
 	listed := ids == nil
 	if listed {
 		var err error
-		if ids, err = s.IDs(); err != nil {
+		if ids, err = st.IDs(); err != nil {
 			return nil, err
 		}
 	}
-	v := &verifier{st: s, o: o, rep: &VerifyReport{Damaged: []Damage{}}, seen: map[string]int{}}
+	v := &verifier{st: st, o: o, rep: &VerifyReport{Damaged: []Damage{}}, seen: map[string]int{}}
 	for _, id := range ids {
 		err := v.settled(ctx, id)
 		if listed && errors.Is(err, failure.NotFound) {
@@ -108,7 +109,7 @@ func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyR
 		durable.Step("store.verify.snapshot")
 	}
 	if o.Quarantine {
-		if err := s.quarantineDamaged(ctx, v.rep); err != nil {
+		if err := quarantineDamaged(ctx, st, v.rep); err != nil {
 			return nil, err
 		}
 	}
@@ -119,7 +120,7 @@ func (s *Store) Verify(ctx context.Context, ids []ID, o VerifyOptions) (*VerifyR
 // without is a snapshot that was listed and has no manifest: it was removed
 // meanwhile, or only its folder is there, as in a backup that is half back. That one
 // keeps the others from nothing.
-func (v *verifier) without(ctx context.Context, id ID) error {
+func (v *verifier) without(ctx context.Context, id store.ID) error {
 	if _, err := os.Lstat(v.st.Path("snapshots", string(id))); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -128,7 +129,7 @@ func (v *verifier) without(ctx context.Context, id ID) error {
 
 // settled checks one snapshot. What is missing of one that was replaced or
 // removed while it was looked at is no damage: it is looked at again.
-func (v *verifier) settled(ctx context.Context, id ID) error {
+func (v *verifier) settled(ctx context.Context, id store.ID) error {
 	for {
 		before := len(v.rep.Damaged)
 		sn, err := v.st.Get(ctx, id)
@@ -146,21 +147,21 @@ func (v *verifier) settled(ctx context.Context, id ID) error {
 }
 
 // forget takes back what was found since there were n damages.
-func (v *verifier) forget(id ID, n int) {
+func (v *verifier) forget(id store.ID, n int) {
 	for object, i := range v.seen {
 		if i >= n {
 			delete(v.seen, object)
 		}
 	}
 	v.rep.Damaged = v.rep.Damaged[:n]
-	v.rep.Unopened = slices.DeleteFunc(v.rep.Unopened, func(of ID) bool { return of == id })
+	v.rep.Unopened = slices.DeleteFunc(v.rep.Unopened, func(of store.ID) bool { return of == id })
 	v.rep.Resized = slices.DeleteFunc(v.rep.Resized, func(r Resized) bool { return r.Snapshot == id })
 	for i := range v.rep.Damaged {
-		v.rep.Damaged[i].Affects = slices.DeleteFunc(v.rep.Damaged[i].Affects, func(of ID) bool { return of == id })
+		v.rep.Damaged[i].Affects = slices.DeleteFunc(v.rep.Damaged[i].Affects, func(of store.ID) bool { return of == id })
 	}
 }
 
-func (v *verifier) snapshot(ctx context.Context, id ID, sn *Snapshot, err error) error {
+func (v *verifier) snapshot(ctx context.Context, id store.ID, sn *store.Snapshot, err error) error {
 	if sn != nil && errors.Is(err, failure.Damaged) {
 		lost := err.Error()
 		err = v.object(ctx, MetaObject+string(id), id, func() (string, string, error) { return "readable", lost, nil })
@@ -171,13 +172,13 @@ func (v *verifier) snapshot(ctx context.Context, id ID, sn *Snapshot, err error)
 	if err != nil {
 		return err
 	}
-	for _, d := range append([]Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
+	for _, d := range append([]store.Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
 		if err := v.blob(ctx, id, v.st.BlobPath(d.Digest), d); err != nil {
 			return err
 		}
 	}
 	for _, im := range sn.Spec.Images {
-		d := Descriptor{Digest: im.Digest, Size: im.Bytes}
+		d := store.Descriptor{Digest: im.Digest, Size: im.Bytes}
 		if err := v.blob(ctx, id, v.st.ImageBlobPath(im.Digest), d); err != nil {
 			return err
 		}
@@ -197,7 +198,7 @@ func (v *verifier) snapshot(ctx context.Context, id ID, sn *Snapshot, err error)
 
 // maps checks that every pack of every page map is named by the manifest, so
 // that pushing or exporting a manifest takes all that is needed.
-func (v *verifier) maps(ctx context.Context, sn *Snapshot) error {
+func (v *verifier) maps(ctx context.Context, sn *store.Snapshot) error {
 	named := map[digest.Digest]bool{}
 	for _, l := range sn.Manifest.Layers {
 		named[l.Digest] = true
@@ -226,7 +227,7 @@ func (v *verifier) maps(ctx context.Context, sn *Snapshot) error {
 
 // sizes compares what the snapshot says of its RAM and disks with their page
 // maps. Maps that cannot be read are damage already.
-func (v *verifier) sizes(ctx context.Context, sn *Snapshot, read map[digest.Digest]*pack.Map) error {
+func (v *verifier) sizes(ctx context.Context, sn *store.Snapshot, read map[digest.Digest]*pack.Map) error {
 	for _, r := range sn.Spec.Memory {
 		m := read[r.Map]
 		if m == nil || m.Bytes == r.Bytes {
@@ -249,12 +250,12 @@ func (v *verifier) sizes(ctx context.Context, sn *Snapshot, read map[digest.Dige
 }
 
 // object runs a check once per object and notes every snapshot it affects.
-func (v *verifier) object(ctx context.Context, name string, id ID, check func() (want, got string, err error)) error {
+func (v *verifier) object(ctx context.Context, name string, id store.ID, check func() (want, got string, err error)) error {
 	return v.objectUnder(ctx, "", name, id, check)
 }
 
 // objectUnder runs a check whose answer is another for snapshots of another key.
-func (v *verifier) objectUnder(ctx context.Context, key, name string, id ID, check func() (want, got string, err error)) error {
+func (v *verifier) objectUnder(ctx context.Context, key, name string, id store.ID, check func() (want, got string, err error)) error {
 	seen := name + " " + key
 	if i, ok := v.seen[seen]; ok {
 		if i >= 0 {
@@ -273,12 +274,12 @@ func (v *verifier) objectUnder(ctx context.Context, key, name string, id ID, che
 	v.seen[seen] = -1
 	if want != got {
 		v.seen[seen] = len(v.rep.Damaged)
-		v.rep.Damaged = append(v.rep.Damaged, Damage{name, want, got, []ID{id}})
+		v.rep.Damaged = append(v.rep.Damaged, Damage{name, want, got, []store.ID{id}})
 	}
 	return nil
 }
 
-func (v *verifier) blob(ctx context.Context, id ID, path string, d Descriptor) error {
+func (v *verifier) blob(ctx context.Context, id store.ID, path string, d store.Descriptor) error {
 	return v.object(ctx, "blob "+string(d.Digest), id, func() (string, string, error) {
 		if err := ctx.Err(); err != nil {
 			return "", "", err

@@ -1,16 +1,17 @@
-package store
+package repair
 
 import (
 	"context"
 	"errors"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 // quarantineDamaged marks the snapshots that a report names.
-func (s *Store) quarantineDamaged(ctx context.Context, rep *VerifyReport) error {
-	objects := map[ID][]string{}
-	var order []ID
+func quarantineDamaged(ctx context.Context, st *store.Store, rep *VerifyReport) error {
+	objects := map[store.ID][]string{}
+	var order []store.ID
 	for _, d := range rep.Damaged {
 		for _, id := range d.Affects {
 			if objects[id] == nil {
@@ -21,7 +22,7 @@ func (s *Store) quarantineDamaged(ctx context.Context, rep *VerifyReport) error 
 	}
 	var errs []error
 	for _, id := range order {
-		err := s.Quarantine(ctx, id, objects[id])
+		err := st.Quarantine(ctx, id, objects[id])
 		switch {
 		case errors.Is(err, failure.NotFound): // removed meanwhile
 		case errors.Is(err, failure.Damaged): // it cannot be marked, and is refused without
@@ -35,6 +36,6 @@ func (s *Store) quarantineDamaged(ctx context.Context, rep *VerifyReport) error 
 }
 
 // Release takes the mark from a snapshot that was found sound.
-func (s *Store) Release(ctx context.Context, id ID) error {
-	return s.SetMeta(ctx, id, func(m *Meta) error { m.Quarantine = nil; return nil })
+func Release(ctx context.Context, st *store.Store, id store.ID) error {
+	return st.SetMeta(ctx, id, func(m *store.Meta) error { m.Quarantine = nil; return nil })
 }

@@ -18,37 +18,37 @@ import (
 // replace a manifest.
 const maintenanceWait = time.Minute
 
-// healAll heals what was found. Behind a config that was had back there may be
-// more: that snapshot is looked at once more. The answer is all that was found.
-func (r *run) healAll(ctx context.Context, found *store.VerifyReport) (*store.VerifyReport, error) {
+// blobs repairs what was found. Behind a config that was fetched there may be more:
+// that snapshot is verified once more. The answer is all that was found.
+func (r *run) blobs(ctx context.Context, found *VerifyReport) (*VerifyReport, error) {
 	if len(found.Damaged) == 0 {
 		return found, nil
 	}
-	lease, err := r.st.Lease(ctx, "system repair")
-	if err != nil {
+	var err error
+	if r.lease, err = r.st.Lease(ctx, "system repair"); err != nil {
 		return nil, err
 	}
-	defer lease.Release()
-	if r.in, err = r.st.Ingest(ctx, lease); err != nil {
+	defer r.lease.Release()
+	if r.in, err = r.st.Ingest(ctx, r.lease); err != nil {
 		return nil, err
 	}
-	readable, err := r.heal(ctx, found)
+	readable, err := r.each(ctx, found)
 	if err != nil || len(readable) == 0 {
 		return found, err
 	}
-	behind, err := r.st.Verify(ctx, readable, store.VerifyOptions{ReadData: true})
+	behind, err := Verify(ctx, r.st, readable, VerifyOptions{ReadData: true})
 	if err != nil {
 		return nil, err
 	}
 	r.rep.BytesRead += behind.BytesRead
-	_, err = r.heal(ctx, behind)
+	_, err = r.each(ctx, behind)
 	found.Damaged = append(found.Damaged, behind.Damaged...)
 	return found, err
 }
 
-// heal tries every damaged object. It answers the snapshots that can be read
+// each tries every damaged object. It answers the snapshots that can be read
 // since.
-func (r *run) heal(ctx context.Context, found *store.VerifyReport) (readable []store.ID, err error) {
+func (r *run) each(ctx context.Context, found *VerifyReport) (readable []store.ID, err error) {
 	blobs, packs, err := r.named(ctx)
 	if err != nil {
 		return nil, err
@@ -56,13 +56,13 @@ func (r *run) heal(ctx context.Context, found *store.VerifyReport) (readable []s
 	told := map[string]bool{}
 	for _, d := range found.Damaged {
 		told[d.Object] = true
-		if strings.HasPrefix(d.Object, store.MetaObject) {
+		if strings.HasPrefix(d.Object, MetaObject) {
 			continue // it is made again before all else
 		}
 		if m, is := strings.CutPrefix(d.Object, "page map "); is && told["blob "+m] {
 			continue // it could not be read for that reason
 		}
-		how, err := r.healOne(ctx, d, blobs, packs)
+		how, err := r.one(ctx, d, blobs, packs)
 		switch {
 		case errors.Is(err, failure.Damaged), errors.Is(err, failure.NotFound), keyring.IsMissing(err):
 			r.left(d.Object, err, d.Affects...)
@@ -93,7 +93,7 @@ func (r *run) named(ctx context.Context) (blobs map[digest.Digest]store.Descript
 	return blobs, packs, ctx.Err()
 }
 
-func (r *run) healOne(ctx context.Context, d store.Damage, blobs map[digest.Digest]store.Descriptor, packs map[digest.Digest]bool) (string, error) {
+func (r *run) one(ctx context.Context, d Damage, blobs map[digest.Digest]store.Descriptor, packs map[digest.Digest]bool) (string, error) {
 	blob := digest.Digest(strings.TrimPrefix(d.Object, "blob "))
 	want, named := blobs[blob]
 	why := failure.New(failure.Damaged, "want %s, got %s: import or pull the snapshot again, or remove it", d.Want, d.Got)
@@ -111,7 +111,7 @@ func (r *run) healOne(ctx context.Context, d store.Damage, blobs map[digest.Dige
 	return "", why
 }
 
-// fetch has a blob back from elsewhere, or is the error why.
+// fetch takes a blob in from elsewhere, or is the error why.
 func (r *run) fetch(ctx context.Context, d store.Descriptor, why error) (string, error) {
 	if r.o.Fetch == nil {
 		return "", why
@@ -128,8 +128,10 @@ func (r *run) fetch(ctx context.Context, d store.Descriptor, why error) (string,
 
 // pack makes a pack whole, or fetches it, or gives it up for another one.
 func (r *run) pack(ctx context.Context, d digest.Digest, want store.Descriptor, affects []store.ID) (string, error) {
-	o := store.HealOptions{DryRun: r.o.DryRun, Copies: r.o.Copies}
-	how, err := r.st.Heal(ctx, r.in, d, affects, o)
+	if err := r.lease.Hold(ctx, d); err != nil {
+		return "", err
+	}
+	how, err := rebuild(ctx, r.st, r.in, d, affects, r.o)
 	if err == nil {
 		return "made whole: " + how, nil
 	}
@@ -141,7 +143,7 @@ func (r *run) pack(ctx context.Context, d digest.Digest, want store.Descriptor, 
 	} else if r.o.Fetch != nil {
 		err = ferr
 	}
-	how, serr := r.salvage(ctx, d, affects, o)
+	how, serr := r.giveUp(ctx, d, affects)
 	if errors.Is(serr, failure.Busy) {
 		return "", serr
 	}
@@ -151,19 +153,19 @@ func (r *run) pack(ctx context.Context, d digest.Digest, want store.Descriptor, 
 	return "given up: " + how, nil
 }
 
-func (r *run) salvage(ctx context.Context, d digest.Digest, affects []store.ID, o store.HealOptions) (string, error) {
-	sv, err := r.st.PlanSalvage(ctx, r.in, d, affects, o)
+func (r *run) giveUp(ctx context.Context, d digest.Digest, affects []store.ID) (string, error) {
+	g, err := planGiveUp(ctx, r.st, r.in, d, affects, r.o)
 	if err != nil {
 		return "", err
 	}
-	defer sv.Close()
+	defer g.Close()
 	if r.o.DryRun {
-		return sv.How, nil
+		return g.how, nil
 	}
 	m, err := r.st.Maintain(ctx, maintenanceWait, "system repair")
 	if err != nil {
 		return "", err
 	}
 	defer m.End()
-	return sv.How, m.Salvage(ctx, sv)
+	return g.how, g.carryOut(ctx, m)
 }
