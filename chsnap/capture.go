@@ -9,10 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/hostfacts"
 	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
@@ -181,22 +180,14 @@ func (c *Client) ensure(ctx context.Context, verb, state string, within time.Dur
 const stagingMargin = 64 << 20
 
 func requireSpace(dir string, ram uint64) error {
-	free, err := freeBytes(dir)
+	free, _, err := hostfacts.FreeBytes(dir)
 	if err != nil {
 		return err
 	}
-	if free < ram+stagingMargin {
+	if uint64(free) < ram+stagingMargin {
 		return failure.New(failure.NoSpace, "%d bytes are free in %s, the RAM needs %d", free, dir, ram)
 	}
 	return nil
-}
-
-func freeBytes(dir string) (uint64, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return 0, fmt.Errorf("ask for free space of %s: %w", dir, err)
-	}
-	return fs.Bavail * uint64(fs.Bsize), nil
 }
 
 // tmpfs is where RAM is staged when there is room for it.
@@ -205,8 +196,8 @@ const tmpfs = "/dev/shm"
 // PickStaging answers /dev/shm when both its size and the host's available
 // memory have room for ram bytes twice over, else fallback.
 func PickStaging(ram uint64, fallback string) string {
-	free, err := freeBytes(tmpfs)
-	if err != nil || free < ram+stagingMargin || availableMemory() < 2*ram+stagingMargin {
+	free, _, err := hostfacts.FreeBytes(tmpfs)
+	if err != nil || uint64(free) < ram+stagingMargin || availableMemory() < 2*ram+stagingMargin {
 		return fallback
 	}
 	return tmpfs

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/hostfacts"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
@@ -115,7 +116,7 @@ func (m *metrics) store(ctx context.Context, s *store.Store) error {
 		occupied[folder] = float64(store.FileBytes(s.Path(folder)))
 	}
 	m.gauges("cocoon_store_bytes", "What the store occupies.", "folder", occupied)
-	free, freeErr := store.FreeBytes(s.Root())
+	free, _, freeErr := hostfacts.FreeBytes(s.Root())
 	if freeErr == nil {
 		m.gauge("cocoon_store_free_bytes", "What is free on the file system of the store.", float64(free))
 	}

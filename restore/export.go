@@ -11,7 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/clone"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/internal/hostfacts"
 )
 
 // ExportCH writes a folder that `cloud-hypervisor --restore
@@ -72,7 +72,7 @@ func cannotMake(dir string, err error) error {
 // that are images may be shared with their blobs.
 func (s *subject) roomFor(dir string) error {
 	need := s.ram.stored + stored(s.sizes)
-	free, err := store.FreeBytes(dir)
+	free, _, err := hostfacts.FreeBytes(dir)
 	if err == nil && free < need {
 		err = failure.New(failure.NoSpace, "the export of snapshot %s takes %d bytes, %d are free at %s", s.snapshot.ID, need, free, dir)
 	}

@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"bufio"
 	"context"
 	"os"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/hostfacts"
 )
 
 // Host is what of this host decides whether it can go on with what another had.
@@ -33,7 +33,7 @@ func ReadHost(ctx context.Context, binary string) (Host, error) {
 	if err != nil {
 		return Host{}, err
 	}
-	return Host{VMM: v, CPUFlags: hostFlags(), TSC: readTSC()}, nil
+	return Host{VMM: v, CPUFlags: hostfacts.CPU().Flags, TSC: readTSC()}, nil
 }
 
 // lacks are the processor flags of a snapshot that this host has not.
@@ -130,18 +130,4 @@ func ioctl(fd int, request, arg uintptr) (int, error) {
 		return 0, errno
 	}
 	return int(n), nil
-}
-
-func hostFlags() []string {
-	f, err := os.Open("/proc/cpuinfo")
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		if key, value, _ := strings.Cut(sc.Text(), ":"); strings.TrimSpace(key) == "flags" {
-			return strings.Fields(value)
-		}
-	}
-	return nil
 }

@@ -102,7 +102,7 @@ func OverCap(all []Cached, held func(digest.Digest) bool, cap int64) []Cached {
 // FreeCache has the cache give up what it must, least recently used first, for
 // need bytes to be free.
 func (s *Store) FreeCache(ctx context.Context, need int64) error {
-	free, err := FreeBytes(s.root)
+	free, err := s.free()
 	if err != nil {
 		return err
 	}

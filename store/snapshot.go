@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"os"
-	"strings"
 
 	jsonv1 "github.com/go-json-experiment/json/v1"
 	"github.com/opencontainers/go-digest"
@@ -207,20 +206,9 @@ func (s *Store) Resolve(ctx context.Context, ref string) (ID, error) {
 	if err != nil {
 		return "", err
 	}
-	var found []string
-	for _, id := range ids {
-		if string(id) == ref || (len(ref) >= 3 && strings.HasPrefix(string(id), ref)) {
-			found = append(found, string(id))
-		}
+	id, err := spelling.Find("snapshot", ref, ids, func(id ID) string { return string(id) })
+	if couldBeName && errors.Is(err, failure.NotFound) {
+		return s.ResolveName(ctx, ref)
 	}
-	switch len(found) {
-	case 0:
-		if couldBeName {
-			return s.ResolveName(ctx, ref)
-		}
-		return "", failure.New(failure.NotFound, "no snapshot %q", ref)
-	case 1:
-		return ID(found[0]), nil
-	}
-	return "", failure.New(failure.Conflict, "%q is ambiguous: %s", ref, strings.Join(found[:min(len(found), 4)], ", "))
+	return id, err
 }

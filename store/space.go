@@ -10,28 +10,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/hostfacts"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
-
-// FreeBytes is the space that root may still use on path's file system.
-func FreeBytes(path string) (int64, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(path, &fs); err != nil {
-		return 0, fmt.Errorf("ask for free space of %s: %w", path, err)
-	}
-	return int64(fs.Bavail) * fs.Bsize, nil
-}
 
 // spaceMargin stays free, so that manifests, records and gc still work.
 const spaceMargin = 16 << 20
 
+// free is what may still be written below the root, the margin not left out.
+func (s *Store) free() (int64, error) {
+	free, _, err := hostfacts.FreeBytes(s.root)
+	return free, err
+}
+
 // Require refuses with failure.NoSpace unless n bytes are free. What the dead had
 // reserved is given back before anybody is refused.
 func (s *Store) Require(n int64) error {
-	free, err := FreeBytes(s.root)
+	free, err := s.free()
 	if err == nil && free < n+spaceMargin {
 		if err = s.dropDeadReserves(); err == nil {
-			free, err = FreeBytes(s.root)
+			free, err = s.free()
 		}
 	}
 	if err != nil {
@@ -54,7 +52,7 @@ type Room struct {
 // The RAM of keep, which is going to be used, is not counted as cached.
 func (s *Store) Room(keep digest.Digest) (Room, error) {
 	var r Room
-	free, err := FreeBytes(s.root)
+	free, err := s.free()
 	if err != nil {
 		return r, err
 	}

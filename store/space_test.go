@@ -204,7 +204,7 @@ func TestTheHintIsGCWhereItSuffices(t *testing.T) {
 		if c.dead {
 			killTest(t, l)
 		}
-		free, err := FreeBytes(s.root)
+		free, err := s.free()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -80,7 +80,7 @@ func (s *Store) Usage(ctx context.Context) (*Usage, error) {
 		return nil, err
 	}
 	var err error
-	u.Free, err = FreeBytes(s.root)
+	u.Free, err = s.free()
 	return u, err
 }
 

@@ -122,13 +122,3 @@ func probeReal() (string, error) {
 	}
 	return path, os.Setenv(probedAlready, path) // for the test processes that this one starts
 }
-
-// freeBytes is the space an unprivileged process may fill below path, 0 when the
-// path is not there.
-func freeBytes(path string) uint64 {
-	s := unix.Statfs_t{}
-	if err := unix.Statfs(path, &s); err != nil {
-		return 0
-	}
-	return s.Bavail * uint64(s.Bsize)
-}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/cocoonv2/cocoon/internal/hostfacts"
 )
 
 // Probe says whether binary can boot kernel and take a snapshot of it here: nil,
@@ -61,7 +63,7 @@ func bootArgs(kernel, serial string) []string {
 // several guests, else the usual place for temporary files ("").
 func scratchRoot() string {
 	const shm = "/dev/shm"
-	if freeBytes(shm) >= 16*guestBytes {
+	if free, _, err := hostfacts.FreeBytes(shm); err == nil && free >= 16*guestBytes {
 		return shm
 	}
 	return ""

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/internal/hostfacts"
 )
 
 // TestFullDisk runs the main job on stores of several sizes: each command
@@ -146,7 +146,7 @@ func TestAPlanTouchesNothing(t *testing.T) {
 		return fmt.Sprint(names)
 	}
 	before := cached()
-	free, err := store.FreeBytes(disk)
+	free, _, err := hostfacts.FreeBytes(disk)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,8 +8,8 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/clone"
 	"github.com/cocoonv2/cocoon/internal/config"
+	"github.com/cocoonv2/cocoon/internal/hostfacts"
 	"github.com/cocoonv2/cocoon/internal/screen"
-	"github.com/cocoonv2/cocoon/store"
 )
 
 func newVersion(a *app) *cobra.Command {
@@ -113,7 +113,7 @@ func (a *app) info(c *cobra.Command) (*systemInfo, error) {
 		return nil, err
 	}
 	i := &systemInfo{Version: version, RootDir: r.Store.Root(), RunDir: a.set("runDir"), Reflink: clone.CanReflink(r.Store.Root())}
-	if i.FreeBytes, err = store.FreeBytes(r.Store.Root()); err != nil {
+	if i.FreeBytes, _, err = hostfacts.FreeBytes(r.Store.Root()); err != nil {
 		return nil, err
 	}
 	if i.Hypervisor, err = a.config.VMMBuild(ctx); err != nil {

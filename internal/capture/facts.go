@@ -1,16 +1,14 @@
 package capture
 
 import (
-	"bufio"
 	"context"
-	"os"
-	"strings"
 	"sync/atomic"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/hostfacts"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -53,20 +51,7 @@ func hostFacts(vmmBuild string) store.Host {
 	if unix.Uname(&u) == nil {
 		h.Kernel = unix.ByteSliceToString(u.Release[:])
 	}
-	f, err := os.Open("/proc/cpuinfo")
-	if err != nil {
-		return h
-	}
-	defer f.Close()
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		key, value, _ := strings.Cut(sc.Text(), ":")
-		switch strings.TrimSpace(key) {
-		case "model name":
-			h.CPUModel = strings.TrimSpace(value)
-		case "flags":
-			h.CPUFlags = strings.Fields(value)
-			return h
-		}
-	}
+	cpu := hostfacts.CPU()
+	h.CPUModel, h.CPUFlags = cpu.Model, cpu.Flags
 	return h
 }

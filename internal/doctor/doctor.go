@@ -17,11 +17,10 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/clone"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/hostfacts"
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/owner"
 	"github.com/cocoonv2/cocoon/internal/vm"
@@ -253,11 +252,10 @@ func (h Host) runFolder(ctx context.Context) Finding {
 const scarce = 10
 
 func (h Host) space(context.Context) Finding {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(h.RootDir, &fs); err != nil {
-		return fail("make the folder, or set rootDir", "%s: %v", h.RootDir, err)
+	free, total, err := hostfacts.FreeBytes(h.RootDir)
+	if err != nil {
+		return fail("make the folder, or set rootDir", "%v", err)
 	}
-	free, total := fs.Bavail*uint64(fs.Bsize), fs.Blocks*uint64(fs.Bsize)
 	share := free * 100 / max(total, 1)
 	if share < scarce {
 		return warn("cocoon gc; cocoon snapshot prune", "%d %% of %s is free (%d bytes)", share, h.RootDir, free)

@@ -209,20 +209,7 @@ func (i *Store) Get(ctx context.Context, ref string) (*Record, error) {
 	if at := slices.IndexFunc(all, func(r *Record) bool { return r.Name == ref }); at >= 0 {
 		return all[at], nil
 	}
-	hex := strings.TrimPrefix(ref, "sha256:")
-	var found []*Record
-	for _, r := range all {
-		if len(hex) >= 3 && strings.HasPrefix(r.ID.Encoded(), hex) {
-			found = append(found, r)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return nil, failure.New(failure.NotFound, "no image %q", ref)
-	case 1:
-		return found[0], nil
-	}
-	return nil, failure.New(failure.Conflict, "image %q is ambiguous", ref)
+	return spelling.Find("image", strings.TrimPrefix(ref, "sha256:"), all, func(r *Record) string { return r.ID.Encoded() })
 }
 
 // Remove drops an image's record unless something holds its blob.

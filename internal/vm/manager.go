@@ -121,22 +121,10 @@ func (m *Manager) Get(ctx context.Context, ref string) (*Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []*Record
-	for _, r := range all {
-		if r.Name == ref || r.ID == ref {
-			return r, nil
-		}
-		if len(ref) >= 3 && strings.HasPrefix(r.ID, ref) {
-			found = append(found, r)
-		}
+	if at := slices.IndexFunc(all, func(r *Record) bool { return r.Name == ref }); at >= 0 {
+		return all[at], nil
 	}
-	switch len(found) {
-	case 0:
-		return nil, failure.New(failure.NotFound, "no VM %q", ref)
-	case 1:
-		return found[0], nil
-	}
-	return nil, failure.New(failure.Conflict, "VM %q is ambiguous", ref)
+	return spelling.Find("VM", ref, all, func(r *Record) string { return r.ID })
 }
 
 // lockFile in a VM's folder is held by the verb that works on it.
