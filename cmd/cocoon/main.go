@@ -1,7 +1,7 @@
 // Command cocoon keeps snapshots of Cloud Hypervisor microVMs: it saves running
 // VMs, rebuilds them anywhere, and collects what nothing names any more.
 //
-// This folder holds flags, wiring and printing; the work is done below it. The
+// This folder holds flags and printing; the work is done below it. The
 // command line is described in docs/cli.md.
 //
 // Words: a verb is a command with its flags (newGC in gc.go, newSnapshotCreate in
@@ -18,7 +18,8 @@
 // Hidden verbs are processes that a command starts of itself: __guard and
 // __rescue let a guest go on when the command dies (guard.go), __materialise
 // makes the RAM that the next clone maps (materialise.go), __keeper stays beside
-// a VMM as long as that lives (package keeper).
+// a VMM as long as that lives (package keeper). __protocol names them to programs
+// that use package cocoon, which start them too.
 //
 // What always holds:
 //
@@ -41,6 +42,7 @@ import (
 	"runtime/debug"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/keeper"
 	"github.com/cocoonv2/cocoon/internal/screen"
 )
@@ -58,6 +60,10 @@ func Main() int {
 	// A keeper is started with every VMM: it does without all that follows.
 	if len(os.Args) > 1 && os.Args[1] == keeper.Verb {
 		return keep()
+	}
+	if len(os.Args) == 2 && os.Args[1] == house.ProtocolVerb {
+		fmt.Fprintln(os.Stdout, house.Protocol)
+		return 0
 	}
 	// What this process inherited is not for those that it starts, some of which
 	// outlive it: a lock of whoever called would be held as long as they live.

@@ -90,7 +90,7 @@ func newVMStart(a *app) *cobra.Command {
 		o.OnBytes = m.update
 		o.Mode = restore.Mode(mode)
 		var err error
-		if o.Networks, err = parseMoves(networks); err != nil {
+		if o.Networks, err = house.ParseMoves(networks); err != nil {
 			return err
 		}
 		o.OnNetwork = func(n restore.NetworkPlan) { a.errOut.Line("cocoon: %s: %s", ref, n) }
@@ -186,11 +186,7 @@ func rowOf(r *house.House, rec *vm.Record) vmRow {
 		row.Suspend = &vmSuspend{string(s.Snapshot), s.Since}
 	}
 	for _, d := range rec.Disks {
-		path := r.VMs.Dir(rec.ID) + "/" + d.File
-		if d.Image != "" {
-			path = r.Images.Path(d.Image)
-		}
-		row.Disks = append(row.Disks, vmDisk{d.Serial, path, d.Bytes, d.Readonly, string(d.Image)})
+		row.Disks = append(row.Disks, vmDisk{d.Serial, r.DiskPath(rec, d), d.Bytes, d.Readonly, string(d.Image)})
 	}
 	for _, n := range rec.Networks {
 		row.Networks = append(row.Networks, newVMNetwork(n))

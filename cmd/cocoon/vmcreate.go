@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/vm"
@@ -80,14 +78,10 @@ func (a *app) createFresh(ctx context.Context, r *house.House, name string, f *c
 	if s.Labels, err = parseLabels(f.labels); err != nil {
 		return err
 	}
-	for _, d := range f.disks {
-		spec, err := parseDisk(d)
-		if err != nil {
-			return err
-		}
-		s.Disks = append(s.Disks, spec)
+	if s.Disks, err = house.ParseDisks(f.disks); err != nil {
+		return err
 	}
-	if s.Networks, err = parseNetworks(f.networks); err != nil {
+	if s.Networks, err = house.ParseNetworks(f.networks); err != nil {
 		return err
 	}
 	rec, err := r.Create(ctx, s)
@@ -96,31 +90,6 @@ func (a *app) createFresh(ctx context.Context, r *house.House, name string, f *c
 	}
 	a.out.Line("%s", rec.ID)
 	return nil
-}
-
-func parseDisk(s string) (vm.DiskSpec, error) {
-	path, rest, _ := strings.Cut(s, ",")
-	d := vm.DiskSpec{Path: path}
-	if path == "" {
-		return d, failure.New(failure.Usage, "--disk %q names no file", s)
-	}
-	for _, o := range strings.Split(rest, ",") {
-		k, v, _ := strings.Cut(o, "=")
-		switch k {
-		case "":
-		case "readonly":
-			d.Readonly = v == "" || v == "on" || v == "true"
-		case "size":
-			n, err := config.ParseSize("--disk size", v)
-			if err != nil {
-				return d, err
-			}
-			d.Bytes = n
-		default:
-			return d, failure.New(failure.Usage, "--disk %q: unknown option %q", s, k)
-		}
-	}
-	return d, nil
 }
 
 func (a *app) createFromSnapshot(c *cobra.Command, r *house.House, name string, f *createFlags) error {
@@ -132,7 +101,7 @@ func (a *app) createFromSnapshot(c *cobra.Command, r *house.House, name string, 
 	if given := c.Flags().Changed("count"); given && f.count < 1 || f.count > 1000 {
 		return failure.New(failure.Usage, "--count %d: 1 to 1000", f.count)
 	}
-	wishes, err := parseWishes(f.networks)
+	wishes, err := house.ParseWishes(f.networks)
 	if err != nil {
 		return err
 	}

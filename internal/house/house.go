@@ -129,7 +129,7 @@ func (h *House) Engines(ctx context.Context) error {
 		return err
 	}
 	limit, err := h.o.Settings.cacheCap()
-	if err := errors.Join(err, h.o.Settings.check()); err != nil {
+	if err := errors.Join(err, h.o.Settings.Check()); err != nil {
 		return err
 	}
 	h.Saver = &capture.Saver{Store: h.Store, VMs: h.VMs, Guard: h.guardCommand()}

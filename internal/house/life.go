@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/capture"
@@ -33,6 +34,14 @@ func (h *House) Restore(ctx context.Context, ref, name string) (*vm.Record, erro
 		return nil, err
 	}
 	return recs[0], nil
+}
+
+// DiskPath is where the file of a disk lies.
+func (h *House) DiskPath(rec *vm.Record, d vm.Disk) string {
+	if d.Image != "" {
+		return h.Images.Path(d.Image)
+	}
+	return filepath.Join(h.VMs.Dir(rec.ID), d.File)
 }
 
 // Create makes a VM from files or an image.

@@ -20,6 +20,8 @@ type PruneReport struct {
 	Decisions   []PruneRow `json:"decisions"`
 	StoredBytes int64      `json:"storedBytes"` // blobs of the snapshots that stay, each once
 	FreeBytes   int64      `json:"freeBytes"`   // what gc may free: blobs that only removed ones name
+
+	Decided []policy.Decision `json:"-"` // the same, as the policy has it
 }
 
 // PruneRow is one decision. Error says why a snapshot that should have gone is
@@ -45,7 +47,7 @@ func (h *House) Prune(ctx context.Context, rules policy.Rules, dryRun bool) (*Pr
 		return nil, err
 	}
 	res := policy.Decide(all, rules, time.Now())
-	rep := &PruneReport{DryRun: dryRun, Decisions: []PruneRow{}, StoredBytes: res.Bytes, FreeBytes: policy.Bytes(all) - res.Bytes}
+	rep := &PruneReport{DryRun: dryRun, Decisions: []PruneRow{}, Decided: res.Decisions, StoredBytes: res.Bytes, FreeBytes: policy.Bytes(all) - res.Bytes}
 	var errs []error
 	for _, d := range res.Decisions {
 		row := decisionRow(d)

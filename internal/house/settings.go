@@ -30,9 +30,10 @@ func (s Settings) Patience() (patience.Patience, error) {
 	return patience.Patience(d), err
 }
 
-// check reads those that are not needed before it is too late to refuse them.
-func (s Settings) check() error {
+// Check reads those that are needed when it is late to refuse them.
+func (s Settings) Check() error {
 	_, err := s.CacheCap()
+	err = errors.Join(err, s.vms(&vm.Options{}))
 	if v := s.Of("cacheAhead"); v != "on" && v != "off" {
 		err = errors.Join(err, failure.New(failure.Usage, "cacheAhead %q: on or off", v))
 	}

@@ -47,7 +47,8 @@ func (p Program) TakeOver(dir string, logMax int64, of Target) (bool, error) {
 	if err := start(cmd, nil); err != nil {
 		return false, fmt.Errorf("start a keeper: %w", err)
 	}
-	return true, cmd.Process.Release()
+	go func() { _ = cmd.Wait() }() // until the VMM ends, if this process lives as long
+	return true, nil
 }
 
 // takeOver is the keeper's side of it.

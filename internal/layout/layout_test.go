@@ -15,7 +15,7 @@ const module = "github.com/cocoonv2/cocoon/"
 // floors, longest prefix wins. A room imports rooms of its own floor or below,
 // never above; same-floor imports are listed in sideways.
 var floors = map[string]int{
-	"cmd": 4, "internal/bench": 4, "internal/benchvmm": 4, "internal/linuxguests": 4,
+	".": 4, "testdata": 4, "cmd": 4, "internal/bench": 4, "internal/benchvmm": 4, "internal/linuxguests": 4,
 	"gc": 3, "restore": 3, "internal/capture": 3, "internal/house": 3,
 	"store": 2, "internal/vm": 2, "internal/image": 2, "internal/registry": 2, "internal/doctor": 2, "internal/layout": 2,
 	"refs": 1, "chsnap": 1, "network": 1, "internal/listing": 1, "internal/screen": 0, "internal/demo": 1, "internal/runfolder": 1,
@@ -78,6 +78,9 @@ func check(t *testing.T, path, from, target string) {
 		}
 	}
 	to, ours := strings.CutPrefix(target, module)
+	if target+"/" == module {
+		to, ours = ".", true
+	}
 	if !ours {
 		return
 	}
@@ -102,6 +105,9 @@ func within(dir string, rooms []string) bool {
 
 func floor(t *testing.T, dir string) int {
 	t.Helper()
+	if dir == "." {
+		return floors[dir]
+	}
 	for d := dir; d != "."; d = filepath.Dir(d) {
 		if f, ok := floors[d]; ok {
 			return f

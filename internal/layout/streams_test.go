@@ -28,7 +28,7 @@ var cobraStreams = []string{
 // or tests of their own.
 var mayWrite = []string{
 	"cmd/cocoon/main.go", "internal/screen/", "internal/bench/", "internal/benchvmm/", "internal/leaktest/", "internal/linuxguests/",
-	"network/networktest/", "chsnap/chsnaptest/",
+	"network/networktest/", "chsnap/chsnaptest/", "testdata/",
 }
 
 // mayPrintRaw are the verbs whose data are bytes: an archive, the guest's own

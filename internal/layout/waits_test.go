@@ -38,7 +38,7 @@ var fixedTimes = map[string]string{
 	"internal/capture/disks.go": "chooses between two ways that are both right",
 	"cmd/cocoon/progress.go":    "how often progress is told", "cmd/cocoon/signals.go": "when it is told that something is undone",
 
-	"gc/gc.go": "how long what is doubtful stays", "cmd/cocoon/waits.go": "when it is told that a lock is waited for",
+	"gc/gc.go": "how long what is doubtful stays", "internal/house/waits.go": "when it is told that a lock is waited for",
 
 	"internal/bench/": "measures", "internal/benchvmm/": "measures", "internal/linuxguests/": "a lab",
 	"internal/leaktest/": "tests", "network/networktest/": "tests", "chsnap/chsnaptest/": "tests",

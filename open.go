@@ -1,0 +1,78 @@
+package cocoon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/cocoonv2/cocoon/internal/config"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/house"
+)
+
+// settle finds the value of every setting, as the command does.
+func (o Options) settle() (house.Settings, error) {
+	given := map[string]string{}
+	for key, value := range o.Settings {
+		if !slices.ContainsFunc(config.Settings(), func(s config.Setting) bool { return s.Key == key }) {
+			return nil, failure.Hint(failure.New(failure.Usage, "setting %q is unknown", key), "cocoon config show lists them")
+		}
+		given[key] = value
+	}
+	for key, value := range map[string]string{"rootDir": o.RootDir, "runDir": o.RunDir, "hypervisor": o.Hypervisor, "keyFile": o.KeyFile} {
+		if value != "" {
+			given[key] = value
+		}
+	}
+	file := o.ConfigFile
+	if file == "" {
+		file = os.Getenv("COCOON_CONFIG")
+	}
+	return config.Load(given, os.LookupEnv, file)
+}
+
+// patient is ctx for one call: waits for locks are told of, and end.
+func (h *Host) patient(ctx context.Context) context.Context {
+	return filelock.WithWaits(ctx, house.Waits(func() house.Settings { return h.settings }, func(text string) { h.log.Warn(text) }))
+}
+
+// telling is who hears of the progress of a call, nil where nobody does.
+func (h *Host) telling(what, ref string) func(done, total int64) {
+	if h.progress == nil {
+		return nil
+	}
+	return func(done, total int64) { h.progress(what, ref, done, total) }
+}
+
+// classed gives what a call answers the class that the command's exit code would
+// have, and its remedy to %+v.
+func classed(err *error) {
+	if *err == nil {
+		return
+	}
+	if errors.Is(*err, failure.NoSpace) || failure.Code(*err) != failure.Code(failure.NoSpace) {
+		*err = told{*err}
+		return
+	}
+	*err = told{failure.Wrap(failure.NoSpace, *err)}
+}
+
+type told struct{ error }
+
+func (t told) Unwrap() error { return t.error }
+
+// Format adds the remedy to %+v.
+func (t told) Format(s fmt.State, verb rune) {
+	text := t.Error()
+	if hint := failure.HintOf(t.error); verb == 'v' && s.Flag('+') && hint != "" {
+		text += " (" + hint + ")"
+	}
+	if verb == 'q' {
+		text = fmt.Sprintf("%q", text)
+	}
+	_, _ = io.WriteString(s, text)
+}

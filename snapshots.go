@@ -1,0 +1,250 @@
+package cocoon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/gc/policy"
+	"github.com/cocoonv2/cocoon/internal/capture"
+	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/registry"
+	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/repair"
+)
+
+// Snapshot is a VM at one instant: RAM, devices and disks.
+type Snapshot struct {
+	ID          string
+	Name        string
+	Description string
+	Labels      map[string]string
+	State       string // ready; quarantined or damaged: nothing is rebuilt from it
+	VM          string // name of the VM that was saved
+	VMID        string // "" of an imported folder
+	Created     time.Time
+	Expires     time.Time // zero: never
+	Protected   bool      // is not removed by Remove or Prune
+	Parent      string    // id of the one whose pages it shares, in the first place
+	MemoryBytes int64
+	StoredBytes int64         // of all that it needs, shared with others or not
+	Mode        string        // live, file or import
+	Paused      time.Duration // how long the guest stood still for it
+}
+
+// SaveOptions say how a VM is saved. The zero value saves it without a name, in the
+// way in which its guest stands still for the shortest time.
+type SaveOptions struct {
+	Name        string
+	Description string
+	Labels      map[string]string
+	Expires     time.Time // prune may take it from then on; zero: never
+	Protect     bool
+	Replace     bool   // an older snapshot of this name gives it up
+	Parent      string // ref of one whose pages may be shared; "" is auto, none is none
+	Mode        string // live: while the guest runs; file: it stands still; "" is auto
+}
+
+// Save saves a running VM, which goes on: with a VMM that can do so its guest
+// stands still for milliseconds only.
+func (h *Host) Save(ctx context.Context, vm string, o SaveOptions) (_ *Snapshot, err error) {
+	defer classed(&err)
+	req := capture.Request{
+		VM: vm, Name: o.Name, Description: o.Description, Labels: o.Labels, Protect: o.Protect, Replace: o.Replace,
+		Parent: o.Parent, Mode: o.Mode, OnBytes: h.telling("saving", vm),
+		OnNote: func(text string) { h.log.Warn(text, "vm", vm) },
+	}
+	if err := store.CheckLabels(o.Labels); err != nil {
+		return nil, err
+	}
+	if !o.Expires.IsZero() {
+		at := o.Expires.UTC()
+		req.Expires = &at
+	}
+	sn, err := h.house.Saver.Save(h.patient(ctx), req)
+	if err != nil {
+		return nil, err
+	}
+	return published(sn), nil
+}
+
+// Snapshot saves the VM that ref names, which goes on, under a name that may be
+// empty.
+func (h *Host) Snapshot(ctx context.Context, ref, name string) error {
+	_, err := h.Save(ctx, ref, SaveOptions{Name: name})
+	return err
+}
+
+// List lists all snapshots, damaged ones too.
+func (h *Host) List(ctx context.Context) (_ []Snapshot, err error) {
+	defer classed(&err)
+	all, err := h.house.Store.Summaries(h.patient(ctx))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Snapshot, 0, len(all))
+	for _, s := range all {
+		out = append(out, listed(s))
+	}
+	return out, nil
+}
+
+// Inspect answers one.
+func (h *Host) Inspect(ctx context.Context, ref string) (_ *Snapshot, err error) {
+	id, err := h.resolve(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	all, err := h.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(s Snapshot) bool { return s.ID == string(id) })
+	if i < 0 {
+		return nil, failure.New(failure.NotFound, "snapshot %s went away", id)
+	}
+	return &all[i], nil
+}
+
+// Remove removes a snapshot at once; VMs that were rebuilt from it are not
+// disturbed. Collect frees what only it needed. A protected one, and one that a VM
+// sleeps on, is Conflict.
+func (h *Host) Remove(ctx context.Context, ref string) (err error) {
+	defer classed(&err)
+	id, err := h.resolve(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return h.house.Store.Remove(h.patient(ctx), id, store.RemoveOptions{})
+}
+
+// Prune removes the snapshots that no rule keeps, and expired ones. The decisions
+// say of every snapshot whether it stays and why; with dryRun they are all that is
+// done. They stand beside an error too.
+func (h *Host) Prune(ctx context.Context, rules policy.Rules, dryRun bool) (_ []policy.Decision, err error) {
+	defer classed(&err)
+	rep, err := h.house.Prune(h.patient(ctx), rules, dryRun)
+	if rep == nil {
+		return nil, err
+	}
+	return rep.Decided, err
+}
+
+// Collect frees what no snapshot, VM or image needs any more, and says why. With
+// dryRun the report is what would be done, and who holds what stays; otherwise it
+// may stand beside an error, for what could not be freed. Where something that was
+// there at the last collection vanished without being removed, nothing is freed and
+// the error is Conflict: cocoon gc --dry-run says more. Another collection that is
+// under way is Busy.
+func (h *Host) Collect(ctx context.Context, dryRun bool) (_ *gc.Report, err error) {
+	defer classed(&err)
+	return h.house.Collect(h.patient(ctx), gc.Options{DryRun: dryRun, Explain: dryRun})
+}
+
+// Verify checks snapshots, or all where no ref is given: that all is there that they
+// need and, with readData, every byte of it. Damage is an error of class Damaged that
+// names what is damaged; the snapshots are those that it affects.
+func (h *Host) Verify(ctx context.Context, readData bool, refs ...string) (affected []Snapshot, err error) {
+	defer classed(&err)
+	ctx = h.patient(ctx)
+	var ids []store.ID
+	for _, ref := range refs {
+		id, err := h.resolve(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	o := repair.VerifyOptions{ReadData: readData}
+	if readData {
+		o.Part, o.Parts = 1, 1
+	}
+	rep, err := repair.Verify(ctx, h.house.Store, ids, o)
+	if err != nil || len(rep.Damaged) == 0 {
+		return nil, err
+	}
+	all, err := h.List(ctx)
+	var lines []string
+	hit := map[string]bool{}
+	for _, d := range rep.Damaged {
+		lines = append(lines, fmt.Sprintf("%s: want %s, got %s", d.Object, d.Want, d.Got))
+		for _, id := range d.Affects {
+			hit[string(id)] = true
+		}
+	}
+	affected = slices.DeleteFunc(all, func(s Snapshot) bool { return !hit[s.ID] })
+	return affected, errors.Join(err, failure.Hint(failure.New(failure.Damaged, "%s", strings.Join(lines, "; ")), "cocoon system repair tries to make them whole"))
+}
+
+// Push copies a snapshot to REGISTRY/NAME:TAG, an OCI registry; what is there is not
+// sent again. The answer is the digest of its manifest.
+func (h *Host) Push(ctx context.Context, ref, to string) (digest string, err error) {
+	defer classed(&err)
+	m, err := h.house.Mover()
+	if err != nil {
+		return "", err
+	}
+	m.OnBytes = h.telling("pushing", ref)
+	out, err := m.Push(h.patient(ctx), ref, to, true)
+	if err != nil {
+		return "", err
+	}
+	return out.Digest, nil
+}
+
+// Pull takes in a snapshot from REGISTRY/NAME:TAG, under a name that may be empty;
+// what is here is not fetched again.
+func (h *Host) Pull(ctx context.Context, from, name string) (_ *Snapshot, err error) {
+	defer classed(&err)
+	m, err := h.house.Mover()
+	if err != nil {
+		return nil, err
+	}
+	m.OnBytes = h.telling("pulling", from)
+	sn, err := m.Pull(h.patient(ctx), from, registry.PullOptions{Meta: store.Meta{Name: name}})
+	if err != nil {
+		return nil, err
+	}
+	return published(sn), nil
+}
+
+func (h *Host) resolve(ctx context.Context, ref string) (_ store.ID, err error) {
+	defer classed(&err)
+	return h.house.Store.Resolve(h.patient(ctx), ref)
+}
+
+// published is a snapshot as whoever made it has it.
+func published(sn *store.Snapshot) *Snapshot {
+	s := &Snapshot{
+		ID: string(sn.ID), Name: sn.Meta.Name, Description: sn.Meta.Description, Labels: sn.Meta.Labels, State: sn.State,
+		VM: sn.Spec.VM.Name, VMID: sn.Spec.VM.ID, Created: sn.Spec.Created, Protected: sn.Meta.Protected,
+		Parent: string(sn.Spec.Parent), StoredBytes: sn.StoredBytes, Mode: sn.Spec.Capture.Mode, Paused: ms(sn.Spec.Capture.PauseMs),
+	}
+	for _, m := range sn.Spec.Memory {
+		s.MemoryBytes += int64(m.Bytes)
+	}
+	if sn.Meta.Expires != nil {
+		s.Expires = *sn.Meta.Expires
+	}
+	return s
+}
+
+// listed is one as a list has it.
+func listed(l store.Summary) Snapshot {
+	s := Snapshot{
+		ID: string(l.ID), Name: l.Name, Description: l.Description, Labels: l.Labels, State: l.State,
+		VM: l.VM.Name, VMID: l.VM.ID, Created: l.Created, Protected: l.Protected,
+		Parent: string(l.Parent), StoredBytes: l.Size.Stored, Mode: l.Capture.Mode, Paused: ms(l.Capture.PauseMs),
+		MemoryBytes: l.Memory.Bytes,
+	}
+	if l.Expires != nil {
+		s.Expires = *l.Expires
+	}
+	return s
+}
+
+func ms(n float64) time.Duration { return time.Duration(1000*n) * time.Microsecond }
