@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -79,6 +80,26 @@ func (h *host) reset(ctx context.Context) error {
 		return err
 	}
 	return h.answers(ctx)
+}
+
+// panicked waits until the emulated kernel has given up, and says so: what QEMU's
+// nested SVM does to it is no scenario's fault.
+func (h *host) panicked(ctx context.Context) error {
+	for {
+		console, err := os.ReadFile(filepath.Join(h.im.dir, "console.log"))
+		if err != nil {
+			return err
+		}
+		if _, why, found := bytes.Cut(console, []byte("Kernel panic - ")); found {
+			why, _, _ = bytes.Cut(why, []byte("\n"))
+			return fmt.Errorf("the emulated host panicked, try again: %s", bytes.TrimSpace(why))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(5 * time.Second):
+		}
+	}
 }
 
 func (h *host) answers(ctx context.Context) error {

@@ -109,6 +109,9 @@ func parse() (options, error) {
 // report runs the scenarios in order and prints a line for each. One that fails
 // does not end the run, what the failure leaves may fail the next.
 func report(ctx context.Context, l *lab, only []string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() { cancel(l.host.panicked(ctx)) }()
 	passed, failed := 0, 0
 	for _, s := range scenarios {
 		if len(only) > 0 && !slices.Contains(only, s.name) {
@@ -119,7 +122,7 @@ func report(ctx context.Context, l *lab, only []string) error {
 		err := s.run(limited, l)
 		cancel()
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 		took := time.Since(begin).Round(time.Second)
 		if err != nil {

@@ -221,8 +221,10 @@ func suspendAndWake(ctx context.Context, l *lab) error {
 	return errors.Join(err, l.sound(ctx, webIP))
 }
 
+// stopCleanly leaves web paused, as it is until the host's reset: more than one
+// guest at work is more than the emulated processors bear.
 func stopCleanly(ctx context.Context, l *lab) error {
-	if _, err := l.host.sh(ctx, "cocoon vm resume c-1; cocoon vm stop c-1 --timeout 600s; cocoon vm logs c-1 | grep -q 'Power down'"); err != nil {
+	if _, err := l.host.sh(ctx, "cocoon vm pause web; cocoon vm resume c-1; cocoon vm stop c-1 --timeout 600s; cocoon vm logs c-1 | grep -q 'Power down'"); err != nil {
 		return err
 	}
 	disk, err := l.diskOf(ctx, "c-1")
@@ -237,7 +239,7 @@ func offAndReboot(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	if _, err := l.cocoon(ctx, "vm resume c-2 c-3"); err != nil {
+	if _, err := l.cocoon(ctx, "vm resume c-2"); err != nil {
 		return err
 	}
 	_, _ = l.guest(ctx, off, "systemctl poweroff") // the connection ends with the guest
@@ -253,6 +255,9 @@ func offAndReboot(ctx context.Context, l *lab) error {
 	}
 	again, err := l.addressOf(ctx, "c-3")
 	if err != nil {
+		return err
+	}
+	if _, err := l.cocoon(ctx, "vm resume c-3"); err != nil {
 		return err
 	}
 	_, _ = l.guest(ctx, again, "systemctl reboot")
