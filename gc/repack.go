@@ -7,6 +7,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/repack"
 )
 
 // Repack of a run: packs of which less than Threshold (0 to 1) is live are
@@ -49,13 +50,13 @@ func (c *collector) repack(ctx context.Context) (told error, err error) {
 	if c.o.Repack == nil {
 		return nil, nil
 	}
-	plan, err := c.st.PlanRepack(ctx, store.RepackOptions{Threshold: c.o.Repack.Threshold, Without: c.o.Repack.Without})
+	plan, err := repack.NewPlan(ctx, c.st, repack.Options{Threshold: c.o.Repack.Threshold, Without: c.o.Repack.Without})
 	if err != nil {
 		return nil, unreadable(err)
 	}
-	done := &store.RepackResult{Snapshots: []store.ID{}}
+	done := &repack.Result{Snapshots: []store.ID{}}
 	if !c.o.DryRun {
-		done, told = c.m.Repack(ctx, plan)
+		done, told = repack.Run(ctx, c.m, plan)
 		c.rep.LockMs = max(c.rep.LockMs, float64(c.m.Locked().Microseconds())/1000)
 		durable.Step("gc.repacked")
 	}
@@ -63,7 +64,7 @@ func (c *collector) repack(ctx context.Context) (told error, err error) {
 	return told, ctx.Err()
 }
 
-func (c *collector) repacked(plan *store.RepackPlan, done *store.RepackResult) *RepackReport {
+func (c *collector) repacked(plan *repack.Plan, done *repack.Result) *RepackReport {
 	r := &RepackReport{Threshold: c.o.Repack.Threshold, Packs: []RepackedPack{}, Snapshots: done.Snapshots, WrittenBytes: done.WrittenBytes}
 	for _, u := range plan.Packs {
 		if !u.Poor && !c.o.Explain {

@@ -23,6 +23,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/repack"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 
@@ -520,7 +521,7 @@ func TestModelOfRepack(t *testing.T) {
 				for id, ram := range want {
 					readsBack(t, s, id, ram)
 				}
-				plan, err := s.PlanRepack(t.Context(), store.RepackOptions{Threshold: threshold})
+				plan, err := repack.NewPlan(t.Context(), s, repack.Options{Threshold: threshold})
 				if err != nil {
 					r.Fatal(err)
 				}

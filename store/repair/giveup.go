@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/repack"
 )
 
 // A giveUp gives up a pack that cannot be made whole but of which everything that
@@ -19,8 +20,8 @@ import (
 type giveUp struct {
 	how string
 
-	use  *store.PackUse
-	plan *store.RepackPlan
+	use  *repack.PackUse
+	plan *repack.Plan
 	h    *finder
 }
 
@@ -32,7 +33,7 @@ func planGiveUp(ctx context.Context, st *store.Store, in *store.Ingest, d digest
 		return nil, err
 	}
 	g := &giveUp{h: h}
-	if g.plan, err = st.PlanRepack(ctx, store.RepackOptions{Only: []digest.Digest{d}, CopyOf: h.copyOf}); err == nil {
+	if g.plan, err = repack.NewPlan(ctx, st, repack.Options{Only: []digest.Digest{d}, CopyOf: h.copyOf}); err == nil {
 		err = g.judge()
 	}
 	if err != nil {
@@ -76,7 +77,7 @@ func (g *giveUp) judge() error {
 
 // carryOut moves what is needed. The old pack is left to the collector.
 func (g *giveUp) carryOut(ctx context.Context, m *store.Maintenance) error {
-	if _, err := m.Repack(ctx, g.plan); err != nil {
+	if _, err := repack.Run(ctx, m, g.plan); err != nil {
 		return err
 	}
 	if g.use.Why != "" {

@@ -1,4 +1,4 @@
-package store
+package repack
 
 import (
 	"context"
@@ -10,18 +10,19 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
-// repack moves the live pages of some packs.
-type repack struct {
-	m     *Maintenance
-	st    *Store
-	plan  *RepackPlan
+// mover moves the live pages of some packs.
+type mover struct {
+	m     *store.Maintenance
+	st    *store.Store
+	plan  *Plan
 	batch []*PackUse
-	res   *RepackResult
+	res   *Result
 
-	in    *Ingest
+	in    *store.Ingest
 	move  *pack.Move
 	going map[digest.Digest]*PackUse
 	maps  map[digest.Digest]*movedMap // by the digest of the old one
@@ -29,11 +30,11 @@ type repack struct {
 
 // movedMap is a page map as it is now.
 type movedMap struct {
-	Descriptor
+	store.Descriptor
 	packs []digest.Digest
 }
 
-func (m *Maintenance) newRepack(ctx context.Context, p *RepackPlan, l *Lease, batch []*PackUse, res *RepackResult) (*repack, error) {
+func newMover(ctx context.Context, m *store.Maintenance, p *Plan, l *store.Lease, batch []*PackUse, res *Result) (*mover, error) {
 	in, err := p.st.Ingest(ctx, l)
 	if err == nil {
 		err = in.Use(batch[0].key)
@@ -41,14 +42,14 @@ func (m *Maintenance) newRepack(ctx context.Context, p *RepackPlan, l *Lease, ba
 	if err != nil {
 		return nil, err
 	}
-	r := &repack{m: m, st: p.st, plan: p, batch: batch, res: res, in: in, going: map[digest.Digest]*PackUse{}, maps: map[digest.Digest]*movedMap{}}
+	r := &mover{m: m, st: p.st, plan: p, batch: batch, res: res, in: in, going: map[digest.Digest]*PackUse{}, maps: map[digest.Digest]*movedMap{}}
 	for _, u := range batch {
 		r.going[u.ID] = u
 	}
 	return r, nil
 }
 
-func (r *repack) run(ctx context.Context) error {
+func (r *mover) run(ctx context.Context) error {
 	if err := r.reserve(ctx); err != nil {
 		return err
 	}
@@ -60,7 +61,7 @@ func (r *repack) run(ctx context.Context) error {
 		err := r.replace(ctx, id)
 		switch {
 		case err == nil:
-		case errors.Is(err, failure.Conflict), errors.Is(err, ErrChanged), stayBehind(err):
+		case errors.Is(err, failure.Conflict), errors.Is(err, store.ErrChanged), stayBehind(err):
 			r.stays(id, err)
 		default:
 			return err
@@ -70,7 +71,7 @@ func (r *repack) run(ctx context.Context) error {
 }
 
 // affected are the snapshots that name a pack of the batch.
-func (r *repack) affected() (ids []ID) {
+func (r *mover) affected() (ids []store.ID) {
 	for _, u := range r.batch {
 		ids = append(ids, u.Snapshots...)
 	}
@@ -78,7 +79,7 @@ func (r *repack) affected() (ids []ID) {
 	return slices.Compact(ids)
 }
 
-func (r *repack) stays(id ID, why error) {
+func (r *mover) stays(id store.ID, why error) {
 	for _, u := range r.batch {
 		if u.Why == "" && slices.Contains(u.Snapshots, id) {
 			u.Why = fmt.Sprintf("snapshot %s: %v", id, why)
@@ -90,7 +91,7 @@ func (r *repack) stays(id ID, why error) {
 const documentBytes = 256 << 10
 
 // reserve sets aside what the new packs and documents may need at worst.
-func (r *repack) reserve(ctx context.Context) error {
+func (r *mover) reserve(ctx context.Context) error {
 	var need int64
 	for _, u := range r.batch {
 		need += u.most + u.most/16
@@ -106,7 +107,7 @@ func (r *repack) reserve(ctx context.Context) error {
 		}
 		need += documentBytes + int64(2*len(sn.Manifest.Layers)*256)
 		for _, l := range sn.Manifest.Layers {
-			if l.MediaType == MediaTypePageMap && !seen[l.Digest] {
+			if l.MediaType == store.MediaTypePageMap && !seen[l.Digest] {
 				seen[l.Digest] = true
 				need += 2 * l.Size
 			}
@@ -116,7 +117,7 @@ func (r *repack) reserve(ctx context.Context) error {
 }
 
 // movePages stores the live pages of the batch in new packs.
-func (r *repack) movePages(ctx context.Context) error {
+func (r *mover) movePages(ctx context.Context) error {
 	known, err := r.elsewhere(ctx)
 	if err != nil {
 		return err
@@ -148,8 +149,8 @@ func (r *repack) movePages(ctx context.Context) error {
 	return r.move.Finish()
 }
 
-func (r *repack) take(ctx context.Context, u *PackUse) error {
-	f, ix, err := r.st.openIndex(ctx, u.ID, slices.Contains(r.plan.o.Only, u.ID))
+func (r *mover) take(ctx context.Context, u *PackUse) error {
+	f, ix, err := openIndex(ctx, r.st, u.ID, slices.Contains(r.plan.o.Only, u.ID))
 	if err == nil {
 		err = errors.Join(r.move.Take(f, u.ID, ix, r.plan.o.CopyOf), f.Close())
 	}
@@ -162,10 +163,10 @@ func (r *repack) take(ctx context.Context, u *PackUse) error {
 // elsewhere finds which of the pages that move stand in packs that stay, such as
 // those that a run before this one wrote. Only what was read and is right counts:
 // the copy that moves may be the last good one.
-func (r *repack) elsewhere(ctx context.Context) ([]pack.Known, error) {
+func (r *mover) elsewhere(ctx context.Context) ([]pack.Known, error) {
 	want := map[pack.Hash]bool{}
 	for _, u := range r.batch {
-		f, ix, err := r.st.openIndex(ctx, u.ID, slices.Contains(r.plan.o.Only, u.ID))
+		f, ix, err := openIndex(ctx, r.st, u.ID, slices.Contains(r.plan.o.Only, u.ID))
 		if errors.Is(err, failure.Damaged) {
 			return nil, &badPack{u, err}
 		}
@@ -194,8 +195,8 @@ func (r *repack) elsewhere(ctx context.Context) ([]pack.Known, error) {
 	return known, ctx.Err()
 }
 
-func (r *repack) soundIn(ctx context.Context, d digest.Digest, want map[pack.Hash]bool) (pack.Known, error) {
-	f, ix, err := r.st.openIndex(ctx, d, false)
+func (r *mover) soundIn(ctx context.Context, d digest.Digest, want map[pack.Hash]bool) (pack.Known, error) {
+	f, ix, err := openIndex(ctx, r.st, d, false)
 	if err != nil {
 		return pack.Known{}, err
 	}
@@ -212,7 +213,7 @@ func closeUnlessNil(f pack.ReaderAtCloser) error {
 }
 
 // replace gives one snapshot maps that name the new packs.
-func (r *repack) replace(ctx context.Context, id ID) error {
+func (r *mover) replace(ctx context.Context, id store.ID) error {
 	sn, err := r.st.Get(ctx, id)
 	if errors.Is(err, failure.NotFound) {
 		return nil // removed since: it needs nothing any more
@@ -248,7 +249,7 @@ func (r *repack) replace(ctx context.Context, id ID) error {
 
 // moveMap puts the map with its pages where they are now in the place of d, "" of
 // which is a disk without one.
-func (r *repack) moveMap(ctx context.Context, sn *Snapshot, d *digest.Digest) error {
+func (r *mover) moveMap(ctx context.Context, sn *store.Snapshot, d *digest.Digest) error {
 	if *d == "" {
 		return nil
 	}
@@ -262,7 +263,7 @@ func (r *repack) moveMap(ctx context.Context, sn *Snapshot, d *digest.Digest) er
 	}
 	m, err := r.move.Rewrite(old)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrChanged, err)
+		return fmt.Errorf("%w: %w", store.ErrChanged, err)
 	}
 	now, err := r.in.PutMap(ctx, m)
 	if err != nil {
@@ -275,8 +276,8 @@ func (r *repack) moveMap(ctx context.Context, sn *Snapshot, d *digest.Digest) er
 
 // layers of the new manifest: the maps in the places of the old ones, the packs
 // that they name, and everything else as it was.
-func (r *repack) layers(sn *Snapshot) ([]Descriptor, error) {
-	var packs, rest []Descriptor
+func (r *mover) layers(sn *store.Snapshot) ([]store.Descriptor, error) {
+	var packs, rest []store.Descriptor
 	named := map[digest.Digest]bool{}
 	for _, d := range sn.Spec.PageMaps() {
 		for _, p := range r.maps[d].packs {
@@ -284,16 +285,16 @@ func (r *repack) layers(sn *Snapshot) ([]Descriptor, error) {
 				continue
 			}
 			named[p] = true
-			size, err := r.st.sizeOf(p)
+			size, err := sizeOf(r.st, p)
 			if err != nil {
 				return nil, err
 			}
-			packs = append(packs, Descriptor{MediaType: MediaTypePack, Digest: p, Size: size})
+			packs = append(packs, store.Descriptor{MediaType: store.MediaTypePack, Digest: p, Size: size})
 		}
 	}
 	for _, l := range sn.Manifest.Layers {
 		switch {
-		case l.MediaType == MediaTypePack:
+		case l.MediaType == store.MediaTypePack:
 		case r.maps[l.Digest] != nil:
 			rest = append(rest, r.maps[l.Digest].Descriptor)
 		default:
