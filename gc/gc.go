@@ -272,6 +272,9 @@ func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) 
 	if err := c.execute(ctx, p); err != nil {
 		return err
 	}
+	if err := c.names(ctx); err != nil {
+		c.failures.add(err)
+	}
 	if c.o.DryRun {
 		c.report(p)
 		return nil

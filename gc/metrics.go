@@ -27,7 +27,7 @@ type Run struct {
 }
 
 // kinds of object that a run may remove: each has a sample, 0 where none went.
-var kinds = []string{"blob", "cache", "image", "ingest", "journal", "lease", "network", "process", "run", "snapshot", "staging", "temporary", "trash", "vm"}
+var kinds = []string{"blob", "cache", "image", "ingest", "journal", "lease", "name", "network", "process", "run", "snapshot", "staging", "temporary", "trash", "vm"}
 
 // WriteMetrics replaces the file at path by Prometheus text about the run and
 // about the store as it is now. What cannot be measured is left out and is an

@@ -41,8 +41,9 @@ var modules = []module{
 }
 
 // handled are folders whose leftovers are dealt with before the modules run
-// (leases, ingest, journals), and roots that only their owner removes (pins).
-var handled = []string{"leases", "ingest", "journals", "pins"}
+// (leases, ingest, journals) or after them (names), and roots that only their owner
+// removes (pins).
+var handled = []string{"leases", "ingest", "journals", "names", "pins"}
 
 // plan looks at every kind of object and decides.
 func (c *collector) plan(ctx context.Context, p *plan) error {

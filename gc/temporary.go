@@ -14,7 +14,7 @@ import (
 
 // withoutTemporaries are folders in which no small file is written in place of
 // another, or which have a collector of their own for what is unfinished.
-var withoutTemporaries = []string{"blobs", "images/blobs", "cache/memory", "cache/fingerprints", "ingest", "leases", "trash"}
+var withoutTemporaries = []string{"blobs", "images/blobs", "cache/memory", "cache/fingerprints", "ingest", "leases", "names", "trash"}
 
 // temporaries: a small file is written under another name and renamed. One whose
 // writer died before that stays beside what it was to replace, wherever that is.

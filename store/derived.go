@@ -6,14 +6,11 @@ import (
 	"os"
 )
 
-// DropDerived removes what is rebuilt on demand from the manifests.
+// DropDerived removes what is rebuilt on demand from the manifests, and makes the
+// links of names that are missing.
 func (s *Store) DropDerived(ctx context.Context) error {
-	return s.names(ctx, func() error {
-		for _, path := range []string{s.summaryPath(), s.namesPath()} {
-			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
-		}
-		return nil
-	})
+	if err := os.Remove(s.summaryPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return s.RemakeNames(ctx)
 }

@@ -3,12 +3,8 @@ package store
 import (
 	"bytes"
 	"errors"
-	"fmt"
-	"hash/crc32"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,48 +20,34 @@ import (
 
 const fuzzID = "0123456789abcdef0123456789abcdef"
 
-// FuzzClaims: the file of names is believed whole or not at all, and what is
-// believed of it is written again as the same claims.
-func FuzzClaims(f *testing.F) {
-	f.Add([]byte(fuzzID+" \"web\"\n"+fuzzID+" \"\"\n"), "web")
-	f.Add([]byte(fuzzID+" \"a\\u00e9\\\"b\"\ntorn"), "aé\"b")
-	f.Add([]byte(fuzzID+" 'x'\n"), "x")
-	f.Fuzz(func(t *testing.T, b []byte, name string) {
-		if c := decodeClaims(b, name); c != nil {
-			checkClaims(t, c, name)
-		}
-		var summed []byte // so that lines are read beyond their checksums
-		for line := range bytes.Lines(b) {
-			body := bytes.TrimSuffix(line, []byte("\n"))
-			summed = fmt.Appendf(summed, "%08x %s", crc32.ChecksumIEEE(body), line)
-		}
-		c := decodeClaims(summed, name)
-		if c == nil {
-			return
-		}
-		checkClaims(t, c, name)
-		if c.torn != (len(summed) > 0 && summed[len(summed)-1] != '\n') || c.count() != bytes.Count(summed, []byte("\n")) {
-			t.Errorf("%d claims, torn %v, of %q", c.count(), c.torn, summed)
+// FuzzNameLink: wherever the link of a name leads, it finds a snapshot of that name
+// or none, and whoever wants a name that nobody has gets it.
+func FuzzNameLink(f *testing.F) {
+	s := openTest(f)
+	sn := mustPublish(f, s, "web", make([]byte, 4096))
+	for _, to := range []string{".", "/", "../../etc", "../snapshots/" + fuzzID, "../snapshots/" + string(sn.ID), "../snapshots/" + string(sn.ID) + "/", "..\n"} {
+		f.Add(to)
+	}
+	f.Fuzz(func(t *testing.T, to string) {
+		for _, name := range []string{"web", "other"} {
+			path := s.Path(namesFolder, name)
+			_ = os.Remove(path)
+			if os.Symlink(to, path) != nil {
+				t.Skip("no link can lead there")
+			}
+			want := map[string]ID{"web": sn.ID, "other": fuzzID}[name]
+			if id, err := s.holder(name); err != nil || id != "" && (id != sn.ID || name != "web") {
+				t.Errorf("%s is %s, %v", name, id, err)
+			}
+			err := s.takeName(fuzzID, name)
+			if taken := errors.Is(err, failure.Conflict); taken != (name == "web") {
+				t.Errorf("%s is taken: %v", name, err)
+			}
+			if id, err := s.linked(name); err != nil || id != want {
+				t.Errorf("afterwards %s leads to %s, %v", name, id, err)
+			}
 		}
 	})
-}
-
-func checkClaims(t *testing.T, c *claims, name string) {
-	t.Helper()
-	for _, id := range c.of {
-		if key, _ := keyOf(id); !spelling.ID(id) || len(c.unclaimed([]idKey{key})) > 0 {
-			t.Errorf("%q claims %q", id, name)
-		}
-	}
-	all := slices.Collect(maps.Keys(c.known()))
-	b := c.linesOf(all)
-	again := decodeClaims(b, name)
-	if again == nil || again.torn || again.count() != c.count() || !slices.Equal(again.of, c.of) || !maps.Equal(again.known(), c.known()) {
-		t.Errorf("written again as %q they are other claims", b)
-	}
-	if left := c.linesOf(nil); len(left) > 0 {
-		t.Errorf("%q is kept for nobody", left)
-	}
 }
 
 // FuzzSummaryLine: a line is a summary of the snapshot that it begins with, and

@@ -290,15 +290,14 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 // publishStaged makes a staged snapshot exist and tells who follows the store.
 func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descriptor, sp *Spec, meta Meta) (*Snapshot, error) {
 	err := in.st.names(ctx, func() error {
-		v, err := in.st.claimName(in.id, meta.Name, false)
+		if err := in.st.takeName(in.id, meta.Name); err != nil {
+			return err
+		}
+		err := in.st.shared(ctx, func() error { return in.publish(staged, config, sp) })
 		if err != nil {
-			return err
+			in.st.dropName(meta.Name)
 		}
-		if err := in.st.shared(ctx, func() error { return in.publish(staged, config, sp) }); err != nil {
-			return err
-		}
-		in.st.vouch(v)
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, err

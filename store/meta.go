@@ -13,7 +13,6 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/filelock"
 )
 
 // Meta is what may change about a snapshot: meta.json, rewritten atomically.
@@ -111,15 +110,6 @@ func (m Meta) encode() ([]byte, error) {
 	return b, err
 }
 
-// names makes a check of names and what follows from it one step.
-func (s *Store) names(ctx context.Context, f func() error) error {
-	lock, err := filelock.Brief(ctx, s.Path("names.lock"))
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(), lock.Unlock())
-}
-
 // SetMeta changes a snapshot's meta.json. A new name must be free.
 func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) error {
 	return s.names(ctx, func() error {
@@ -146,14 +136,20 @@ func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) er
 		if err != nil {
 			return err
 		}
-		if m.Name != old {
-			v, err := s.claimName(id, m.Name, true)
-			if err != nil {
-				return err
-			}
-			s.vouch(v)
+		if m.Name == old {
+			return metaDocument.Write(filepath.Join(dir, "meta.json"), b, 0o600)
 		}
-		return metaDocument.Write(filepath.Join(dir, "meta.json"), b, 0o600)
+		err = s.takeName(id, m.Name)
+		if err == nil {
+			err = metaDocument.Write(filepath.Join(dir, "meta.json"), b, 0o600)
+		}
+		if err != nil {
+			s.dropName(m.Name)
+			return err
+		}
+		durable.Step("store.name.given")
+		s.dropName(old)
+		return nil
 	})
 }
 
@@ -165,6 +161,11 @@ func (s *Store) NameFree(ctx context.Context, name string) error {
 	}
 	if err := ValidateName(name); err != nil {
 		return err
+	}
+	if !s.namesWhole() {
+		if err := s.RemakeNames(ctx); err != nil {
+			return err
+		}
 	}
 	id, err := s.idOf(ctx, name)
 	if err != nil || id == "" {

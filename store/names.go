@@ -1,212 +1,295 @@
 package store
 
 import (
-	"bytes"
 	"context"
-	"hash/crc32"
+	"errors"
+	"fmt"
 	"os"
+	"slices"
+	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/spelling"
 )
 
-// A name stands in its snapshot's meta.json and nowhere else. The derived file
-// cache/names only says where to look, so that a name is found among 10,000
-// snapshots without reading 10,000 files. It has one line for each claim to a
-// name, appended under names.lock before the snapshot is published or renamed:
+// A snapshot's name stands in its meta.json. That no two have the same is what
+// the folder names is for: a symbolic link for each name,
 //
-//	CRC32 ID "NAME"
+//	names/NAME → ../snapshots/ID
 //
-// So it may say too much (the publisher died, the snapshot was renamed or
-// removed) but never too little: a snapshot's name is among its claims, or the
-// snapshot has none, and is asked itself. A line that does not hold ends the
-// trust in the whole file, which is then made again. Where a voucher says so
-// (voucher.go), each snapshot has a claim; else the folder is listed to see which
-// has none.
+// so the kernel says in one step whether a name is free, and whose it is.
+//
+//  1. A link is durable before its snapshot is published, or before its meta.json
+//     has the new name; it goes after the snapshot, or the old name, has gone. So
+//     there may be too many links, never too few.
+//  2. A link is stale when its snapshot is gone, cannot be read, or has another
+//     name. Nobody believes a stale link; whoever wants the name takes it over. One
+//     whose snapshot cannot be read is not removed: it is what repair has.
+//  3. Links are made and removed under names.lock, and read without it.
+//  4. wholeMark says that every snapshot with a name has its link. It is missing
+//     in stores of earlier programs, which kept a file cache/names instead and make
+//     it again when they come back. Then the snapshots are listed once.
+//
+// A snapshot that was put there by hand gets its link when it is asked for by
+// name, or from gc or repair.
 
-func (s *Store) namesPath() string { return s.Path("cache", "names") }
+const (
+	namesFolder = "names"
+	// wholeMark is a link too: what loses the links of a store, such as a copy of
+	// plain files only, loses the mark with them.
+	wholeMark = ".whole"
+	linkStart = "../snapshots/"
+)
 
-// readClaims answers nil when there is no file that can be trusted.
-func (s *Store) readClaims(name string) *claims {
-	v := s.vouched() // before the file is read: what is published meanwhile claims first
-	b, err := os.ReadFile(s.namesPath())
-	if err != nil {
-		return nil
-	}
-	if !v.holds(b) {
-		return decodeClaims(b, name)
-	}
-	c := decodeBehind(b, v.Bytes, name)
-	if c != nil {
-		c.voucher = v
-	}
-	return c
+// formerNames are the files of earlier programs.
+func (s *Store) formerNames() []string {
+	return []string{s.Path("cache", "names"), s.Path("cache", "names.voucher")}
 }
 
-// there lists the snapshots.
-func (s *Store) there() (keys []idKey, err error) {
-	err = s.eachFolder(func(name []byte, _ uint64) {
-		key, _ := keyOf(name)
-		keys = append(keys, key)
-	})
-	return keys, err
+// names makes a check of names and what follows from it one step.
+func (s *Store) names(ctx context.Context, f func() error) error {
+	lock, err := filelock.Brief(ctx, s.Path("names.lock"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(), lock.Unlock())
 }
 
-// idOf finds the snapshot of exactly this name; "" if there is none as far as
-// the file knows.
-func (s *Store) idOf(ctx context.Context, name string) (ID, error) {
-	c := s.readClaims(name)
-	if c == nil {
-		return s.idInFiles(ctx, name)
+// linked gives the snapshot to which the link of a name leads; "" where there is
+// no link, or something else in its place.
+func (s *Store) linked(name string) (ID, error) {
+	to, err := os.Readlink(s.Path(namesFolder, name))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EINVAL) {
+		return "", nil
 	}
-	if id := s.named(c.of, name); id != "" || c.voucher != nil {
-		return id, nil
-	}
-	there, err := s.there()
 	if err != nil {
+		return "", fmt.Errorf("look for name %q: %w", name, err)
+	}
+	id, ok := strings.CutPrefix(to, linkStart)
+	if !ok || !spelling.ID(id) {
+		return "", nil
+	}
+	return ID(id), nil
+}
+
+// holder gives the snapshot that has a name, by its link; "" where there is none,
+// or a stale one.
+func (s *Store) holder(name string) (ID, error) {
+	if ValidateName(name) != nil {
+		return "", nil
+	}
+	id, err := s.linked(name)
+	if err != nil || id == "" {
 		return "", err
 	}
-	return s.named(c.unclaimed(there), name), nil
-}
-
-// named gives the one of these snapshots that has the name. One that is damaged
-// or gone has none.
-func (s *Store) named(ids []ID, name string) ID {
-	for _, id := range ids {
-		dir := s.Path("snapshots", string(id))
-		if _, err := os.Lstat(dir); err != nil {
-			continue
-		}
-		if m, err := readMeta(dir); err == nil && m.Name == name {
-			return id
-		}
+	carries, err := s.carries(id, name)
+	if errors.Is(err, failure.Damaged) {
+		return "", nil
 	}
-	return ""
-}
-
-// idInFiles is idOf by the snapshots themselves, before it is said that there is
-// no such name. When the file was not to be trusted it is made again, if it can.
-func (s *Store) idInFiles(ctx context.Context, name string) (ID, error) {
-	ids, err := s.IDs()
-	if err != nil {
+	if err != nil || !carries {
 		return "", err
-	}
-	id := s.named(ids, name)
-	if id != "" || s.readClaims(name) == nil {
-		_ = s.names(ctx, func() error {
-			there, err := s.there()
-			if err == nil {
-				_, err = s.rewriteNames(there, nil, name)
-			}
-			return err
-		})
 	}
 	return id, nil
 }
 
-// claimName makes sure that a name is free and writes down who takes it; "" is
-// always free. It runs under names.lock, before the name is taken. The claim of
-// a snapshot that has others already must last: else the file says too little.
-// Whoever then publishes vouches for the file by the answer.
-func (s *Store) claimName(id ID, name string, lasting bool) (*voucher, error) {
-	line := claimLine(id, name)
-	if name == "" && s.mayAppend(len(line)) {
-		return s.vouched(), appendTo(s.namesPath(), line, lasting)
+// carries says whether a snapshot has the name. One that is gone has none; of one
+// that is damaged nobody knows.
+func (s *Store) carries(id ID, name string) (bool, error) {
+	m, err := readMeta(s.Path("snapshots", string(id)))
+	if errors.Is(err, failure.NotFound) {
+		return false, nil
 	}
-	if name != "" {
-		if err := ValidateName(name); err != nil {
-			return nil, err
+	return err == nil && m.Name == name, err
+}
+
+// idOf finds the snapshot of exactly this name; "" if there is none as far as the
+// links say.
+func (s *Store) idOf(ctx context.Context, name string) (ID, error) {
+	id, err := s.holder(name)
+	if err != nil || id != "" || s.namesWhole() {
+		return id, err
+	}
+	return s.idInFiles(ctx, name)
+}
+
+// idInFiles is idOf by the snapshots themselves, before it is said that there is
+// no such name. One that had no link gets it, if the store can be written.
+func (s *Store) idInFiles(ctx context.Context, name string) (ID, error) {
+	all, err := s.namesInFiles()
+	if err != nil {
+		return "", err
+	}
+	for _, n := range all {
+		if n.name == name {
+			_ = s.names(ctx, s.completeNames)
+			return n.id, nil
 		}
 	}
-	ask, v, err := s.whomToAsk(name, len(line))
+	return "", nil
+}
+
+// takeName gives a name to a snapshot that is about to have it: failure.Conflict
+// when another has it. "" is always free. names.lock is held. The link is durable.
+func (s *Store) takeName(id ID, name string) error {
+	if name == "" {
+		return nil
+	}
+	if err := ValidateName(name); err != nil {
+		return err
+	}
+	if !s.namesWhole() {
+		if err := s.completeNames(); err != nil {
+			return err
+		}
+	}
+	if err := s.link(id, name); err != nil {
+		return err
+	}
+	if err := durable.SyncDir(s.Path(namesFolder)); err != nil {
+		return fmt.Errorf("take name %q: %w", name, err)
+	}
+	durable.Step("store.name.taken")
+	return nil
+}
+
+// link makes the link of a name, in the place of a stale one too. Stale ones are
+// seldom, so the snapshots are asked before one is taken over: a link that was
+// spoilt does not cost its snapshot the name.
+func (s *Store) link(id ID, name string) error {
+	holder, err := s.linkOrHolder(id, name)
+	if err == nil && holder == "" {
+		all, err := s.namesInFiles()
+		if err != nil {
+			return err
+		}
+		holder = id
+		if i := slices.IndexFunc(all, func(n givenName) bool { return n.name == name }); i >= 0 {
+			holder = all[i].id
+		}
+		if err := s.relink(holder, name); err != nil {
+			return err
+		}
+	}
+	if err == nil && holder != id {
+		err = failure.New(failure.Conflict, "snapshot name %q is taken by %s", name, holder)
+	}
+	return err
+}
+
+// linkOrHolder makes the link of a name, or gives the snapshot that has it already;
+// "" where there is a stale one.
+func (s *Store) linkOrHolder(id ID, name string) (holder ID, err error) {
+	err = os.Symlink(linkStart+string(id), s.Path(namesFolder, name))
+	if errors.Is(err, os.ErrExist) {
+		return s.holder(name)
+	}
+	return id, err
+}
+
+// relink makes a stale link anew.
+func (s *Store) relink(id ID, name string) error {
+	path := s.Path(namesFolder, name)
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("take name %q: %w", name, err)
+	}
+	return os.Symlink(linkStart+string(id), path)
+}
+
+// dropName removes the link of a name that nobody has. names.lock is held. It is
+// best effort: such a link binds nobody.
+func (s *Store) dropName(name string) (dropped bool) {
+	if nobodys, err := s.nobodys(name); err != nil || !nobodys {
+		return false
+	}
+	return os.Remove(s.Path(namesFolder, name)) == nil
+}
+
+// nobodys says whether the link of a name leads to no snapshot that has it, or may
+// have it: by the link a meta.json that was lost gets its name back.
+func (s *Store) nobodys(name string) (bool, error) {
+	if ValidateName(name) != nil {
+		return false, nil
+	}
+	id, err := s.linked(name)
+	if err != nil || id == "" {
+		return err == nil, err
+	}
+	carries, err := s.carries(id, name)
+	if errors.Is(err, failure.Damaged) {
+		return false, nil
+	}
+	return err == nil && !carries, err
+}
+
+// namesWhole: every snapshot with a name has its link.
+func (s *Store) namesWhole() bool {
+	if _, err := os.Lstat(s.formerNames()[0]); !errors.Is(err, os.ErrNotExist) {
+		return false // an earlier program gave names since
+	}
+	_, err := os.Readlink(s.Path(namesFolder, wholeMark))
+	return err == nil
+}
+
+// completeNames makes the links that are missing. Of two snapshots that have the
+// same name, by an earlier program or by hand, one gets it. names.lock is held.
+func (s *Store) completeNames() error {
+	all, err := s.namesInFiles()
+	if err != nil {
+		return err
+	}
+	for _, n := range all {
+		holder, err := s.linkOrHolder(n.id, n.name)
+		if err == nil && holder == "" {
+			err = s.relink(n.id, n.name)
+		}
+		if err != nil {
+			return fmt.Errorf("complete the names: %w", err)
+		}
+	}
+	if err := durable.SyncDir(s.Path(namesFolder)); err != nil {
+		return fmt.Errorf("complete the names: %w", err)
+	}
+	durable.Step("store.names.linked")
+	for _, path := range s.formerNames() {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("complete the names: %w", err)
+		}
+	}
+	err = os.Symlink(linkStart, s.Path(namesFolder, wholeMark))
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// givenName is a name that a meta.json has.
+type givenName struct {
+	id   ID
+	name string
+}
+
+// namesInFiles lists the names that snapshots have by their meta.json, in the
+// order of their ids. One that cannot be read has none.
+func (s *Store) namesInFiles() (all []givenName, err error) {
+	ids, err := s.IDs()
 	if err != nil {
 		return nil, err
 	}
-	if name != "" {
-		if holder := s.named(ask, name); holder != "" {
-			return nil, failure.New(failure.Conflict, "snapshot name %q is taken by %s", name, holder)
+	found := make([]givenName, len(ids))
+	err = inParallel(len(ids), func(i int) error {
+		if m, err := readMeta(s.Path("snapshots", string(ids[i]))); err == nil && ValidateName(m.Name) == nil {
+			found[i] = givenName{ids[i], m.Name}
 		}
-		lasting = lasting || s.youngFolder()
-	}
-	return v, appendTo(s.namesPath(), line, lasting)
-}
-
-// whomToAsk gives all snapshots that may have the name, and a voucher if that are
-// those that claim it. What has to be done to the file before n bytes are added
-// is done here. names.lock is held.
-func (s *Store) whomToAsk(name string, n int) ([]ID, *voucher, error) {
-	c := s.readClaims(name)
-	if c != nil && c.voucher != nil && s.mayAppend(n) {
-		return c.of, c.voucher, nil
-	}
-	there, err := s.there()
-	if err != nil {
-		return nil, nil, err
-	}
-	if c == nil || c.torn || c.count() > 2*len(there)+minClaims {
-		if c, err = s.rewriteNames(there, c, name); err != nil {
-			return nil, nil, err
+		return nil
+	})
+	for _, n := range found {
+		if n.name != "" {
+			all = append(all, n)
 		}
 	}
-	missing := c.unclaimed(there)
-	lines := s.linesFrom(missing)
-	if len(lines) > 0 {
-		if err := appendTo(s.namesPath(), lines, false); err != nil {
-			return nil, nil, err
-		}
-	}
-	ask := append(c.of, missing...)
-	if bytes.Count(lines, []byte{'\n'}) < len(missing) { // one is not readable, and asked each time
-		return ask, nil, nil
-	}
-	return ask, &voucher{Bytes: int64(len(c.lines)), Sum: crc32.ChecksumIEEE(c.lines)}, nil
-}
-
-// linesFrom are the claims of snapshots by what they say themselves. One that
-// cannot be read claims nothing, and is asked again.
-func (s *Store) linesFrom(ids []ID) (b []byte) {
-	for _, id := range ids {
-		if m, err := readMeta(s.Path("snapshots", string(id))); err == nil {
-			b = append(b, claimLine(id, m.Name)...)
-		}
-	}
-	return b
-}
-
-// mayAppend: a line of n bytes can be added without reading the file, since its
-// last line is whole and it is not time to see whether the file has grown.
-func (s *Store) mayAppend(n int) bool {
-	f, err := os.Open(s.namesPath())
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil || fi.Size() == 0 {
-		return false
-	}
-	var last [1]byte
-	_, err = f.ReadAt(last[:], fi.Size()-1)
-	return err == nil && last[0] == '\n' && fi.Size()/lookEvery == (fi.Size()+int64(n))/lookEvery
-}
-
-// lookEvery so many bytes, some 1,400 claims, the file is read although nobody
-// asked for a name.
-const lookEvery = 64 << 10
-
-// minClaims keeps small stores from rewriting a small file often.
-const minClaims = 1000
-
-// rewriteNames writes the file anew for these snapshots: from what it said
-// itself or, when that is nil, from the snapshots. It gives what the new one says
-// of a name. names.lock is held, so that no claim is under way.
-func (s *Store) rewriteNames(there []idKey, old *claims, name string) (*claims, error) {
-	b := old.linesOf(there)
-	if old == nil {
-		ids := make([]ID, len(there))
-		for i, key := range there {
-			ids[i] = key.id()
-		}
-		b = s.linesFrom(ids)
-	}
-	return decodeClaims(b, name), derivedDocument.Write(s.namesPath(), b, 0o600)
+	return all, err
 }

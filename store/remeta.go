@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"path/filepath"
@@ -13,13 +12,13 @@ import (
 
 // RemakeMeta gives a snapshot whose meta.json cannot be read another one, and says
 // with what. The derived files may still know what it said when it was listed
-// last: its name, labels, description and expiry. Whether it was protected since
+// last: its labels, description and expiry; its name has a link. Whether it was protected since
 // they do not know, so it is protected.
 func (s *Store) RemakeMeta(ctx context.Context, id ID, dryRun bool) (how string, err error) {
 	err = s.names(ctx, func() error {
 		m := s.lastKnown(id)
 		if m.Name != "" {
-			if holder := s.named(s.claimants(m.Name), m.Name); holder != "" {
+			if holder, err := s.holder(m.Name); err != nil || holder != "" {
 				m.Name = "" // somebody else has it by now
 			}
 		}
@@ -36,31 +35,26 @@ func (s *Store) RemakeMeta(ctx context.Context, id ID, dryRun bool) (how string,
 	return how, err
 }
 
-// writeMeta claims the name, which is free, and writes the file; names.lock is
-// held.
+// writeMeta takes the name, which is free, and writes the file; names.lock is held.
 func (s *Store) writeMeta(id ID, m Meta) error {
 	b, err := m.encode()
+	if err == nil {
+		err = s.takeName(id, m.Name)
+	}
 	if err != nil {
 		return err
-	}
-	if m.Name != "" {
-		v, err := s.claimName(id, m.Name, true)
-		if err != nil {
-			return err
-		}
-		s.vouch(v)
 	}
 	return metaDocument.Write(filepath.Join(s.Path("snapshots", string(id)), "meta.json"), b, 0o600)
 }
 
-// lastKnown is what the derived files say of a snapshot's meta.json, the newest
-// that there is; as far as they do.
+// lastKnown is what is said elsewhere of a snapshot's meta.json, the newest that
+// there is: its name by the link that leads here, the rest by the derived file.
 func (s *Store) lastKnown(id ID) (m Meta) {
 	var c cached
 	if l, ok := s.readLines()[id]; ok && l.parse(&c, false) == nil {
 		m = Meta{Name: c.Summary.Name, Description: c.Summary.Description, Labels: c.Summary.Labels, Expires: c.Summary.Expires}
 	}
-	if name, ok := s.lastClaim(id); ok { // a renaming is claimed at once
+	if name := s.nameByLink(id, m.Name); name != "" || s.namesWhole() { // a link goes with its name
 		m.Name = name
 	}
 	if m.Name != "" && ValidateName(m.Name) != nil {
@@ -68,37 +62,6 @@ func (s *Store) lastKnown(id ID) (m Meta) {
 	}
 	m.Origin = &Origin{Lost: true, At: time.Now().UTC()}
 	return m
-}
-
-// lastClaim is the name that a snapshot claimed last.
-func (s *Store) lastClaim(id ID) (name string, ok bool) {
-	c := s.readClaims("")
-	if c == nil {
-		return "", false
-	}
-	key, _ := keyOf(id)
-	for line := range bytes.Lines(c.lines) {
-		_, quoted, whole := parseClaim(bytes.TrimSuffix(line, []byte{'\n'}))
-		if !whole || claimant(line) != key {
-			continue
-		}
-		if text, err := strconv.Unquote(string(quoted)); err == nil {
-			name, ok = text, true
-		}
-	}
-	return name, ok
-}
-
-// claimants of a name, as far as is known.
-func (s *Store) claimants(name string) []ID {
-	if c := s.readClaims(name); c != nil {
-		return c.of
-	}
-	ids, err := s.IDs()
-	if err != nil {
-		return nil
-	}
-	return ids
 }
 
 // MetaReadable says whether a snapshot's meta.json can be read; one that is gone

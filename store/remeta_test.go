@@ -62,8 +62,11 @@ func TestALostMetaIsMadeAgain(t *testing.T) {
 		name   string
 		labels int
 	}{
-		"it was listed":          {func(*Store) error { return nil }, "renamed", 1},
-		"nothing is known":       {func(s *Store) error { return s.DropDerived(t.Context()) }, "", 0},
+		"it was listed": {func(*Store) error { return nil }, "renamed", 1},
+		"nothing is known": {func(s *Store) error {
+			return errors.Join(s.DropDerived(t.Context()), os.Remove(s.Path(namesFolder, "renamed")))
+		}, "", 0},
+		"nothing is derived":     {func(s *Store) error { return s.DropDerived(t.Context()) }, "renamed", 0},
 		"only its name is known": {func(s *Store) error { return os.Remove(s.summaryPath()) }, "renamed", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -83,6 +86,9 @@ func TestALostMetaIsMadeAgain(t *testing.T) {
 			}
 			if _, err := s.Summaries(t.Context()); err != nil { // which does not forget it
 				t.Fatal(err)
+			}
+			if stale, err := s.StaleNames(nil); err != nil || len(stale) > 0 {
+				t.Errorf("stale names: %v, %v", stale, err)
 			}
 			for _, dryRun := range []bool{true, false} {
 				if how, err := s.RemakeMeta(t.Context(), sn.ID, dryRun); err != nil || !strings.Contains(how, "protected") {

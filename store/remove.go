@@ -19,21 +19,18 @@ type RemoveOptions struct {
 // Remove unpublishes a snapshot: one rename into the trash (trace.go). Its blobs
 // stay until gc finds that nothing names them.
 func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
-	var trashed string
+	var trashed, name string
 	err := s.names(ctx, func() error {
-		v := s.vouched()
 		if err := s.removable(ctx, id, o); err != nil {
 			return err
 		}
 		durable.Step("store.remove.checked")
-		err := s.exclusive(ctx, func() (err error) {
+		m, _ := readMeta(s.Path("snapshots", string(id))) // of one that is damaged the link stays, until somebody wants the name
+		name = m.Name
+		return s.exclusive(ctx, func() (err error) {
 			trashed, err = s.unpublish(ctx, id)
 			return err
 		})
-		if err == nil {
-			s.vouch(v)
-		}
-		return err
 	})
 	if err != nil {
 		return err
@@ -42,6 +39,9 @@ func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
 	// Behind the lock: others need not wait for the disk.
 	if err := durable.SyncParents(s.Path("snapshots", string(id)), trashed); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	}
+	if name != "" { // whose link goes when the snapshot cannot come back any more
+		_ = s.names(ctx, func() error { s.dropName(name); return nil })
 	}
 	if s.onRemove != nil {
 		s.onRemove(ctx, id)

@@ -15,8 +15,8 @@
 //	blobs/sha256/<hex>     packs, page maps, CH config and state, specs
 //	images/ vms/ pins/ cache/ journals/ network/   of other rooms
 //	cache/fingerprints/<hex>   which pages did not change: fingerprints.go
-//	cache/summaries cache/names cache/names.voucher cache/families   derived: see
-//	                       their files here
+//	names/<name>           a link to the snapshot of that name: names.go
+//	cache/summaries cache/families   derived: see their files here
 //	ingest/<lease>/ leases/<id> trash/<run>/
 //
 // Invariants:
@@ -55,7 +55,7 @@ const Version = 1
 func Folders() []string {
 	return []string{
 		"snapshots", "blobs/sha256", "images/blobs/sha256", "vms", "ingest",
-		"leases", "pins", "trash", "cache/memory", "cache/fingerprints", "journals", "network",
+		"leases", "pins", "trash", namesFolder, "cache/memory", "cache/fingerprints", "journals", "network",
 	}
 }
 

@@ -198,7 +198,7 @@ func (s *hostileStore) hostileNames() {
 		return
 	}
 	folders := []string{s.run}
-	for _, f := range []string{"", "snapshots", "vms", "images", "images/blobs/sha256", "blobs/sha256", "ingest", "leases", "trash", "cache", "cache/memory", "journals", "pins", "network"} {
+	for _, f := range []string{"", "snapshots", "vms", "images", "images/blobs/sha256", "blobs/sha256", "ingest", "leases", "names", "trash", "cache", "cache/memory", "journals", "pins", "network"} {
 		folders = append(folders, filepath.Join(s.root, f))
 	}
 	for _, dir := range folders {

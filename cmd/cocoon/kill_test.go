@@ -207,7 +207,7 @@ var (
 	}
 	commitSteps = []string{
 		"store.ingest.blob-written", "store.ingest.blob-kept", "store.ingest.blob-kept#2",
-		"store.commit.staged", "store.commit.checked", "store.commit.published",
+		"store.commit.staged", "store.name.taken", "store.commit.checked", "store.commit.published",
 	}
 	restoreSteps = []string{
 		"vm.reserved", "restore.reserve", "restore.network", "restore.disks", "restore.materialised", "restore.memory",
@@ -217,6 +217,7 @@ var (
 		"vm.reserved", "restore.reserve", "restore.disks", "restore.launch", "restore.streaming", "restore.streamed",
 		"restore.load", "restore.resume", "restore.published", "restore.record",
 	}
+	renameSteps   = []string{"store.names.linked", "store.name.taken", "store.name.given"}
 	removeSteps   = []string{"store.remove.checked", "store.remove.unpublished"}
 	vmCreateSteps = []string{"image.copied", "vm.create.disks", "vm.create.published"}
 	vmRemoveSteps = []string{"vm.discard.killed", "vm.discard.trashed"}
@@ -237,7 +238,7 @@ var (
 
 func TestEveryStepIsKilled(t *testing.T) {
 	var all []string
-	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repackSteps, repairSteps, suspendSteps, wakeSteps, exchangeSteps, becomeSteps, bootSteps, stopSteps, encryptSteps, elsewhereSteps} {
+	for _, l := range [][]string{pauseSteps, streamSteps, commitSteps, restoreSteps, pushSteps, renameSteps, removeSteps, vmCreateSteps, vmRemoveSteps, attachSteps, detachSteps, collectSteps, repackSteps, repairSteps, suspendSteps, wakeSteps, exchangeSteps, becomeSteps, bootSteps, stopSteps, encryptSteps, elsewhereSteps} {
 		all = append(all, l...)
 	}
 	call := regexp.MustCompile(`durable\.Step\("([^"]+)"`)
@@ -349,6 +350,7 @@ func killRestores(h *host, mode string, steps []string) {
 func killRemovals(h *host) {
 	h.boot("web")
 	h.must("snapshot", "create", "web", "base")
+	killRenames(h)
 	for _, step := range removeSteps {
 		h.must("snapshot", "create", "web", "victim", "--parent", "none")
 		h.killed(step, "snapshot", "rm", "victim")
@@ -364,6 +366,32 @@ func killRemovals(h *host) {
 		h.clean("base")
 	}
 	h.counts("web")
+}
+
+// killRenames: whoever died in a rename left one name or the other, found by its
+// link; the other is free.
+func killRenames(h *host) {
+	h.t.Helper()
+	for _, step := range renameSteps {
+		if step == "store.names.linked" { // that is when a store of an earlier program is met
+			if err := os.Remove(filepath.Join(h.root, "names", ".whole")); err != nil {
+				h.t.Fatal(err)
+			}
+		}
+		h.killed(step, "snapshot", "rename", "base", "renamed")
+		from, to := "base", "renamed"
+		if step == "store.name.given" {
+			from, to = to, from
+		}
+		h.must("snapshot", "rename", from, to)
+		h.must("snapshot", "rename", to, "other")
+		h.must("snapshot", "rename", "other", "base")
+		h.must("gc")
+		links, err := filepath.Glob(filepath.Join(h.root, "names", "[a-z]*"))
+		if err != nil || len(links) != 1 || filepath.Base(links[0]) != "base" {
+			h.t.Errorf("killed at %s: links are left: %v, %v", step, links, err)
+		}
+	}
 }
 
 // repackAll is a gc that rewrites every pack of which a page is not needed.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -58,12 +60,22 @@ func TestAStoreOfAnEarlierProgram(t *testing.T) {
 		}
 		whole()
 	}
+	if to, err := os.Readlink(filepath.Join(h.root, "names", "first")); err != nil || !strings.HasPrefix(to, "../snapshots/") {
+		t.Errorf("the name of a snapshot leads to %q, %v", to, err)
+	}
+	if _, err := os.Lstat(filepath.Join(h.root, "cache", "names")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file of names stays: %v", err)
+	}
 	h.must("vm", "start", "asleep", "--allow-incompatible")
 	h.counts("asleep")
 	h.must("vm", "create", "again", "--from-snapshot", "first", "--allow-incompatible")
 	h.counts("again")
 	h.must("vm", "start", "web")
 	h.counts("web")
+	twice, _, stderr := h.command([]string{"snapshot", "create", "web", "first"})
+	if _ = twice.Run(); twice.ProcessState.ExitCode() != 4 {
+		t.Errorf("a name twice: exit %d: %s", twice.ProcessState.ExitCode(), stderr)
+	}
 	h.must("snapshot", "create", "web", "third")
 	rep := collect("COCOON_GC_GRACE=0")
 	if !slices.ContainsFunc(rep.Removed, func(r gc.Removed) bool { return r.Kind == "blob" }) || len(rep.Lost)+len(rep.Doubtful) > 0 {

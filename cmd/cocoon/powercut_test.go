@@ -201,10 +201,24 @@ func (c *cutter) whole(what, dir string) *store.Store {
 	if _, err := s.ResolveName(context.Background(), "keep"); err != nil {
 		c.t.Errorf("%s: %v", what, err)
 	}
+	named(c.t, what, s)
 	if _, err := refs.New(filepath.Join(dir, "refs.db"), refs.Options{}).Holders(context.Background(), digest.FromString("")); err != nil && !errors.Is(err, failure.Damaged) {
 		c.t.Errorf("%s: index: %v", what, err)
 	}
 	return s
+}
+
+// named: each snapshot with a name is found by its link, so nobody else is given it.
+func named(t *testing.T, what string, s *store.Store) {
+	t.Helper()
+	for sn, err := range s.List(context.Background()) {
+		if err != nil || sn.Meta.Name == "" {
+			continue
+		}
+		if to, err := os.Readlink(s.Path("names", sn.Meta.Name)); err != nil || filepath.Base(to) != string(sn.ID) {
+			t.Errorf("%s: the name %s of %s leads to %q, %v", what, sn.Meta.Name, sn.ID, to, err)
+		}
+	}
 }
 
 // sleepers: each suspended VM has its RAM, and none whose guest runs is suspended.

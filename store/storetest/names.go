@@ -3,7 +3,9 @@ package storetest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -52,46 +54,59 @@ func resolveAmbiguous(t *testing.T, h Harness) {
 	t.Error("no two ids share three digits")
 }
 
-// namesFileLies: whatever happens to the file that says where a name is, names
-// are found, are given once, and a claim that came to nothing binds nobody.
-func namesFileLies(t *testing.T, h Harness) {
+// linksLie: whatever stands in the folder of names, a name is found, is given
+// once, and a link that leads to nobody binds nobody.
+func linksLie(t *testing.T, h Harness) {
 	s := h.open(t)
 	rename := func(id store.ID, name string) error {
 		return s.SetMeta(t.Context(), id, func(m *store.Meta) error { m.Name = name; return nil })
 	}
 	a, b := MustPublish(t, s, "a", Image(1, 3)).ID, MustPublish(t, s, "b", Image(2, 3)).ID
-	path := s.Path("cache", "names")
-	old, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
 	if err := rename(a, "c"); err != nil {
 		t.Fatal(err)
 	}
-	now, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
+	folder := s.Path("names")
+	spoil := func(name, to string) error {
+		path := filepath.Join(folder, name)
+		return errors.Join(os.Remove(path), os.Symlink(to, path))
 	}
-	for state, content := range map[string][]byte{
-		"as it is": now, "lost": nil, "empty": {}, "torn": now[:len(now)-3], "noise": []byte("\x00\xff\n"),
-		"a bit flipped": append([]byte{now[0] ^ 1}, now[1:]...), "a copy of before": old,
-		"a claim of nobody": append(append([]byte{}, old...), claimOfNobody...),
+	for state, harm := range map[string]func() error{
+		"as it is": func() error { return nil },
+		"a link of nobody": func() error {
+			return os.Symlink("../snapshots/00112233445566778899aabbccddeeff", filepath.Join(folder, "nobody"))
+		},
+		"a link to who is renamed": func() error { return os.Symlink("../snapshots/"+string(a), filepath.Join(folder, "a")) },
+		"leads to another":         func() error { return spoil("b", "../snapshots/"+string(a)) },
+		"leads to nobody":          func() error { return spoil("b", "../snapshots/00112233445566778899aabbccddeeff") },
+		"leads elsewhere":          func() error { return spoil("c", "/etc/passwd") },
+		"leads to itself":          func() error { return spoil("c", "c") },
+		"is a file": func() error {
+			return errors.Join(os.Remove(filepath.Join(folder, "b")), os.WriteFile(filepath.Join(folder, "b"), nil, 0o600))
+		},
+		"is a folder": func() error {
+			return errors.Join(os.Remove(filepath.Join(folder, "b")), os.Mkdir(filepath.Join(folder, "b"), 0o700))
+		},
+		"strangers": func() error {
+			return errors.Join(os.WriteFile(filepath.Join(folder, "x y"), nil, 0o600), os.Mkdir(filepath.Join(folder, ".d"), 0o700))
+		},
+		"the mark is lost": func() error {
+			return errors.Join(os.Remove(filepath.Join(folder, ".whole")), os.Remove(filepath.Join(folder, "b")))
+		},
+		"the folder is lost":   func() error { return os.RemoveAll(folder) },
+		"a copy without links": func() error { return errors.Join(os.RemoveAll(folder), os.Mkdir(folder, 0o700)) },
 	} {
-		if err := ignore(os.Remove(path)); err != nil {
+		if err := harm(); err != nil {
 			t.Fatal(err)
 		}
-		if content != nil {
-			if err := os.WriteFile(path, content, 0o600); err != nil {
-				t.Fatal(err)
-			}
+		if _, err := os.Stat(folder); err != nil { // it is made when the store is opened
+			s = h.reopen(t, s)
 		}
-		MustPublish(t, s, "", Image(3, 3)) // it asks for no name, and must not harm those of others
 		for name, want := range map[string]store.ID{"c": a, "b": b} {
+			wants(t, state+": a name twice", rename(map[string]store.ID{"c": b, "b": a}[name], name), failure.Conflict)
+			wants(t, state+": a name twice", s.NameFree(t.Context(), name), failure.Conflict)
 			if got, err := s.Resolve(t.Context(), name); err != nil || got != want {
 				t.Errorf("%s: %s is %s, %v, want %s", state, name, got, err, want)
 			}
-			wants(t, state+": a name twice", s.NameFree(t.Context(), name), failure.Conflict)
-			wants(t, state+": a name twice", rename(map[string]store.ID{"c": b, "b": a}[name], name), failure.Conflict)
 		}
 		for _, free := range []string{"a", "nobody"} {
 			if err := s.NameFree(t.Context(), free); err != nil {
@@ -99,12 +114,76 @@ func namesFileLies(t *testing.T, h Harness) {
 			}
 			_, err := s.Resolve(t.Context(), free)
 			wants(t, state+": a name that nobody has", err, failure.NotFound)
+			sn := MustPublish(t, s, free, Image(3, 3))
+			if err := s.Remove(t.Context(), sn.ID, store.RemoveOptions{}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }
 
-// claimOfNobody is a line of a publisher that died before it published.
-const claimOfNobody = "fe69d8ea 00112233445566778899aabbccddeeff \"nobody\"\n"
+// comesByHand: a snapshot that was taken away and put back has its name, and one
+// that comes without its link has it as soon as somebody asked for it by name, or
+// it was collected.
+func comesByHand(t *testing.T, h Harness) {
+	s := h.open(t)
+	b := MustPublish(t, s, "b", Image(2, 3)).ID
+	at, aside := s.Path("snapshots", string(b)), s.Path("aside")
+	if err := os.Rename(at, aside); err != nil {
+		t.Fatal(err)
+	}
+	MustPublish(t, s, "d", Image(5, 3))
+	if err := os.Rename(aside, at); err != nil {
+		t.Fatal(err)
+	}
+	for how, notice := range map[string]func() error{
+		"it came back":         func() error { return nil },
+		"asked for":            func() error { _, err := s.ResolveName(t.Context(), "b"); return err },
+		"collected":            func() error { return h.Collect(t.Context(), s) },
+		"what is derived goes": func() error { return s.DropDerived(t.Context()) },
+	} {
+		if how != "it came back" {
+			if err := os.Remove(s.Path("names", "b")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := notice(); err != nil {
+			t.Fatalf("%s: %v", how, err)
+		}
+		wants(t, how+": a name twice, foreseen", s.NameFree(t.Context(), "b"), failure.Conflict)
+		l := Lease(t, s)
+		_, err := Publish(t.Context(), s, l, store.Meta{Name: "b"}, Image(3, 3))
+		wants(t, how+": a name twice", errors.Join(err, l.Release()), failure.Conflict)
+		if got, err := s.Resolve(t.Context(), "b"); err != nil || got != b {
+			t.Errorf("%s: b is %s, %v, want %s", how, got, err, b)
+		}
+	}
+}
+
+// namesOfFormerPrograms: programs that knew of no links kept a file of claims, and
+// make it when they come back. What they named is found, and given once.
+func namesOfFormerPrograms(t *testing.T, h Harness) {
+	s := h.open(t)
+	a := MustPublish(t, s, "a", Image(1, 3)).ID
+	for i, gone := range []string{"names", "names/a", "names/.whole"} {
+		if err := errors.Join(os.RemoveAll(s.Path(gone)), os.WriteFile(s.Path("cache", "names"), []byte("claims"), 0o600), os.WriteFile(s.Path("cache", "names.voucher"), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		s = h.reopen(t, s)
+		if got, err := s.Resolve(t.Context(), "a"); err != nil || got != a {
+			t.Errorf("without %s: a is %s, %v", gone, got, err)
+		}
+		l := Lease(t, s)
+		_, err := Publish(t.Context(), s, l, store.Meta{Name: "a"}, Image(2, 3))
+		wants(t, "without "+gone+": a name twice", errors.Join(err, l.Release()), failure.Conflict)
+		MustPublish(t, s, fmt.Sprint("b", i), Image(3, 3))
+		for _, former := range []string{"names", "names.voucher"} {
+			if _, err := os.Lstat(s.Path("cache", former)); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("without %s: cache/%s stays: %v", gone, former, err)
+			}
+		}
+	}
+}
 
 // listDuringPublish: whatever a listing shows while others publish and remove is
 // whole or gone.

@@ -47,9 +47,9 @@ var cases = []struct {
 	{"RemoveOrHold", removeOrHold},
 	{"ResolvePrefix", resolvePrefix},
 	{"ResolveAmbiguous", resolveAmbiguous},
-	{"NamesFileLies", namesFileLies},
-	{"LostClaims", lostClaims},
-	{"VouchersLie", vouchersLie},
+	{"LinksLie", linksLie},
+	{"ComesByHand", comesByHand},
+	{"NamesOfFormerPrograms", namesOfFormerPrograms},
 	{"ListDuringPublish", listDuringPublish},
 	{"TrashResume", trashResume},
 	{"TwoGC", twoCollectors},
@@ -82,6 +82,16 @@ func (h Harness) open(t testing.TB) *store.Store {
 	h.collect(t, s)
 	if left := blobs(t, s); len(left) > 0 {
 		t.Fatalf("a store that should be empty holds blobs %v after a collection", left)
+	}
+	return s
+}
+
+// reopen opens the same store, as the next process does.
+func (h Harness) reopen(t testing.TB, s *store.Store) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), s.Root(), store.Options{Keys: h.Keys})
+	if err != nil {
+		t.Fatal(err)
 	}
 	return s
 }

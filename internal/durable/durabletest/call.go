@@ -23,8 +23,8 @@ type Call struct {
 	Node   uint64 // inode of the file that was written, synced, made or renamed
 	Dir    bool   // Node is a folder
 	Offset int64
-	Bytes  int64 // asked for; of a truncation the new size
-	Data   []byte
+	Bytes  int64  // asked for; of a truncation the new size
+	Data   []byte // of a symbolic link what it leads to
 	Flags  uint64
 	Result int64
 
@@ -54,6 +54,8 @@ func (r *run) decode(regs *unix.PtraceRegs) *Call {
 		c = &Call{Name: "renameat2", Path: r.at(a[0], a[1]), To: r.at(a[2], a[3]), Flags: a[4]}
 	case unix.SYS_LINKAT:
 		c = &Call{Name: "linkat", Path: r.at(a[0], a[1]), To: r.at(a[2], a[3])}
+	case unix.SYS_SYMLINKAT:
+		c = &Call{Name: "symlinkat", Path: r.at(a[1], a[2]), Data: []byte(r.text(a[0]))}
 	case unix.SYS_WRITE:
 		c = &Call{Name: "write", fd: int(a[0]), address: a[1], Bytes: int64(a[2]), Offset: -1}
 	case unix.SYS_PWRITE64:
@@ -106,7 +108,7 @@ func (c *Call) identify(path string) {
 // complete adds what is known only when the call was made.
 func (r *run) complete(c *Call) {
 	switch c.Name {
-	case "openat", "mkdirat":
+	case "openat", "mkdirat", "symlinkat":
 		c.identify(c.Path)
 	case "write", "pwrite64":
 		c.Data = make([]byte, c.Result)

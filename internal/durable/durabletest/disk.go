@@ -30,9 +30,10 @@ type Disk struct {
 	effects int
 }
 
-// node is a file or a folder.
+// node is a file, a folder or a symbolic link.
 type node struct {
 	dir     bool
+	link    string // what a symbolic link leads to
 	mode    fs.FileMode
 	data    []byte           // durable contents
 	entries map[string]*node // durable entries
@@ -74,6 +75,10 @@ func (d *Disk) load(path string) (*node, error) {
 	n.mode = fs.FileMode(st.Mode & 0o777)
 	if !n.dir {
 		var err error
+		if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+			n.link, err = os.Readlink(path)
+			return n, err
+		}
 		n.data, err = os.ReadFile(path)
 		return n, err
 	}
@@ -123,7 +128,7 @@ func (d *Disk) parent(path string) (*node, string) {
 // anything below the root.
 func (d *Disk) Apply(c *Call) bool {
 	switch c.Name {
-	case "openat", "mkdirat":
+	case "openat", "mkdirat", "symlinkat":
 		return d.made(c)
 	case "unlinkat":
 		dir, name := d.parent(c.Path)
@@ -161,6 +166,10 @@ func (d *Disk) made(c *Call) bool {
 	}
 	old := dir.now[name]
 	n := d.node(c.Node, c.Name == "mkdirat")
+	n.link = ""
+	if c.Name == "symlinkat" {
+		n.link = string(c.Data)
+	}
 	if old == n {
 		if c.Flags&unix.O_TRUNC != 0 {
 			d.pend(n, &effect{size: 0})

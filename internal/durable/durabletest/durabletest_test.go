@@ -39,6 +39,10 @@ var jobs = map[string]func(path string) error{
 		return errors.Join(durable.Mkdir(filepath.Dir(beside), 0o700), contents.Write(beside, []byte("new contents"), 0o600),
 			durable.Exchange(beside, path), durable.SyncParents(beside, path))
 	},
+	"link": func(path string) error { // read through, it is the contents of another file
+		target := filepath.Join(filepath.Dir(path), "target")
+		return errors.Join(contents.Write(target, []byte("new contents"), 0o600), os.Remove(path), os.Symlink("target", path), durable.SyncDir(filepath.Dir(path)))
+	},
 	"forgetful": func(path string) error { // what everybody writes first
 		tmp := path + ".tmp"
 		return errors.Join(os.WriteFile(tmp, []byte("new contents"), 0o600), os.Rename(tmp, path))
@@ -127,6 +131,13 @@ func TestWhatIsDurableSurvivesEveryPowerCut(t *testing.T) {
 		if !slices.Equal(atEnd, []string{"new contents"}) || !slices.Equal(anywhere, []string{"new contents", "old"}) {
 			t.Errorf("%s: after the end %q, before it %q", job, atEnd, anywhere)
 		}
+	}
+}
+
+func TestALinkSurvivesWithItsFolder(t *testing.T) {
+	atEnd, anywhere := outcomes(t, "link")
+	if !slices.Equal(atEnd, []string{"new contents"}) || !slices.Equal(anywhere, []string{"lost", "new contents", "old"}) {
+		t.Errorf("after the end %q, before it %q", atEnd, anywhere)
 	}
 }
 

@@ -101,6 +101,8 @@ func (w *writer) folder(n *node, to string) error {
 		case child.dir:
 			w.written[child] = path
 			err = w.folder(child, path)
+		case child.link != "":
+			err = os.Symlink(child.link, path)
 		case linked:
 			err = os.Link(at, path)
 		default:

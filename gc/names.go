@@ -1,0 +1,17 @@
+package gc
+
+import "context"
+
+// names takes the links of names that no snapshot has any more, and makes those
+// that are missing. It comes after the windows: links are made and removed under
+// names.lock, which is not taken under the store lock.
+func (c *collector) names(ctx context.Context) error {
+	stale, err := c.st.StaleNames(c.roots.named)
+	if err == nil && !c.o.DryRun {
+		stale, err = c.st.TidyNames(ctx, stale, c.roots.named)
+	}
+	for _, name := range stale {
+		c.rep.Removed = append(c.rep.Removed, Removed{Kind: "name", ID: name, Reason: "no snapshot has it any more"})
+	}
+	return err
+}
