@@ -12,13 +12,14 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
 // cache: raw RAM stays as long as a snapshot has that RAM and the cap of the
 // cache allows; above the cap the least recently used goes first. What a VM maps
 // (it has a hard link) or a process is about to use stays in every case.
 func (c *collector) cache(p *plan) error {
-	all, err := c.st.CachedMemory()
+	all, err := ramcache.Files(c.st)
 	if err != nil {
 		return err
 	}
@@ -36,7 +37,7 @@ func (c *collector) cache(p *plan) error {
 		o, ok := parseObject(string(d))
 		return ok && p.held(o)
 	}
-	for _, f := range store.OverCap(withoutOrphans(all, reasons), needed, limit) {
+	for _, f := range ramcache.OverCap(withoutOrphans(all, reasons), needed, limit) {
 		reasons[f.Key] = fmt.Sprintf("last used %s, the longest ago, and the cache holds %s of at most %s",
 			f.Used.UTC().Format(time.RFC3339), units.BytesSize(float64(total)), units.BytesSize(float64(limit)))
 	}
@@ -48,8 +49,8 @@ func (c *collector) cache(p *plan) error {
 
 // withoutOrphans leaves out what goes anyway, so that it is not in the way of
 // what may stay.
-func withoutOrphans(all []store.Cached, orphans map[digest.Digest]string) []store.Cached {
-	var rest []store.Cached
+func withoutOrphans(all []ramcache.File, orphans map[digest.Digest]string) []ramcache.File {
+	var rest []ramcache.File
 	for _, f := range all {
 		if orphans[f.Key] == "" || f.Mapped {
 			rest = append(rest, f)
@@ -59,7 +60,7 @@ func withoutOrphans(all []store.Cached, orphans map[digest.Digest]string) []stor
 }
 
 // cached judges one whole file; reason is why it would go, "" when it may stay.
-func (c *collector) cached(p *plan, f store.Cached, reason string) {
+func (c *collector) cached(p *plan, f ramcache.File, reason string) {
 	unused := func() bool { // neither mapped nor used since
 		var st unix.Stat_t
 		return unix.Lstat(f.Path, &st) == nil && st.Nlink == 1 && time.Unix(st.Mtim.Unix()).Equal(f.Used)

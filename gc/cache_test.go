@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/filelock"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
 // TestCache: RAM files stay below the cap by their last use, whatever is mapped
@@ -18,9 +18,9 @@ import (
 // its maker.
 func TestCache(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "root"))
-	key := store.MemoryKey(mustPublish(t, s, "a")) // all test snapshots have the same, empty RAM
+	key := ramcache.Key(mustPublish(t, s, "a")) // all test snapshots have the same, empty RAM
 	put := func(d digest.Digest, used int64) string {
-		path := s.CachePath(d)
+		path := ramcache.Path(s, d)
 		if err := os.WriteFile(path, make([]byte, 8192), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -37,15 +37,15 @@ func TestCache(t *testing.T) {
 	if err := os.Link(mapped, s.Path("vms", "memory.base")); err != nil {
 		t.Fatal(err)
 	}
-	lock, err := filelock.TryExclusive(s.CachePath(digest.FromString("making")) + ".new")
+	lock, err := filelock.TryExclusive(ramcache.Path(s, digest.FromString("making")) + ".new")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dead := s.CachePath(digest.FromString("dead")) + ".new"
+	dead := ramcache.Path(s, digest.FromString("dead")) + ".new"
 	if err := os.WriteFile(dead, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	rep := collect(t, s, Options{Explain: true, CacheCap: store.CacheAtMost(1 << 30)})
+	rep := collect(t, s, Options{Explain: true, CacheCap: ramcache.AtMost(1 << 30)})
 	if !there(known) || there(orphan) || !there(mapped) || !there(lock.File().Name()) || there(dead) {
 		t.Errorf("known %v, orphan %v, mapped %v, being made %v, dead %v", there(known), there(orphan), there(mapped), there(lock.File().Name()), there(dead))
 	}
@@ -58,7 +58,7 @@ func TestCache(t *testing.T) {
 		}
 	}
 
-	rep = collect(t, s, Options{CacheCap: store.CacheAtMost(8192)})
+	rep = collect(t, s, Options{CacheCap: ramcache.AtMost(8192)})
 	reason := ""
 	for _, r := range rep.Removed {
 		if r.ID == string(key) {

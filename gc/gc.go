@@ -39,6 +39,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
 // DefaultGrace is long enough to find out where the owner of something is.
@@ -60,7 +61,7 @@ type Options struct {
 	// stands of their networks is dropped though its plugins cannot undo it.
 	ForgetNetworks []string
 	// CacheCap is what raw RAM files may occupy.
-	CacheCap store.CacheCap
+	CacheCap ramcache.Cap
 	Repack   *Repack // nil: packs stay as they are
 	// AcceptLoss goes on though roots vanished, and takes what only they held.
 	AcceptLoss bool

@@ -23,6 +23,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/ramcache"
 	"github.com/cocoonv2/cocoon/store/repack"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
@@ -152,8 +153,9 @@ var repackHalf = &Repack{Threshold: 0.5}
 func TestPoorPacksAreRewritten(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "root"))
 	sn, ram := poor(t, s)
-	key := store.MemoryKey(sn)
-	if err := os.WriteFile(s.CachePath(key), ram, 0o600); err != nil {
+	ramcache.Follow(s)
+	key := ramcache.Key(sn)
+	if err := os.WriteFile(ramcache.Path(s, key), ram, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	before := tree(t, s.Root())
@@ -181,7 +183,7 @@ func TestPoorPacksAreRewritten(t *testing.T) {
 	if now.Meta.Name != "second" || now.ManifestDigest == sn.ManifestDigest || !now.Means(sn.ManifestDigest) || len(r.Snapshots) != 1 {
 		t.Errorf("the snapshot is now %q with manifest %s, formerly %v", now.Meta.Name, now.ManifestDigest, now.Meta.Former)
 	}
-	if b, err := os.ReadFile(s.CachePath(store.MemoryKey(now))); err != nil || !bytes.Equal(b, ram) {
+	if b, err := os.ReadFile(ramcache.Path(s, ramcache.Key(now))); err != nil || !bytes.Equal(b, ram) {
 		t.Errorf("the RAM in the cache has no new name: %v", err)
 	}
 	sound(t, s)

@@ -17,6 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/account"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
 // roots reads all that is kept for its own sake into marks. The first update
@@ -216,7 +217,7 @@ func (r *roots) markSnapshot(sn *store.Snapshot, edges []object) error {
 		name = fmt.Sprintf("snapshot %s (%s)", sn.Meta.Name, sn.ID)
 	}
 	by := r.marks.by(holder{name, string(sn.ID)})
-	r.memory[store.MemoryKey(sn)] = true
+	r.memory[ramcache.Key(sn)] = true
 	r.named[sn.ID] = sn.Meta.Name
 	needed := sn.Meta.Quarantine == nil // what is missing of such a one is known, and told by verify
 	for _, o := range edges {

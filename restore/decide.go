@@ -8,7 +8,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/vm"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
 // findings are what a plan is decided by. They were read; to decide touches
@@ -16,7 +16,7 @@ import (
 type findings struct {
 	networks []NetworkPlan // none for a VM that has its own
 	cached   bool          // the RAM lies in the cache
-	room     store.Room
+	room     ramcache.Room
 	huge     []hugePages
 	host     Host
 }
@@ -34,8 +34,8 @@ func (e *Engine) find(ctx context.Context, r Request, s *subject, host func() (H
 			return f, err
 		}
 	}
-	f.cached = e.cached(s.snapshot)
-	if f.room, err = e.Store.Room(store.MemoryKey(s.snapshot)); err != nil {
+	f.cached = e.cache().Has(s.snapshot)
+	if f.room, err = e.cache().Room(s.snapshot); err != nil {
 		return f, err
 	}
 	if !r.ownDisks {

@@ -18,23 +18,23 @@ type told = func(done, total int64)
 // one after the other, in the order of the table in state.json. Every page is
 // verified. The file is not fsynced.
 func (e *Engine) writeMemory(ctx context.Context, s *subject, onBytes told, path string) error {
-	return newSparse(path, s.ram.bytes, func(f *os.File) error { return e.fillMemory(ctx, s, f, onBytes, nil) })
+	return newSparse(path, s.ram.bytes, func(f *os.File) error { return e.fillMemory(ctx, s, f, onBytes, func(int64) {}) })
 }
 
-// fillMemory writes a snapshot's RAM to f, which has its length. w may be nil.
-func (e *Engine) fillMemory(ctx context.Context, s *subject, f *os.File, onBytes told, w *durable.Writeback) error {
+// fillMemory writes a snapshot's RAM to f, which has its length.
+func (e *Engine) fillMemory(ctx context.Context, s *subject, f *os.File, onBytes told, wrote func(bytes int64)) error {
 	var offset int64
 	progress := &meter{total: s.ram.bytes, onBytes: onBytes}
-	wrote := func(n int64) {
+	both := func(n int64) {
 		progress.add(n)
-		w.Wrote(n)
+		wrote(n)
 	}
 	for i, m := range s.snapshot.Spec.Memory {
 		im, err := e.Store.OpenMap(ctx, s.snapshot, s.maps.Memory[i])
 		if err != nil {
 			return err
 		}
-		err = im.WriteTo(ctx, pack.At(f, offset), runtime.NumCPU(), wrote)
+		err = im.WriteTo(ctx, pack.At(f, offset), runtime.NumCPU(), both)
 		im.Close()
 		if err != nil {
 			return fmt.Errorf("RAM at %#x of snapshot %s: %w", m.GPA, s.snapshot.ID, err)

@@ -37,6 +37,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
 // Request says which snapshot becomes which VM.
@@ -94,7 +95,7 @@ type Engine struct {
 	Images *image.Store
 	// Host asks what of this host decides; see ReadHost.
 	Host     func(ctx context.Context) (Host, error)
-	CacheCap store.CacheCap // what the raw RAM files of the cache may occupy
+	CacheCap ramcache.Cap // what the raw RAM files of the cache may occupy
 }
 
 // complete refuses an Engine that was not given what everything here needs.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
 // stored is what images take together.
@@ -54,7 +55,7 @@ func (e *Engine) makeRoom(ctx context.Context, lease *store.Lease, plans ...*Pla
 	var need int64
 	for i, p := range plans {
 		if p.Mode == Map { // what is there already must not go
-			if err := lease.Hold(ctx, store.MemoryKey(p.snapshot)); err != nil {
+			if err := lease.Hold(ctx, ramcache.Key(p.snapshot)); err != nil {
 				return err
 			}
 		}
@@ -67,7 +68,7 @@ func (e *Engine) makeRoom(ctx context.Context, lease *store.Lease, plans ...*Pla
 	if !errors.Is(err, failure.NoSpace) {
 		return err
 	}
-	if terr := e.Store.FreeCache(ctx, need); terr != nil {
+	if terr := e.cache().Free(ctx, need); terr != nil {
 		return errors.Join(err, terr)
 	}
 	return e.Store.Require(need)

@@ -150,23 +150,10 @@ func (m *Maintenance) exchangeNow(ctx context.Context, in *Ingest, r *replacemen
 	if err := durable.Exchange(staged, r.old.Dir); err != nil {
 		return fmt.Errorf("replace snapshot %s: %w", r.old.ID, err)
 	}
-	return m.takeRAMAlong(r, live)
-}
-
-// takeRAMAlong gives the raw RAM in the cache, which did not change, its new
-// name, unless somebody counts on the old one. Without it a clone makes it anew.
-func (m *Maintenance) takeRAMAlong(r *replacement, live []Holding) error {
-	old, now := MemoryKey(r.old), MemoryKey(&Snapshot{Spec: r.spec})
-	for _, h := range live {
-		if slices.Contains(h.Digests, old) {
-			return nil
-		}
-	}
-	err := durable.Rename(m.st.CachePath(old), m.st.CachePath(now))
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrExist) {
+	if m.st.onReplace == nil {
 		return nil
 	}
-	return err
+	return m.st.onReplace(r.old, &Snapshot{ID: r.old.ID, Spec: r.spec}, live)
 }
 
 // replaced makes the exchange durable and tells who follows the store. The old

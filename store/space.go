@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -43,34 +42,21 @@ func (s *Store) Require(n int64) error {
 
 // Room is what the store's file system has for something to be made, bytes.
 type Room struct {
-	Free   int64 // now, without the margin that stays free
-	Dead   int64 // more, once what dead captures had set aside is given back
-	Cached int64 // more, once the cache gives up RAM that nobody uses
+	Free int64 // now, without the margin that stays free
+	Dead int64 // more, once what dead captures had set aside is given back
 }
 
-// Room looks and changes nothing; Require and FreeCache make of it what they can.
-// The RAM of keep, which is going to be used, is not counted as cached.
-func (s *Store) Room(keep digest.Digest) (Room, error) {
-	var r Room
-	free, err := s.free()
-	if err != nil {
+// Room looks and changes nothing; Require makes of it what it can.
+func (s *Store) Room() (r Room, err error) {
+	if r.Free, err = s.free(); err != nil {
 		return r, err
 	}
-	r.Free = free - spaceMargin
+	r.Free -= spaceMargin
 	dead, err := s.deadIngests()
-	if err != nil {
-		return r, err
-	}
 	for _, dir := range dead {
 		var st unix.Stat_t
 		if unix.Stat(filepath.Join(dir, reserveFile), &st) == nil {
 			r.Dead += st.Blocks * 512
-		}
-	}
-	all, err := s.CachedMemory()
-	for _, c := range all {
-		if !c.Mapped && c.Key != keep {
-			r.Cached += c.Bytes
 		}
 	}
 	return r, err

@@ -74,12 +74,13 @@ type Options struct {
 
 // Store is an open store. It holds no lock and no descriptor between calls.
 type Store struct {
-	root     string
-	maxBytes int64
-	keys     *keyring.Ring
-	locks    filelock.Pair
-	onCommit func(context.Context, *Snapshot)
-	onRemove func(context.Context, ID)
+	root      string
+	maxBytes  int64
+	keys      *keyring.Ring
+	locks     filelock.Pair
+	onCommit  func(context.Context, *Snapshot)
+	onRemove  func(context.Context, ID)
+	onReplace func(old, now *Snapshot, live []Holding) error
 
 	fingerprints func(context.Context) (*fingerprint.Key, error)
 
@@ -167,3 +168,8 @@ func (s *Store) OnCommit(f func(context.Context, *Snapshot)) { s.onCommit = f }
 
 // OnRemove: see OnCommit.
 func (s *Store) OnRemove(f func(context.Context, ID)) { s.onRemove = f }
+
+// OnReplace sets what goes along when a snapshot is replaced by one that names
+// other blobs, in the instant in which nobody leases, publishes or removes: live is
+// who holds what. It is short.
+func (s *Store) OnReplace(f func(old, now *Snapshot, live []Holding) error) { s.onReplace = f }

@@ -26,9 +26,9 @@ func TestUsageCountsEachFileOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cached := s.CachePath(digest.FromString("a"))
+	cached := s.Path("cache", "memory", digest.FromString("a").Encoded())
 	write(cached)
-	write(s.CachePath(digest.FromString("b")))
+	write(s.Path("cache", "memory", digest.FromString("b").Encoded()))
 	for _, vm := range []string{"1", "2"} {
 		if err := os.MkdirAll(s.Path("vms", vm), 0o700); err != nil {
 			t.Fatal(err)

@@ -13,12 +13,14 @@ import (
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
 // follow keeps refs.db in step. The index is derived: a failure to write it is
 // told and never fails what was asked for, since nobody takes its word for the
 // truth.
 func (h *House) follow() {
+	ramcache.Follow(h.Store)
 	h.Store.OnCommit(func(ctx context.Context, sn *store.Snapshot) { h.behind(h.index.Record(ctx, snapshotEntry(sn))) })
 	h.Store.OnRemove(func(ctx context.Context, id store.ID) {
 		h.behind(h.index.Forget(ctx, refs.Holder{Kind: "snapshot", ID: string(id)}))

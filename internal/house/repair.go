@@ -6,6 +6,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/ramcache"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 
@@ -21,7 +22,7 @@ func (h *House) RawCopies(ctx context.Context, sn *store.Snapshot) []repair.RawC
 			offset += int64(m.Bytes)
 		}
 	}
-	ram(h.Store.Path("cache", "memory", store.MemoryKey(sn).Encoded()))
+	ram(ramcache.Path(h.Store, ramcache.Key(sn)))
 	vms, err := h.VMs.List(ctx)
 	if err != nil {
 		return out // a record that cannot be read costs copies, not the repair

@@ -13,7 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/keeper"
 	"github.com/cocoonv2/cocoon/internal/patience"
 	"github.com/cocoonv2/cocoon/internal/vm"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
 // Settings are all of docs/cli.md by key, as config.Load settles them. What each
@@ -131,8 +131,8 @@ func (s Settings) scopes() (c vm.Scopes, err error) {
 	return c, nil
 }
 
-// cacheCap is CacheCap as the store takes it.
-func (s Settings) cacheCap() (store.CacheCap, error) {
+// cacheCap is CacheCap as the cache takes it.
+func (s Settings) cacheCap() (ramcache.Cap, error) {
 	bytes, err := s.CacheCap()
-	return store.CacheAtMost(bytes), err
+	return ramcache.AtMost(bytes), err
 }

@@ -1,4 +1,4 @@
-package store
+package ramcache
 
 import (
 	"os"
@@ -8,11 +8,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/store"
 )
 
 func TestOverCapTakesTheLongestUnusedThatMayGo(t *testing.T) {
 	key := func(s string) digest.Digest { return digest.FromString(s) }
-	all := []Cached{ // least recently used first
+	all := []File{ // least recently used first
 		{Key: key("mapped"), Bytes: 10, Mapped: true},
 		{Key: key("old"), Bytes: 10},
 		{Key: key("held"), Bytes: 10},
@@ -35,16 +37,17 @@ func TestOverCapTakesTheLongestUnusedThatMayGo(t *testing.T) {
 	}
 }
 
-func TestTrimCacheKeepsWhatIsMappedHeldOrUsedLast(t *testing.T) {
+func TestTrimKeepsWhatIsMappedHeldOrUsedLast(t *testing.T) {
 	ctx := t.Context()
-	s, err := Open(ctx, filepath.Join(t.TempDir(), "root"), Options{Create: true})
+	s, err := store.Open(ctx, filepath.Join(t.TempDir(), "root"), store.Options{Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}
+	cache := Cache{s, AtMost(3 * 8192)}
 	keys := map[string]digest.Digest{}
 	for i, name := range []string{"mapped", "held", "used again", "goes"} {
 		keys[name] = digest.FromString(name)
-		path := s.CachePath(keys[name])
+		path := Path(s, keys[name])
 		if err := os.WriteFile(path, make([]byte, 8192), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +56,7 @@ func TestTrimCacheKeepsWhatIsMappedHeldOrUsedLast(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Link(s.CachePath(keys["mapped"]), s.Path("vms", "memory.base")); err != nil {
+	if err := os.Link(Path(s, keys["mapped"]), s.Path("vms", "memory.base")); err != nil {
 		t.Fatal(err)
 	}
 	l, err := s.Lease(ctx, "test")
@@ -64,17 +67,17 @@ func TestTrimCacheKeepsWhatIsMappedHeldOrUsedLast(t *testing.T) {
 	if err := l.Hold(ctx, keys["held"]); err != nil {
 		t.Fatal(err)
 	}
-	if there, err := s.UseCached(keys["used again"]); !there || err != nil {
+	if there, err := cache.use(keys["used again"]); !there || err != nil {
 		t.Fatalf("used: %v, %v", there, err)
 	}
-	if there, err := s.UseCached(digest.FromString("never made")); there || err != nil {
+	if there, err := cache.use(digest.FromString("never made")); there || err != nil {
 		t.Errorf("a file that is not there is used: %v, %v", there, err)
 	}
-	if err := s.TrimCache(ctx, CacheAtMost(3*8192)); err != nil {
+	if err := cache.Trim(ctx); err != nil {
 		t.Fatal(err)
 	}
 	for name, key := range keys {
-		if _, err := os.Stat(s.CachePath(key)); (err == nil) != (name != "goes") {
+		if _, err := os.Stat(Path(s, key)); (err == nil) != (name != "goes") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
