@@ -134,6 +134,12 @@ func (s *Store) whole(ctx context.Context, sn *Snapshot) error {
 	return nil
 }
 
+// mapOf is the page map of an image of so many bytes.
+type mapOf struct {
+	digest digest.Digest
+	bytes  uint64
+}
+
 // foreignMaps checks the page maps of one snapshot: each map and each pack's index
 // is read once, however often it is named.
 type foreignMaps struct {

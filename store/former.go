@@ -15,7 +15,7 @@ import (
 // another one now: its pages were moved (replace.go), or it was taken in under a
 // new id. Whoever asks for that digest is given the snapshot, so it matters who
 // says so. Only this store does, in meta.json: of what it replaced itself, and of
-// what it compared page by page (SameContents). What a manifest says of itself is
+// what it compared page by page (measure.Same). What a manifest says of itself is
 // the word of whoever wrote it.
 
 // formerAnnotation of a manifest: earlier programs noted there what Meta.Former

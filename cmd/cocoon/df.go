@@ -9,15 +9,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/keeper"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/measure"
 )
 
 // diskUsage is what `system df` prints.
 type diskUsage struct {
-	*store.Usage
+	*measure.Usage
 	CacheMaxBytes int64 `json:"cacheMaxBytes"`
 	// Logs are those of the VMs in the run folder, which is no part of the store.
-	Logs store.Occupied `json:"logs"`
+	Logs measure.Occupied `json:"logs"`
 }
 
 func newSystemDF(a *app) *cobra.Command {
@@ -36,7 +36,7 @@ func newSystemDF(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			u, err := st.Usage(c.Context())
+			u, err := measure.Count(c.Context(), st)
 			if err != nil {
 				return err
 			}
@@ -56,7 +56,7 @@ func newSystemDF(a *app) *cobra.Command {
 }
 
 // logs are what VMs print, in the run folder.
-func (a *app) logs() (all store.Occupied, err error) {
+func (a *app) logs() (all measure.Occupied, err error) {
 	dirs, err := filepath.Glob(filepath.Join(a.set("runDir"), "*"))
 	for _, dir := range dirs {
 		n, files, lerr := keeper.Occupied(dir)
@@ -65,12 +65,12 @@ func (a *app) logs() (all store.Occupied, err error) {
 	return all, err
 }
 
-func (a *app) printUsage(u *store.Usage, limit int64, logs store.Occupied) {
+func (a *app) printUsage(u *measure.Usage, limit int64, logs measure.Occupied) {
 	t := a.out.Table()
 	t.Row("WHAT", "FILES", "SIZE")
 	for _, r := range []struct {
 		what string
-		of   store.Occupied
+		of   measure.Occupied
 		note string
 	}{
 		{"snapshots, unique", u.Unique, fmt.Sprintf("%d snapshots", u.Snapshots)},

@@ -12,7 +12,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/internal/keeper"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/measure"
 )
 
 const noise = "0123456789 of a guest that prints as fast as it can"
@@ -59,7 +59,7 @@ func TestAGuestThatPrintsForEverFillsNothing(t *testing.T) {
 	t.Parallel()
 	h, _, v := noisy(t, "512k", "128K")
 	h.until("it has printed more than would fit", func() bool { return h.printed(v) > 1<<20 })
-	var df struct{ Logs store.Occupied }
+	var df struct{ Logs measure.Occupied }
 	if err := json.Unmarshal([]byte(h.must("system", "df", "--format", "json")), &df); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/listing"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/measure"
 )
 
 // heldSnapshot resolves a reference and holds the snapshot, and what it names,
@@ -62,19 +63,19 @@ func newSnapshotDiff(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rows, err := st.Diff(ctx, from, to)
+			rows, err := measure.Diff(ctx, st, from, to)
 			if err != nil {
 				return err
 			}
-			return listing.Write(a.out, o, rows, func(d store.Difference) string { return d.Kind + " " + d.Where }, diffColumns())
+			return listing.Write(a.out, o, rows, func(d measure.Difference) string { return d.Kind + " " + d.Where }, diffColumns())
 		},
 	}
 	listFlags(c, &o)
 	return c
 }
 
-func diffColumns() []listing.Column[store.Difference] {
-	type row = store.Difference
+func diffColumns() []listing.Column[measure.Difference] {
+	type row = measure.Difference
 	return []listing.Column[row]{
 		{Name: "KIND", Cell: func(d row) string { return d.Kind }},
 		{Name: "WHERE", Cell: func(d row) string { return d.Where }},

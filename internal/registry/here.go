@@ -8,6 +8,8 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/measure"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 // A snapshot brings its own id, and so can whoever makes one: that an id is here
@@ -37,7 +39,7 @@ func (m *Mover) known(ctx context.Context, foreign *store.Snapshot, o PullOption
 	if !errors.Is(err, failure.NotFound) {
 		return nil, err
 	}
-	alike, err := store.Alike(&here.Spec, &foreign.Spec)
+	alike, err := measure.Alike(&here.Spec, &foreign.Spec)
 	if err != nil || alike || o.NewID {
 		return nil, err
 	}
@@ -77,11 +79,11 @@ func (m *Mover) compared(ctx context.Context, sn *store.Snapshot, o PullOptions)
 // came. What a pack says that its pages are does for the one that came; the one that
 // is here must really have them, since it is what the answer will be.
 func (m *Mover) sameAndSound(ctx context.Context, here, sn *store.Snapshot) (bool, error) {
-	same, err := m.Store.SameContents(ctx, here, sn)
+	same, err := measure.Same(ctx, m.Store, here, sn)
 	if !same || err != nil {
 		return false, err
 	}
-	err = m.Store.ReadPages(ctx, here)
+	err = repair.ReadPages(ctx, m.Store, here)
 	return err == nil, err
 }
 
@@ -114,7 +116,7 @@ func (m *Mover) nameFree(ctx context.Context, foreign *store.Snapshot, o PullOpt
 	if err != nil || holder.Means(foreign.ManifestDigest) {
 		return err
 	}
-	if alike, err := store.Alike(&holder.Spec, &foreign.Spec); alike || err != nil {
+	if alike, err := measure.Alike(&holder.Spec, &foreign.Spec); alike || err != nil {
 		return err
 	}
 	return taken

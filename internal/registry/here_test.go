@@ -240,7 +240,7 @@ func TestPagesThatArePromisedAreNotTakenForPages(t *testing.T) {
 	if err != nil || got.ID != sn.ID {
 		t.Fatal(err)
 	}
-	if err := b.Store.ReadPages(t.Context(), got); err != nil {
+	if err := repair.ReadPages(t.Context(), b.Store, got); err != nil {
 		t.Error(err)
 	}
 }

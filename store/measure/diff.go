@@ -1,4 +1,4 @@
-package store
+package measure
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -20,10 +21,10 @@ type Difference struct {
 
 // Diff compares two snapshots page by page without reading a page: RAM ranges
 // by guest address, disks by device id. A lease of the caller holds both.
-func (s *Store) Diff(ctx context.Context, a, b *Snapshot) ([]Difference, error) {
+func Diff(ctx context.Context, st *store.Store, a, b *store.Snapshot) ([]Difference, error) {
 	var out []Difference
 	add := func(kind, where string, ia, ib side) error {
-		d, err := s.diff(ctx, ia, ib)
+		d, err := diff(ctx, st, ia, ib)
 		if err != nil {
 			return fmt.Errorf("compare %s %s: %w", kind, where, err)
 		}
@@ -31,13 +32,13 @@ func (s *Store) Diff(ctx context.Context, a, b *Snapshot) ([]Difference, error) 
 		out = append(out, d)
 		return nil
 	}
-	rangesA, rangesB := s.rangesOf(a), s.rangesOf(b)
+	rangesA, rangesB := rangesOf(st, a), rangesOf(st, b)
 	for _, gpa := range unionKeys(rangesA, rangesB) {
 		if err := add("memory", gpa, rangesA[gpa], rangesB[gpa]); err != nil {
 			return nil, err
 		}
 	}
-	disksA, disksB := s.disksOf(a), s.disksOf(b)
+	disksA, disksB := disksOf(st, a), disksOf(st, b)
 	for _, id := range unionKeys(disksA, disksB) {
 		if da, db := disksA[id], disksB[id]; da.image != "" && da.image == db.image {
 			continue // the same read-only image
@@ -57,30 +58,30 @@ type side struct {
 	image string
 }
 
-func (s *Store) rangesOf(sn *Snapshot) map[string]side {
+func rangesOf(st *store.Store, sn *store.Snapshot) map[string]side {
 	out := map[string]side{}
 	for i, m := range sn.Spec.Memory {
 		out[fmt.Sprintf("%#012x", m.GPA)] = side{
-			open:  func(ctx context.Context) (*pack.Image, error) { return s.OpenMemory(ctx, sn, i) },
+			open:  func(ctx context.Context) (*pack.Image, error) { return st.OpenMemory(ctx, sn, i) },
 			bytes: int64(m.Bytes),
 		}
 	}
 	return out
 }
 
-func (s *Store) disksOf(sn *Snapshot) map[string]side {
+func disksOf(st *store.Store, sn *store.Snapshot) map[string]side {
 	out := map[string]side{}
 	for i, d := range sn.Spec.Disks {
 		o := side{bytes: d.Bytes, image: string(d.Image)}
 		if d.Map != "" {
-			o.open = func(ctx context.Context) (*pack.Image, error) { return s.OpenDisk(ctx, sn, i) }
+			o.open = func(ctx context.Context) (*pack.Image, error) { return st.OpenDisk(ctx, sn, i) }
 		}
 		out[d.DeviceID.String()] = o
 	}
 	return out
 }
 
-func (s *Store) diff(ctx context.Context, a, b side) (Difference, error) {
+func diff(ctx context.Context, st *store.Store, a, b side) (Difference, error) {
 	d := Difference{Bytes: max(a.bytes, b.bytes)}
 	if a.open == nil || b.open == nil {
 		d.ChangedBytes = d.Bytes

@@ -1,10 +1,11 @@
-package store
+package measure
 
 import (
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/cocoonv2/cocoon/store"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -13,7 +14,7 @@ import (
 // make up the whole.
 func TestUsageCountsEachFileOnce(t *testing.T) {
 	ctx := t.Context()
-	s, err := Open(ctx, filepath.Join(t.TempDir(), "root"), Options{Create: true})
+	s, err := store.Open(ctx, filepath.Join(t.TempDir(), "root"), store.Options{Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +43,7 @@ func TestUsageCountsEachFileOnce(t *testing.T) {
 	write(s.BlobPath(digest.FromString("orphan")))
 	write(s.Path("trash", "x", "y"))
 	write(s.Path("snapshots", "x", "manifest.json"))
-	u, err := s.Usage(ctx)
+	u, err := Count(ctx, s)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,11 @@
-package store
+// Package measure says what a store occupies, and in what two snapshots differ. It
+// changes nothing.
+//
+// Words: usage is what files occupy on disk, each counted once, where it belongs
+// ([Count]); two snapshots are alike when their specs differ in their page maps at
+// most ([Alike]), and the same when every page has the same hash too ([Same]). No
+// page is read for that: page maps and the indexes of packs have the hashes.
+package measure
 
 import (
 	"context"
@@ -7,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cocoonv2/cocoon/internal/hostfacts"
+	"github.com/cocoonv2/cocoon/store"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
@@ -50,18 +59,18 @@ type named struct {
 	snapshots int
 }
 
-// Usage looks at every file of the store. A snapshot that cannot be read is an
+// Count looks at every file of the store. A snapshot that cannot be read is an
 // error: its blobs would be told as unnamed.
-func (s *Store) Usage(ctx context.Context) (*Usage, error) {
+func Count(ctx context.Context, st *store.Store) (*Usage, error) {
 	u := &Usage{}
 	blobs := map[string]named{}
-	for sn, err := range s.List(ctx) {
+	for sn, err := range st.List(ctx) {
 		if err != nil {
 			return nil, fmt.Errorf("count: %w", err)
 		}
 		u.Snapshots++
 		seen := map[digest.Digest]bool{}
-		for _, d := range append([]Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
+		for _, d := range append([]store.Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
 			if !seen[d.Digest] {
 				b := blobs[d.Digest.Encoded()]
 				blobs[d.Digest.Encoded()] = named{d.MediaType, b.snapshots + 1}
@@ -69,18 +78,18 @@ func (s *Store) Usage(ctx context.Context) (*Usage, error) {
 			seen[d.Digest] = true
 		}
 	}
-	c := &counter{usage: u, root: s.root, blobs: blobs, inodes: map[inode]bool{}}
+	c := &counter{usage: u, root: st.Root(), blobs: blobs, inodes: map[inode]bool{}}
 	// The cache comes before the VMs, which have further names of its files.
-	for _, f := range append([]string{"cache/memory"}, Folders()...) {
-		if err := c.walk(ctx, s.Path(f)); err != nil {
+	for _, f := range append([]string{"cache/memory"}, store.Folders()...) {
+		if err := c.walk(ctx, st.Path(f)); err != nil {
 			return nil, err
 		}
 	}
-	if err := c.walk(ctx, s.root); err != nil {
+	if err := c.walk(ctx, st.Root()); err != nil {
 		return nil, err
 	}
 	var err error
-	u.Free, err = s.free()
+	u.Free, _, err = hostfacts.FreeBytes(st.Root())
 	return u, err
 }
 
@@ -161,9 +170,9 @@ func (c *counter) blob(name string, n int64) {
 		u.Shared.add(n)
 	}
 	switch b.mediaType {
-	case MediaTypePack:
+	case store.MediaTypePack:
 		u.Packs.add(n)
-	case MediaTypePageMap:
+	case store.MediaTypePageMap:
 		u.Maps.add(n)
 	default:
 		u.Documents.add(n)
