@@ -22,6 +22,21 @@ build: ## build bin/cocoon (static) and the simulator bin/cocoon-chsim
 test: build ## run every test (needs Go and root); what was skipped or failed, and why, stands at the end
 	go tool gotestsum --format pkgname -- -timeout 40m ./...
 
+# What is counted: the product, in every process that the tests start.
+COVERED = $(shell go list ./... | grep -vE 'test(/|$$)|/internal/(bench|benchvmm|linuxguests|ramgen|demo|layout)$$' | paste -sd,)
+COVER := $(CURDIR)/bin/cover
+PKGS ?= ./...
+RUN ?= .
+.PHONY: cover
+cover: ## which statements the tests run, child processes counted: into docs/coverage.md where all are run (PKGS=./... RUN=.)
+	@rm -rf $(COVER) && mkdir -p $(COVER)
+	@set -o pipefail; rc=0; COCOON_TEST_VMM=sim go test -exec 'env GOCOVERDIR=$(COVER)' -count=1 -timeout 120m -cover -coverpkg=$(COVERED) -run '$(RUN)' $(PKGS) \
+	  -args -test.gocoverdir=$(COVER) 2>&1 | grep -v '^warning: no packages' | sed 's/\tcoverage: .*//; /^coverage: /d' || rc=$$?; \
+	go tool covdata percent -pkg=$(COVERED) -i=$(COVER) | sed -nE 's|^\s*github.com/cocoonv2/(cocoon\S*)\s+coverage: (\S+)% of statements|\2 \1|p' | sort -k2 >$(COVER).txt; \
+	go tool covdata textfmt -pkg=$(COVERED) -i=$(COVER) -o $(COVER).out; \
+	go tool cover -func=$(COVER).out | awk '$$1 == "total:" {sub("%", "", $$3); print $$3, "all"}' >>$(COVER).txt; cat $(COVER).txt; \
+	if [[ '$(PKGS) $(RUN)' == './... .' ]]; then sed -i '/^| [0-9]/d' docs/coverage.md && awk '{printf "| %s | %s |\n", $$1, $$2}' $(COVER).txt >>docs/coverage.md; fi; exit $$rc
+
 race: ## the tests of the concurrent rooms under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -timeout 40m -race -short ./store/... ./refs/... ./gc/... ./chsnap/... ./restore/... ./network/... ./internal/...
 

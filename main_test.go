@@ -66,7 +66,11 @@ func (e emptied) Run() int {
 }
 
 func build(dir string) error {
-	out, err := exec.Command("go", "build", "-o", dir, "./cmd/cocoon", "./chsnap/chsnaptest/cmd/cocoon-chsim").CombinedOutput()
+	args := []string{"build", "-o", dir}
+	if testing.CoverMode() != "" { // so that they are counted too
+		args = append(args, "-cover", "-coverpkg=./...")
+	}
+	out, err := exec.Command("go", append(args, "./cmd/cocoon", "./chsnap/chsnaptest/cmd/cocoon-chsim")...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build cocoon and the simulator: %w: %s", err, out)
 	}

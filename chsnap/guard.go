@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/patience"
 )
@@ -89,7 +90,7 @@ func StartGuard(o GuardOptions) (*Guard, error) {
 	args := slices.Concat(argv[1:], []string{o.Client.Socket(), o.Staging, o.Unless, o.Owed, strconv.FormatInt(int64(within), 10)})
 	return Watch(o.Client.patience, o.Command.Stderr, func() *exec.Cmd {
 		cmd := exec.Command(argv[0], args...)
-		cmd.Env = []string{}
+		cmd.Env = durable.Coverage()
 		return cmd
 	})
 }

@@ -21,17 +21,11 @@ const (
 )
 
 func (h *House) guardCommand() chsnap.GuardCommand {
-	if h.o.Program == "" {
-		return chsnap.GuardCommand{}
-	}
 	return chsnap.GuardCommand{Argv: []string{h.o.Program, GuardVerb}, Stderr: h.o.Stderr}
 }
 
 // startRescue starts the guard of a VM that is put aside, with our settings.
 func (h *House) startRescue(ctx context.Context, id string) (release func(), err error) {
-	if h.o.Program == "" {
-		return func() {}, nil
-	}
 	wait, err := h.o.Settings.Patience()
 	if err != nil {
 		return nil, err
@@ -75,7 +69,7 @@ func (h *House) environment() []string {
 // reads stays; killed, it leaves a file that gc takes. That it could not be started
 // is told, but is no reason to fail: the VM runs.
 func (h *House) materialiseAhead(ctx context.Context, snapshot string) {
-	if h.o.Settings.Of("cacheAhead") != "on" || h.o.Program == "" {
+	if h.o.Settings.Of("cacheAhead") != "on" {
 		return
 	}
 	pid, err := h.startAhead(ctx, snapshot)

@@ -50,7 +50,7 @@ import (
 // Options of Open.
 type Options struct {
 	Settings Settings
-	Program  string       // path of the cocoon binary, for its hidden verbs; "": VMs go unkept and unguarded
+	Program  string       // path of the cocoon binary, for its hidden verbs
 	Create   bool         // a store where there is none
 	Examines bool         // VMs without a keeper are to be found, and are given none
 	Log      *slog.Logger // what is worth telling but is no result

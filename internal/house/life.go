@@ -14,28 +14,6 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-var _ vm.Hypervisor = (*House)(nil)
-
-// Snapshot saves the VM that ref names, which goes on, under a name that may be
-// empty.
-func (h *House) Snapshot(ctx context.Context, ref, name string) error {
-	_, err := h.Saver.Save(ctx, capture.Request{VM: ref, Name: name})
-	return err
-}
-
-// Restore makes a VM called name of the snapshot that ref names. It runs.
-func (h *House) Restore(ctx context.Context, ref, name string) (*vm.Record, error) {
-	plans, err := h.Restorer.NewPlans(ctx, restore.Request{Snapshot: ref}, []string{name})
-	if err != nil {
-		return nil, err
-	}
-	recs, err := h.Rebuild(ctx, plans)
-	if err != nil {
-		return nil, err
-	}
-	return recs[0], nil
-}
-
 // DiskPath is where the file of a disk lies.
 func (h *House) DiskPath(rec *vm.Record, d vm.Disk) string {
 	if d.Image != "" {

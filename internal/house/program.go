@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -38,7 +39,7 @@ func FindProgram(ctx context.Context, path string) (string, error) {
 			"install it on PATH, or name it in Options.Program")
 	}
 	cmd := exec.CommandContext(ctx, found, ProtocolVerb)
-	cmd.Env = []string{}
+	cmd.Env = durable.Coverage()
 	said, err := cmd.Output()
 	switch {
 	case ctx.Err() != nil:

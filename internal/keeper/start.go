@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
 
@@ -173,7 +174,9 @@ func withEvents(argv []string) []string {
 // for all of its threads: with more, glibc reads a file when a thread's shrinks
 // (/proc/sys/vm/overcommit_memory, openat), which the filter of the thread that
 // tells events forbids, and a VMM of v53.0 ends by SIGSYS.
-func environment() []string { return []string{"PATH=" + os.Getenv("PATH"), "MALLOC_ARENA_MAX=1"} }
+func environment() []string {
+	return append(durable.Coverage(), "PATH="+os.Getenv("PATH"), "MALLOC_ARENA_MAX=1")
+}
 
 // start starts a child that inherits no descriptor that it is not given and
 // blocks no signal.
