@@ -10,8 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/filelock"
-	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
@@ -34,7 +34,7 @@ func (c *collector) cache(p *plan) error {
 		}
 	}
 	needed := func(d digest.Digest) bool {
-		o, ok := parseObject(string(d))
+		o, ok := garbage.DigestKey(d)
 		return ok && p.held(o)
 	}
 	for _, f := range ramcache.OverCap(withoutOrphans(all, reasons), needed, limit) {
@@ -65,7 +65,8 @@ func (c *collector) cached(p *plan, f ramcache.File, reason string) {
 		var st unix.Stat_t
 		return unix.Lstat(f.Path, &st) == nil && st.Nlink == 1 && time.Unix(st.Mtim.Unix()).Equal(f.Used)
 	}
-	if o, ok := parseObject(string(f.Key)); ok {
+	o, ok := garbage.DigestKey(f.Key)
+	if ok {
 		switch {
 		case f.Mapped:
 			p.hold(o, p.by(holder{name: "a VM that maps it"}), false)
@@ -73,7 +74,7 @@ func (c *collector) cached(p *plan, f ramcache.File, reason string) {
 			p.hold(o, p.by(holder{name: "the cache, last used " + f.Used.UTC().Format(time.RFC3339)}), false)
 		}
 	}
-	p.judge("cache", string(f.Key), f.Path, reason, unused)
+	c.Judge(garbage.Object{Kind: garbage.Cache, ID: string(f.Key), Key: o, Path: f.Path, Reason: reason, InStore: true, Still: unused})
 }
 
 // unfinished takes files whose maker died: he held their lock.
@@ -87,7 +88,7 @@ func (c *collector) unfinished(p *plan) error {
 			return err == nil && !held
 		}
 		if _, err := os.Lstat(path); err == nil && dead() {
-			p.victims = append(p.victims, victim{kind: "cache", id: name, path: path, bytes: store.FileBytes(path), reason: "its maker is dead", inStore: true, still: dead})
+			c.Judge(garbage.Object{Kind: garbage.Cache, ID: name, Path: path, Reason: "its maker is dead", InStore: true, Still: dead})
 		}
 	})
 }

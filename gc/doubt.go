@@ -1,6 +1,7 @@
 package gc
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -16,47 +17,43 @@ import (
 // is of something: its owner may only be aside. It stays where it is until a time
 // of grace is over, so that it is whole again as soon as its owner is back.
 type Doubtful struct {
-	Kind   string     `json:"kind"`
-	ID     string     `json:"id"`
-	Bytes  int64      `json:"bytes"`
-	Reason string     `json:"reason"`
-	Since  time.Time  `json:"since"`
-	Until  *time.Time `json:"until"` // null: until somebody removes it
+	Kind   garbage.Kind `json:"kind"`
+	ID     string       `json:"id"`
+	Bytes  int64        `json:"bytes"`
+	Reason string       `json:"reason"`
+	Since  time.Time    `json:"since"`
+	Until  *time.Time   `json:"until"` // null: until somebody removes it
 }
 
 // doubts finds what is doubtful and holds it as long as its grace lasts. It comes
-// behind the marks and before the modules, which take what is not held.
-func (c *collector) doubts(p *plan) error {
-	err := c.each("vms", func(name, path string) {
-		o, ok := parseObject("vm:" + name)
-		if !ok || p.held(o) || c.unborn[name] {
-			return
+// behind the marks and before the objects are judged, which takes what is not held.
+func (c *collector) doubts(ctx context.Context, p *plan) error {
+	held := func(k garbage.Key) bool { return p.held(k) || c.unborn[k] }
+	for _, src := range c.o.Sources {
+		if src.Doubts == nil {
+			continue
 		}
-		if r, err := vm.LookAt(path); err != nil || !r.Worth || r.Making || r.Recorded {
-			return // of no worth, being made, or not doubtful any more
+		if err := src.Doubts(ctx, held, func(d garbage.Doubt) { c.doubt(p, d) }); err != nil {
+			return fmt.Errorf("gc: %w", err)
 		}
-		c.doubt(p, o, Doubtful{Kind: "vm", ID: name, Reason: "has disks and no record"}, path)
-	})
-	if err != nil {
-		return err
 	}
 	return c.each("snapshots", func(name, path string) {
-		o, ok := parseObject("snapshot:" + name)
+		o, ok := garbage.SnapshotKey(name)
 		if _, read := c.roots.named[store.ID(name)]; !ok || read || p.held(o) {
 			return
 		}
 		if entries, err := os.ReadDir(path); err != nil || len(entries) == 0 || exists(filepath.Join(path, "manifest.json")) {
 			return
 		}
-		c.doubt(p, o, Doubtful{Kind: "snapshot", ID: name, Reason: "has no manifest"}, path)
+		c.doubt(p, garbage.Doubt{Kind: garbage.Snapshot, ID: name, Key: o, Reason: "has no manifest", Path: path})
 	})
 }
 
 // doubt holds an object whose grace is not over, which begins when gc first tells
 // of it.
-func (c *collector) doubt(p *plan, o object, d Doubtful, path string) {
-	key := d.Kind + "/" + d.ID
-	d.Since, d.Bytes = c.started, store.FileBytes(path)
+func (c *collector) doubt(p *plan, of garbage.Doubt) {
+	key := doubtKey(of.Kind, of.ID)
+	d := Doubtful{Kind: of.Kind, ID: of.ID, Reason: of.Reason, Since: c.started, Bytes: store.FileBytes(of.Path)}
 	if c.mem.known != nil {
 		if since, told := c.mem.known.Doubtful[key]; told {
 			d.Since = since
@@ -69,13 +66,16 @@ func (c *collector) doubt(p *plan, o object, d Doubtful, path string) {
 	}
 	d.Until = &until
 	c.rep.Doubtful = append(c.rep.Doubtful, d)
-	p.hold(o, p.by(holder{name: "nobody; it " + d.Reason + ", and stays until " + until.Format(time.DateTime)}), false)
+	p.hold(of.Key, p.by(holder{name: "nobody; it " + d.Reason + ", and stays until " + until.Format(time.DateTime)}), false)
 }
 
+// doubtKey is how the account names it.
+func doubtKey(kind garbage.Kind, id string) string { return string(kind) + "/" + id }
+
 // reasonOf is why an object goes whose grace is over.
-func (c *collector) reasonOf(kind, id, reason string) string {
-	if since, doubted := c.next.Doubtful[kind+"/"+id]; doubted {
-		delete(c.next.Doubtful, kind+"/"+id)
+func (c *collector) reasonOf(kind garbage.Kind, id, reason string) string {
+	if since, doubted := c.next.Doubtful[doubtKey(kind, id)]; doubted {
+		delete(c.next.Doubtful, doubtKey(kind, id))
 		return fmt.Sprintf("%s since %s", reason, since.Format(time.DateTime))
 	}
 	return reason
@@ -91,7 +91,7 @@ type old struct {
 }
 
 // keepOld holds a blob that is old.
-func (c *collector) keepOld(p *plan, o object, path string) {
+func (c *collector) keepOld(p *plan, o garbage.Key, path string) {
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) != nil || !time.Unix(st.Ctim.Unix()).Before(c.old.before) {
 		return
@@ -111,7 +111,7 @@ func (c *collector) tellOld() {
 	}
 	until := c.old.until
 	c.rep.Doubtful = append(c.rep.Doubtful, Doubtful{
-		Kind: "blob", ID: fmt.Sprintf("%d blobs", c.old.count), Bytes: c.old.bytes, Since: c.old.before, Until: &until,
+		Kind: garbage.Blob, ID: fmt.Sprintf("%d blobs", c.old.count), Bytes: c.old.bytes, Since: c.old.before, Until: &until,
 		Reason: "are named by nobody, and were here before anything was noted of this store",
 	})
 }
@@ -119,7 +119,7 @@ func (c *collector) tellOld() {
 // doubtBed reports a snapshot on which a VM slept of which nobody knows whether it
 // was woken: it may be the only copy of its RAM.
 func (c *collector) doubtBed(b store.Bed) {
-	key := "snapshot/" + string(b.Snapshot)
+	key := doubtKey(garbage.Snapshot, string(b.Snapshot))
 	since := c.started
 	if c.mem.known != nil {
 		if told, ok := c.mem.known.Doubtful[key]; ok {
@@ -128,7 +128,7 @@ func (c *collector) doubtBed(b store.Bed) {
 	}
 	c.next.Doubtful[key] = since
 	c.rep.Doubtful = append(c.rep.Doubtful, Doubtful{
-		Kind: "snapshot", ID: string(b.Snapshot), Since: since, Bytes: store.FileBytes(c.st.Path("snapshots", string(b.Snapshot))),
+		Kind: garbage.Snapshot, ID: string(b.Snapshot), Since: since, Bytes: store.FileBytes(c.st.Path("snapshots", string(b.Snapshot))),
 		Reason: "is the RAM of VM " + b.VM + ", which does not sleep on it and shows no sign that it was woken: put vms/" + b.VM + " back, or remove it with cocoon snapshot rm",
 	})
 }

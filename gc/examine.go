@@ -4,7 +4,7 @@ import (
 	"context"
 	"slices"
 
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -15,7 +15,7 @@ type Examination struct {
 }
 
 // Examine looks at a store for somebody who asks how it is.
-func Examine(ctx context.Context, st *store.Store, sources []store.Source) (e Examination, err error) {
+func Examine(ctx context.Context, st *store.Store, sources []garbage.Source) (e Examination, err error) {
 	if e.Lost, err = Missing(ctx, st, sources); err != nil {
 		return e, err
 	}
@@ -23,16 +23,27 @@ func Examine(ctx context.Context, st *store.Store, sources []store.Source) (e Ex
 	if err != nil {
 		return e, err
 	}
-	err = store.EachEntry(st.Path("vms"), func(name []byte, _ uint64) {
-		id := string(name)
-		if _, ok := parseObject("vm:" + id); !ok || slices.ContainsFunc(live, func(h store.Holding) bool { return slices.Contains(h.VMs, id) }) {
-			return
+	made := map[garbage.Key]bool{}
+	for _, h := range live {
+		for _, id := range h.VMs {
+			if key, ok := garbage.VMKey(id); ok {
+				made[key] = true
+			}
 		}
-		r, err := vm.LookAt(st.Path("vms", id))
-		if err == nil && r.Worth && !r.Recorded && !r.Making && !exists(st.Path("vms", id, store.SleepFile)) {
-			e.Disks = append(e.Disks, id)
+	}
+	for _, src := range sources {
+		if src.Doubts == nil {
+			continue
 		}
-	})
+		err := src.Doubts(ctx, func(k garbage.Key) bool { return made[k] }, func(d garbage.Doubt) {
+			if d.Kind == garbage.VM {
+				e.Disks = append(e.Disks, d.ID)
+			}
+		})
+		if err != nil {
+			return e, err
+		}
+	}
 	slices.Sort(e.Disks)
-	return e, err
+	return e, nil
 }

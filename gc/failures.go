@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -23,8 +24,8 @@ type failures struct {
 // fail notes that a victim stays.
 func (c *collector) fail(v *victim, err error) {
 	v.failed = true
-	c.rep.Failed = append(c.rep.Failed, Failed{v.kind, v.id, v.bytes, oneLine(err)})
-	c.failures.add(fmt.Errorf("%s %s cannot be removed: %w", v.kind, v.id, err))
+	c.rep.Failed = append(c.rep.Failed, Failed{v.Kind, v.ID, v.bytes, oneLine(err)})
+	c.failures.add(fmt.Errorf("%s %s cannot be removed: %w", v.Kind, v.ID, err))
 }
 
 func (f *failures) add(err error) {
@@ -46,9 +47,9 @@ func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ";
 // failTrash notes that an entry of the trash stays; what an earlier run could not
 // unlink is a victim of this one.
 func (c *collector) failTrash(p *plan, name string, err error) {
-	at := slices.IndexFunc(p.victims, func(v victim) bool { return v.kind == "trash" && v.id == name })
+	at := slices.IndexFunc(p.victims, func(v victim) bool { return v.Kind == garbage.Trash && v.ID == name })
 	if at < 0 {
-		p.victims = append(p.victims, victim{kind: "trash", id: name})
+		p.victims = append(p.victims, victim{Object: garbage.Object{Kind: garbage.Trash, ID: name}})
 		at = len(p.victims) - 1
 	}
 	v := &p.victims[at]

@@ -3,7 +3,7 @@ package gc
 import (
 	"fmt"
 
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/gc/garbage"
 )
 
 // fingerprints of an image go with its page map, and when the host was started
@@ -14,17 +14,17 @@ func (c *collector) fingerprints(p *plan) error {
 		return fmt.Errorf("gc: %w", err)
 	}
 	for _, f := range all {
-		v := victim{kind: "cache", id: "fingerprints/" + f.PageMap.Encoded(), path: f.Path, bytes: store.FileBytes(f.Path), inStore: true}
-		o, ok := parseObject(string(f.PageMap))
+		o := garbage.Object{Kind: garbage.Cache, ID: "fingerprints/" + f.PageMap.Encoded(), Path: f.Path, InStore: true}
+		key, ok := garbage.DigestKey(f.PageMap)
 		switch {
 		case !f.Current:
-			v.reason = "made before the host was started"
-		case ok && !p.held(o):
-			v.reason, v.object = "nothing names the page map that it is of", o
+			o.Reason = "made before the host was started"
+		case ok && !p.held(key):
+			o.Reason, o.Key = "nothing names the page map that it is of", key
 		default:
 			continue
 		}
-		p.victims = append(p.victims, v)
+		c.Judge(o)
 	}
 	return nil
 }

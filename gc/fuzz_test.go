@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/vm"
@@ -63,7 +64,7 @@ func FuzzRecords(f *testing.F) {
 			named = []digest.Digest{ofImage.ID}
 		}
 		for _, d := range named {
-			if o, ok := parseObject(string(d)); d != "" && (!ok || !r.marks.held(o)) {
+			if o, ok := garbage.DigestKey(d); d != "" && (!ok || !r.marks.held(o)) {
 				t.Errorf("%q of a %s is not held: %s", d, k.name, b)
 			}
 		}

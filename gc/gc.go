@@ -28,16 +28,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/account"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/owner"
-	"github.com/cocoonv2/cocoon/internal/vm"
-	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
@@ -51,12 +48,10 @@ type Options struct {
 	DryRun  bool
 	Explain bool          // report what is kept and by whom
 	Wait    time.Duration // for another gc
-	// Sources are all roots but leases and snapshots, from the rooms that own them;
-	// one for each of store.RootFolders.
-	Sources   []store.Source
-	Journals  Journals  // of restores; nil keeps them
-	Network   Network   // nil: not looked at
-	RunFolder RunFolder // nil: not looked at
+	// Sources are all roots but leases and snapshots, and all objects outside of the
+	// folders that gc looks at itself, from the rooms that own them. Whoever leaves out one
+	// that has no roots leaves its objects alone.
+	Sources []garbage.Source
 	// ForgetNetworks are ids of VMs that do not exist, or beginnings of them: what
 	// stands of their networks is dropped though its plugins cannot undo it.
 	ForgetNetworks []string
@@ -70,51 +65,28 @@ type Options struct {
 	Grace time.Duration
 }
 
-// Journals is what gc asks of the room that restores.
-type Journals interface {
-	// JournalVM reads of which VM a journal is. failure.Damaged unless all of it was
-	// understood.
-	JournalVM(path string) (vm string, err error)
-	// Recover finishes the undoing of a restore that died.
-	Recover(ctx context.Context, path string) error
-}
-
-// Network is what gc asks of the room that attaches VMs to networks.
-type Network interface {
-	// Attached lists the ids of all VMs for which something stands.
-	Attached() ([]string, error)
-	// Leftovers lists what stands for VMs that are not in live.
-	Leftovers(live []string) ([]network.Leftover, error)
-	// RemoveVM undoes all that stands for a VM, whose VMM has ended.
-	RemoveVM(ctx context.Context, id string) error
-	// DropRecords forgets a VM whose network is another store's.
-	DropRecords(ctx context.Context, id string) error
-	// ForgetVM is RemoveVM without the plugins: what they keep elsewhere stays.
-	ForgetVM(ctx context.Context, id string) error
-}
-
 // Removed is one object that went, or would go.
 type Removed struct {
-	Kind   string `json:"kind"`
-	ID     string `json:"id"`
-	Bytes  int64  `json:"bytes"`
-	Reason string `json:"reason"`
+	Kind   garbage.Kind `json:"kind"`
+	ID     string       `json:"id"`
+	Bytes  int64        `json:"bytes"`
+	Reason string       `json:"reason"`
 }
 
 // Failed is one object that should have gone and could not be removed.
 type Failed struct {
-	Kind   string `json:"kind"`
-	ID     string `json:"id"`
-	Bytes  int64  `json:"bytes"`
-	Reason string `json:"reason"`
+	Kind   garbage.Kind `json:"kind"`
+	ID     string       `json:"id"`
+	Bytes  int64        `json:"bytes"`
+	Reason string       `json:"reason"`
 }
 
 // Kept is one object that stays, and who needs it.
 type Kept struct {
-	Kind    string   `json:"kind"`
-	ID      string   `json:"id"`
-	Bytes   int64    `json:"bytes"`
-	Holders []string `json:"holders"`
+	Kind    garbage.Kind `json:"kind"`
+	ID      string       `json:"id"`
+	Bytes   int64        `json:"bytes"`
+	Holders []string     `json:"holders"`
 
 	by []holder
 }
@@ -135,26 +107,26 @@ type Windows struct {
 
 // Report is the answer of Collect.
 type Report struct {
-	DryRun         bool       `json:"dryRun"`
-	Removed        []Removed  `json:"removed"`
-	Failed         []Failed   `json:"failed"`
-	Kept           []Kept     `json:"kept,omitempty"`
-	ReclaimedBytes int64      `json:"reclaimedBytes"`
-	Foreign        []Foreign  `json:"foreign"` // left alone
-	Lost           []Lost     `json:"lost"`    // that nothing is removed for, unless accepted
-	Refused        bool       `json:"refused"` // for what is lost; the report is that of a dry run
-	Doubtful       []Doubtful `json:"doubtful"`
-	Leases         Leases     `json:"leases"`
-	DurationMs     float64    `json:"durationMs"`
-	LockMs         float64    `json:"lockMs"` // the longest that the store was locked at once
-	Windows        Windows    `json:"windows"`
+	DryRun         bool              `json:"dryRun"`
+	Removed        []Removed         `json:"removed"`
+	Failed         []Failed          `json:"failed"`
+	Kept           []Kept            `json:"kept,omitempty"`
+	ReclaimedBytes int64             `json:"reclaimedBytes"`
+	Foreign        []garbage.Foreign `json:"foreign"` // left alone
+	Lost           []Lost            `json:"lost"`    // that nothing is removed for, unless accepted
+	Refused        bool              `json:"refused"` // for what is lost; the report is that of a dry run
+	Doubtful       []Doubtful        `json:"doubtful"`
+	Leases         Leases            `json:"leases"`
+	DurationMs     float64           `json:"durationMs"`
+	LockMs         float64           `json:"lockMs"` // the longest that the store was locked at once
+	Windows        Windows           `json:"windows"`
 
 	Repack *RepackReport `json:"repack,omitempty"`
 }
 
 // NewReport is one of a run that did nothing.
 func NewReport(dryRun bool) *Report {
-	return &Report{DryRun: dryRun, Removed: []Removed{}, Failed: []Failed{}, Foreign: []Foreign{}, Lost: []Lost{}, Doubtful: []Doubtful{}}
+	return &Report{DryRun: dryRun, Removed: []Removed{}, Failed: []Failed{}, Foreign: []garbage.Foreign{}, Lost: []Lost{}, Doubtful: []Doubtful{}}
 }
 
 func ms(since time.Time) float64 { return float64(time.Since(since).Microseconds()) / 1000 }
@@ -180,8 +152,8 @@ func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	}
 	defer m.End()
 	rep := NewReport(o.DryRun)
-	c := &collector{st: s, m: m, o: o, rep: rep, sweep: s.Sweep(), started: start, dropped: map[string]bool{}, beds: map[string]bool{}, unborn: map[string]bool{}}
-	defer c.closeStrays()
+	c := &collector{st: s, m: m, o: o, rep: rep, sweep: s.Sweep(), started: start, dropped: map[string]bool{}, beds: map[string]bool{}, unborn: map[garbage.Key]bool{}}
+	defer c.close()
 	told, err := c.run(ctx)
 	if err != nil {
 		return nil, errors.Join(err, told)
@@ -199,20 +171,20 @@ type collector struct {
 	roots *roots
 	sweep *store.Sweep
 
-	asleep  []Kept          // snapshots of suspended VMs
-	dropped map[string]bool // snapshots that this run removed
-	beds    map[string]bool // VMs whose traces stay: a snapshot that they slept on does
-	unborn  map[string]bool // VMs that dead processes were making
+	asleep  []Kept               // snapshots of suspended VMs
+	dropped map[string]bool      // snapshots that this run removed
+	beds    map[string]bool      // VMs whose traces stay: a snapshot that they slept on does
+	unborn  map[garbage.Key]bool // VMs that dead processes were making
 
 	started time.Time
 	mem     *memory
 	next    *account.Account // to be noted at the end
 	old     *old             // nil where nothing is old
-	strays  []*os.File       // temporary files that this run holds
+	atEnd   []func()
+	plan    *plan
+	making  map[string]bool // VMs that living processes make; nil: nobody has asked
 
 	failures failures
-	me       owner.Mark
-	standing []vm.Standing // in the run folder
 }
 
 // run answers two errors: what is told beside the report, and what ended the run.
@@ -229,7 +201,7 @@ func (c *collector) run(ctx context.Context) (told, err error) {
 }
 
 func (c *collector) runOn(ctx context.Context) (told, err error) {
-	if err := c.journals(ctx); err != nil {
+	if err := c.undo(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.sleepers(ctx); err != nil {
@@ -249,7 +221,7 @@ func (c *collector) runOn(ctx context.Context) (told, err error) {
 
 // collect marks, plans and sweeps.
 func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) error {
-	p.marks = newMarks(c.o.Explain)
+	p.marks, c.plan = newMarks(c.o.Explain), p
 	c.roots = newRoots(c.st, c.o.Sources, p.marks, dead)
 	defer func() { c.roots.watch.close() }()
 	if err := c.roots.update(ctx); err != nil {
@@ -259,10 +231,10 @@ func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) 
 	if err := c.mem.confirm(c.roots); err != nil {
 		return err
 	}
-	if err := c.doubts(p); err != nil {
+	if err := c.doubts(ctx, p); err != nil {
 		return err
 	}
-	if err := c.plan(ctx, p); err != nil {
+	if err := c.judge(ctx, p); err != nil {
 		return err
 	}
 	c.tellOld()
@@ -281,7 +253,7 @@ func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) 
 		return nil
 	}
 	durable.Step("gc.swept")
-	c.endRunning(ctx, p)
+	c.endOutside(ctx, p)
 	err := c.st.EmptyTrash(ctx, func(name string, err error) { c.failTrash(p, name, err) })
 	c.report(p)
 	if err != nil {
@@ -303,10 +275,14 @@ func unreadable(err error) error {
 	return err
 }
 
-// complete refuses to collect while nobody says what a folder of roots holds.
-func complete(sources []store.Source) error {
-	for _, folder := range store.RootFolders() {
-		if !slices.ContainsFunc(sources, func(s store.Source) bool { return s.Folder == folder }) {
+// complete refuses to collect while nobody reads the roots of a folder that has
+// some.
+func complete(sources []garbage.Source) error {
+	for _, folder := range store.TruthFolders() {
+		if slices.ContainsFunc(modules, func(m module) bool { return m.folder == folder }) {
+			continue
+		}
+		if !slices.ContainsFunc(sources, func(s garbage.Source) bool { return s.Folder == folder && s.Read != nil }) {
 			return fmt.Errorf("gc: nobody reads the roots in %s", folder)
 		}
 	}
@@ -318,7 +294,7 @@ func (c *collector) report(p *plan) {
 		if v.failed {
 			continue
 		}
-		c.rep.Removed = append(c.rep.Removed, Removed{v.kind, v.id, v.bytes, v.reason})
+		c.rep.Removed = append(c.rep.Removed, Removed{v.Kind, v.ID, v.bytes, v.Reason})
 		c.rep.ReclaimedBytes += v.bytes
 	}
 	if c.o.Explain {

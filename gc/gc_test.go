@@ -18,10 +18,13 @@ import (
 	"github.com/opencontainers/go-digest"
 	"pgregory.net/rapid"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/network"
+	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -67,13 +70,14 @@ func mustPublish(t testing.TB, s *store.Store, parts ...string) *store.Snapshot 
 }
 
 // sources are the roots of a store, read by the rooms that own them.
-func sources(s *store.Store) []store.Source {
-	return []store.Source{vm.Roots(s), image.Roots(s), image.Pins(s)}
+func sources(s *store.Store) []garbage.Source {
+	return []garbage.Source{vm.Garbage(s), image.Garbage(s), image.Pins(s)}
 }
 
-// run is Collect with all sources, and without grace where the test gives none.
+// run is Collect with all sources beside those that the test gives, and without
+// grace where it gives none.
 func run(ctx context.Context, s *store.Store, o Options) (*Report, error) {
-	o.Sources = sources(s)
+	o.Sources = append(sources(s), o.Sources...)
 	if o.Grace == 0 {
 		o.Grace = -1
 	}
@@ -359,6 +363,10 @@ func TestEveryFolderHasACollector(t *testing.T) {
 	}
 	for _, m := range modules {
 		known[m.folder] = true
+	}
+	s := open(t, filepath.Join(t.TempDir(), "root"))
+	for _, src := range append(sources(s), (&restore.Engine{Store: s}).Garbage(nil), network.Garbage(&fakeNetwork{})) {
+		known[src.Folder] = true
 	}
 	for _, f := range store.Folders() {
 		if !known[f] {

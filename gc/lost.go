@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/account"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
@@ -20,24 +20,24 @@ import (
 // Lost is a root that was there when the store was last collected, and that no
 // command removed; or a folder that is not the one that it was.
 type Lost struct {
-	Kind   string `json:"kind"`
-	ID     string `json:"id"`
-	Name   string `json:"name,omitempty"`
-	Reason string `json:"reason"`
+	Kind   garbage.Kind `json:"kind"`
+	ID     string       `json:"id"`
+	Name   string       `json:"name,omitempty"`
+	Reason string       `json:"reason"`
 }
 
 func (l Lost) String() string {
 	switch {
-	case l.Kind == "folder" || l.ID == "":
+	case l.Kind == garbage.Folder || l.ID == "":
 		return l.Reason
 	case l.Name == "" || l.Name == l.ID:
-		return l.Kind + " " + l.ID
+		return string(l.Kind) + " " + l.ID
 	}
 	return fmt.Sprintf("%s %s (%s)", l.Kind, l.Name, l.ID)
 }
 
 // Missing says what was lost of a store since it was last collected.
-func Missing(ctx context.Context, st *store.Store, sources []store.Source) ([]Lost, error) {
+func Missing(ctx context.Context, st *store.Store, sources []garbage.Source) ([]Lost, error) {
 	for {
 		m, err := remember(ctx, st, sources)
 		if err != nil {
@@ -72,7 +72,7 @@ func Refusal(lost []Lost) error {
 // memory is what the last collection noted, held against what is there.
 type memory struct {
 	st      *store.Store
-	sources []store.Source
+	sources []garbage.Source
 	known   *account.Account // nil where there is none
 	damage  error            // why not, where there was one
 	traces  []store.Trace
@@ -81,7 +81,7 @@ type memory struct {
 
 // remember reads the account and looks for what it names: the files only, not
 // what is in them.
-func remember(ctx context.Context, st *store.Store, sources []store.Source) (*memory, error) {
+func remember(ctx context.Context, st *store.Store, sources []garbage.Source) (*memory, error) {
 	m := &memory{st: st, sources: sources}
 	var err error
 	m.known, err = account.Read(st.Root())
@@ -116,7 +116,7 @@ func (m *memory) first() error {
 		return fmt.Errorf("gc: %w", err)
 	}
 	if blobs > 0 {
-		m.lost = append(m.lost, Lost{Kind: "snapshot", Reason: fmt.Sprintf("not one snapshot is here, but %d blobs of some are, and no account says what there was", blobs)})
+		m.lost = append(m.lost, Lost{Kind: garbage.Snapshot, Reason: fmt.Sprintf("not one snapshot is here, but %d blobs of some are, and no account says what there was", blobs)})
 	}
 	return nil
 }
@@ -138,7 +138,7 @@ func (m *memory) places() error {
 			was = was.As(place)
 		}
 		if why := account.Differs(f, was, place, there); why != "" {
-			m.lost = append(m.lost, Lost{Kind: "folder", ID: f, Reason: why})
+			m.lost = append(m.lost, Lost{Kind: garbage.Folder, ID: f, Reason: why})
 		}
 	}
 	return nil
@@ -155,7 +155,7 @@ func (m *memory) missing(ctx context.Context) (missing []account.Root, err error
 		var st unix.Stat_t
 		err := unix.Fstatat(int(folder.Fd()), id+"/manifest.json", &st, unix.AT_SYMLINK_NOFOLLOW)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-			missing = append(missing, account.Root{Kind: "snapshot", ID: id, Name: name})
+			missing = append(missing, account.Root{Kind: string(garbage.Snapshot), ID: id, Name: name})
 		} else if err != nil {
 			return nil, fmt.Errorf("gc: snapshot %s: %w", id, err)
 		}
@@ -180,49 +180,47 @@ func (m *memory) judge(missing []account.Root) (err error) {
 	}
 	for _, r := range missing {
 		if !m.removed(r) {
-			m.lost = append(m.lost, Lost{r.Kind, r.ID, r.Name, "it was here on " + m.known.Made.Format(time.DateTime) + ", and no command removed it"})
+			m.lost = append(m.lost, Lost{garbage.Kind(r.Kind), r.ID, r.Name, "it was here on " + m.known.Made.Format(time.DateTime) + ", and no command removed it"})
 		}
 	}
-	slices.SortFunc(m.lost, func(a, b Lost) int { return strings.Compare(a.Kind+a.ID, b.Kind+b.ID) })
+	slices.SortFunc(m.lost, func(a, b Lost) int { return strings.Compare(string(a.Kind)+a.ID, string(b.Kind)+b.ID) })
 	return nil
 }
 
 // removed: one of our verbs did it.
 func (m *memory) removed(r account.Root) bool {
-	if r.Kind != asleepKind {
-		return m.traced(r.Kind, r.ID)
+	if r.Kind != string(garbage.Asleep) {
+		return m.traced(garbage.Kind(r.Kind), r.ID)
 	}
-	if m.traced("vm", r.ID) {
+	return m.rose(r.ID, r.Woken)
+}
+
+// rose: there is a sign that a VM does not sleep any more that was woken so often
+// before: it was removed, or its record says so.
+func (m *memory) rose(vm string, woken int) bool {
+	if m.traced(garbage.VM, vm) {
 		return true
 	}
-	now, ok := m.vm(r.ID)
-	return ok && now.Woken > r.Woken
+	now, ok := m.root(garbage.VM, vm)
+	return ok && now.Woken > woken
 }
 
-// asleepKind is that of a root that goes when its VM wakes.
-const asleepKind = "suspended vm"
-
-func (m *memory) traced(kind, id string) bool {
-	return slices.ContainsFunc(m.traces, func(t store.Trace) bool { return t.Kind == kind && t.ID == id })
+func (m *memory) traced(kind garbage.Kind, id string) bool {
+	return slices.ContainsFunc(m.traces, func(t store.Trace) bool { return t.Kind == string(kind) && t.ID == id })
 }
 
-// vm reads the record of a VM, as its owner does.
-func (m *memory) vm(id string) (root store.Root, ok bool) {
+// root reads a root, as its owner does.
+func (m *memory) root(kind garbage.Kind, id string) (root garbage.Root, ok bool) {
 	for _, src := range m.sources {
-		files, err := src.Files()
-		if err != nil {
+		if src.Find == nil {
 			continue
 		}
-		for _, path := range files {
-			if filepath.Base(filepath.Dir(path)) != id {
-				continue
-			}
-			if r, err := src.Read(path); err == nil && r.Kind == "vm" {
-				return r, true
-			}
+		if path := src.Find(kind, id); path != "" {
+			root, err := src.Read(path)
+			return root, err == nil
 		}
 	}
-	return store.Root{}, false
+	return garbage.Root{}, false
 }
 
 // confirm holds the account against what was marked: nothing more may have gone
@@ -250,7 +248,7 @@ func (m *memory) confirm(r *roots) error {
 func (m *memory) unmarked(r *roots) (missing []account.Root) {
 	for id, name := range m.known.Snapshots {
 		if _, ok := r.named[store.ID(id)]; !ok {
-			missing = append(missing, account.Root{Kind: "snapshot", ID: id, Name: name})
+			missing = append(missing, account.Root{Kind: string(garbage.Snapshot), ID: id, Name: name})
 		}
 	}
 	for path, root := range m.known.Roots {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/account"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/image"
@@ -105,7 +106,7 @@ func TestNothingGoesWhenSomethingVanished(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		harm func(f full) (back func() error, err error)
-		kind string
+		kind garbage.Kind
 	}{
 		"snapshots emptied":  {emptied("snapshots"), "folder"},
 		"blobs emptied":      {emptied("blobs", "sha256"), "folder"},
@@ -118,7 +119,7 @@ func TestNothingGoesWhenSomethingVanished(t *testing.T) {
 		}, "snapshot"},
 		"the record of a VM aside": {aside("vms", someVM, "record.json"), "vm"},
 		"a VM aside":               {aside("vms", someVM), "vm"},
-		"a suspension aside":       {aside("vms", otherVM, store.SleepFile), asleepKind},
+		"a suspension aside":       {aside("vms", otherVM, store.SleepFile), garbage.Asleep},
 		"an image record aside":    {aside("images", "disk.json"), "image"},
 		"a pin aside":              {aside("pins", "p.json"), "pin"},
 	} {

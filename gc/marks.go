@@ -1,50 +1,9 @@
 package gc
 
 import (
-	"encoding/hex"
-	"strings"
-
-	"github.com/opencontainers/go-digest"
-
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/failure"
 )
-
-// object is what can be needed, small enough to hold a million of: a digest, or
-// the id of a VM or a snapshot.
-type object struct {
-	kind byte // 'd', 'v', 's'
-	id   [32]byte
-}
-
-// parseObject reads "sha256:<64 hex>", "vm:<32 hex>" and "snapshot:<32 hex>".
-func parseObject(s string) (object, bool) {
-	switch kind, id, _ := strings.Cut(s, ":"); kind {
-	case "sha256":
-		return parseBlob(id)
-	case "vm":
-		return parseID('v', 16, id)
-	case "snapshot":
-		return parseID('s', 16, id)
-	default:
-		return object{}, false
-	}
-}
-
-// parseBlob reads the name of a blob.
-func parseBlob(name string) (object, bool) { return parseID('d', 32, name) }
-
-// parseID reads the id of n bytes of an object.
-func parseID(kind byte, n int, id string) (object, bool) {
-	o := object{kind: kind}
-	if len(id) != 2*n {
-		return o, false
-	}
-	_, err := hex.Decode(o.id[:], []byte(id))
-	return o, err == nil
-}
-
-// digest of a blob.
-func (o object) digest() digest.Digest { return digest.NewDigestFromBytes(digest.SHA256, o.id[:]) }
 
 // holder is who needs an object, in words, and its id where it is a snapshot.
 type holder struct{ name, snapshot string }
@@ -55,7 +14,7 @@ type holder struct{ name, snapshot string }
 type marks struct {
 	everyHolder bool // else only the first of each object is remembered
 	holders     []holder
-	objects     map[object]mark
+	objects     map[garbage.Key]mark
 	more        []edge // further holders
 }
 
@@ -69,7 +28,7 @@ type mark struct {
 type edge struct{ holder, next uint32 }
 
 func newMarks(everyHolder bool) *marks {
-	return &marks{everyHolder: everyHolder, objects: map[object]mark{}}
+	return &marks{everyHolder: everyHolder, objects: map[garbage.Key]mark{}}
 }
 
 // by numbers a holder, for hold.
@@ -78,7 +37,10 @@ func (m *marks) by(h holder) uint32 {
 	return uint32(len(m.holders) - 1)
 }
 
-func (m *marks) hold(o object, by uint32, needed bool) {
+func (m *marks) hold(o garbage.Key, by uint32, needed bool) {
+	if o == (garbage.Key{}) {
+		return
+	}
 	x, known := m.objects[o]
 	switch {
 	case !known:
@@ -97,21 +59,21 @@ func (m *marks) holdName(name string, by uint32, needed bool) error {
 	if name == "" {
 		return nil
 	}
-	o, ok := parseObject(name)
+	o, ok := garbage.ParseKey(name)
 	if !ok {
-		return failure.New(failure.Damaged, "%s names %.80q, which is no object", m.holders[by].name, name)
+		return failure.New(failure.Damaged, "%s names %.80q, which is no garbage.Key", m.holders[by].name, name)
 	}
 	m.hold(o, by, needed)
 	return nil
 }
 
-func (m *marks) held(o object) bool {
+func (m *marks) held(o garbage.Key) bool {
 	_, ok := m.objects[o]
 	return ok
 }
 
 // see notes that an object is there and reports whether somebody needs it.
-func (m *marks) see(o object) bool {
+func (m *marks) see(o garbage.Key) bool {
 	x, ok := m.objects[o]
 	if ok && !x.seen {
 		x.seen = true
@@ -121,7 +83,7 @@ func (m *marks) see(o object) bool {
 }
 
 // holdersOf an object, the first one first.
-func (m *marks) holdersOf(o object) []holder {
+func (m *marks) holdersOf(o garbage.Key) []holder {
 	x, ok := m.objects[o]
 	if !ok {
 		return nil

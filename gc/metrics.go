@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/hostfacts"
 	"github.com/cocoonv2/cocoon/store"
@@ -25,9 +26,6 @@ type Run struct {
 	Success bool
 	Report  *Report // nil where the run failed before it had a plan
 }
-
-// kinds of object that a run may remove: each has a sample, 0 where none went.
-var kinds = []string{"blob", "cache", "image", "ingest", "journal", "lease", "name", "network", "process", "run", "snapshot", "staging", "temporary", "trash", "vm"}
 
 // WriteMetrics replaces the file at path by Prometheus text about the run and
 // about the store as it is now. What cannot be measured is left out and is an
@@ -77,14 +75,14 @@ func (m *metrics) run(r Run) {
 	m.gauge("cocoon_gc_last_run_success", "1 if the last gc did all it should, else 0.", success)
 	m.gauge("cocoon_gc_duration_seconds", "How long the last gc took, prune included.", r.Took.Seconds())
 	freed, removed := map[string]float64{}, map[string]float64{}
-	for _, k := range kinds {
-		freed[k], removed[k] = 0, 0
+	for _, k := range garbage.Kinds() { // each has a sample, 0 where none went
+		freed[string(k)], removed[string(k)] = 0, 0
 	}
 	if r.Report != nil {
 		m.gauge("cocoon_gc_lock_seconds", "How long the last gc held the store lock.", r.Report.LockMs/1000)
 		for _, x := range r.Report.Removed {
-			freed[x.Kind] += float64(x.Bytes)
-			removed[x.Kind]++
+			freed[string(x.Kind)] += float64(x.Bytes)
+			removed[string(x.Kind)]++
 		}
 		m.gauge("cocoon_gc_lost_roots", "What vanished, by no command, before the last gc.", float64(len(r.Report.Lost)))
 		m.gauge("cocoon_gc_doubtful_objects", "What nobody claims and the last gc left alone.", float64(len(r.Report.Doubtful)))

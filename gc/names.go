@@ -1,6 +1,10 @@
 package gc
 
-import "context"
+import (
+	"context"
+
+	"github.com/cocoonv2/cocoon/gc/garbage"
+)
 
 // names takes the links of names that no snapshot has any more, and makes those
 // that are missing. It comes after the windows: links are made and removed under
@@ -11,7 +15,7 @@ func (c *collector) names(ctx context.Context) error {
 		stale, err = c.st.TidyNames(ctx, stale, c.roots.named)
 	}
 	for _, name := range stale {
-		c.rep.Removed = append(c.rep.Removed, Removed{Kind: "name", ID: name, Reason: "no snapshot has it any more"})
+		c.rep.Removed = append(c.rep.Removed, Removed{Kind: garbage.Name, ID: name, Reason: "no snapshot has it any more"})
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
@@ -69,7 +70,7 @@ func TestNetworksOfNoVMGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	net := &fakeNetwork{vms: []string{live, dead}}
-	o := Options{DryRun: true, Explain: true, Network: net}
+	o := Options{DryRun: true, Explain: true, Sources: []garbage.Source{network.Garbage(net)}}
 	want := []Removed{{Kind: "network", ID: dead, Reason: "its VM does not exist: eth0 eth1 in netns /run/netns/fedcba987654"}}
 	rep := collect(t, s, o)
 	if diff := cmp.Diff(want, rep.Removed); diff != "" || net.removed != nil {
@@ -94,7 +95,7 @@ func TestANetworkThatStaysKeepsNothingElse(t *testing.T) {
 	}
 	bad, good := "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
 	net := &fakeNetwork{vms: []string{bad, good}, bad: bad}
-	rep, err := run(t.Context(), s, Options{Network: net})
+	rep, err := run(t.Context(), s, Options{Sources: []garbage.Source{network.Garbage(net)}})
 	if !errors.Is(err, errUndo) || failure.Code(err) != 1 {
 		t.Errorf("gc: %v", err)
 	}
@@ -111,7 +112,7 @@ func TestANetworkIsGivenUpWhenAskedFor(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "root"))
 	bad, good := "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
 	net := &fakeNetwork{vms: []string{bad, good}, bad: bad}
-	rep := collect(t, s, Options{Network: net, ForgetNetworks: []string{bad[:5], good}})
+	rep := collect(t, s, Options{Sources: []garbage.Source{network.Garbage(net)}, ForgetNetworks: []string{bad[:5], good}})
 	if !slices.Equal(net.dropped, []string{bad}) || !slices.Equal(net.removed, []string{good}) {
 		t.Errorf("dropped %v, removed %v", net.dropped, net.removed)
 	}

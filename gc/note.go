@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/account"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/store"
@@ -57,14 +58,14 @@ func (c *collector) note() error {
 		gone[[2]string{t.Kind, t.ID}] = true
 	}
 	for id, name := range c.roots.named {
-		if !gone[[2]string{"snapshot", string(id)}] || exists(c.st.Path("snapshots", string(id), "manifest.json")) {
+		if !gone[[2]string{string(garbage.Snapshot), string(id)}] || exists(c.st.Path("snapshots", string(id), "manifest.json")) {
 			c.next.Snapshots[string(id)] = name
 		}
 	}
 	for path, r := range c.roots.read {
 		kind := r.Kind
-		if kind == asleepKind {
-			kind = "vm"
+		if kind == string(garbage.Asleep) {
+			kind = string(garbage.VM)
 		}
 		if !gone[[2]string{kind, r.ID}] || exists(c.st.Path(path)) {
 			c.next.Roots[path] = r
@@ -82,17 +83,17 @@ func (c *collector) note() error {
 		}
 		durable.Step("gc.noted")
 	}
-	return c.st.RemoveTraces(slices.DeleteFunc(c.mem.traces, func(t store.Trace) bool { return t.Kind == "vm" && c.beds[t.ID] }))
+	return c.st.RemoveTraces(slices.DeleteFunc(c.mem.traces, func(t store.Trace) bool { return t.Kind == string(garbage.VM) && c.beds[t.ID] }))
 }
 
 // noteRead remembers a root that was read, for the account.
-func (r *roots) noteRead(path string, root store.Root) {
+func (r *roots) noteRead(path string, root garbage.Root) {
 	rel, err := filepath.Rel(r.st.Root(), path)
 	if err != nil {
 		rel = path // then it is taken for lost the next time, which is told
 	}
-	noted := account.Root{Kind: root.Kind, ID: root.ID, Name: root.Name}
-	if root.Kind == asleepKind {
+	noted := account.Root{Kind: string(root.Kind), ID: root.ID, Name: root.Name}
+	if root.Kind == garbage.Asleep {
 		noted.Woken = root.Woken
 	}
 	r.read[rel] = noted

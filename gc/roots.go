@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/account"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
@@ -29,7 +30,7 @@ import (
 // read, or the root is.
 type roots struct {
 	st        *store.Store
-	sources   []store.Source
+	sources   []garbage.Source
 	marks     *marks
 	leases    map[string]*leaseRead
 	dead      map[string]bool // leases that nobody holds any more
@@ -52,7 +53,7 @@ type leaseRead struct {
 	bytes int64
 }
 
-func newRoots(st *store.Store, sources []store.Source, m *marks, dead map[string]bool) *roots {
+func newRoots(st *store.Store, sources []garbage.Source, m *marks, dead map[string]bool) *roots {
 	return &roots{st: st, sources: sources, watch: newWatch(st.Path("snapshots")), marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}, named: map[store.ID]string{}, read: map[string]account.Root{}, memory: map[digest.Digest]bool{}}
 }
 
@@ -195,14 +196,14 @@ func (r *roots) markSnapshots(ctx context.Context, ids []store.ID) error {
 }
 
 // edgesOf are the objects that a snapshot needs.
-func edgesOf(sn *store.Snapshot) ([]object, error) {
+func edgesOf(sn *store.Snapshot) ([]garbage.Key, error) {
 	digests := store.Edges(sn)
-	edges := make([]object, 0, len(digests))
+	edges := make([]garbage.Key, 0, len(digests))
 	for _, d := range digests {
 		if d == "" { // an image that has none
 			continue
 		}
-		o, ok := parseObject(string(d))
+		o, ok := garbage.DigestKey(d)
 		if !ok {
 			return nil, failure.New(failure.Damaged, "snapshot %s names %.80q, which is no object", sn.ID, d)
 		}
@@ -211,7 +212,7 @@ func edgesOf(sn *store.Snapshot) ([]object, error) {
 	return edges, nil
 }
 
-func (r *roots) markSnapshot(sn *store.Snapshot, edges []object) error {
+func (r *roots) markSnapshot(sn *store.Snapshot, edges []garbage.Key) error {
 	name := "snapshot " + string(sn.ID)
 	if sn.Meta.Name != "" {
 		name = fmt.Sprintf("snapshot %s (%s)", sn.Meta.Name, sn.ID)
@@ -223,7 +224,7 @@ func (r *roots) markSnapshot(sn *store.Snapshot, edges []object) error {
 	for _, o := range edges {
 		r.marks.hold(o, by, needed)
 		if needed && r.checked {
-			if err := r.present(o.digest(), by); err != nil {
+			if err := r.present(o.Digest(), by); err != nil {
 				return err
 			}
 		}
@@ -236,7 +237,7 @@ func (r *roots) markSnapshot(sn *store.Snapshot, edges []object) error {
 func (r *roots) check() error {
 	for o, x := range r.marks.objects {
 		if x.needed && !x.seen {
-			if err := r.present(o.digest(), x.holder); err != nil {
+			if err := r.present(o.Digest(), x.holder); err != nil {
 				return err
 			}
 		}
@@ -263,6 +264,9 @@ func exists(path string) bool {
 // readRecords reads the roots of the sources that are new or were rewritten.
 func (r *roots) readRecords(context.Context) error {
 	for _, src := range r.sources {
+		if src.Files == nil {
+			continue
+		}
 		files, err := src.Files()
 		if err != nil {
 			return err
@@ -276,7 +280,7 @@ func (r *roots) readRecords(context.Context) error {
 	return nil
 }
 
-func (r *roots) readRecord(src store.Source, path string) error {
+func (r *roots) readRecord(src garbage.Source, path string) error {
 	r.looked++
 	at, err := stampOf(path)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
@@ -303,14 +307,14 @@ func (r *roots) readRecord(src store.Source, path string) error {
 	return nil
 }
 
-func (r *roots) markRoot(root store.Root) error {
+func (r *roots) markRoot(root garbage.Root) error {
 	by := r.marks.by(holder{name: root.String()})
 	var objects []string
 	if root.VM != "" {
 		objects = append(objects, "vm:"+root.VM)
 	}
 	for _, id := range root.Snapshots {
-		objects = append(objects, "snapshot:"+string(id))
+		objects = append(objects, "snapshot:"+id)
 	}
 	for _, d := range root.Digests {
 		objects = append(objects, string(d))

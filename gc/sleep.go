@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -20,7 +21,7 @@ func (c *collector) sleepers(ctx context.Context) error {
 		return unreadable(err)
 	}
 	for id, who := range asleep {
-		k := Kept{Kind: "snapshot", ID: string(id), Bytes: store.FileBytes(c.st.Path("snapshots", string(id))), Holders: []string{who.String()}}
+		k := Kept{Kind: garbage.Snapshot, ID: string(id), Bytes: store.FileBytes(c.st.Path("snapshots", string(id))), Holders: []string{who.String()}}
 		c.asleep = append(c.asleep, k)
 	}
 	slices.SortFunc(c.asleep, func(a, b Kept) int { return strings.Compare(a.ID, b.ID) })
@@ -51,11 +52,8 @@ func (c *collector) sleepers(ctx context.Context) error {
 // risen: the VM that slept on this does not any more, and there is a sign of it.
 // That its suspend.json is not there is none: it may not be back yet.
 func (c *collector) risen(b store.Bed) bool {
-	if c.mem.traced("vm", b.VM) {
-		return true
-	}
-	now, ok := c.mem.vm(b.VM)
-	return ok && (now.Awake || now.Woken > b.Woken)
+	now, ok := c.mem.root(garbage.VM, b.VM)
+	return ok && now.Awake || c.mem.rose(b.VM, b.Woken)
 }
 
 // sleeping are the suspended VMs by their snapshots, each of which is there.
@@ -92,7 +90,7 @@ func (c *collector) leased(ctx context.Context) (map[store.ID]bool, error) {
 
 func (c *collector) dropSnapshot(ctx context.Context, b store.Bed) error {
 	id := b.Snapshot
-	gone := Removed{"snapshot", string(id), 0, "no VM sleeps on it any more"} // its blobs count for themselves
+	gone := Removed{garbage.Snapshot, string(id), 0, "no VM sleeps on it any more"} // its blobs count for themselves
 	if !c.o.DryRun {
 		err := c.st.DropSuspended(ctx, id)
 		if errors.Is(err, failure.Conflict) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/vm"
@@ -90,7 +91,7 @@ func TestWhatAnOwnerRefusesIsNoRoot(t *testing.T) {
 				if strings.HasPrefix(path, "leases/") {
 					lockLease(t, file)
 				}
-				_, err := run(t.Context(), s, Options{Journals: &restore.Engine{}})
+				_, err := run(t.Context(), s, Options{Sources: []garbage.Source{(&restore.Engine{Store: s}).Garbage(nil)}})
 				if !errors.Is(err, failure.Damaged) || failure.Code(err) != 5 || !exists(s.BlobPath(orphan)) {
 					t.Errorf("gc: %v (exit %d); an orphan is there: %v", err, failure.Code(err), exists(s.BlobPath(orphan)))
 				}
@@ -134,7 +135,7 @@ func TestNobodyCollectsWithoutAllSources(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "root"))
 	all := sources(s)
 	for i := range all {
-		o := Options{Sources: append(append([]store.Source{}, all[:i]...), all[i+1:]...)}
+		o := Options{Sources: append(append([]garbage.Source{}, all[:i]...), all[i+1:]...)}
 		if _, err := Collect(t.Context(), s, o); err == nil {
 			t.Errorf("gc without the roots in %s", all[i].Folder)
 		}

@@ -8,8 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/gc/garbage"
 )
 
 // withoutTemporaries are folders in which no small file is written in place of
@@ -19,7 +18,7 @@ var withoutTemporaries = []string{"blobs", "images/blobs", "cache/memory", "cach
 // temporaries: a small file is written under another name and renamed. One whose
 // writer died before that stays beside what it was to replace, wherever that is.
 // Each is locked until the run ends, and so is nobody's.
-func (c *collector) temporaries(p *plan) error {
+func (c *collector) temporaries(*plan) error {
 	root := c.st.Root()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -38,7 +37,7 @@ func (c *collector) temporaries(p *plan) error {
 			}
 			return nil
 		}
-		return c.temporary(p, rel, path, true)
+		return garbage.JudgeStray(c, rel, path, true)
 	})
 	if err != nil {
 		return fmt.Errorf("gc: %w", err)
@@ -56,34 +55,12 @@ func (c *collector) notes(p *plan) error {
 		return fmt.Errorf("gc: %w", err)
 	}
 	for _, e := range entries {
-		if o, ok := parseBlob(e.Name()); ok && !p.held(o) {
-			path := c.st.Path("cache", "damaged", e.Name())
-			p.victims = append(p.victims, victim{
-				kind: "cache", id: "damaged/" + e.Name(), path: path, reason: "nothing names the blob that it warns of", object: o, inStore: true,
+		if o, ok := garbage.BlobKey(e.Name()); ok && !p.held(o) {
+			c.Judge(garbage.Object{
+				Kind: garbage.Cache, ID: "damaged/" + e.Name(), Path: c.st.Path("cache", "damaged", e.Name()), InStore: true, Key: o,
+				Reason: "nothing names the blob that it warns of",
 			})
 		}
 	}
 	return nil
-}
-
-func (c *collector) temporary(p *plan, rel, path string, inStore bool) error {
-	f, err := durable.Stray(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil || f == nil {
-		return err
-	}
-	c.strays = append(c.strays, f)
-	p.victims = append(p.victims, victim{
-		kind: "temporary", id: rel, path: path, bytes: store.FileBytes(path), reason: "its writer is dead", inStore: inStore,
-		still: func() bool { return exists(path) }, // not with its folder
-	})
-	return nil
-}
-
-func (c *collector) closeStrays() {
-	for _, f := range c.strays {
-		f.Close()
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/runfolder"
 	"github.com/cocoonv2/cocoon/internal/vm"
@@ -78,7 +79,7 @@ func TestTemporaryFilesOfRunningVMsGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeVM(t, s, id)
-	rep := collect(t, s, Options{RunFolder: vm.New(s, image.New(s), vm.Options{RunDir: run})})
+	rep := collect(t, s, Options{Sources: []garbage.Source{vm.New(s, image.New(s), vm.Options{RunDir: run}).Garbage()}})
 	if len(rep.Removed) != 1 || rep.Removed[0].Kind != "temporary" || exists(path) {
 		t.Errorf("removed %+v", rep.Removed)
 	}

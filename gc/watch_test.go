@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -64,7 +65,7 @@ func TestWindowsDoNotGrowWithTheStore(t *testing.T) {
 			}
 			most[snapshots] = max(most[snapshots], r.looked-before)
 			for _, d := range store.Edges(sn) {
-				if o, _ := parseObject(string(d)); !r.marks.held(o) {
+				if o, _ := garbage.DigestKey(d); !r.marks.held(o) {
 					t.Errorf("blob %s of a snapshot that came is not marked", d)
 				}
 			}
@@ -94,7 +95,7 @@ func TestWithoutAWatchFoldersAreListed(t *testing.T) {
 	if err := r.update(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if o, _ := parseObject(string(sn.Spec.CHConfig)); !r.marks.held(o) {
+	if o, _ := garbage.DigestKey(sn.Spec.CHConfig); !r.marks.held(o) {
 		t.Error("a snapshot that came is not marked")
 	}
 }

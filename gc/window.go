@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
-	"strings"
 	"time"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -23,19 +22,15 @@ const (
 type plan struct {
 	*marks
 	victims []victim
+	last    []victim // to be put behind all others
 	kept    []Kept
 }
 
+// victim is an object that goes.
 type victim struct {
-	kind, id, path, reason string
-	bytes                  int64
-	object                 object      // that nobody may need
-	inStore                bool        // discarded in a window; else ended afterwards
-	failed                 bool        // it could not be removed, and is in Failed
-	still                  func() bool // asked again in the window; nil is yes
-	vm                     string      // whose lock keeps others from path; "" is none
-	standing               *vm.Standing
-	foreign                bool // another store's: only what is told of it here goes
+	garbage.Object
+	bytes  int64
+	failed bool // it could not be removed, and is in Failed
 }
 
 // looked counts the entries that were looked at to learn what is needed.
@@ -117,8 +112,8 @@ func (c *collector) reap(ctx context.Context, p *plan) (map[string]bool, error) 
 		if err != nil || lives {
 			return err
 		}
-		if c.addDead(p, "lease", id); exists(c.st.Path("ingest", id)) {
-			c.addDead(p, "ingest", id)
+		if c.addDead(p, garbage.Lease, id); exists(c.st.Path("ingest", id)) {
+			c.addDead(p, garbage.Ingest, id)
 		}
 		dead[id] = true
 		c.rep.Leases.Live--
@@ -134,16 +129,16 @@ func (c *collector) reap(ctx context.Context, p *plan) (map[string]bool, error) 
 	}
 	return dead, c.each("ingest", func(name, path string) {
 		if lease := c.st.Path("leases", name); !exists(lease) {
-			v := c.addDead(p, "ingest", name)
-			v.inStore, v.still = true, func() bool { return !exists(lease) }
+			v := c.addDead(p, garbage.Ingest, name)
+			v.InStore, v.Still = true, func() bool { return !exists(lease) }
 		}
 	})
 }
 
 // addDead reports what is reaped with, or like, a dead lease.
-func (c *collector) addDead(p *plan, kind, id string) *victim {
-	path := c.st.Path(map[string]string{"lease": "leases", "ingest": "ingest"}[kind], id)
-	p.victims = append(p.victims, victim{kind: kind, id: id, path: path, bytes: store.FileBytes(path), reason: "its holder is dead"})
+func (c *collector) addDead(p *plan, kind garbage.Kind, id string) *victim {
+	path := c.st.Path(map[garbage.Kind]string{garbage.Lease: "leases", garbage.Ingest: "ingest"}[kind], id)
+	p.victims = append(p.victims, victim{Object: garbage.Object{Kind: kind, ID: id, Path: path, Reason: "its holder is dead"}, bytes: store.FileBytes(path)})
 	return &p.victims[len(p.victims)-1]
 }
 
@@ -159,13 +154,13 @@ func (c *collector) execute(ctx context.Context, p *plan) error {
 	}
 	err := c.windows(ctx, len(p.victims), update, func(w *store.Window, i int) error {
 		v := &p.victims[i]
-		if spared[i] = p.held(v.object) || v.still != nil && !v.still(); spared[i] {
+		if spared[i] = p.held(v.Key) || v.Still != nil && !v.Still(); spared[i] {
 			return nil
 		}
-		if !v.inStore || c.o.DryRun {
+		if !v.InStore || c.o.DryRun {
 			return nil
 		}
-		if err := w.Discard(v.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := w.Discard(v.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			c.fail(v, err)
 		}
 		return nil
@@ -177,7 +172,7 @@ func (c *collector) execute(ctx context.Context, p *plan) error {
 	left := p.victims[:0]
 	for i, v := range p.victims {
 		if spared[i] {
-			p.keep(v.kind, v.id, v.object, v.bytes)
+			p.keep(v.Kind, v.ID, v.Key, v.bytes)
 			continue
 		}
 		left = append(left, v)
@@ -187,7 +182,7 @@ func (c *collector) execute(ctx context.Context, p *plan) error {
 }
 
 // keep reports an object that stays; nobody but --explain asks for it.
-func (p *plan) keep(kind, id string, o object, bytes int64) {
+func (p *plan) keep(kind garbage.Kind, id string, o garbage.Key, bytes int64) {
 	if !p.everyHolder {
 		return
 	}
@@ -197,29 +192,10 @@ func (p *plan) keep(kind, id string, o object, bytes int64) {
 	}
 	switch {
 	case len(k.Holders) > 0:
-	case kind == "image":
+	case kind == garbage.Image:
 		k.Holders = append(k.Holders, "a VMM that runs, or whoever took it while gc ran")
 	default:
 		k.Holders = append(k.Holders, "somebody took it while gc ran")
 	}
 	p.kept = append(p.kept, k)
-}
-
-// judge keeps what is held and plans the removal of the rest, if still (nil: it
-// does) holds in the window too.
-func (p *plan) judge(kind, name, path, reason string, still func() bool) {
-	o, ok := parseObject(name)
-	if !ok {
-		return
-	}
-	id := strings.TrimPrefix(strings.TrimPrefix(name, "vm:"), "snapshot:")
-	if p.see(o) {
-		if p.everyHolder {
-			p.keep(kind, id, o, store.FileBytes(path))
-		}
-		return
-	}
-	p.victims = append(p.victims, victim{
-		kind: kind, id: id, path: path, reason: reason, bytes: store.FileBytes(path), object: o, inStore: true, still: still,
-	})
 }

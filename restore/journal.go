@@ -59,12 +59,3 @@ func removeJournals(paths ...string) error {
 	}
 	return durable.SyncDir(filepath.Dir(paths[0]))
 }
-
-// JournalVM reads of which VM a journal is.
-func (e *Engine) JournalVM(path string) (string, error) {
-	j, err := readJournal(path)
-	if err != nil {
-		return "", err
-	}
-	return j.VM, nil
-}

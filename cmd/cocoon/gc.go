@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/config"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
@@ -128,20 +129,20 @@ func (a *app) printReport(rep *gc.Report, format string, explain bool) error {
 	printRepack(t, rep)
 	for _, x := range rep.Removed {
 		verb := removed
-		if x.Kind == "process" {
+		if x.Kind == garbage.Process {
 			verb = ended
 		}
-		t.Row(verb, x.Kind, short(x.ID, false), size(x.Bytes), x.Reason)
+		t.Row(verb, string(x.Kind), short(x.ID, false), size(x.Bytes), x.Reason)
 	}
 	for _, x := range rep.Failed {
-		t.Row("not removed", x.Kind, short(x.ID, false), size(x.Bytes), x.Reason)
+		t.Row("not removed", string(x.Kind), short(x.ID, false), size(x.Bytes), x.Reason)
 	}
 	for _, x := range rep.Kept {
-		t.Row("kept", x.Kind, short(x.ID, false), size(x.Bytes), "held by "+joinHolders(x.Holders))
+		t.Row("kept", string(x.Kind), short(x.ID, false), size(x.Bytes), "held by "+joinHolders(x.Holders))
 	}
 	if explain || rep.DryRun {
 		for _, x := range rep.Foreign {
-			t.Row("left", x.Kind, short(x.ID, false), size(x.Bytes), x.Reason)
+			t.Row("left", string(x.Kind), short(x.ID, false), size(x.Bytes), x.Reason)
 		}
 	}
 	t.End()
@@ -166,14 +167,14 @@ func printLost(t *screen.Table, rep *gc.Report) {
 		if x.Name != "" && x.Name != x.ID {
 			name += " " + x.Name
 		}
-		t.Row("lost", x.Kind, name, "", x.Reason)
+		t.Row("lost", string(x.Kind), name, "", x.Reason)
 	}
 	for _, x := range rep.Doubtful {
 		until := "until somebody removes it"
 		if x.Until != nil {
 			until = "until " + x.Until.Format(time.DateTime)
 		}
-		t.Row("doubtful", x.Kind, short(x.ID, false), size(x.Bytes), x.Reason+"; stays "+until)
+		t.Row("doubtful", string(x.Kind), short(x.ID, false), size(x.Bytes), x.Reason+"; stays "+until)
 	}
 }
 

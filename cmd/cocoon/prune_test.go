@@ -82,7 +82,7 @@ func samePlan(ts *testscript.TestScript, neg bool, args []string) {
 		var rep gc.Report
 		ts.Check(json.Unmarshal([]byte(ts.ReadFile(file)), &rep))
 		for _, r := range rep.Removed {
-			list = append(list, r.Kind+" "+r.ID+" "+strconv.FormatInt(r.Bytes, 10))
+			list = append(list, string(r.Kind)+" "+r.ID+" "+strconv.FormatInt(r.Bytes, 10))
 		}
 		slices.Sort(list)
 		return list, rep.ReclaimedBytes

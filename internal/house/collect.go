@@ -4,14 +4,16 @@ import (
 	"context"
 
 	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Roots are all that keep objects beside snapshots and leases.
-func Roots(st *store.Store) []store.Source {
-	return []store.Source{vm.Roots(st), image.Roots(st), image.Pins(st)}
+// Roots are the sources of all that keeps objects beside snapshots and leases.
+func Roots(st *store.Store) []garbage.Source {
+	return []garbage.Source{vm.Garbage(st), image.Garbage(st), image.Pins(st)}
 }
 
 // Collect runs gc over everything that this host has; o says how.
@@ -23,8 +25,8 @@ func (h *House) Collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 	if o.Grace, err = h.o.Settings.grace(); err != nil {
 		return nil, err
 	}
-	o.Sources, o.Journals, o.RunFolder = Roots(h.Store), h.Restorer, h.VMs
-	o.Network = h.Network(ctx)
+	net := h.Network(ctx)
+	o.Sources = append(Roots(h.Store), h.Restorer.Garbage(net.ForgetVM), network.Garbage(net), h.VMs.Garbage())
 	return gc.Collect(ctx, h.Store, o)
 }
 

@@ -24,6 +24,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/spelling"
@@ -177,25 +178,25 @@ func decode(b []byte, name string) (*Record, error) {
 	return &rec, nil
 }
 
-// Roots is the Source of images that have a name.
-func Roots(st *store.Store) store.Source {
-	return store.Source{
+// Garbage is the Source of images that have a name.
+func Garbage(st *store.Store) garbage.Source {
+	return garbage.Source{
 		Folder: "images",
 		Files:  func() ([]string, error) { return st.JSONFiles("images") },
-		Read: func(path string) (store.Root, error) {
+		Read: func(path string) (garbage.Root, error) {
 			b, err := recordFile.Read(path)
 			if err != nil {
-				return store.Root{}, err
+				return garbage.Root{}, err
 			}
 			name := strings.TrimSuffix(filepath.Base(path), ".json")
 			rec, err := decode(b, name)
 			if err != nil {
-				return store.Root{}, err
+				return garbage.Root{}, err
 			}
 			if err := durable.DecodeAll(b, &Record{}); err != nil {
-				return store.Root{}, failure.New(failure.Damaged, "record of image %s: %w: a newer cocoon wrote it, or it is damaged", name, err)
+				return garbage.Root{}, failure.New(failure.Damaged, "record of image %s: %w: a newer cocoon wrote it, or it is damaged", name, err)
 			}
-			return store.Root{Kind: "image", ID: name, Digests: []digest.Digest{rec.ID}}, nil
+			return garbage.Root{Kind: garbage.Image, ID: name, Digests: []digest.Digest{rec.ID}}, nil
 		},
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
@@ -42,8 +43,8 @@ func (p *Pin) Holds(d digest.Digest) bool { return slices.Contains(p.Pinned(), d
 
 func (p *Pin) String() string { return p.root().String() }
 
-func (p *Pin) root() store.Root {
-	return store.Root{Kind: "pin", ID: p.ID, Name: p.Name, Digests: p.Pinned()}
+func (p *Pin) root() garbage.Root {
+	return garbage.Root{Kind: garbage.Pin, ID: p.ID, Name: p.Name, Digests: p.Pinned()}
 }
 
 // readPin is failure.Damaged unless all of a pin was understood.
@@ -75,14 +76,14 @@ func readPin(path string) (*Pin, error) {
 }
 
 // Pins is the Source of pins.
-func Pins(st *store.Store) store.Source {
-	return store.Source{
+func Pins(st *store.Store) garbage.Source {
+	return garbage.Source{
 		Folder: "pins",
 		Files:  func() ([]string, error) { return st.JSONFiles("pins") },
-		Read: func(path string) (store.Root, error) {
+		Read: func(path string) (garbage.Root, error) {
 			p, err := readPin(path)
 			if err != nil {
-				return store.Root{}, err
+				return garbage.Root{}, err
 			}
 			return p.root(), nil
 		},
@@ -156,7 +157,7 @@ func (i *Store) Unpin(ctx context.Context, ref string, d digest.Digest) error {
 
 func (i *Store) removePin(p *Pin) error {
 	path := i.pinPath(p.ID)
-	trashed, err := i.st.RemoveRoot("pin", p.ID, path)
+	trashed, err := i.st.RemoveRoot(string(garbage.Pin), p.ID, path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // somebody else did
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -40,7 +41,7 @@ func TestAPinIsReadAsItWasWritten(t *testing.T) {
 		t.Fatalf("%v (-want +got):\n%s", err, diff)
 	}
 	root, err := Pins(st).Read(i.pinPath(d.Encoded()))
-	if diff := cmp.Diff(store.Root{Kind: "pin", ID: d.Encoded(), Name: "tiny", Digests: []digest.Digest{d}}, root); err != nil || diff != "" {
+	if diff := cmp.Diff(garbage.Root{Kind: garbage.Pin, ID: d.Encoded(), Name: "tiny", Digests: []digest.Digest{d}}, root); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 	if err := i.Unpin(t.Context(), "tiny", d); err != nil {

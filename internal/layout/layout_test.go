@@ -20,7 +20,7 @@ var floors = map[string]int{
 	"store": 2, "internal/vm": 2, "internal/image": 2, "internal/registry": 2, "internal/doctor": 2, "internal/layout": 2,
 	"refs": 1, "chsnap": 1, "network": 1, "internal/listing": 1, "internal/screen": 0, "internal/demo": 1, "internal/runfolder": 1,
 	"internal/durable": 0, "internal/filelock": 0, "internal/guest": 0, "internal/failure": 0,
-	"internal/account": 0, "internal/diskformat": 0, "internal/private": 0, "internal/owner": 0, "internal/clone": 0, "internal/leaktest": 0, "internal/programtest": 0, "internal/ramgen": 0, "internal/pagehash": 0, "internal/mapped": 0, "internal/spelling": 0, "internal/immutable": 0, "internal/keyring": 0, "internal/fingerprint": 0, "internal/patience": 0, "internal/hostfacts": 0, "internal/config": 1, "internal/keeper": 1, "gc/policy": 0,
+	"internal/account": 0, "internal/diskformat": 0, "internal/private": 0, "internal/owner": 0, "internal/clone": 0, "internal/leaktest": 0, "internal/programtest": 0, "internal/ramgen": 0, "internal/pagehash": 0, "internal/mapped": 0, "internal/spelling": 0, "internal/immutable": 0, "internal/keyring": 0, "internal/fingerprint": 0, "internal/patience": 0, "internal/hostfacts": 0, "internal/config": 1, "internal/keeper": 1, "gc/policy": 0, "gc/garbage": 0,
 }
 
 // only lists libraries that one room may import (tests included nowhere else).
@@ -35,7 +35,10 @@ var only = map[string][]string{
 }
 
 // never lists pairs that must not meet.
-var never = [][2]string{{"gc", "restore"}, {"restore", "gc"}, {"store", "chsnap"}, {"refs", "store"}, {"gc", "internal/capture"}}
+var never = [][2]string{{"gc", "restore"}, {"restore", "gc"}, {"store", "chsnap"}, {"refs", "store"}, {"gc", "internal/capture"}, {"gc", "internal/vm"}, {"gc", "internal/image"}, {"gc", "network"}, {"gc", "internal/runfolder"}}
+
+// words is what rooms speak with the collector without knowing it.
+const words = "gc/garbage"
 
 func TestImportsOnlyPointDown(t *testing.T) {
 	root := filepath.Join("..", "..")
@@ -88,6 +91,9 @@ func check(t *testing.T, path, from, target string) {
 		t.Errorf("%s (floor %d) imports %s (floor %d): imports point down", path, floor(t, from), to, floor(t, to))
 	}
 	for _, n := range never {
+		if to == words {
+			break
+		}
 		if within(from, n[:1]) && within(to, n[1:]) {
 			t.Errorf("%s imports %s: %s and %s never meet", path, to, n[0], n[1])
 		}

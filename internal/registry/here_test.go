@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/keyring"
@@ -105,7 +106,7 @@ func counting(t *testing.T) (host string, blobs func() int64) {
 func repacked(t *testing.T, m *Mover, id store.ID) *store.Snapshot {
 	t.Helper()
 	before := must(m.Store.Get(t.Context(), id))
-	if _, err := gc.Collect(t.Context(), m.Store, gc.Options{Sources: []store.Source{vm.Roots(m.Store), image.Roots(m.Store), image.Pins(m.Store)}, Repack: &gc.Repack{Threshold: 1}, Grace: -1}); err != nil {
+	if _, err := gc.Collect(t.Context(), m.Store, gc.Options{Sources: []garbage.Source{vm.Garbage(m.Store), image.Garbage(m.Store), image.Pins(m.Store)}, Repack: &gc.Repack{Threshold: 1}, Grace: -1}); err != nil {
 		t.Fatal(err)
 	}
 	now := must(m.Store.Get(t.Context(), id))

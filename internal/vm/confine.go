@@ -98,10 +98,13 @@ func (r *Record) tapFolders() (dirs []string) {
 	return dirs
 }
 
+// roomName of the one on disk, in the folder of its VM.
+const roomName = "staging"
+
 // rooms are the folders in which a VMM may write its RAM when it is saved in file
 // mode, in RAM and on disk. A VMM that is confined has to be told when it starts.
 func (m *Manager) rooms(ctx context.Context, id string) []string {
-	rooms := []string{filepath.Join(m.Dir(id), "staging")}
+	rooms := []string{filepath.Join(m.Dir(id), roomName)}
 	if me, err := m.st.Owner(ctx); err == nil && me.Store != "" {
 		rooms = append(rooms, me.RoomPath(id))
 	}

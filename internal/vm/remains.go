@@ -44,9 +44,9 @@ func LookAt(dir string) (Remains, error) {
 	return r, nil
 }
 
-// Forgotten is a note of a creation that ended, beside the record of its VM; ""
+// forgotten is a note of a creation that ended, beside the record of its VM; ""
 // where there is none.
-func Forgotten(dir string) string {
+func forgotten(dir string) string {
 	path := filepath.Join(dir, makingFile)
 	if r, err := LookAt(dir); err == nil && r.Recorded && r.Making {
 		return path

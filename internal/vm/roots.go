@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/spelling"
@@ -18,10 +19,11 @@ import (
 // recordName of a VM's record in its folder.
 const recordName = "record.json"
 
-// Roots is the Source of VMs: the record of each and, of those that sleep, what
-// they sleep on.
-func Roots(st *store.Store) store.Source {
-	return store.Source{
+// Garbage is the Source of VMs: the record of each and, of those that sleep, what
+// they sleep on; their folders, and what was staged for them.
+func Garbage(st *store.Store) garbage.Source {
+	c := &collected{st}
+	return garbage.Source{
 		Folder: "vms",
 		Files: func() ([]string, error) {
 			entries, err := os.ReadDir(st.Path("vms"))
@@ -38,39 +40,44 @@ func Roots(st *store.Store) store.Source {
 			return files, nil
 		},
 		Read: readRoot,
+		Find: func(kind garbage.Kind, id string) string {
+			return map[garbage.Kind]string{garbage.VM: st.Path("vms", id, recordName), garbage.Asleep: st.Path("vms", id, store.SleepFile)}[kind]
+		},
+		Doubts:  c.doubts,
+		Objects: c.objects,
 	}
 }
 
-func readRoot(path string) (store.Root, error) {
+func readRoot(path string) (garbage.Root, error) {
 	id := filepath.Base(filepath.Dir(path))
 	if filepath.Base(path) == recordName {
 		b, err := recordFile.Read(path)
 		if err != nil {
-			return store.Root{}, err
+			return garbage.Root{}, err
 		}
 		rec, err := decodeRecord(b, id)
 		if err == nil {
 			err = whole(b, &Record{})
 		}
 		if err != nil {
-			return store.Root{}, err
+			return garbage.Root{}, err
 		}
-		return store.Root{Kind: "vm", ID: id, Name: rec.Name, VM: id, Digests: rec.blobs(), Woken: rec.Woken, Awake: rec.awake()}, nil
+		return garbage.Root{Kind: garbage.VM, ID: id, Name: rec.Name, VM: id, Digests: rec.blobs(), Woken: rec.Woken, Awake: rec.awake()}, nil
 	}
 	b, err := store.SleepDocument.Read(path)
 	if err != nil {
-		return store.Root{}, err
+		return garbage.Root{}, err
 	}
 	s, err := decodeSleep(b, id)
 	if err == nil {
 		err = whole(b, &Sleep{})
 	}
 	if err != nil {
-		return store.Root{}, err
+		return garbage.Root{}, err
 	}
-	return store.Root{
-		Kind: "suspended vm", ID: id, Name: s.Record.Name, VM: id,
-		Digests: s.Record.blobs(), Snapshots: []store.ID{s.Snapshot}, Woken: s.Record.Woken,
+	return garbage.Root{
+		Kind: garbage.Asleep, ID: id, Name: s.Record.Name, VM: id,
+		Digests: s.Record.blobs(), Snapshots: []string{string(s.Snapshot)}, Woken: s.Record.Woken,
 	}, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/image"
@@ -164,7 +165,7 @@ func TestALostPageThatNoMapNames(t *testing.T) {
 		t.Errorf("dry run and run differ: %q, %q", dry.Repaired[0].What, rep.Repaired[0].What)
 	}
 	reads(t, s, sn.ID, ram)
-	if _, err := gc.Collect(t.Context(), s, gc.Options{Sources: []store.Source{vm.Roots(s), image.Roots(s), image.Pins(s)}, Grace: -1}); err != nil {
+	if _, err := gc.Collect(t.Context(), s, gc.Options{Sources: []garbage.Source{vm.Garbage(s), image.Garbage(s), image.Pins(s)}, Grace: -1}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(s.BlobPath(old)); !errors.Is(err, os.ErrNotExist) {
@@ -254,7 +255,7 @@ func TestAKilledGiveUpGoesOn(t *testing.T) {
 				t.Errorf("repair: %+v", rep)
 			}
 			reads(t, s, sn.ID, ram)
-			if _, err := gc.Collect(t.Context(), s, gc.Options{Sources: []store.Source{vm.Roots(s), image.Roots(s), image.Pins(s)}, Grace: -1}); err != nil {
+			if _, err := gc.Collect(t.Context(), s, gc.Options{Sources: []garbage.Source{vm.Garbage(s), image.Garbage(s), image.Pins(s)}, Grace: -1}); err != nil {
 				t.Fatal(err)
 			}
 			if left, _ := os.ReadDir(s.Path("ingest")); len(left) > 0 {

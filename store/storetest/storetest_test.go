@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/image"
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/vm"
@@ -17,7 +18,7 @@ import (
 )
 
 func collect(ctx context.Context, s *store.Store) error {
-	_, err := gc.Collect(ctx, s, gc.Options{Sources: []store.Source{vm.Roots(s), image.Roots(s), image.Pins(s)}, Grace: -1})
+	_, err := gc.Collect(ctx, s, gc.Options{Sources: []garbage.Source{vm.Garbage(s), image.Garbage(s), image.Pins(s)}, Grace: -1})
 	return err
 }
 
