@@ -4,12 +4,13 @@ import (
 	"fmt"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
+	"github.com/cocoonv2/cocoon/internal/prints"
 )
 
 // fingerprints of an image go with its page map, and when the host was started
 // again: their key is gone.
 func (c *collector) fingerprints(p *plan) error {
-	all, err := c.st.Prints()
+	all, err := prints.List(c.st)
 	if err != nil {
 		return fmt.Errorf("gc: %w", err)
 	}

@@ -31,7 +31,6 @@ type Ingest struct {
 	family []pack.Known // open until the ingest ends
 
 	mu     sync.Mutex
-	prints map[*pack.ImageWriter]*imagePrints
 	layers []Descriptor // in the order in which they came
 	files  int
 
@@ -45,7 +44,7 @@ type Ingest struct {
 
 // Ingest begins a snapshot under a lease.
 func (s *Store) Ingest(ctx context.Context, l *Lease) (*Ingest, error) {
-	in := &Ingest{st: s, lease: l, id: ID(newID()), dir: s.Path("ingest", l.ID()), prints: map[*pack.ImageWriter]*imagePrints{}}
+	in := &Ingest{st: s, lease: l, id: ID(newID()), dir: s.Path("ingest", l.ID())}
 	if err := os.MkdirAll(in.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("begin ingest: %w", err)
 	}
@@ -114,11 +113,6 @@ func (in *Ingest) PutImage(ctx context.Context, iw *pack.ImageWriter) (Descripto
 	if err != nil {
 		return Descriptor{}, fmt.Errorf("write page map: %w", err)
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if p := in.prints[iw]; p != nil {
-		p.pageMap = d.Digest
-	}
 	return d, nil
 }
 
@@ -175,17 +169,12 @@ func (f *blobFile) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// createFile begins a file in the ingest's folder.
-func (in *Ingest) createFile(kind string, perm os.FileMode) (*os.File, error) {
+func (in *Ingest) create() (*blobFile, error) {
 	in.mu.Lock()
 	in.files++
-	name := fmt.Sprintf("%s-%d", kind, in.files)
+	name := fmt.Sprintf("blob-%d", in.files)
 	in.mu.Unlock()
-	return os.OpenFile(filepath.Join(in.dir, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, perm)
-}
-
-func (in *Ingest) create() (*blobFile, error) {
-	f, err := in.createFile("blob", 0o400)
+	f, err := os.OpenFile(filepath.Join(in.dir, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o400)
 	if err != nil {
 		return nil, fmt.Errorf("begin blob: %w", err)
 	}
@@ -256,7 +245,6 @@ func (f *blobFile) has(size int64) error {
 // in its meta was captured here.
 func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, error) {
 	in.closeFamily()
-	defer in.closePrints()
 	sp.ID = in.id
 	if err := meta.Check(); err != nil {
 		return nil, err
@@ -311,7 +299,6 @@ func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descr
 	sn, err := in.st.Get(ctx, in.id)
 	if err == nil {
 		in.st.joinFamily(sn)
-		in.keepPrints(ctx, sn)
 	}
 	if err == nil && in.st.onCommit != nil {
 		in.st.onCommit(ctx, sn)
@@ -358,6 +345,5 @@ func (in *Ingest) Abort() error {
 		in.writer.Abort()
 	}
 	in.closeFamily()
-	in.closePrints()
 	return os.RemoveAll(in.dir)
 }

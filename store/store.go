@@ -14,7 +14,7 @@
 //	snapshots/<id>/        manifest.json, meta.json
 //	blobs/sha256/<hex>     packs, page maps, CH config and state, specs
 //	images/ vms/ pins/ cache/ journals/ network/   of other rooms
-//	cache/fingerprints/<hex>   which pages did not change: fingerprints.go
+//	cache/fingerprints/<hex>   which pages did not change: package prints
 //	names/<name>           a link to the snapshot of that name: names.go
 //	cache/summaries cache/families   derived: see their files here
 //	ingest/<lease>/ leases/<id> trash/<run>/
@@ -42,7 +42,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
-	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/owner"
 	"github.com/cocoonv2/cocoon/internal/private"
@@ -67,9 +66,6 @@ type Options struct {
 	MaxBytes int64
 	// Keys open encrypted snapshots, the first seals new ones. Nil is none.
 	Keys *keyring.Ring
-	// Fingerprints gives the key by which captures see what did not change; nil or
-	// an error: they hash all of it.
-	Fingerprints func(context.Context) (*fingerprint.Key, error)
 }
 
 // Store is an open store. It holds no lock and no descriptor between calls.
@@ -81,8 +77,6 @@ type Store struct {
 	onCommit  func(context.Context, *Snapshot)
 	onRemove  func(context.Context, ID)
 	onReplace func(old, now *Snapshot, live []Holding) error
-
-	fingerprints func(context.Context) (*fingerprint.Key, error)
 
 	ownerMu sync.Mutex
 	owner   owner.Mark // once it was asked for
@@ -113,7 +107,7 @@ func Open(ctx context.Context, root string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{root: root, maxBytes: o.MaxBytes, keys: o.Keys, fingerprints: o.Fingerprints, locks: filelock.Pair{Gate: filepath.Join(root, "gate.lock"), Store: filepath.Join(root, "store.lock")}}
+	s := &Store{root: root, maxBytes: o.MaxBytes, keys: o.Keys, locks: filelock.Pair{Gate: filepath.Join(root, "gate.lock"), Store: filepath.Join(root, "store.lock")}}
 	if err := s.find(ctx, o.Create); err != nil {
 		return nil, err
 	}

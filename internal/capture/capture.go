@@ -28,6 +28,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/prints"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
@@ -35,9 +36,10 @@ import (
 
 // Saver makes snapshots. The zero value of Guard starts no guard process.
 type Saver struct {
-	Store *store.Store
-	VMs   *vm.Manager
-	Guard chsnap.GuardCommand
+	Store  *store.Store
+	VMs    *vm.Manager
+	Guard  chsnap.GuardCommand
+	Prints prints.Key // nil: every page is hashed
 }
 
 // Request says what to save and how.
@@ -198,7 +200,7 @@ func (s *Saver) Preview(ctx context.Context, req Request) (*Preview, error) {
 }
 
 func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
-	src := &source{store: c.Store, ingest: c.ingest, parent: c.parent, onBytes: c.req.OnBytes}
+	src := &source{store: c.Store, ingest: c.ingest, prints: prints.Begin(c.Store, c.ingest, c.Prints), parent: c.parent, onBytes: c.req.OnBytes}
 	for _, d := range savedDisks(c.rec) {
 		src.disks = append(src.disks, sourceDisk{spec: d})
 	}
@@ -334,13 +336,21 @@ func (c *session) publish(ctx context.Context, src *source, sp store.Spec) (*sto
 		if err != nil {
 			return nil, err
 		}
-		sn, err := c.ingest.Commit(ctx, sp, meta)
+		sn, err := c.commit(ctx, src, sp, meta)
 		if err != nil {
 			return nil, errors.Join(err, restore())
 		}
 		return sn, nil
 	}
-	return c.ingest.Commit(ctx, sp, meta)
+	return c.commit(ctx, src, sp, meta)
+}
+
+func (c *session) commit(ctx context.Context, src *source, sp store.Spec, meta store.Meta) (*store.Snapshot, error) {
+	sn, err := c.ingest.Commit(ctx, sp, meta)
+	if err == nil {
+		src.prints.Keep(context.WithoutCancel(ctx), sn)
+	}
+	return sn, err
 }
 
 // agrees holds a snapshot, before it is published, to what every restore demands of

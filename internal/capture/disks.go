@@ -56,7 +56,7 @@ func (c *session) readyLive(ctx context.Context, src *source, i int, path string
 	if err != nil {
 		return err
 	}
-	c.ingest.Fingerprint(ctx, live.image, pageMap)
+	src.prints.Of(ctx, live.image, pageMap)
 	src.disks[i].live, src.disks[i].spec.Bytes = live, live.bytes
 	src.total += live.bytes
 	return live.first(ctx, src.progress)

@@ -15,8 +15,12 @@ import (
 
 func addDone(done *int64, n int64) int64 { return atomic.AddInt64(done, n) }
 
-func putMap(ctx context.Context, in *store.Ingest, iw *pack.ImageWriter) (digest.Digest, error) {
-	d, err := in.PutImage(ctx, iw)
+// putMap stores the page map of an image.
+func (src *source) putMap(ctx context.Context, iw *pack.ImageWriter) (digest.Digest, error) {
+	d, err := src.ingest.PutImage(ctx, iw)
+	if err == nil {
+		src.prints.Mapped(iw, d.Digest)
+	}
 	return d.Digest, err
 }
 

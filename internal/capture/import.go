@@ -14,6 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/prints"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
@@ -45,6 +46,7 @@ type ImportRequest struct {
 type Importer struct {
 	Store  *store.Store
 	Images *image.Store
+	Prints prints.Key // nil: every page is hashed
 }
 
 // Import publishes a snapshot from a folder with config.json, state.json and
@@ -97,8 +99,9 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 	if c.ingest, err = m.Store.Ingest(ctx, lease); err != nil {
 		return nil, err
 	}
-	src := &source{store: m.Store, ingest: c.ingest, dir: dir, parent: c.parent, onBytes: req.OnBytes}
+	src := &source{store: m.Store, ingest: c.ingest, prints: prints.Begin(m.Store, c.ingest, m.Prints), dir: dir, parent: c.parent, onBytes: req.OnBytes}
 	src.memory = &fileMemory{dir: dir, open: func() (*os.File, error) { return dir.OpenMemory(folder.root) }}
+	defer src.close()
 	sn, err := m.publish(ctx, c, src, disks, rec)
 	if err != nil {
 		return nil, failure.Undone(err, c.ingest.Abort(), "nothing is left of the snapshot")

@@ -79,7 +79,7 @@ func (l *diskLab) packed(d *liveDisk) []byte {
 	if _, err := l.in.Pages(ctx).Flush(ctx); err != nil {
 		l.t.Fatal(err)
 	}
-	m, err := putMap(ctx, l.in, d.image)
+	m, err := (&source{ingest: l.in}).putMap(ctx, d.image)
 	if err != nil {
 		l.t.Fatal(err)
 	}

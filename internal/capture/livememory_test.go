@@ -74,7 +74,7 @@ func TestLaterRoundsEndInTheMaps(t *testing.T) {
 	if _, err := m.w.Flush(ctx); err != nil {
 		t.Fatal(err)
 	}
-	maps, err := m.maps(ctx, in)
+	maps, err := m.maps(ctx, src)
 	if err != nil {
 		t.Fatal(err)
 	}

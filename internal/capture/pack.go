@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/prints"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -17,6 +18,7 @@ import (
 type source struct {
 	store   *store.Store
 	ingest  *store.Ingest
+	prints  *prints.Set
 	dir     *chsnap.Dir // its documents; its RAM is memory's
 	memory  memory
 	disks   []sourceDisk
@@ -55,10 +57,10 @@ func (src *source) pack(ctx context.Context, sp *store.Spec) (err error) {
 	if err != nil {
 		return fmt.Errorf("write packs: %w", err)
 	}
-	if sp.Memory, err = src.memory.maps(ctx, src.ingest); err != nil {
+	if sp.Memory, err = src.memory.maps(ctx, src); err != nil {
 		return err
 	}
-	if sp.Disks, err = disks.maps(ctx, src.ingest); err != nil {
+	if sp.Disks, err = disks.maps(ctx, src); err != nil {
 		return err
 	}
 	sp.Capture.PagesNew, sp.Capture.PagesReused, sp.Capture.PagesZero = stats.PagesNew, stats.PagesReused, stats.PagesZero
@@ -69,6 +71,7 @@ func (src *source) pack(ctx context.Context, sp *store.Spec) (err error) {
 
 // close lets go of what was open for reading.
 func (src *source) close() {
+	src.prints.Close()
 	if src.memory != nil {
 		src.memory.close()
 	}
@@ -118,7 +121,7 @@ func (d *diskImages) pack(ctx context.Context, src *source, w *pack.Writer) erro
 		parent, pageMap := src.parentDisk(ctx, i)
 		d.parents[i] = parent
 		d.images[i] = w.Image(uint64(disk.spec.Bytes), parent)
-		src.ingest.Fingerprint(ctx, d.images[i], pageMap)
+		src.prints.Of(ctx, d.images[i], pageMap)
 		if err := packFile(ctx, d.images[i], disk.path, src.progress); err != nil {
 			return fmt.Errorf("pack disk %d: %w", disk.spec.Index, err)
 		}
@@ -148,13 +151,13 @@ func (src *source) parentDisk(ctx context.Context, i int) (*pack.Image, digest.D
 	return im, src.parent.Spec.Disks[i].Map
 }
 
-func (d *diskImages) maps(ctx context.Context, in *store.Ingest) ([]store.Disk, error) {
+func (d *diskImages) maps(ctx context.Context, src *source) ([]store.Disk, error) {
 	for i, iw := range d.images {
 		if iw == nil {
 			continue
 		}
 		var err error
-		if d.specs[i].Map, err = putMap(ctx, in, iw); err != nil {
+		if d.specs[i].Map, err = src.putMap(ctx, iw); err != nil {
 			return nil, fmt.Errorf("disk %d: %w", d.specs[i].Index, err)
 		}
 	}

@@ -21,7 +21,7 @@ type memory interface {
 	// pack gives w whatever it has not been given yet.
 	pack(ctx context.Context, src *source, w *pack.Writer) error
 	// maps stores the page maps, once the writer was flushed.
-	maps(ctx context.Context, in *store.Ingest) ([]store.MemoryRange, error)
+	maps(ctx context.Context, src *source) ([]store.MemoryRange, error)
 	close()
 }
 
@@ -40,7 +40,7 @@ func (src *source) openRAM(ctx context.Context, w *pack.Writer, ranges []chsnap.
 		parent, pageMap := src.parentMemory(ctx, r)
 		ram.parents = append(ram.parents, parent)
 		iw := w.Image(r.Length, parent)
-		src.ingest.Fingerprint(ctx, iw, pageMap)
+		src.prints.Of(ctx, iw, pageMap)
 		ram.images = append(ram.images, iw)
 	}
 	return ram
@@ -62,10 +62,10 @@ func (src *source) parentMemory(ctx context.Context, r chsnap.Range) (*pack.Imag
 	return nil, ""
 }
 
-func (m *ramImages) maps(ctx context.Context, in *store.Ingest) ([]store.MemoryRange, error) {
+func (m *ramImages) maps(ctx context.Context, src *source) ([]store.MemoryRange, error) {
 	var out []store.MemoryRange
 	for i, r := range m.ranges {
-		d, err := putMap(ctx, in, m.images[i])
+		d, err := src.putMap(ctx, m.images[i])
 		if err != nil {
 			return nil, fmt.Errorf("RAM at %#x: %w", r.GPA, err)
 		}

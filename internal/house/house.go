@@ -82,7 +82,7 @@ func OpenStore(ctx context.Context, o Options) (*House, error) {
 	if err != nil {
 		return nil, err
 	}
-	so := store.Options{Create: o.Create, Keys: keyring.NewRing(o.Settings.Of("keyFile")), Fingerprints: o.fingerprints}
+	so := store.Options{Create: o.Create, Keys: keyring.NewRing(o.Settings.Of("keyFile"))}
 	if so.MaxBytes, err = o.Settings.maxBytes(); err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (h *House) Engines(ctx context.Context) error {
 	if err := errors.Join(err, h.o.Settings.Check()); err != nil {
 		return err
 	}
-	h.Saver = &capture.Saver{Store: h.Store, VMs: h.VMs, Guard: h.guardCommand()}
+	h.Saver = &capture.Saver{Store: h.Store, VMs: h.VMs, Guard: h.guardCommand(), Prints: h.o.fingerprints}
 	h.Restorer = &restore.Engine{
 		Store: h.Store, VMs: h.VMs, Images: h.Images, CacheCap: limit,
 		Host: func(ctx context.Context) (restore.Host, error) {

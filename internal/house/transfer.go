@@ -20,7 +20,7 @@ func (h *House) Mover() (*registry.Mover, error) {
 
 // Importer takes in folders that somebody else made.
 func (h *House) Importer() *capture.Importer {
-	return &capture.Importer{Store: h.Store, Images: h.Images}
+	return &capture.Importer{Store: h.Store, Images: h.Images, Prints: h.o.fingerprints}
 }
 
 // ExportCH writes a folder that a bare VMM restores from; onBytes may be nil.

@@ -29,7 +29,7 @@ func TestTheDoorIsSmall(t *testing.T) {
 var insides = map[string]string{
 	"chsnap": "patience.Patience", "network": "owner.Mark patience.Patience",
 	"restore":    "image.Store vm.Manager vm.Network vm.Record",
-	"store":      "filelock.Pair fingerprint.Key keyring.ID keyring.Key keyring.Ring owner.Mark spelling.Claim",
+	"store":      "filelock.Pair keyring.ID keyring.Key keyring.Ring owner.Mark spelling.Claim",
 	"store/pack": "fingerprint.Key keyring.ID keyring.Key keyring.Keys pagehash.Sum",
 }
 

@@ -17,7 +17,7 @@ const module = "github.com/cocoonv2/cocoon/"
 var floors = map[string]int{
 	".": 4, "testdata": 4, "cmd": 4, "internal/bench": 4, "internal/benchvmm": 4, "internal/linuxguests": 4,
 	"gc": 3, "restore": 3, "internal/capture": 3, "internal/house": 3,
-	"store": 2, "internal/vm": 2, "internal/image": 2, "internal/registry": 2, "internal/doctor": 2, "internal/layout": 2,
+	"store": 2, "internal/vm": 2, "internal/image": 2, "internal/prints": 2, "internal/registry": 2, "internal/doctor": 2, "internal/layout": 2,
 	"refs": 1, "chsnap": 1, "network": 1, "internal/listing": 1, "internal/screen": 0, "internal/demo": 1, "internal/runfolder": 1,
 	"internal/durable": 0, "internal/filelock": 0, "internal/guest": 0, "internal/failure": 0,
 	"internal/account": 0, "internal/diskformat": 0, "internal/private": 0, "internal/owner": 0, "internal/clone": 0, "internal/leaktest": 0, "internal/programtest": 0, "internal/ramgen": 0, "internal/pagehash": 0, "internal/mapped": 0, "internal/spelling": 0, "internal/immutable": 0, "internal/keyring": 0, "internal/fingerprint": 0, "internal/patience": 0, "internal/hostfacts": 0, "internal/config": 1, "internal/keeper": 1, "gc/policy": 0, "gc/garbage": 0,

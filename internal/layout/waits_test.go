@@ -34,7 +34,7 @@ var fixedTimes = map[string]string{
 	"internal/registry/client.go": "of registries, see transfer.md", "internal/registry/patience.go": "of registries, see transfer.md",
 
 	"store/summarycache.go": "resolution of file times", "gc/roots.go": "resolution of file times", "internal/capture/livedisk.go": "resolution of file times",
-	"store/fingerprints.go": "arithmetic", "internal/config/parse.go": "arithmetic", "internal/filelock/whoholds.go": "arithmetic", "gc/policy/keep.go": "arithmetic", "gc/window.go": "lets others have the lock",
+	"internal/prints/prints.go": "arithmetic", "internal/config/parse.go": "arithmetic", "internal/filelock/whoholds.go": "arithmetic", "gc/policy/keep.go": "arithmetic", "gc/window.go": "lets others have the lock",
 	"internal/capture/disks.go": "chooses between two ways that are both right",
 	"cmd/cocoon/progress.go":    "how often progress is told", "cmd/cocoon/signals.go": "when it is told that something is undone",
 
