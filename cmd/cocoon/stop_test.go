@@ -16,19 +16,19 @@ func TestStopSaysHowItEnded(t *testing.T) {
 	sim := chsnaptest.Build(t)
 	for _, c := range []struct {
 		name, reason, said string
-		deaf, paused       bool
+		button             string // of the simulator
+		paused             bool
 		timeout            []string
 	}{
 		{name: "the guest follows", reason: vm.PoweredOff, said: "web: powered off: by itself after "},
-		{name: "the guest is deaf", reason: vm.PowerCut, said: "web: power cut: it did not power itself off within 300ms", deaf: true, timeout: []string{"--timeout", "300ms"}},
+		{name: "the guest is deaf", reason: vm.PowerCut, said: "web: power cut: it did not power itself off within 300ms", button: "ignore", timeout: []string{"--timeout", "300ms"}},
+		{name: "the guest was booting", reason: vm.PoweredOff, said: "web: powered off: by itself after ", button: "late"},
 		{name: "the guest stands still", reason: vm.PowerCut, said: "web: power cut: it was paused", paused: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t, sim, "COCOON_VM_STOP_TIMEOUT=1m")
-			if c.deaf {
-				h.env = append(h.env, "CHSIM_POWER_BUTTON=ignore")
-			}
+			h.env = append(h.env, "CHSIM_POWER_BUTTON="+c.button)
 			h.boot("web")
 			if c.paused {
 				h.must("vm", "pause", "web")

@@ -215,6 +215,11 @@ func (m *Manager) stopTimeout() time.Duration {
 // politeTimeout is how long the VMM itself may take to end.
 const politeTimeout = 2 * time.Second
 
+// pressAgain is how long a guest may take for the power button to be pressed
+// again: one that is booting, or whose logind is starting, does not hear it, and
+// one that is shutting down does not mind.
+const pressAgain = 5 * time.Second
+
 func (m *Manager) end(ctx context.Context, rec *Record, timeout time.Duration) (*Exit, error) {
 	client, p, begun := m.Client(rec), rec.Process, time.Now()
 	why := "it was " + rec.State
@@ -226,7 +231,7 @@ func (m *Manager) end(ctx context.Context, rec *Record, timeout time.Duration) (
 		switch {
 		case err != nil:
 			why = "its power button could not be pressed: " + err.Error()
-		case ended(ctx, p, timeout):
+		case m.powersOff(ctx, client, p, timeout):
 			return newExit(PoweredOff, "by itself after %s", round(time.Since(begun))), nil
 		default:
 			why = fmt.Sprintf("it did not power itself off within %s", timeout)
@@ -239,6 +244,20 @@ func (m *Manager) end(ctx context.Context, rec *Record, timeout time.Duration) (
 		return nil, err
 	}
 	return newExit(PowerCut, "%s", why), nil
+}
+
+// powersOff waits for a guest whose power button was pressed.
+func (m *Manager) powersOff(ctx context.Context, client *chsnap.Client, p *Process, timeout time.Duration) bool {
+	for deadline := time.Now().Add(timeout); ; {
+		left := time.Until(deadline)
+		if ended(ctx, p, min(left, pressAgain)) {
+			return true
+		}
+		if left <= pressAgain || ctx.Err() != nil {
+			return false
+		}
+		_ = client.PowerButton(ctx) // it may be ending, and was asked before
+	}
 }
 
 // round is a time as people say it.

@@ -120,14 +120,25 @@ func signal(ctx context.Context, p *Process, sig unix.Signal, wait time.Duration
 	return nil
 }
 
-// ended waits until a process is gone.
+// ended waits until a process is gone. The kernel says when; without a pidfd
+// (descriptors have run out) it is looked for at each glance.
 func ended(ctx context.Context, p *Process, wait time.Duration) bool {
-	for deadline := time.Now().Add(wait); ; time.Sleep(2 * time.Millisecond) {
-		if !alive(p) {
-			return true
-		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
+	const glance = 100 * time.Millisecond // an end of ctx is seen so late
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		fd = -1
+	} else {
+		defer unix.Close(fd)
+	}
+	for deadline := time.Now().Add(wait); alive(p); {
+		left := min(time.Until(deadline), glance)
+		if left <= 0 || ctx.Err() != nil {
 			return false
 		}
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1) // EINTR is another look
+		if n > 0 && alive(p) {
+			time.Sleep(time.Millisecond) // it has ended and is not gone yet
+		}
 	}
+	return true
 }

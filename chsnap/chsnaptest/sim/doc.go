@@ -46,5 +46,6 @@
 //	CHSIM_NMI           "panic": an NMI makes the guest print a panic and stop;
 //	                    "pvpanic": it tells the VMM instead
 //	CHSIM_NOISE         a line that the guest prints for ever instead of its counter
-//	CHSIM_POWER_BUTTON  "ignore": the guest does not react to vm.power-button
+//	CHSIM_POWER_BUTTON  "ignore": the guest does not react to vm.power-button;
+//	                    "late": it does not hear the first
 package sim

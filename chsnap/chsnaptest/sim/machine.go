@@ -19,7 +19,7 @@ const (
 type settings struct {
 	fill        uint64
 	tick        time.Duration
-	ignorePower bool
+	powerButton string // "ignore", or "late": the first press is not heard
 	noise       string // a line that the guest prints for ever
 	nmi         string // what the guest does on one: panic, pvpanic or nothing
 	version     string // what vmm.ping reports
@@ -196,7 +196,7 @@ func (m *machine) serialWriter(c *vmConfig, v *vm) io.Writer {
 
 // powerOff is what the guest does when it sees the power button, nil to ignore.
 func (m *machine) powerOff() func() {
-	if m.settings.ignorePower {
+	if m.settings.powerButton == "ignore" {
 		return nil
 	}
 	return func() {
@@ -283,6 +283,10 @@ func (m *machine) reboot() error {
 func (m *machine) pressPower() error {
 	if m.vm == nil {
 		return errNotRunning()
+	}
+	if m.settings.powerButton == "late" {
+		m.settings.powerButton = ""
+		return nil
 	}
 	if m.vm.guest != nil {
 		m.vm.guest.pressPower()

@@ -49,7 +49,7 @@ func readSettings(env []string) (settings, error) {
 		}
 	}
 	set := settings{fill: 64 << 20, tick: 10 * time.Millisecond, version: Version, build: buildVersion}
-	set.ignorePower, set.nmi, set.noise = values["CHSIM_POWER_BUTTON"] == "ignore", values["CHSIM_NMI"], values["CHSIM_NOISE"]
+	set.powerButton, set.nmi, set.noise = values["CHSIM_POWER_BUTTON"], values["CHSIM_NMI"], values["CHSIM_NOISE"]
 	var err error
 	if v := values["CHSIM_FILL"]; v != "" {
 		if set.fill, err = parseBytes(v); err != nil {
