@@ -115,7 +115,7 @@ type Host struct {
 
 // Open opens the store and what runs on it. Guests that a program which died had
 // left standing still go on from here.
-func Open(ctx context.Context, o Options) (_ *Host, err error) {
+func Open(ctx context.Context, o Options) (host *Host, err error) {
 	defer classed(&err)
 	if o.Log == nil {
 		o.Log = slog.Default()

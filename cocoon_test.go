@@ -10,12 +10,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon"
 	"github.com/cocoonv2/cocoon/gc/policy"
@@ -50,6 +52,37 @@ func TestACallerSavesAndRebuilds(t *testing.T) {
 	p.counts(t, "again", before)
 	if serial, _ := os.ReadFile(again.SerialLog); bytes.Contains(serial, []byte("BOOT")) {
 		t.Error("the rebuilt VM has booted")
+	}
+}
+
+// TestBothDoorsOpenOneHouse: what one makes the other has.
+func TestBothDoorsOpenOneHouse(t *testing.T) {
+	p := newPlace(t, nil)
+	p.create(t, "web")
+	command := func(args ...string) string {
+		t.Helper()
+		out, err := p.exec(filepath.Join(bed, "cocoon"), args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(out)
+	}
+	id := command("snapshot", "create", "web", "by-command")
+	sn, err := p.host.Inspect(ctx, "by-command")
+	if err != nil || sn.ID != id || sn.VM != "web" || sn.State != "ready" || sn.MemoryBytes != 64<<20 {
+		t.Errorf("%+v, %v; the command said %s", sn, err, id)
+	}
+	saved, err := p.host.Save(ctx, "web", cocoon.SaveOptions{Name: "by-program", Labels: map[string]string{"k": "v"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := p.host.Inspect(ctx, saved.ID); err != nil || !reflect.DeepEqual(found, saved) {
+		t.Errorf("saved %+v, found %+v, %v", saved, found, err)
+	}
+	for format, want := range map[string]string{"{{.Name}} {{.Parent}}": "by-program " + id + "\nby-command", "{{.State}}": "ready\nready"} {
+		if got := command("snapshot", "list", "--sort=-created", "--format", format); strings.ReplaceAll(got, " \n", "\n") != want {
+			t.Errorf("%s: %q, want %q", format, got, want)
+		}
 	}
 }
 
@@ -265,7 +298,16 @@ func TestAProgramThatLivesOnHasNoZombies(t *testing.T) {
 	if _, err := p.host.Restore(ctx, "one", "again"); err != nil {
 		t.Fatal(err)
 	}
-	if err := empty(p.host); err != nil {
+	for _, c := range children(t) {
+		if c.name == "cocoon" { // the keeper of web or of again; the next host gives it another
+			_ = unix.Kill(c.pid, unix.SIGKILL) // one that is gone has done its work
+		}
+	}
+	host, err := cocoon.Open(ctx, cocoon.Options{RootDir: p.root, RunDir: p.run})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := empty(host); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() string {
@@ -281,7 +323,10 @@ func TestAProgramThatLivesOnHasNoZombies(t *testing.T) {
 	})
 }
 
-type process struct{ name, state string }
+type process struct {
+	pid         int
+	name, state string
+}
 
 // children are the processes that this one started, ended ones too.
 func children(t *testing.T) (all []process) {
@@ -297,7 +342,11 @@ func children(t *testing.T) (all []process) {
 		}
 		name, rest, _ := strings.Cut(string(b[bytes.IndexByte(b, '(')+1:]), ") ")
 		if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(os.Getpid()) {
-			all = append(all, process{name, f[0]})
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, process{pid, name, f[0]})
 		}
 	}
 	return all

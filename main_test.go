@@ -85,7 +85,8 @@ func furnish(dir string) error {
 	}
 	for key, value := range map[string]string{
 		"PATH": dir + ":" + os.Getenv("PATH"), "COCOON_HYPERVISOR": vmm, "COCOON_CONFIG": os.DevNull, "COCOON_CACHE_AHEAD": "off",
-		"COCOON_ROOT_DIR": filepath.Join(dir, "root"), "COCOON_RUN_DIR": filepath.Join(dir, "run"),
+		"COCOON_VM_STOP_TIMEOUT": "1s", // no guest here hears the power button
+		"COCOON_ROOT_DIR":        filepath.Join(dir, "root"), "COCOON_RUN_DIR": filepath.Join(dir, "run"),
 	} {
 		if err := os.Setenv(key, value); err != nil {
 			return err

@@ -49,9 +49,9 @@ func outside(t *testing.T) string {
 
 // place is a store of the test, for this process and for others.
 type place struct {
-	host *cocoon.Host
-	root string
-	env  []string
+	host      *cocoon.Host
+	root, run string // folders
+	env       []string
 }
 
 func newPlace(t *testing.T, change func(*cocoon.Options)) place {
@@ -73,11 +73,11 @@ func newPlace(t *testing.T, change func(*cocoon.Options)) place {
 			t.Error(err)
 		}
 	})
-	return place{host, o.RootDir, append(os.Environ(), "COCOON_ROOT_DIR="+o.RootDir, "COCOON_RUN_DIR="+run)}
+	return place{host, o.RootDir, o.RunDir, append(os.Environ(), "COCOON_ROOT_DIR="+o.RootDir, "COCOON_RUN_DIR="+run)}
 }
 
-// run runs a program in the bed, on the store of the test.
-func (p place) run(program string, args []string, env ...string) (string, error) {
+// exec runs a program in the bed, on the store of the test.
+func (p place) exec(program string, args []string, env ...string) (string, error) {
 	c := exec.Command(program, args...)
 	var out, stderr bytes.Buffer
 	c.Dir, c.Env, c.Stdout, c.Stderr = bed, append(p.env, env...), &out, &stderr
@@ -114,7 +114,7 @@ func (p place) counts(t *testing.T, vm string, past uint32) uint32 {
 // and when it is killed while a guest stands still for it, that goes on.
 func TestAProgramOfSomebodyElse(t *testing.T) {
 	program, p := outside(t), newPlace(t, nil)
-	out, err := p.run(program, []string{"tour"})
+	out, err := p.exec(program, []string{"tour"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestAProgramOfSomebodyElse(t *testing.T) {
 	}
 	at := p.counts(t, "web", 0)
 
-	_, err = p.run(program, []string{"save"}, durable.KillAt+"=capture.paused")
+	_, err = p.exec(program, []string{"save"}, durable.KillAt+"=capture.paused")
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ProcessState.String() != "signal: killed" {
 		t.Fatalf("it was to be killed with the guest standing still: %v", err)

@@ -51,7 +51,7 @@ type SaveOptions struct {
 
 // Save saves a running VM, which goes on: with a VMM that can do so its guest
 // stands still for milliseconds only.
-func (h *Host) Save(ctx context.Context, vm string, o SaveOptions) (_ *Snapshot, err error) {
+func (h *Host) Save(ctx context.Context, vm string, o SaveOptions) (saved *Snapshot, err error) {
 	defer classed(&err)
 	req := capture.Request{
 		VM: vm, Name: o.Name, Description: o.Description, Labels: o.Labels, Protect: o.Protect, Replace: o.Replace,
@@ -80,7 +80,7 @@ func (h *Host) Snapshot(ctx context.Context, ref, name string) error {
 }
 
 // List lists all snapshots, damaged ones too.
-func (h *Host) List(ctx context.Context) (_ []Snapshot, err error) {
+func (h *Host) List(ctx context.Context) (snapshots []Snapshot, err error) {
 	defer classed(&err)
 	all, err := h.house.Store.Summaries(h.patient(ctx))
 	if err != nil {
@@ -94,7 +94,7 @@ func (h *Host) List(ctx context.Context) (_ []Snapshot, err error) {
 }
 
 // Inspect answers one.
-func (h *Host) Inspect(ctx context.Context, ref string) (_ *Snapshot, err error) {
+func (h *Host) Inspect(ctx context.Context, ref string) (found *Snapshot, err error) {
 	id, err := h.resolve(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func (h *Host) Remove(ctx context.Context, ref string) (err error) {
 // Prune removes the snapshots that no rule keeps, and expired ones. The decisions
 // say of every snapshot whether it stays and why; with dryRun they are all that is
 // done. They stand beside an error too.
-func (h *Host) Prune(ctx context.Context, rules policy.Rules, dryRun bool) (_ []policy.Decision, err error) {
+func (h *Host) Prune(ctx context.Context, rules policy.Rules, dryRun bool) (decisions []policy.Decision, err error) {
 	defer classed(&err)
 	rep, err := h.house.Prune(h.patient(ctx), rules, dryRun)
 	if rep == nil {
@@ -140,7 +140,7 @@ func (h *Host) Prune(ctx context.Context, rules policy.Rules, dryRun bool) (_ []
 // there at the last collection vanished without being removed, nothing is freed and
 // the error is Conflict: cocoon gc --dry-run says more. Another collection that is
 // under way is Busy.
-func (h *Host) Collect(ctx context.Context, dryRun bool) (_ *gc.Report, err error) {
+func (h *Host) Collect(ctx context.Context, dryRun bool) (report *gc.Report, err error) {
 	defer classed(&err)
 	return h.house.Collect(h.patient(ctx), gc.Options{DryRun: dryRun, Explain: dryRun})
 }
@@ -198,7 +198,7 @@ func (h *Host) Push(ctx context.Context, ref, to string) (digest string, err err
 
 // Pull takes in a snapshot from REGISTRY/NAME:TAG, under a name that may be empty;
 // what is here is not fetched again.
-func (h *Host) Pull(ctx context.Context, from, name string) (_ *Snapshot, err error) {
+func (h *Host) Pull(ctx context.Context, from, name string) (taken *Snapshot, err error) {
 	defer classed(&err)
 	m, err := h.house.Mover()
 	if err != nil {

@@ -61,7 +61,7 @@ type RestoreOptions struct {
 }
 
 // Create makes a VM from files or an image and boots it.
-func (h *Host) Create(ctx context.Context, v VM) (_ *VM, err error) {
+func (h *Host) Create(ctx context.Context, v VM) (made *VM, err error) {
 	defer classed(&err)
 	s := vm.CreateSpec{
 		Name: v.Name, Labels: v.Labels, CPUs: v.CPUs, MemoryBytes: v.MemoryBytes,
@@ -101,7 +101,7 @@ func (h *Host) Restore(ctx context.Context, ref, name string) (*VM, error) {
 // Clone makes one VM for each name, all of one snapshot: all or none. They share
 // what they can of its RAM, and none runs before all of them can. The snapshot may
 // be removed while they run.
-func (h *Host) Clone(ctx context.Context, snapshot string, names []string, o RestoreOptions) (_ []VM, err error) {
+func (h *Host) Clone(ctx context.Context, snapshot string, names []string, o RestoreOptions) (made []VM, err error) {
 	defer classed(&err)
 	ctx = h.patient(ctx)
 	r := restore.Request{
@@ -206,7 +206,7 @@ func (h *Host) RemoveVM(ctx context.Context, ref string) (err error) {
 }
 
 // VMs lists all of them.
-func (h *Host) VMs(ctx context.Context) (_ []VM, err error) {
+func (h *Host) VMs(ctx context.Context) (vms []VM, err error) {
 	defer classed(&err)
 	ctx = h.patient(ctx)
 	recs, err := h.house.VMs.List(ctx)
@@ -218,7 +218,7 @@ func (h *Host) VMs(ctx context.Context) (_ []VM, err error) {
 }
 
 // InspectVM answers one.
-func (h *Host) InspectVM(ctx context.Context, ref string) (_ *VM, err error) {
+func (h *Host) InspectVM(ctx context.Context, ref string) (found *VM, err error) {
 	defer classed(&err)
 	ctx = h.patient(ctx)
 	rec, err := h.house.VMs.Get(ctx, ref)

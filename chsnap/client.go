@@ -37,7 +37,7 @@ type Client struct {
 
 // NewClient makes a client; nothing is connected yet. The VMM keeps at most ten
 // connections, idle ones included, so each call uses its own. p bounds each call.
-func NewClient(socket string, p patience.Patience) *Client {
+func NewClient(socket string, p Patience) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}

@@ -97,7 +97,7 @@ func StartGuard(o GuardOptions) (*Guard, error) {
 
 // Watch starts a command as a guard of this process: it calls Watched.Abandoned.
 // stderr may be nil.
-func Watch(p patience.Patience, stderr *os.File, command func() *exec.Cmd) (*Guard, error) {
+func Watch(p Patience, stderr *os.File, command func() *exec.Cmd) (*Guard, error) {
 	g := &Guard{patience: p, start: func() (*watcher, error) {
 		cmd := command()
 		if stderr != nil {

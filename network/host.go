@@ -15,6 +15,12 @@ import (
 	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
+// Patience is how long a process is waited for; 0 is thirty seconds.
+type Patience = patience.Patience
+
+// Mark says which store made something; the zero value is nobody's.
+type Mark = owner.Mark
+
 // Host says where things are. The zero value of each field but CacheDir is the
 // usual place.
 type Host struct {
@@ -26,10 +32,10 @@ type Host struct {
 	NetnsDir   string   // /var/run/netns, where `ip netns` looks
 	// Owner is the mark of the store on what is made here; the zero value marks
 	// nothing.
-	Owner owner.Mark
+	Owner Mark
 	// Patience bounds every wait for a process: a plugin that undoes, a VMM that has
 	// been killed, another command.
-	Patience patience.Patience
+	Patience Patience
 }
 
 func (h Host) confDirs() []string {

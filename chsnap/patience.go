@@ -1,0 +1,7 @@
+package chsnap
+
+import "github.com/cocoonv2/cocoon/internal/patience"
+
+// Patience is how long a VMM is waited for, by what it is asked for; 0 is thirty
+// seconds for a call.
+type Patience = patience.Patience
