@@ -63,15 +63,14 @@ type Request struct {
 
 	SleepOf string // as in store.Meta
 
-	sleep  bool          // the VM is to sleep on the snapshot
-	origin *store.Origin // nil: the VM
+	sleep bool // the VM is to sleep on the snapshot
 }
 
 // meta is what the snapshot is to be given.
 func (r *Request) meta() store.Meta {
 	return store.Meta{
 		Name: r.Name, Description: r.Description, Labels: r.Labels,
-		Expires: r.Expires, Protected: r.Protect, SleepOf: r.SleepOf, Origin: r.origin,
+		Expires: r.Expires, Protected: r.Protect, SleepOf: r.SleepOf,
 	}
 }
 
@@ -108,8 +107,7 @@ type session struct {
 	networks func() []store.Network // waits for what is being asked; may be nil
 }
 
-// begin counts from now on what is done. rec is nil for an import, lease for what
-// changes nothing.
+// begin counts from now on what is done. lease is nil for what changes nothing.
 func begin(s *Saver, req Request, rec *vm.Record, lease *store.Lease) *session {
 	return &session{Saver: s, req: req, rec: rec, lease: lease, started: time.Now()}
 }
@@ -222,7 +220,8 @@ func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.publish(ctx, src, store.Spec{
+	p := &publication{source: src, of: c.rec, meta: c.req.meta(), takeOver: c.req.Replace, networks: c.networks, started: c.started}
+	return p.publish(ctx, store.Spec{
 		VM:     store.VMRef{ID: c.rec.ID, Name: c.rec.Name},
 		Images: imageRefs(c.rec), Record: record,
 		Hypervisor: store.Hypervisor{Name: "cloud-hypervisor", Version: got.Version.Package},
@@ -316,70 +315,7 @@ func imageRefs(rec *vm.Record) []store.ImageRef {
 	return refs
 }
 
-func (c *session) publish(ctx context.Context, src *source, sp store.Spec) (*store.Snapshot, error) {
-	meta := c.req.meta()
-	if c.parent != nil {
-		sp.Parent = c.parent.ID
-	}
-	if err := src.pack(ctx, &sp); err != nil {
-		return nil, err
-	}
-	if c.networks != nil {
-		sp.Networks = c.networks()
-	}
-	if err := c.agrees(src, &sp); err != nil {
-		return nil, err
-	}
-	sp.Capture.TotalMs = float64(time.Since(c.started).Microseconds()) / 1000
-	if c.req.Replace && c.req.Name != "" {
-		restore, err := c.releaseName(ctx)
-		if err != nil {
-			return nil, err
-		}
-		sn, err := c.commit(ctx, src, sp, meta)
-		if err != nil {
-			return nil, errors.Join(err, restore())
-		}
-		return sn, nil
-	}
-	return c.commit(ctx, src, sp, meta)
-}
-
-func (c *session) commit(ctx context.Context, src *source, sp store.Spec, meta store.Meta) (*store.Snapshot, error) {
-	sn, err := c.ingest.Commit(ctx, sp, meta)
-	if err == nil {
-		src.prints.Keep(context.WithoutCancel(ctx), sn)
-	}
-	return sn, err
-}
-
-// agrees holds a snapshot, before it is published, to what every restore demands of
-// it; judge has done so with what was known before the capture. A folder that was made by hand is anybody's; a VM of ours that differs from
-// its record was changed behind our back, by the API of its VMM.
-func (c *session) agrees(src *source, sp *store.Spec) error {
-	_, err := vm.Agree(vm.Documents{Spec: sp, Config: src.dir.Config, State: src.dir.State, Own: c.rec != nil})
-	if err != nil && c.rec != nil {
-		return fmt.Errorf("VM %s cannot be saved: %w", c.rec.Name, changed(err))
-	}
-	return err
-}
-
 // changed is what documents of our own that do not agree mean.
 func changed(err error) error {
 	return failure.Hint(failure.New(failure.Incompatible, "%s", err), "undo what was changed by the API of its VMM, or start it again")
-}
-
-// releaseName takes the name from its present owner; the answer puts it back.
-func (c *session) releaseName(ctx context.Context) (func() error, error) {
-	old, err := c.Store.Resolve(ctx, c.req.Name)
-	if errors.Is(err, failure.NotFound) {
-		return func() error { return nil }, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	set := func(name string) error {
-		return c.Store.SetMeta(context.WithoutCancel(ctx), old, func(m *store.Meta) error { m.Name = name; return nil })
-	}
-	return func() error { return set(c.req.Name) }, set("")
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/clone"
@@ -74,57 +75,64 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 		return nil, err
 	}
 	defer lease.Release()
-	c := begin(&Saver{Store: m.Store}, Request{
-		Name: req.Name, Description: req.Description,
-		Labels: req.Labels, Parent: cmp.Or(req.Parent, noParent), origin: &store.Origin{Imported: req.Dir},
-	}, nil, lease)
-	if err := c.checkName(ctx); errors.Is(err, failure.Conflict) {
+	started := time.Now()
+	meta := store.Meta{Name: req.Name, Description: req.Description, Labels: req.Labels, Origin: &store.Origin{Imported: req.Dir}}
+	if err := checkMeta(ctx, m.Store, meta, false); errors.Is(err, failure.Conflict) {
 		return nil, failure.Hint(err, "choose another --name")
 	} else if err != nil {
 		return nil, err
 	}
-	if _, err := m.Store.SealingKey(); err != nil {
-		return nil, err
-	}
-	if c.parent, err = findParent(ctx, m.Store, c.req.Parent, kin{name: folder.vmName()}, c.note); err != nil {
-		return nil, err
-	}
-	if err := c.holdParent(ctx); err != nil {
+	parent, err := m.parent(ctx, lease, req, folder)
+	if err != nil {
 		return nil, err
 	}
 	rec, disks, err := m.describe(ctx, lease, folder, dir)
 	if err != nil {
 		return nil, err
 	}
-	if c.ingest, err = m.Store.Ingest(ctx, lease); err != nil {
+	in, err := m.Store.Ingest(ctx, lease)
+	if err != nil {
 		return nil, err
 	}
-	src := &source{store: m.Store, ingest: c.ingest, prints: prints.Begin(m.Store, c.ingest, m.Prints), dir: dir, parent: c.parent, onBytes: req.OnBytes}
+	src := &source{store: m.Store, ingest: in, prints: prints.Begin(m.Store, in, m.Prints), dir: dir, parent: parent, onBytes: req.OnBytes}
 	src.memory = &fileMemory{dir: dir, open: func() (*os.File, error) { return dir.OpenMemory(folder.root) }}
 	defer src.close()
-	sn, err := m.publish(ctx, c, src, disks, rec)
+	sn, err := publishFolder(ctx, &publication{source: src, meta: meta, started: started}, disks, rec)
 	if err != nil {
-		return nil, failure.Undone(err, c.ingest.Abort(), "nothing is left of the snapshot")
+		return nil, failure.Undone(err, in.Abort(), "nothing is left of the snapshot")
 	}
 	return sn, nil
 }
 
-func (m *Importer) publish(ctx context.Context, c *session, src *source, disks []foreignDisk, rec *vm.Record) (*store.Snapshot, error) {
+// parent finds and holds the snapshot whose pages may be reused. It refuses first
+// what encryption forbids.
+func (m *Importer) parent(ctx context.Context, lease *store.Lease, req ImportRequest, folder *folder) (*store.Snapshot, error) {
+	if _, err := m.Store.SealingKey(); err != nil {
+		return nil, err
+	}
+	found, err := findParent(ctx, m.Store, cmp.Or(req.Parent, noParent), kin{name: folder.vmName()}, func(string) {})
+	if err != nil {
+		return nil, err
+	}
+	return holdParent(ctx, m.Store, lease, found, asked(req.Parent))
+}
+
+func publishFolder(ctx context.Context, p *publication, disks []foreignDisk, rec *vm.Record) (*store.Snapshot, error) {
 	record, err := json.Marshal(rec)
 	if err != nil {
 		return nil, err
 	}
 	for i, d := range disks {
 		if d.file != nil {
-			d.path = filepath.Join(c.ingest.Dir(), fmt.Sprintf("disk-%d.staged", i))
+			d.path = filepath.Join(p.ingest.Dir(), fmt.Sprintf("disk-%d.staged", i))
 			defer os.Remove(d.path)
 			if err := quietCopy(ctx, d.path, d.file); err != nil {
 				return nil, err
 			}
 		}
-		src.disks = append(src.disks, d.sourceDisk)
+		p.disks = append(p.disks, d.sourceDisk)
 	}
-	return c.publish(ctx, src, store.Spec{
+	return p.publish(ctx, store.Spec{
 		Networks: known(rec), VM: store.VMRef{Name: rec.Name}, CPUs: rec.CPUs, Images: imageRefs(rec), Record: record,
 		Hypervisor: store.Hypervisor{Name: "cloud-hypervisor"},
 		Capture:    store.Capture{Mode: "import"},

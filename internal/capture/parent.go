@@ -86,6 +86,27 @@ func findParent(ctx context.Context, st *store.Store, parent string, of kin, not
 	return nil, nil
 }
 
+// holdParent keeps the parent, nil for none, and every blob that it names at this
+// moment: a collector may give its pages new places, and pages that are reused must
+// not go with the old ones. One that went away meanwhile only costs speed, unless it
+// was asked for.
+func holdParent(ctx context.Context, st *store.Store, lease *store.Lease, parent *store.Snapshot, wanted bool) (*store.Snapshot, error) {
+	if parent == nil {
+		return nil, nil
+	}
+	if err := lease.HoldSnapshot(ctx, parent.ID); err != nil {
+		return nil, err
+	}
+	sn, err := lease.HoldEdges(ctx, parent.ID)
+	if err == nil {
+		err = st.Unlock(ctx, sn)
+	}
+	if err != nil && !wanted && passedOver(err) {
+		return nil, nil
+	}
+	return sn, err
+}
+
 // candidate for a parent; key is "" where nothing is known of it.
 type candidate struct {
 	id  store.ID

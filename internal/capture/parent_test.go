@@ -164,3 +164,36 @@ func TestAParentUnderAKeyThatIsNotAtHand(t *testing.T) {
 		t.Errorf("with the key: %v, %v", sn, err)
 	}
 }
+
+// TestAParentThatWentAwayOnlyCostsSpeed, unless it was asked for; one that is there
+// is held with all that it names.
+func TestAParentThatWentAwayOnlyCostsSpeed(t *testing.T) {
+	ctx := t.Context()
+	l := newParentLab(t)
+	lease, err := l.st.Lease(ctx, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Release()
+	if sn, err := holdParent(ctx, l.st, lease, nil, true); sn != nil || err != nil {
+		t.Errorf("none: %v, %v", sn, err)
+	}
+	gone := &store.Snapshot{ID: "22222222222222222222222222222222"}
+	if sn, err := holdParent(ctx, l.st, lease, gone, false); sn != nil || err != nil {
+		t.Errorf("gone: %v, %v", sn, err)
+	}
+	if _, err := holdParent(ctx, l.st, lease, gone, true); !errors.Is(err, failure.NotFound) {
+		t.Errorf("gone, and asked for: %v", err)
+	}
+	id := l.add(l.st, "web-1", web, nil)
+	there, err := l.st.Get(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sn, err := holdParent(ctx, l.st, lease, there, false); err != nil || sn.ID != id {
+		t.Errorf("there: %v, %v", sn, err)
+	}
+	if err := l.st.Remove(ctx, id, store.RemoveOptions{Force: true}); !errors.Is(err, failure.Conflict) {
+		t.Errorf("it is removed while it is held: %v", err)
+	}
+}

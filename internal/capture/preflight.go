@@ -21,35 +21,14 @@ func (c *session) preflight(ctx context.Context) error {
 	if err := c.check(ctx); err != nil {
 		return err
 	}
-	if err := c.holdParent(ctx); err != nil {
+	var err error
+	if c.parent, err = holdParent(ctx, c.Store, c.lease, c.parent, asked(c.req.Parent)); err != nil {
 		return err
 	}
 	if c.mode == Live {
 		return nil
 	}
 	return c.makeStaging(ctx)
-}
-
-// holdParent keeps the parent, and every blob that it names at this moment: a
-// collector may give its pages new places, and pages that are reused must not
-// go with the old ones. One that went away meanwhile only costs speed, unless it
-// was asked for.
-func (c *session) holdParent(ctx context.Context) error {
-	if c.parent == nil {
-		return nil
-	}
-	if err := c.lease.HoldSnapshot(ctx, c.parent.ID); err != nil {
-		return err
-	}
-	sn, err := c.lease.HoldEdges(ctx, c.parent.ID)
-	if err == nil {
-		err = c.Store.Unlock(ctx, sn)
-	}
-	if err != nil && !asked(c.req.Parent) && passedOver(err) {
-		sn, err = nil, nil
-	}
-	c.parent = sn
-	return err
 }
 
 // stagingBase is where the folder of file mode is made: where the VMM was told that
@@ -105,7 +84,7 @@ func (c *session) check(ctx context.Context) error {
 		return failure.Hint(failure.New(failure.Conflict, "VM %s is %s, not running", c.rec.Name, c.rec.State),
 			"start it with: cocoon vm start "+c.rec.Name)
 	}
-	if err := c.checkName(ctx); errors.Is(err, failure.Conflict) {
+	if err := checkMeta(ctx, c.Store, c.req.meta(), c.req.Replace); errors.Is(err, failure.Conflict) {
 		return failure.Hint(err, "choose another name or use --replace")
 	} else if err != nil {
 		return err
@@ -191,22 +170,6 @@ func (c *session) fallBack(ctx context.Context, why string) error {
 		return err
 	}
 	return c.makeStaging(ctx)
-}
-
-// checkName refuses a name that is malformed or taken. What helps with one that is
-// taken differs: only a capture may take it over.
-func (c *session) checkName(ctx context.Context) error {
-	meta := c.req.meta()
-	if err := meta.Check(); err != nil {
-		return err
-	}
-	if c.req.Name == "" {
-		return nil
-	}
-	if c.req.Replace {
-		return store.ValidateName(c.req.Name)
-	}
-	return c.Store.NameFree(ctx, c.req.Name)
 }
 
 // diskBytes sums the allocated bytes of the writable disks.
