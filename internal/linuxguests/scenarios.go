@@ -284,7 +284,7 @@ func layers(ctx context.Context, l *lab) error {
 	_, err := l.host.sh(ctx, `cocoon snapshot create lay layered
 cocoon vm rm --force lay
 cocoon vm create lay --from-snapshot layered
-cocoon snapshot inspect layered | jq -e '[.[0].disks[] | select(.readonly)] | length == 1'`)
+cocoon snapshot inspect layered | jq -e '[.[0].diskDetails[] | select(.readonly)] | length == 1'`)
 	if err != nil {
 		return err
 	}
