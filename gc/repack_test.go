@@ -23,6 +23,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 	"github.com/cocoonv2/cocoon/store/repack"
 	"github.com/cocoonv2/cocoon/store/repair"
@@ -68,7 +69,7 @@ func publishRAM(ctx context.Context, s *store.Store, name string, ram []byte, pa
 	if err != nil {
 		return nil, err
 	}
-	w := pack.NewWriter(ctx, in, pack.WriterOptions{KeepFrames: true, Key: key})
+	w := packer.NewWriter(ctx, in, packer.WriterOptions{KeepFrames: true, Key: key})
 	iw := w.Image(uint64(len(ram)), before)
 	if err := iw.ReadFrom(ctx, bytes.NewReader(ram), nil); err != nil {
 		return nil, err

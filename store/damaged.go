@@ -98,11 +98,11 @@ func (in *Ingest) Replace(d digest.Digest, write func(io.Writer) error) error {
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	durable.Step("store.heal.written")
+	durable.Step("store.repair.written")
 	if err := in.st.replace(f.Name(), d); err != nil {
 		return fmt.Errorf("replace blob %s: %w", d, err)
 	}
-	durable.Step("store.heal.replaced")
+	durable.Step("store.repair.replaced")
 	return nil
 }
 

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/internal/spelling"
-	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // The family of a snapshot are the snapshots of other VMs, and of the same one,
@@ -138,8 +138,8 @@ func familyLines(all []*Snapshot) []byte {
 // reused for its hash in the index, and there that is the word of whoever made the pack.
 // So one pulled snapshot could not be what others are lost by. key is the id of the one that its pages are encrypted
 // with, "" for none: others are not reused.
-func (in *Ingest) openFamily(ctx context.Context, images []ImageRef, key string) []pack.Known {
-	var known []pack.Known
+func (in *Ingest) openFamily(ctx context.Context, images []ImageRef, key string) []packer.Known {
+	var known []packer.Known
 	pages := 0
 	full := func() bool { return pages >= familyPages || len(known) == familyPacks }
 	seen := map[ID]bool{}
@@ -186,18 +186,18 @@ func (in *Ingest) openFamily(ctx context.Context, images []ImageRef, key string)
 const openedAtOnce = 16
 
 // openKnown opens packs side by side, without those that cannot be read.
-func (in *Ingest) openKnown(ctx context.Context, packs []digest.Digest) []pack.Known {
-	opened := make([]pack.Known, len(packs))
+func (in *Ingest) openKnown(ctx context.Context, packs []digest.Digest) []packer.Known {
+	opened := make([]packer.Known, len(packs))
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, d := range packs {
 		g.Go(func() error {
-			if k, err := pack.OpenKnown(ctx, d, in.st); err == nil {
+			if k, err := packer.OpenKnown(ctx, d, in.st); err == nil {
 				opened[i] = k
 			}
 			return nil
 		})
 	}
 	_ = g.Wait()
-	return slices.DeleteFunc(opened, func(k pack.Known) bool { return k.Index == nil })
+	return slices.DeleteFunc(opened, func(k packer.Known) bool { return k.Index == nil })
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // Ingest is an unpublished snapshot. Its files lie in ingest/<lease>/ and go
@@ -27,8 +28,8 @@ type Ingest struct {
 	lease  *Lease
 	id     ID
 	dir    string
-	writer *pack.Writer
-	family []pack.Known // open until the ingest ends
+	writer *packer.Writer
+	family []packer.Known // open until the ingest ends
 
 	mu     sync.Mutex
 	layers []Descriptor // in the order in which they came
@@ -59,7 +60,7 @@ func (in *Ingest) Dir() string { return in.dir }
 
 // Pages is the writer of this snapshot's packs. Pages of recent snapshots that
 // stand on the same images are not stored again.
-func (in *Ingest) Pages(ctx context.Context, images ...ImageRef) *pack.Writer {
+func (in *Ingest) Pages(ctx context.Context, images ...ImageRef) *packer.Writer {
 	if in.writer != nil {
 		return in.writer
 	}
@@ -67,11 +68,11 @@ func (in *Ingest) Pages(ctx context.Context, images ...ImageRef) *pack.Writer {
 	if err != nil { // then every call of the writer gives it
 		failed, cancel := context.WithCancelCause(ctx)
 		cancel(err)
-		in.writer = pack.NewWriter(failed, in, pack.WriterOptions{})
+		in.writer = packer.NewWriter(failed, in, packer.WriterOptions{})
 		return in.writer
 	}
 	in.family = in.openFamily(ctx, images, keyName(k))
-	in.writer = pack.NewWriter(ctx, in, pack.WriterOptions{Family: in.family, Key: k})
+	in.writer = packer.NewWriter(ctx, in, packer.WriterOptions{Family: in.family, Key: k})
 	return in.writer
 }
 
@@ -104,7 +105,7 @@ func (in *Ingest) Put(ctx context.Context, mediaType string, data []byte) (Descr
 }
 
 // PutImage stores the page map of an image whose writer was flushed.
-func (in *Ingest) PutImage(ctx context.Context, iw *pack.ImageWriter) (Descriptor, error) {
+func (in *Ingest) PutImage(ctx context.Context, iw *packer.ImageWriter) (Descriptor, error) {
 	m, err := iw.Finish()
 	if err != nil {
 		return Descriptor{}, err
@@ -147,8 +148,8 @@ func (in *Ingest) name(d Descriptor) {
 	}
 }
 
-// CreatePack makes Ingest a pack.Sink.
-func (in *Ingest) CreatePack(context.Context) (pack.PackFile, error) {
+// CreatePack makes Ingest a packer.Sink.
+func (in *Ingest) CreatePack(context.Context) (packer.PackFile, error) {
 	if err := in.useReserve(); err != nil {
 		return nil, fmt.Errorf("use reserved space: %w", err)
 	}
@@ -162,7 +163,7 @@ type blobFile struct {
 	writeback *durable.Writeback
 }
 
-// Write appends to the blob; see pack.PackFile.
+// Write appends to the blob; see packer.PackFile.
 func (f *blobFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
 	f.writeback.Wrote(int64(n))
@@ -181,12 +182,12 @@ func (in *Ingest) create() (*blobFile, error) {
 	return &blobFile{f, in, durable.NewWriteback(f)}, nil
 }
 
-// Commit keeps a pack; see pack.PackFile.
+// Commit keeps a pack; see packer.PackFile.
 func (f *blobFile) Commit(ctx context.Context, d digest.Digest, size int64) error {
 	return f.keep(ctx, Descriptor{MediaType: MediaTypePack, Digest: d, Size: size})
 }
 
-// Abort drops a pack; see pack.PackFile.
+// Abort drops a pack; see packer.PackFile.
 func (f *blobFile) Abort() error { return f.discard() }
 
 func (f *blobFile) discard() error {

@@ -227,7 +227,7 @@ var (
 	repackSteps   = []string{
 		"store.ingest.blob-written", "store.repack.packed", "store.repack.mapped", "store.repack.staged", "store.repack.replaced", "gc.repacked", "store.discard",
 	}
-	repairSteps    = []string{"store.heal.written", "store.heal.replaced"}
+	repairSteps    = []string{"store.repair.written", "store.repair.replaced"}
 	suspendSteps   = []string{"vm.suspend.paused", "migration.memory", "store.commit.published", "vm.suspend.asleep", "vm.suspend.ended"}
 	wakeSteps      = []string{"wake.memory", "wake.launch", "wake.load", "vm.wake.saved", "wake.awake", "wake.resume"}
 	bootSteps      = []string{"vm.launched", "vm.configured", "vm.booted"}

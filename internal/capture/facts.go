@@ -10,13 +10,13 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/hostfacts"
 	"github.com/cocoonv2/cocoon/store"
-	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 func addDone(done *int64, n int64) int64 { return atomic.AddInt64(done, n) }
 
 // putMap stores the page map of an image.
-func (src *source) putMap(ctx context.Context, iw *pack.ImageWriter) (digest.Digest, error) {
+func (src *source) putMap(ctx context.Context, iw *packer.ImageWriter) (digest.Digest, error) {
 	d, err := src.ingest.PutImage(ctx, iw)
 	if err == nil {
 		src.prints.Mapped(iw, d.Digest)

@@ -20,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/internal/mapped"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 const (
@@ -45,7 +46,7 @@ type liveDisk struct {
 	bytes  int64
 	block  int64 // bytes of one
 	read   int64 // bytes of one read: a block at least
-	image  *pack.ImageWriter
+	image  *packer.ImageWriter
 	parent *pack.Image
 	later  *overlay
 	key    *fingerprint.Key
@@ -56,7 +57,7 @@ type liveDisk struct {
 }
 
 // newLiveDisk opens a disk; its image belongs to w. dir is for the overlay.
-func newLiveDisk(path, dir string, w *pack.Writer, parent *pack.Image) (*liveDisk, error) {
+func newLiveDisk(path, dir string, w *packer.Writer, parent *pack.Image) (*liveDisk, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

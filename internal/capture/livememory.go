@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // liveMemory is RAM that the VMM sends while the guest runs. The full pass goes
@@ -15,7 +15,7 @@ import (
 type liveMemory struct {
 	ramImages
 	src   *source
-	w     *pack.Writer
+	w     *packer.Writer
 	dir   string // for the overlay
 	later *overlay
 
@@ -63,7 +63,7 @@ func (m *liveMemory) Page(round int, gpa uint64, p []byte) error {
 func (m *liveMemory) bytes() int64 { return 0 }
 
 // pack brings the later rounds over the first.
-func (m *liveMemory) pack(context.Context, *source, *pack.Writer) error {
+func (m *liveMemory) pack(context.Context, *source, *packer.Writer) error {
 	return m.later.each(func(p []byte, linear int64) error {
 		for i, r := range m.ranges {
 			n := min(max(int64(r.Length)-linear, 0), int64(len(p)))

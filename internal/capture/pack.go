@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/prints"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // source is everything of one snapshot that still has to become blobs.
@@ -100,11 +101,11 @@ func (src *source) progress(n int64) {
 // diskImages are the images of a snapshot's disks; nil where the disk is a blob.
 type diskImages struct {
 	specs   []store.Disk
-	images  []*pack.ImageWriter
+	images  []*packer.ImageWriter
 	parents []*pack.Image
 }
 
-func (d *diskImages) pack(ctx context.Context, src *source, w *pack.Writer) error {
+func (d *diskImages) pack(ctx context.Context, src *source, w *packer.Writer) error {
 	for i, disk := range src.disks {
 		d.specs = append(d.specs, disk.spec)
 		d.images, d.parents = append(d.images, nil), append(d.parents, nil)
@@ -129,7 +130,7 @@ func (d *diskImages) pack(ctx context.Context, src *source, w *pack.Writer) erro
 	return nil
 }
 
-func packFile(ctx context.Context, iw *pack.ImageWriter, path string, onBytes func(int64)) error {
+func packFile(ctx context.Context, iw *packer.ImageWriter, path string, onBytes func(int64)) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // memory is where the RAM of a snapshot comes from.
@@ -19,7 +20,7 @@ type memory interface {
 	// bytes of RAM that pack still has to read.
 	bytes() int64
 	// pack gives w whatever it has not been given yet.
-	pack(ctx context.Context, src *source, w *pack.Writer) error
+	pack(ctx context.Context, src *source, w *packer.Writer) error
 	// maps stores the page maps, once the writer was flushed.
 	maps(ctx context.Context, src *source) ([]store.MemoryRange, error)
 	close()
@@ -29,12 +30,12 @@ type memory interface {
 // image of the same address.
 type ramImages struct {
 	ranges  []chsnap.Range
-	images  []*pack.ImageWriter
+	images  []*packer.ImageWriter
 	parents []*pack.Image
 }
 
 // openRAM begins the images of RAM.
-func (src *source) openRAM(ctx context.Context, w *pack.Writer, ranges []chsnap.Range) ramImages {
+func (src *source) openRAM(ctx context.Context, w *packer.Writer, ranges []chsnap.Range) ramImages {
 	ram := ramImages{ranges: ranges}
 	for _, r := range ranges {
 		parent, pageMap := src.parentMemory(ctx, r)
@@ -103,7 +104,7 @@ func (m *fileMemory) bytes() (sum int64) {
 	return sum
 }
 
-func (m *fileMemory) pack(ctx context.Context, src *source, w *pack.Writer) error {
+func (m *fileMemory) pack(ctx context.Context, src *source, w *packer.Writer) error {
 	f, err := m.open()
 	if err != nil {
 		return fmt.Errorf("open captured RAM: %w", err)

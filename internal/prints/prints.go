@@ -36,7 +36,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/internal/spelling"
 	"github.com/cocoonv2/cocoon/store"
-	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 const (
@@ -60,7 +60,7 @@ type Set struct {
 	key Key
 
 	mu sync.Mutex
-	of map[*pack.ImageWriter]*image
+	of map[*packer.ImageWriter]*image
 }
 
 // image is the prints of an image in the making.
@@ -77,13 +77,13 @@ func Begin(st *store.Store, in *store.Ingest, key Key) *Set {
 	if key == nil {
 		return nil
 	}
-	return &Set{st: st, dir: in.Dir(), key: key, of: map[*pack.ImageWriter]*image{}}
+	return &Set{st: st, dir: in.Dir(), key: key, of: map[*packer.ImageWriter]*image{}}
 }
 
 // Of has an image look for unchanged pages by the prints of the one with the page
 // map parent ("" for none), which must be the one that the image was begun with,
 // and makes those of its own. It is called before any page is given.
-func (s *Set) Of(ctx context.Context, iw *pack.ImageWriter, parent digest.Digest) {
+func (s *Set) Of(ctx context.Context, iw *packer.ImageWriter, parent digest.Digest) {
 	if s == nil {
 		return
 	}
@@ -101,7 +101,7 @@ func (s *Set) Of(ctx context.Context, iw *pack.ImageWriter, parent digest.Digest
 	if _, err := own.WriteAt(head(key), 0); err != nil {
 		im.failed.Store(true)
 	}
-	f := pack.Fingerprints{Key: key, Own: noting{io.NewOffsetWriter(own, headerBytes), &im.failed}}
+	f := packer.Fingerprints{Key: key, Own: noting{io.NewOffsetWriter(own, headerBytes), &im.failed}}
 	if im.before = open(s.st, parent, key); im.before != nil {
 		f.Parent = io.NewSectionReader(im.before, headerBytes, 1<<62)
 	}
@@ -110,7 +110,7 @@ func (s *Set) Of(ctx context.Context, iw *pack.ImageWriter, parent digest.Digest
 }
 
 // Mapped says which page map an image got.
-func (s *Set) Mapped(iw *pack.ImageWriter, pageMap digest.Digest) {
+func (s *Set) Mapped(iw *packer.ImageWriter, pageMap digest.Digest) {
 	if s == nil {
 		return
 	}

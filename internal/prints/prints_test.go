@@ -16,6 +16,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // host has the key of this boot; boot names it, "" is none.
@@ -78,7 +79,7 @@ func capture(t *testing.T, s *host, vm string, parent *store.Snapshot, rams ...r
 	set := Begin(s.Store, in, s.key)
 	defer set.Close()
 	w := in.Pages(t.Context())
-	var images []*pack.ImageWriter
+	var images []*packer.ImageWriter
 	for _, r := range rams {
 		im, pageMap := parentImage(t, s, parent, r.gpa)
 		iw := w.Image(uint64(len(r.ram)), im)

@@ -1,4 +1,4 @@
-package pack
+package pack_test
 
 import (
 	"os"
@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/ramgen"
+	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // benchBytes is the size of the benchmarks' image: BENCH_BYTES or 1 GiB.
@@ -48,7 +50,7 @@ func benchFile(b *testing.B, im *ramgen.Image) *os.File {
 }
 
 // report adds what the figures of a capture are read for.
-func report(b *testing.B, size int64, st Stats, m *Map) {
+func report(b *testing.B, size int64, st packer.Stats, m *pack.Map) {
 	b.SetBytes(size)
 	enc, err := m.Encode()
 	if err != nil {
@@ -111,18 +113,18 @@ func BenchmarkSecondCapture(b *testing.B) {
 	ram := ramgen.New(size, 1)
 	s := folder{benchDir(b)}
 	key, prints, next := printKey(b), &printFile{}, &printFile{}
-	first, _ := fingerprinted(b, s, ram, size, nil, Fingerprints{Key: key, Own: prints})
+	first, _ := fingerprinted(b, s, ram, size, nil, packer.Fingerprints{Key: key, Own: prints})
 	f := benchFile(b, ram.Mutate(0.07, 2))
-	for name, capture := range map[string]func(parent *Image) (*Map, Stats){
-		"hashes": func(parent *Image) (*Map, Stats) { return save(b, s, f, size, parent) },
-		"prints": func(parent *Image) (*Map, Stats) {
-			return fingerprinted(b, s, f, size, parent, Fingerprints{key, prints, next})
+	for name, capture := range map[string]func(parent *pack.Image) (*pack.Map, packer.Stats){
+		"hashes": func(parent *pack.Image) (*pack.Map, packer.Stats) { return save(b, s, f, size, parent) },
+		"prints": func(parent *pack.Image) (*pack.Map, packer.Stats) {
+			return fingerprinted(b, s, f, size, parent, packer.Fingerprints{Key: key, Parent: prints, Own: next})
 		},
 	} {
 		b.Run(name, func(b *testing.B) {
 			watch := startWatch(b)
 			for b.Loop() {
-				parent, err := OpenImage(b.Context(), first, s)
+				parent, err := pack.OpenImage(b.Context(), first, s)
 				if err != nil {
 					b.Fatal(err)
 				}

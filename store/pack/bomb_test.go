@@ -1,4 +1,4 @@
-package pack
+package pack_test
 
 import (
 	"context"
@@ -14,14 +14,15 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // bomb is a map that keeps every rule and has as many runs as were asked for,
 // each of one page, in a file of a few kilobytes.
 func bomb(t testing.TB, packs []digest.Digest, runs int) []byte {
 	t.Helper()
-	m := &Map{Packs: packs}
-	payload, err := m.payload()
+	m := &pack.Map{Packs: packs}
+	payload, err := m.Payload()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,10 +35,10 @@ func bomb(t testing.TB, packs []digest.Digest, runs int) []byte {
 		t.Fatal(err)
 	}
 	le := binary.LittleEndian
-	b := le.AppendUint16([]byte(mapMagic), mapVersion)
+	b := le.AppendUint16([]byte(pack.MapMagic), pack.MapVersion)
 	b = le.AppendUint16(b, 0)
-	b = le.AppendUint32(b, PageSize)
-	b = le.AppendUint64(b, uint64(2*runs)*PageSize)
+	b = le.AppendUint32(b, pack.PageSize)
+	b = le.AppendUint64(b, uint64(2*runs)*pack.PageSize)
 	b = le.AppendUint32(b, uint32(len(packs)))
 	b = le.AppendUint32(b, 0)
 	b = le.AppendUint64(b, uint64(runs))
@@ -47,9 +48,9 @@ func bomb(t testing.TB, packs []digest.Digest, runs int) []byte {
 	return append(b, sum[:]...)
 }
 
-func checkOf(runs int) MapCheck {
-	return MapCheck{
-		Bytes: uint64(2*runs) * PageSize, Runs: uint64(runs),
+func checkOf(runs int) pack.MapCheck {
+	return pack.MapCheck{
+		Bytes: uint64(2*runs) * pack.PageSize, Runs: uint64(runs),
 		Pages: func(_ context.Context, packs []digest.Digest) ([]uint32, error) {
 			return make([]uint32, len(packs)), nil
 		},
@@ -67,7 +68,7 @@ func TestAMapIsCheckedInBoundedMemory(t *testing.T) {
 	c.Pages = func(context.Context, []digest.Digest) ([]uint32, error) { return []uint32{1}, nil }
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	n, err := CheckMap(t.Context(), b, keyring.None(), c)
+	n, err := pack.CheckMap(t.Context(), b, keyring.None(), c)
 	runtime.ReadMemStats(&after)
 	if err != nil || n != runs {
 		t.Fatalf("%d runs, %v", n, err)
@@ -81,17 +82,19 @@ func TestAMapIsHeldToWhatCanBeHad(t *testing.T) {
 	const runs = 1000
 	packs := []digest.Digest{digest.FromString("a pack")}
 	b := bomb(t, packs, runs)
-	for name, change := range map[string]func(*MapCheck){
-		"fewer runs":     func(c *MapCheck) { c.Runs = runs - 1 },
-		"another length": func(c *MapCheck) { c.Bytes++ },
-		"an empty pack":  func(*MapCheck) {},
-		"packs not there": func(c *MapCheck) {
-			c.Pages = func(context.Context, []digest.Digest) ([]uint32, error) { return nil, damaged("no pack") }
+	for name, change := range map[string]func(*pack.MapCheck){
+		"fewer runs":     func(c *pack.MapCheck) { c.Runs = runs - 1 },
+		"another length": func(c *pack.MapCheck) { c.Bytes++ },
+		"an empty pack":  func(*pack.MapCheck) {},
+		"packs not there": func(c *pack.MapCheck) {
+			c.Pages = func(context.Context, []digest.Digest) ([]uint32, error) {
+				return nil, failure.New(failure.Damaged, "no pack")
+			}
 		},
 	} {
 		c := checkOf(runs)
 		change(&c)
-		if n, err := CheckMap(t.Context(), b, keyring.None(), c); !errors.Is(err, failure.Damaged) {
+		if n, err := pack.CheckMap(t.Context(), b, keyring.None(), c); !errors.Is(err, failure.Damaged) {
 			t.Errorf("%s: %d runs, %v", name, n, err)
 		}
 	}
@@ -103,10 +106,10 @@ func TestDecodingAMapHearsTheContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	c := checkOf(runs)
 	c.Pages = func(context.Context, []digest.Digest) ([]uint32, error) { cancel(); return []uint32{1}, nil }
-	if _, err := CheckMap(ctx, b, keyring.None(), c); !errors.Is(err, context.Canceled) {
+	if _, err := pack.CheckMap(ctx, b, keyring.None(), c); !errors.Is(err, context.Canceled) {
 		t.Errorf("check: %v", err)
 	}
-	if _, err := DecodeMap(ctx, b, keyring.None()); !errors.Is(err, context.Canceled) {
+	if _, err := pack.DecodeMap(ctx, b, keyring.None()); !errors.Is(err, context.Canceled) {
 		t.Errorf("decode: %v", err)
 	}
 }
@@ -114,19 +117,19 @@ func TestDecodingAMapHearsTheContext(t *testing.T) {
 // TestMapsOfAnySizeAreRead: the payload is larger than the window that a reader
 // has.
 func TestMapsOfAnySizeAreRead(t *testing.T) {
-	m := &Map{Packs: []digest.Digest{digest.FromString("a pack")}, Bytes: 1 << 40}
+	m := &pack.Map{Packs: []digest.Digest{digest.FromString("a pack")}, Bytes: 1 << 40}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for i := range uint64(3 << 20) {
-		m.Runs = append(m.Runs, Run{First: 3*i + i%2, Pages: 1, PackPage: rnd.Uint32N(maxPackPages - 1)})
+		m.Runs = append(m.Runs, pack.Run{First: 3*i + i%2, Pages: 1, PackPage: rnd.Uint32N(pack.MaxPackPages - 1)})
 	}
 	b, err := m.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(b) < maxMapWindow {
+	if len(b) < pack.MaxMapWindow {
 		t.Errorf("the map takes %d bytes, want more than the window", len(b))
 	}
-	got, err := DecodeMap(t.Context(), b, keyring.None())
+	got, err := pack.DecodeMap(t.Context(), b, keyring.None())
 	if err != nil || len(got.Runs) != len(m.Runs) {
 		t.Fatal(err)
 	}

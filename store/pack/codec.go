@@ -23,10 +23,10 @@ func (l Level) zstd() zstd.EncoderLevel {
 	return zstd.SpeedFastest
 }
 
-// newFrameEncoder makes an encoder whose EncodeAll may be called by workers
+// NewFrameEncoder makes an encoder whose EncodeAll may be called by workers
 // goroutines at once. Frames carry their zstd checksum so that `zstd -t` checks
 // content; what does not compress comes out as raw blocks.
-func newFrameEncoder(l Level, workers int) (*zstd.Encoder, error) {
+func NewFrameEncoder(l Level, workers int) (*zstd.Encoder, error) {
 	return zstd.NewWriter(nil,
 		zstd.WithEncoderLevel(l.zstd()),
 		zstd.WithEncoderConcurrency(workers),

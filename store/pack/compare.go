@@ -16,7 +16,7 @@ const compareStride = 1 << 18
 // indexes only, never a page. A nil image is one without pages.
 func Compare(ctx context.Context, a, b *Image) (Comparison, error) {
 	c := Comparison{Pages: max(a.pages(), b.pages())}
-	var atA, atB cursor
+	var atA, atB Cursor
 	for page := range c.Pages {
 		if page%compareStride == 0 && ctx.Err() != nil {
 			return c, context.Cause(ctx)
@@ -39,7 +39,7 @@ func Same(ctx context.Context, a, b *Image) (bool, error) {
 	if _, other := b.m.Stat(); stored != other || a.m.Bytes != b.m.Bytes || stored > samePages {
 		return false, nil
 	}
-	var atA, atB cursor
+	var atA, atB Cursor
 	var looked uint64
 	for _, r := range a.m.Runs {
 		for page := r.First; page < r.First+r.Pages; page++ {
@@ -58,15 +58,15 @@ func (im *Image) pages() uint64 {
 	if im == nil {
 		return 0
 	}
-	return pagesOf(im.m.Bytes)
+	return PagesOf(im.m.Bytes)
 }
 
 // identity is the page's hash; that of a zero page is the zero Hash here.
-func (im *Image) identity(page uint64, at *cursor) Hash {
+func (im *Image) identity(page uint64, at *Cursor) Hash {
 	if im == nil {
 		return Hash{}
 	}
-	h, _, _ := im.hashAt(page, at)
+	h, _, _ := im.HashAt(page, at)
 	if h == nil {
 		return Hash{}
 	}

@@ -1,4 +1,4 @@
-package pack
+package pack_test
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 var update = flag.Bool("update", false, "write the golden pack and map anew")
@@ -41,15 +42,15 @@ func TestGoldenPackAndMap(t *testing.T) {
 		writeGolden(t, "v1.map", enc)
 		writeGolden(t, "v1.pack", s.packs[m.Packs[0]])
 	}
-	pack, enc := readGolden(t, "v1.pack"), readGolden(t, "v1.map")
-	m, err := DecodeMap(t.Context(), enc, keyring.None())
+	packed, enc := readGolden(t, "v1.pack"), readGolden(t, "v1.map")
+	m, err := pack.DecodeMap(t.Context(), enc, keyring.None())
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &Map{
+	want := &pack.Map{
 		Bytes: uint64(len(smallImage())),
-		Packs: []digest.Digest{digest.FromBytes(pack)},
-		Runs:  []Run{{0, 1, 0, 0}, {2, 1, 0, 1}, {3, 1, 0, 0}, {4, 1, 0, 2}, {7, 1, 0, 3}},
+		Packs: []digest.Digest{digest.FromBytes(packed)},
+		Runs:  []pack.Run{{0, 1, 0, 0}, {2, 1, 0, 1}, {3, 1, 0, 0}, {4, 1, 0, 2}, {7, 1, 0, 3}},
 	}
 	if d := cmp.Diff(want, m); d != "" {
 		t.Error(d)
@@ -58,29 +59,29 @@ func TestGoldenPackAndMap(t *testing.T) {
 		t.Errorf("Stat gives %d, %d", zero, stored)
 	}
 	s := newShelf()
-	s.packs[m.Packs[0]] = pack
+	s.packs[m.Packs[0]] = packed
 	if !bytes.Equal(load(t, s, m), smallImage()) {
 		t.Error("golden image differs")
 	}
-	checkGoldenLayout(t, pack)
+	checkGoldenLayout(t, packed)
 }
 
 // checkGoldenLayout reads the pack's end by the offsets of docs/format.md.
-func checkGoldenLayout(t *testing.T, pack []byte) {
+func checkGoldenLayout(t *testing.T, packed []byte) {
 	t.Helper()
 	le := binary.LittleEndian
-	tail := pack[len(pack)-64:]
+	tail := packed[len(packed)-64:]
 	at := le.Uint64(tail)
 	got := []any{
 		string(tail[56:]), le.Uint32(tail[8:]), le.Uint32(tail[12:]), le.Uint32(tail[16:]), le.Uint16(tail[20:]), le.Uint16(tail[22:]),
-		le.Uint32(pack), le.Uint32(pack[at:]), le.Uint32(pack[at+4:]), le.Uint32(pack[at+8:]), le.Uint16(pack[at+12:]),
-		Hash(pack[at+16 : at+32]), [32]byte(tail[24:56]),
+		le.Uint32(packed), le.Uint32(packed[at:]), le.Uint32(packed[at+4:]), le.Uint32(packed[at+8:]), le.Uint16(packed[at+12:]),
+		pack.Hash(packed[at+16 : at+32]), [32]byte(tail[24:56]),
 	}
-	size := uint32(len(pack))
+	size := uint32(len(packed))
 	want := []any{
 		"COCOPACK", uint32(1), uint32(4), uint32(4096), uint16(1), uint16(0),
 		uint32(0xFD2FB528), uint32(0x184D2A5C), size - uint32(at) - 8, uint32(at), uint16(4),
-		Sum(palette(1)), sha256.Sum256(pack[at : size-40]),
+		pack.Sum(palette(1)), sha256.Sum256(packed[at : size-40]),
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -109,14 +110,14 @@ func writeGolden(t *testing.T, name string, b []byte) {
 // TestEveryFlippedBitIsFoundOrHarmless: with one bit of a pack flipped, the
 // image either reads back right or fails as damaged. It never reads back wrong.
 func TestEveryFlippedBitIsFoundOrHarmless(t *testing.T) {
-	pack, enc := readGolden(t, "v1.pack"), readGolden(t, "v1.map")
-	m, err := DecodeMap(t.Context(), enc, keyring.None())
+	packed, enc := readGolden(t, "v1.pack"), readGolden(t, "v1.map")
+	m, err := pack.DecodeMap(t.Context(), enc, keyring.None())
 	if err != nil {
 		t.Fatal(err)
 	}
 	found := 0
-	for at := range pack {
-		bad := bytes.Clone(pack)
+	for at := range packed {
+		bad := bytes.Clone(packed)
 		bad[at] ^= 1 << (at % 8)
 		got, err := tryLoad(t, m, bad)
 		switch {
@@ -128,8 +129,8 @@ func TestEveryFlippedBitIsFoundOrHarmless(t *testing.T) {
 			found++
 		}
 	}
-	if found < len(pack)*9/10 {
-		t.Errorf("only %d of %d flips were found", found, len(pack))
+	if found < len(packed)*9/10 {
+		t.Errorf("only %d of %d flips were found", found, len(packed))
 	}
 }
 
@@ -139,7 +140,7 @@ func TestEveryFlippedBitOfAMapIsFound(t *testing.T) {
 		for bit := range 8 {
 			bad := bytes.Clone(enc)
 			bad[at] ^= 1 << bit
-			if _, err := DecodeMap(t.Context(), bad, keyring.None()); !errors.Is(err, failure.Damaged) {
+			if _, err := pack.DecodeMap(t.Context(), bad, keyring.None()); !errors.Is(err, failure.Damaged) {
 				t.Fatalf("byte %d bit %d flipped: %v", at, bit, err)
 			}
 		}
@@ -147,18 +148,18 @@ func TestEveryFlippedBitOfAMapIsFound(t *testing.T) {
 }
 
 func TestTruncatedFilesAreDamaged(t *testing.T) {
-	pack, enc := readGolden(t, "v1.pack"), readGolden(t, "v1.map")
-	m, err := DecodeMap(t.Context(), enc, keyring.None())
+	packed, enc := readGolden(t, "v1.pack"), readGolden(t, "v1.map")
+	m, err := pack.DecodeMap(t.Context(), enc, keyring.None())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for n := range enc {
-		if _, err := DecodeMap(t.Context(), enc[:n], keyring.None()); !errors.Is(err, failure.Damaged) {
+		if _, err := pack.DecodeMap(t.Context(), enc[:n], keyring.None()); !errors.Is(err, failure.Damaged) {
 			t.Fatalf("map cut at %d: %v", n, err)
 		}
 	}
-	for n := 0; n < len(pack); n += 7 {
-		if _, err := tryLoad(t, m, pack[:n]); !errors.Is(err, failure.Damaged) {
+	for n := 0; n < len(packed); n += 7 {
+		if _, err := tryLoad(t, m, packed[:n]); !errors.Is(err, failure.Damaged) {
 			t.Fatalf("pack cut at %d: %v", n, err)
 		}
 	}
@@ -166,17 +167,17 @@ func TestTruncatedFilesAreDamaged(t *testing.T) {
 
 // tryLoad expands m with one pack of the given bytes, and reads it by ReadAt
 // too: both must agree.
-func tryLoad(t testing.TB, m *Map, pack []byte) ([]byte, error) {
+func tryLoad(t testing.TB, m *pack.Map, packed []byte) ([]byte, error) {
 	t.Helper()
-	return tryLoadWith(t, m, pack, nil)
+	return tryLoadWith(t, m, packed, nil)
 }
 
-func tryLoadWith(t testing.TB, m *Map, pack []byte, keys *keyring.Ring) ([]byte, error) {
+func tryLoadWith(t testing.TB, m *pack.Map, packed []byte, keys *keyring.Ring) ([]byte, error) {
 	t.Helper()
 	s := newShelf()
 	s.ring = keys
-	s.packs[m.Packs[0]] = pack
-	im, err := OpenImage(t.Context(), m, s)
+	s.packs[m.Packs[0]] = packed
+	im, err := pack.OpenImage(t.Context(), m, s)
 	if err != nil {
 		return nil, err
 	}
@@ -192,22 +193,22 @@ func tryLoadWith(t testing.TB, m *Map, pack []byte, keys *keyring.Ring) ([]byte,
 
 // TestForgedMapsAreRefused: a right checksum is no reason to believe a map.
 func TestForgedMapsAreRefused(t *testing.T) {
-	pack := digest.FromString("x")
-	for name, m := range map[string]Map{
-		"overlap":        {4 * PageSize, []digest.Digest{pack}, []Run{{0, 2, 0, 0}, {1, 1, 0, 9}}},
-		"beyond image":   {4 * PageSize, []digest.Digest{pack}, []Run{{3, 2, 0, 0}}},
-		"empty run":      {4 * PageSize, []digest.Digest{pack}, []Run{{3, 0, 0, 0}}},
-		"unknown pack":   {4 * PageSize, []digest.Digest{pack}, []Run{{0, 1, 1, 0}}},
-		"zero pack":      {4 * PageSize, []digest.Digest{pack}, []Run{{0, 1, ZeroPack, 0}}},
-		"split run":      {4 * PageSize, []digest.Digest{pack}, []Run{{0, 1, 0, 0}, {1, 1, 0, 1}}},
-		"far page":       {4 * PageSize, []digest.Digest{pack}, []Run{{0, 1, 0, maxPackPages}}},
-		"huge image":     {MaxImageBytes + 1, nil, nil},
-		"strange digest": {PageSize, []digest.Digest{"sha512:00"}, nil},
+	packed := digest.FromString("x")
+	for name, m := range map[string]pack.Map{
+		"overlap":        {4 * pack.PageSize, []digest.Digest{packed}, []pack.Run{{0, 2, 0, 0}, {1, 1, 0, 9}}},
+		"beyond image":   {4 * pack.PageSize, []digest.Digest{packed}, []pack.Run{{3, 2, 0, 0}}},
+		"empty run":      {4 * pack.PageSize, []digest.Digest{packed}, []pack.Run{{3, 0, 0, 0}}},
+		"unknown pack":   {4 * pack.PageSize, []digest.Digest{packed}, []pack.Run{{0, 1, 1, 0}}},
+		"zero pack":      {4 * pack.PageSize, []digest.Digest{packed}, []pack.Run{{0, 1, pack.ZeroPack, 0}}},
+		"split run":      {4 * pack.PageSize, []digest.Digest{packed}, []pack.Run{{0, 1, 0, 0}, {1, 1, 0, 1}}},
+		"far page":       {4 * pack.PageSize, []digest.Digest{packed}, []pack.Run{{0, 1, 0, pack.MaxPackPages}}},
+		"huge image":     {pack.MaxImageBytes + 1, nil, nil},
+		"strange digest": {pack.PageSize, []digest.Digest{"sha512:00"}, nil},
 	} {
 		if _, err := m.Encode(); !errors.Is(err, failure.Damaged) {
 			t.Errorf("%s: Encode gives %v", name, err)
 		}
-		im, err := OpenImage(t.Context(), &m, newShelf())
+		im, err := pack.OpenImage(t.Context(), &m, newShelf())
 		if !errors.Is(err, failure.Damaged) {
 			t.Errorf("%s: OpenImage gives %v, %v", name, im, err)
 		}
@@ -216,26 +217,26 @@ func TestForgedMapsAreRefused(t *testing.T) {
 
 // TestMapMayNotAskForMoreThanAPackHas: the pack is intact, the map is not.
 func TestMapMayNotAskForMoreThanAPackHas(t *testing.T) {
-	pack := readGolden(t, "v1.pack")
-	m := &Map{Bytes: 9 * PageSize, Packs: []digest.Digest{digest.FromBytes(pack)}, Runs: []Run{{0, 5, 0, 0}}}
-	if _, err := tryLoad(t, m, pack); !errors.Is(err, failure.Damaged) {
+	packed := readGolden(t, "v1.pack")
+	m := &pack.Map{Bytes: 9 * pack.PageSize, Packs: []digest.Digest{digest.FromBytes(packed)}, Runs: []pack.Run{{0, 5, 0, 0}}}
+	if _, err := tryLoad(t, m, packed); !errors.Is(err, failure.Damaged) {
 		t.Error(err)
 	}
 }
 
 // seal gives forged bytes a right checksum, so that fuzzing goes deep.
 func sealIndex(b []byte) []byte {
-	if len(b) < packTailBytes {
+	if len(b) < pack.PackTailBytes {
 		return b
 	}
 	b = bytes.Clone(b)
-	tail := b[len(b)-packTailBytes:]
+	tail := b[len(b)-pack.PackTailBytes:]
 	at := binary.LittleEndian.Uint64(tail)
-	if at < uint64(len(b)-packTailBytes) {
-		sum := sha256.Sum256(b[at : len(b)-packTailBytes+tailSumAt])
-		copy(tail[tailSumAt:], sum[:])
+	if at < uint64(len(b)-pack.PackTailBytes) {
+		sum := sha256.Sum256(b[at : len(b)-pack.PackTailBytes+pack.TailSumAt])
+		copy(tail[pack.TailSumAt:], sum[:])
 	}
-	copy(tail[tailMagicAt:], packMagic)
+	copy(tail[pack.TailMagicAt:], pack.PackMagic)
 	return b
 }
 
@@ -244,11 +245,11 @@ func FuzzDecodeMap(f *testing.F) {
 	f.Add(enc)
 	f.Add(enc[:len(enc)-40])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) >= mapSumBytes {
-			sum := sha256.Sum256(b[:len(b)-mapSumBytes])
-			b = append(bytes.Clone(b[:len(b)-mapSumBytes]), sum[:]...)
+		if len(b) >= pack.MapSumBytes {
+			sum := sha256.Sum256(b[:len(b)-pack.MapSumBytes])
+			b = append(bytes.Clone(b[:len(b)-pack.MapSumBytes]), sum[:]...)
 		}
-		m, err := DecodeMap(t.Context(), b, keyring.None())
+		m, err := pack.DecodeMap(t.Context(), b, keyring.None())
 		if err != nil {
 			return
 		}
@@ -256,7 +257,7 @@ func FuzzDecodeMap(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m2, err := DecodeMap(t.Context(), again, keyring.None())
+		m2, err := pack.DecodeMap(t.Context(), again, keyring.None())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -270,7 +271,7 @@ func FuzzReadIndex(f *testing.F) {
 	f.Add(readGolden(f, "v1.pack"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = sealIndex(b)
-		ix, err := ReadIndex(bytes.NewReader(b), int64(len(b)), keyring.None())
+		ix, err := pack.ReadIndex(bytes.NewReader(b), int64(len(b)), keyring.None())
 		if err != nil {
 			return
 		}
@@ -286,20 +287,20 @@ func FuzzReadIndex(f *testing.F) {
 func FuzzImage(f *testing.F) {
 	f.Add(readGolden(f, "v1.pack"), uint16(0), uint16(4), uint16(0))
 	f.Add(readGolden(f, "v1.pack"), uint16(3), uint16(1), uint16(2))
-	f.Fuzz(func(t *testing.T, pack []byte, first, pages, packPage uint16) {
-		pack = sealIndex(pack)
-		m := &Map{Bytes: 64 * PageSize, Packs: []digest.Digest{digest.FromString("x")}, Runs: []Run{{uint64(first), uint64(pages), 0, uint32(packPage)}}}
-		out, err := tryLoad(t, m, pack)
+	f.Fuzz(func(t *testing.T, packed []byte, first, pages, packPage uint16) {
+		packed = sealIndex(packed)
+		m := &pack.Map{Bytes: 64 * pack.PageSize, Packs: []digest.Digest{digest.FromString("x")}, Runs: []pack.Run{{uint64(first), uint64(pages), 0, uint32(packPage)}}}
+		out, err := tryLoad(t, m, packed)
 		if err != nil {
 			return
 		}
-		ix, err := ReadIndex(bytes.NewReader(pack), int64(len(pack)), keyring.None())
+		ix, err := pack.ReadIndex(bytes.NewReader(packed), int64(len(packed)), keyring.None())
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i := range int(pages) {
-			at := (int(first) + i) * PageSize
-			if Sum(out[at:at+PageSize]) != ix.Hashes[int(packPage)+i] {
+			at := (int(first) + i) * pack.PageSize
+			if pack.Sum(out[at:at+pack.PageSize]) != ix.Hashes[int(packPage)+i] {
 				t.Fatalf("page %d came out with another hash", i)
 			}
 		}

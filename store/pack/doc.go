@@ -8,27 +8,14 @@
 // every page and the length of every frame. A page map ([Map]) says, for one
 // image, which page of which pack stands at each address; a page that it does
 // not name is zero. A parent is an earlier image whose pages a new one may
-// reuse. docs/format.md gives both layouts byte by byte.
-//
-// # Writing
-//
-// A [Writer] turns the pages of one or more images into packs. For each page
-// it asks, in this order: is it zero (recorded, not stored); does the parent
-// have the same page at the same address, by its print ([Fingerprints]) or by its
-// hash; is it anywhere in the parent's packs,
-// in those of its family (other guests of the same image) or among the pages
-// this Writer stored already; else it is appended to the open frame, in the
-// order the pages came (what will not compress has a frame of its own). Full
-// frames are compressed in parallel and written in
-// order. [Writer.Flush] moves pages out of old frames of which little is used,
-// until a restore needs at most half as many frames again as after a fresh
-// capture, and ends the last pack; then every [ImageWriter.Finish] gives its
-// map.
+// reuse. docs/format.md gives both layouts byte by byte. Package packer writes
+// packs.
 //
 // # Reading
 //
 // An [Image] is an opened map. [Image.WriteTo] expands it: each needed frame
-// is read once, in pack order, in parallel. [Image.ReadAt] reads anywhere.
+// is read once, in pack order, in parallel. [Image.ReadAt] reads anywhere. A [Scan]
+// reads frames that may be damaged, and [Reindex] makes a lost index from them.
 //
 // # Invariants
 //
@@ -42,11 +29,9 @@
 //     of what holds it. Damaged input is an error, never a panic.
 //  4. A pack is written strictly from its first byte to its last and, unless it
 //     is encrypted (seal.go), is a valid zstd file (`zstd -t` accepts it).
-//  5. A pack never exceeds [MaxPackBytes]; memory used by a Writer or by
-//     WriteTo does not grow with the image except for tables of at most about
-//     24 bytes a stored page and 4 bytes a page of the image.
-//  6. Pages of packs under one key are reused only in packs under the same key;
-//     a pack whose key is not at hand is keyring.Missing, never damaged.
+//  5. A pack never exceeds [MaxPackBytes]; memory used by WriteTo does not grow
+//     with the image.
+//  6. A pack whose key is not at hand is keyring.Missing, never damaged.
 package pack
 
 import (
@@ -68,10 +53,10 @@ const (
 	MaxImageBytes = 1 << 46
 
 	frameRawBytes = FramePages * PageSize
-	// maxFrameBytes bounds a stored frame: raw blocks cost 3 bytes each 128 KiB.
-	maxFrameBytes = frameRawBytes + 4096
-	// maxPackPages keeps a page number within 20 bits (docs/format.md).
-	maxPackPages = 1 << 20
+	// MaxFrameBytes bounds a stored frame: raw blocks cost 3 bytes each 128 KiB.
+	MaxFrameBytes = frameRawBytes + 4096
+	// MaxPackPages keeps a page number within 20 bits (docs/format.md).
+	MaxPackPages = 1 << 20
 )
 
 // Hash identifies a page: SHA-256 of its 4096 bytes cut to 16 bytes.
@@ -89,11 +74,23 @@ func sumPair(a, b []byte) (Hash, Hash) {
 	return Hash(x), Hash(y)
 }
 
-// isZero reports whether a page holds only zero bytes. After the first eight
+// SumEach hashes the pages with these numbers, two at a time.
+func SumEach(numbers []int, page func(i int) []byte, do func(i int, h Hash)) {
+	for ; len(numbers) > 1; numbers = numbers[2:] {
+		a, b := sumPair(page(numbers[0]), page(numbers[1]))
+		do(numbers[0], a)
+		do(numbers[1], b)
+	}
+	if len(numbers) > 0 {
+		do(numbers[0], Sum(page(numbers[0])))
+	}
+}
+
+// IsZero reports whether a page holds only zero bytes. After the first eight
 // bytes are known to be zero, a page equal to itself shifted by eight is zero.
-func isZero(page []byte) bool {
+func IsZero(page []byte) bool {
 	return binary.LittleEndian.Uint64(page) == 0 && bytes.Equal(page[8:], page[:len(page)-8])
 }
 
-// pagesOf is the number of pages that n bytes touch.
-func pagesOf(n uint64) uint64 { return (n + PageSize - 1) / PageSize }
+// PagesOf is the number of pages that n bytes touch.
+func PagesOf(n uint64) uint64 { return (n + PageSize - 1) / PageSize }

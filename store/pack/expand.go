@@ -87,7 +87,7 @@ func (im *Image) eachFrame(ctx context.Context, workers int, do func(ctx context
 func (im *Image) plan() plan {
 	var pl plan
 	for i, p := range im.packs {
-		for range p.index.Frames {
+		for range p.Index.Frames {
 			pl.packs = append(pl.packs, uint32(i))
 		}
 	}
@@ -109,9 +109,9 @@ func (im *Image) plan() plan {
 func (im *Image) eachPiece(do func(frame int, p piece)) {
 	for _, r := range im.m.Runs {
 		pk := &im.packs[r.Pack]
-		number := pk.index.frameOf(r.PackPage)
+		number := pk.Index.FrameOf(r.PackPage)
 		for r.Pages > 0 {
-			f := &pk.index.Frames[number]
+			f := &pk.Index.Frames[number]
 			n := min(uint32(r.Pages), f.First+f.Pages-r.PackPage)
 			do(pk.firstFrame+number, piece{r.First, r.PackPage, n})
 			r.First, r.PackPage, r.Pages = r.First+uint64(n), r.PackPage+n, r.Pages-uint64(n)
@@ -123,27 +123,27 @@ func (im *Image) eachPiece(do func(frame int, p piece)) {
 // expander decodes one frame at a time.
 type expander struct {
 	im     *Image
-	reader *frameReader
+	reader *FrameReader
 	parts  []Part // of the frame that was decoded last
 }
 
 func newExpander(im *Image) (*expander, error) {
-	r, err := newFrameReader()
+	r, err := NewFrameReader()
 	return &expander{im: im, reader: r}, err
 }
 
 // expand decodes a frame and checks its pieces: e.parts are their bytes.
 func (e *expander) expand(needed neededFrame) error {
 	p := &e.im.packs[needed.pack]
-	f, err := e.reader.read(p, needed.number-p.firstFrame)
+	f, err := e.reader.Read(&p.Opened, needed.number-p.firstFrame)
 	if err != nil {
 		return err
 	}
-	var want pageSet
+	var want PageSet
 	for _, pc := range needed.pieces {
-		want.add(pc.packPage-f.info.First, pc.pages)
+		want.Add(pc.packPage-f.Info.First, pc.pages)
 	}
-	if err := f.check(want); err != nil {
+	if err := f.Check(want); err != nil {
 		return err
 	}
 	e.parts = e.parts[:0]
@@ -154,7 +154,7 @@ func (e *expander) expand(needed neededFrame) error {
 }
 
 // bytes gives a piece's bytes without what lies behind the image.
-func (e *expander) bytes(f *openFrame, p piece) []byte {
+func (e *expander) bytes(f *OpenFrame, p piece) []byte {
 	n := min(uint64(p.pages)*PageSize, e.im.m.Bytes-p.first*PageSize)
-	return f.raw[uint64(p.packPage-f.info.First)*PageSize:][:n]
+	return f.raw[uint64(p.packPage-f.Info.First)*PageSize:][:n]
 }

@@ -1,4 +1,4 @@
-package pack
+package pack_test
 
 import (
 	"bytes"
@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/ramgen"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // Ranges of RAM follow each other in one file: each is expanded at its offset
@@ -20,7 +21,7 @@ func TestImagesAreExpandedIntoAPartOfAFile(t *testing.T) {
 	s := newShelf()
 	m, _ := save(t, s, ram, ram.Bytes(), nil)
 	path := filepath.Join(t.TempDir(), "out")
-	before := bytes.Repeat([]byte{7}, 3*PageSize)
+	before := bytes.Repeat([]byte{7}, 3*pack.PageSize)
 	if err := os.WriteFile(path, before, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +33,7 @@ func TestImagesAreExpandedIntoAPartOfAFile(t *testing.T) {
 	if err := f.Truncate(int64(len(before)) + ram.Bytes()); err != nil {
 		t.Fatal(err)
 	}
-	if err := open(t, s, m).WriteTo(t.Context(), At(f, int64(len(before))), 2, nil); err != nil {
+	if err := open(t, s, m).WriteTo(t.Context(), pack.At(f, int64(len(before))), 2, nil); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(path)

@@ -1,4 +1,4 @@
-package pack
+package pack_test
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // folder keeps packs as files: what benchmarks and zstd see.
@@ -19,7 +21,7 @@ type folderFile struct {
 	dir string
 }
 
-func (f folder) CreatePack(context.Context) (PackFile, error) {
+func (f folder) CreatePack(context.Context) (packer.PackFile, error) {
 	file, err := os.CreateTemp(f.dir, "new-")
 	return folderFile{file, f.dir}, err
 }
@@ -36,7 +38,7 @@ func (f folderFile) Abort() error {
 	return os.Remove(f.Name())
 }
 
-func (f folder) OpenPack(_ context.Context, d digest.Digest) (ReaderAtCloser, int64, error) {
+func (f folder) OpenPack(_ context.Context, d digest.Digest) (pack.ReaderAtCloser, int64, error) {
 	file, err := os.Open(filepath.Join(f.dir, d.Encoded()))
 	if err != nil {
 		return nil, 0, err
@@ -51,7 +53,7 @@ func (f folder) OpenPack(_ context.Context, d digest.Digest) (ReaderAtCloser, in
 func (folder) Key(id keyring.ID) (*keyring.Key, error) { return keyring.None().Key(id) }
 
 // empty removes all packs but those of keep.
-func (f folder) empty(t testing.TB, keep *Map) {
+func (f folder) empty(t testing.TB, keep *pack.Map) {
 	t.Helper()
 	held := map[string]bool{}
 	if keep != nil {

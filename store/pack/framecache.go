@@ -20,7 +20,7 @@ type cachedFrame struct {
 	key    int // number among all frames of the image
 	load   sync.Once
 	mu     sync.Mutex // guards frame.checked
-	frame  openFrame
+	frame  OpenFrame
 	failed error
 }
 
@@ -29,21 +29,21 @@ func (im *Image) readFrame(p []byte, pack uint32, number int, packPage uint32, w
 	key := im.packs[pack].firstFrame + number
 	c := im.cache.get(key)
 	c.load.Do(func() {
-		var fr *frameReader
-		if fr, c.failed = newFrameReader(); c.failed == nil {
-			c.frame, c.failed = fr.read(&im.packs[pack], number)
+		var fr *FrameReader
+		if fr, c.failed = NewFrameReader(); c.failed == nil {
+			c.frame, c.failed = fr.Read(&im.packs[pack].Opened, number)
 		}
 	})
 	if c.failed != nil {
 		im.cache.drop(c) // the next read may succeed
 		return c.failed
 	}
-	first := packPage - c.frame.info.First
+	first := packPage - c.frame.Info.First
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var want pageSet
-	want.add(first, uint32(pagesOf(within+uint64(len(p)))))
-	if err := c.frame.check(want); err != nil {
+	var want PageSet
+	want.Add(first, uint32(PagesOf(within+uint64(len(p)))))
+	if err := c.frame.Check(want); err != nil {
 		return err
 	}
 	copy(p, c.frame.raw[uint64(first)*PageSize+within:])
@@ -72,61 +72,64 @@ func (fc *frameCache) drop(c *cachedFrame) {
 	fc.frames = slices.DeleteFunc(fc.frames, func(other *cachedFrame) bool { return other == c })
 }
 
-// frameReader reads and decodes frames into buffers that it reuses.
-type frameReader struct {
+// FrameReader reads and decodes frames into buffers that it reuses.
+type FrameReader struct {
 	decoder *frameDecoder
 	stored  []byte
 	raw     []byte
 }
 
-func newFrameReader() (*frameReader, error) {
+// NewFrameReader makes one.
+func NewFrameReader() (*FrameReader, error) {
 	d, err := newFrameDecoder()
 	if err != nil {
 		return nil, err
 	}
-	return &frameReader{decoder: d}, nil
+	return &FrameReader{decoder: d}, nil
 }
 
-// openFrame is a decoded frame; a page of it may be used after check.
-type openFrame struct {
-	pack    *imagePack
-	info    Frame
+// OpenFrame is a decoded frame; a page of it may be used after check.
+type OpenFrame struct {
+	pack    *Opened
+	Info    Frame
 	raw     []byte
-	checked pageSet
+	checked PageSet
 }
 
-// read decodes one frame; its pages are not yet checked. The result is valid
+// Read decodes one frame; its pages are not yet checked. The result is valid
 // until the next read.
-func (fr *frameReader) read(p *imagePack, number int) (openFrame, error) {
-	f := p.index.Frames[number]
+func (fr *FrameReader) Read(p *Opened, number int) (OpenFrame, error) {
+	f := p.Index.Frames[number]
 	fr.stored = slices.Grow(fr.stored[:0], int(f.Bytes))[:f.Bytes]
 	fr.raw = slices.Grow(fr.raw[:0], int(f.Pages)*PageSize+decodeSlack)[:f.Pages*PageSize]
-	if err := readFull(p.file, fr.stored, f.Offset); err != nil {
-		return openFrame{}, fmt.Errorf("read frame %d of pack %s: %w", number, p.digest, err)
+	if err := readFull(p.File, fr.stored, f.Offset); err != nil {
+		return OpenFrame{}, fmt.Errorf("read frame %d of pack %s: %w", number, p.Digest, err)
 	}
-	compressed, err := p.index.open(number, fr.stored)
+	compressed, err := p.Index.open(number, fr.stored)
 	if err == nil {
 		err = fr.decoder.decode(compressed, fr.raw)
 	}
 	if err != nil {
-		return openFrame{}, damaged("decode frame %d of pack %s: %w", number, p.digest, err)
+		return OpenFrame{}, damaged("decode frame %d of pack %s: %w", number, p.Digest, err)
 	}
-	return openFrame{pack: p, info: f, raw: fr.raw}, nil
+	return OpenFrame{pack: p, Info: f, raw: fr.raw}, nil
 }
 
-// pageSet is a set of pages of one frame.
-type pageSet [FramePages / 64]uint64
+// PageSet is a set of pages of one frame.
+type PageSet [FramePages / 64]uint64
 
-func (s *pageSet) add(first, pages uint32) {
+// Add puts pages in.
+func (s *PageSet) Add(first, pages uint32) {
 	for i := first; i < first+pages; i++ {
 		s[i/64] |= 1 << (i % 64)
 	}
 }
 
-func (s *pageSet) has(page int) bool { return s[page/64]&(1<<(page%64)) != 0 }
+// Has says whether a page is in.
+func (s *PageSet) Has(page int) bool { return s[page/64]&(1<<(page%64)) != 0 }
 
-// check compares the pages of want with their hashes, each page once.
-func (f *openFrame) check(want pageSet) error {
+// Check compares the pages of want with their hashes, each page once.
+func (f *OpenFrame) Check(want PageSet) error {
 	var numbers [FramePages]int
 	n := 0
 	for word := range want {
@@ -135,15 +138,15 @@ func (f *openFrame) check(want pageSet) error {
 			n++
 		}
 	}
-	hashes := f.pack.index.Hashes[f.info.First:]
+	hashes := f.pack.Index.Hashes[f.Info.First:]
 	differs := -1
-	sumEach(numbers[:n], f.page, func(i int, h Hash) {
+	SumEach(numbers[:n], f.Page, func(i int, h Hash) {
 		if h != hashes[i] && differs < 0 {
 			differs = i
 		}
 	})
 	if differs >= 0 {
-		return damaged("page %d of pack %s differs from its hash", f.info.First+uint32(differs), f.pack.digest)
+		return damaged("page %d of pack %s differs from its hash", f.Info.First+uint32(differs), f.pack.Digest)
 	}
 	for word := range want {
 		f.checked[word] |= want[word]
@@ -151,4 +154,5 @@ func (f *openFrame) check(want pageSet) error {
 	return nil
 }
 
-func (f *openFrame) page(i int) []byte { return f.raw[i*PageSize : (i+1)*PageSize] }
+// Page is the i-th page.
+func (f *OpenFrame) Page(i int) []byte { return f.raw[i*PageSize : (i+1)*PageSize] }

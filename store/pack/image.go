@@ -35,11 +35,18 @@ type Image struct {
 	cache frameCache
 }
 
+// imagePack is a pack of an image.
 type imagePack struct {
-	digest     digest.Digest
-	file       ReaderAtCloser
-	index      *Index
+	Opened
 	firstFrame int // frames of the packs before it
+}
+
+// Opened is an open pack with its index. File may be read until Close of what
+// opened it.
+type Opened struct {
+	Digest digest.Digest
+	File   ReaderAtCloser
+	Index  *Index
 }
 
 // OpenImage opens the packs that a map names and checks that each has the
@@ -56,11 +63,11 @@ func OpenImage(ctx context.Context, m *Map, src Source) (*Image, error) {
 	frames := 0
 	for i := range im.packs {
 		im.packs[i].firstFrame = frames
-		frames += len(im.packs[i].index.Frames)
+		frames += len(im.packs[i].Index.Frames)
 	}
 	for _, r := range m.Runs {
-		if p := im.packs[r.Pack]; uint64(r.PackPage)+r.Pages > uint64(len(p.index.Hashes)) {
-			err := damaged("page map names page %d of pack %s, which has %d", uint64(r.PackPage)+r.Pages-1, p.digest, len(p.index.Hashes))
+		if p := im.packs[r.Pack]; uint64(r.PackPage)+r.Pages > uint64(len(p.Index.Hashes)) {
+			err := damaged("page map names page %d of pack %s, which has %d", uint64(r.PackPage)+r.Pages-1, p.Digest, len(p.Index.Hashes))
 			return nil, errors.Join(err, im.Close())
 		}
 	}
@@ -75,26 +82,35 @@ func (im *Image) openPacks(ctx context.Context, src Source) error {
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, d := range im.m.Packs {
 		g.Go(func() (err error) {
-			im.packs[i], err = openPackIndex(gctx, d, src)
+			im.packs[i].Opened, err = OpenPack(gctx, d, src)
 			return err
 		})
 	}
 	return g.Wait()
 }
 
-func openPackIndex(ctx context.Context, d digest.Digest, src Source) (imagePack, error) {
+// OpenPack opens a pack and reads its index.
+func OpenPack(ctx context.Context, d digest.Digest, src Source) (Opened, error) {
 	if err := ctx.Err(); err != nil {
-		return imagePack{}, context.Cause(ctx)
+		return Opened{}, context.Cause(ctx)
 	}
 	file, size, err := src.OpenPack(ctx, d)
 	if err != nil {
-		return imagePack{}, fmt.Errorf("open pack %s: %w", d, err)
+		return Opened{}, fmt.Errorf("open pack %s: %w", d, err)
 	}
 	ix, err := ReadIndex(file, size, src)
 	if err != nil {
-		return imagePack{}, errors.Join(fmt.Errorf("pack %s: %w", d, err), file.Close())
+		return Opened{}, errors.Join(fmt.Errorf("pack %s: %w", d, err), file.Close())
 	}
-	return imagePack{digest: d, file: file, index: ix}, nil
+	return Opened{Digest: d, File: file, Index: ix}, nil
+}
+
+// Opened are the image's packs, open as long as it is.
+func (im *Image) Opened() (packs []Opened) {
+	for _, p := range im.packs {
+		packs = append(packs, p.Opened)
+	}
+	return packs
 }
 
 // Bytes is the image's length.
@@ -107,8 +123,8 @@ func (im *Image) Packs() []digest.Digest { return im.m.Packs }
 func (im *Image) Close() error {
 	var err error
 	for _, p := range im.packs {
-		if p.file != nil {
-			err = errors.Join(err, p.file.Close())
+		if p.File != nil {
+			err = errors.Join(err, p.File.Close())
 		}
 	}
 	return err
@@ -117,29 +133,29 @@ func (im *Image) Close() error {
 // PageHash gives the hash of a page of the image; false for zero pages and
 // pages beyond the image.
 func (im *Image) PageHash(page uint64) (Hash, bool) {
-	var at cursor
-	h, _, _ := im.hashAt(page, &at)
+	var at Cursor
+	h, _, _ := im.HashAt(page, &at)
 	if h == nil {
 		return Hash{}, false
 	}
 	return *h, true
 }
 
-// cursor remembers a run so that neighbouring pages are found without search.
-type cursor struct{ run int }
+// Cursor remembers a run so that neighbouring pages are found without search.
+type Cursor struct{ run int }
 
-// hashAt gives a page's hash and place; nil for a zero page.
-func (im *Image) hashAt(page uint64, at *cursor) (h *Hash, pack, packPage uint32) {
+// HashAt gives a page's hash and place; nil for a zero page.
+func (im *Image) HashAt(page uint64, at *Cursor) (h *Hash, pack, packPage uint32) {
 	r := im.runAt(page, at)
 	if r == nil || r.First > page {
 		return nil, 0, 0
 	}
 	packPage = r.PackPage + uint32(page-r.First)
-	return &im.packs[r.Pack].index.Hashes[packPage], r.Pack, packPage
+	return &im.packs[r.Pack].Index.Hashes[packPage], r.Pack, packPage
 }
 
 // runAt gives the first run that ends behind page, or nil.
-func (im *Image) runAt(page uint64, at *cursor) *Run {
+func (im *Image) runAt(page uint64, at *Cursor) *Run {
 	runs := im.m.Runs
 	endsBehind := func(i int) bool { return runs[i].First+runs[i].Pages > page }
 	for i := at.run; i < len(runs) && i < at.run+4; i++ {
@@ -168,7 +184,7 @@ func (im *Image) ReadAt(p []byte, off int64) (int, error) {
 	if short {
 		p = p[:im.Bytes()-off]
 	}
-	var at cursor
+	var at Cursor
 	for done := 0; done < len(p); {
 		n, err := im.readSome(p[done:], uint64(off)+uint64(done), &at)
 		if err != nil {
@@ -183,7 +199,7 @@ func (im *Image) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // readSome reads up to the next change of run or frame.
-func (im *Image) readSome(p []byte, off uint64, at *cursor) (int, error) {
+func (im *Image) readSome(p []byte, off uint64, at *Cursor) (int, error) {
 	page, within := off/PageSize, off%PageSize
 	r := im.runAt(page, at)
 	if r == nil || r.First > page {
@@ -195,8 +211,8 @@ func (im *Image) readSome(p []byte, off uint64, at *cursor) (int, error) {
 		return int(n), nil
 	}
 	packPage := r.PackPage + uint32(page-r.First)
-	ix := im.packs[r.Pack].index
-	frame := ix.frameOf(packPage)
+	ix := im.packs[r.Pack].Index
+	frame := ix.FrameOf(packPage)
 	pages := min(r.First+r.Pages-page, uint64(ix.Frames[frame].First+ix.Frames[frame].Pages-packPage))
 	n := min(uint64(len(p)), pages*PageSize-within)
 	return int(n), im.readFrame(p[:n], r.Pack, frame, packPage, within)

@@ -53,14 +53,14 @@ func indexBytes(frames, pages int) int64 {
 	return int64(skippableBytes + frames*frameEntry + pages*hashBytes + packTailBytes)
 }
 
-// frameOf is the number of the frame that holds a page of the pack.
-func (ix *Index) frameOf(page uint32) int {
+// FrameOf is the number of the frame that holds a page of the pack.
+func (ix *Index) FrameOf(page uint32) int {
 	return sort.Search(len(ix.Frames), func(i int) bool { return ix.Frames[i].First > page }) - 1
 }
 
-// encode gives the skippable zstd frame that ends a pack whose data frames
+// Encode gives the skippable zstd frame that ends a pack whose data frames
 // take the first dataBytes bytes.
-func (ix *Index) encode(dataBytes int64) []byte {
+func (ix *Index) Encode(dataBytes int64) []byte {
 	if ix.seal != nil {
 		return ix.seal.closeIndex(ix, dataBytes)
 	}
@@ -158,7 +158,7 @@ func decodeIndex(b []byte, at int64, keys keyring.Keys) (*Index, error) {
 // countsFit bounds what an index says it holds; fits compares it with its length.
 func countsFit(frames, pages int64, fits func() bool) error {
 	switch {
-	case pages < 1 || pages > maxPackPages || frames < 1 || frames > pages:
+	case pages < 1 || pages > MaxPackPages || frames < 1 || frames > pages:
 		return damaged("pack index: %d frames of %d pages", frames, pages)
 	case !fits():
 		return damaged("pack index: it is not as long as %d frames of %d pages are", frames, pages)
@@ -184,11 +184,11 @@ func decodeTables(b []byte, frames, pages, at int64, s *seal) (*Index, error) {
 // the pack's first dataBytes bytes and hold exactly its pages.
 func (ix *Index) decodeFrames(table []byte, dataBytes int64) error {
 	le := binary.LittleEndian
-	offset, first, extra := ix.seal.headBytes(), int64(0), uint32(ix.seal.overhead())
+	offset, first, extra := ix.headBytes(), int64(0), uint32(ix.Overhead())
 	for i := range ix.Frames {
 		e := table[i*frameEntry:]
 		f := Frame{Offset: offset, Bytes: le.Uint32(e), First: uint32(first), Pages: uint32(le.Uint16(e[4:]))}
-		if f.Bytes <= extra || f.Bytes > maxFrameBytes+extra || f.Pages == 0 || f.Pages > FramePages || le.Uint16(e[6:]) != 0 {
+		if f.Bytes <= extra || f.Bytes > MaxFrameBytes+extra || f.Pages == 0 || f.Pages > FramePages || le.Uint16(e[6:]) != 0 {
 			return damaged("pack index: frame %d has %d bytes, %d pages, flags %#x", i, f.Bytes, f.Pages, le.Uint16(e[6:]))
 		}
 		offset += int64(f.Bytes)

@@ -39,7 +39,7 @@ func decodeMapHead(b []byte) (h mapHead, err error) {
 	h = mapHead{le.Uint64(b[16:]), uint64(le.Uint32(b[24:])), le.Uint64(b[32:]), le.Uint64(b[40:])}
 	stored := uint64(len(b) - mapHeaderBytes)
 	switch {
-	case h.bytes > MaxImageBytes || h.packs > maxMapPacks || h.runs > pagesOf(h.bytes):
+	case h.bytes > MaxImageBytes || h.packs > maxMapPacks || h.runs > PagesOf(h.bytes):
 		return h, damaged("page map: %d runs in %d packs for %d bytes", h.runs, h.packs, h.bytes)
 	case h.payload > maxMapPayload || h.payload > stored*zstdMaxRatio || h.payload < h.packs*sha256.Size || h.runs > (h.payload-h.packs*sha256.Size)/minRunBytes:
 		return h, damaged("page map: %d runs in %d bytes, %d compressed", h.runs, h.payload, stored)
@@ -97,7 +97,7 @@ const (
 
 // each gives do the runs in order, each held to the invariants of a Map.
 func (r *mapReader) each(ctx context.Context, do func(Run) error) error {
-	d := runDecoder{packs: int64(len(r.packs)), pages: pagesOf(r.head.bytes)}
+	d := runDecoder{packs: int64(len(r.packs)), pages: PagesOf(r.head.bytes)}
 	for i := range r.head.runs {
 		if i%runsAtOnce == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -130,11 +130,11 @@ func (d *runDecoder) next(in *varints, i uint64) (Run, error) {
 	in.fill()
 	gap, pages := in.uint(), in.uint()
 	packStep, pageStep := in.int(), in.int()
-	if in.bad || gap > MaxImageBytes || pages > maxPackPages || !small(packStep) || !small(pageStep) {
+	if in.bad || gap > MaxImageBytes || pages > MaxPackPages || !small(packStep) || !small(pageStep) {
 		return Run{}, damaged("page map: run %d cannot be read: %w", i, in.cause())
 	}
 	pack, packPage := d.pack+packStep, d.packEnd+pageStep
-	if pack < 0 || pack >= d.packs || packPage < 0 || packPage+int64(pages) > maxPackPages {
+	if pack < 0 || pack >= d.packs || packPage < 0 || packPage+int64(pages) > MaxPackPages {
 		return Run{}, damaged("page map: run %d names page %d+%d of pack %d of %d", i, packPage, pages, pack, d.packs)
 	}
 	r := Run{First: d.end + gap, Pages: pages, Pack: uint32(pack), PackPage: uint32(packPage)}

@@ -1,10 +1,12 @@
-package pack
+package pack_test
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -12,6 +14,8 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // shelf keeps packs in memory: a Sink and a Source.
@@ -34,7 +38,7 @@ type shelfFile struct {
 
 var errShelf = errors.New("shelf is full")
 
-func (s *shelf) CreatePack(context.Context) (PackFile, error) {
+func (s *shelf) CreatePack(context.Context) (packer.PackFile, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open++
@@ -74,7 +78,7 @@ type shelfReader struct{ *bytes.Reader }
 
 func (shelfReader) Close() error { return nil }
 
-func (s *shelf) OpenPack(_ context.Context, d digest.Digest) (ReaderAtCloser, int64, error) {
+func (s *shelf) OpenPack(_ context.Context, d digest.Digest) (pack.ReaderAtCloser, int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, ok := s.packs[d]
@@ -104,9 +108,9 @@ func (m memoryTarget) WriteAt(p []byte, off int64) (int, error) {
 }
 
 // save stores one image read from r and gives its map.
-func save(t testing.TB, s Sink, r io.ReaderAt, size int64, parent *Image) (*Map, Stats) {
+func save(t testing.TB, s packer.Sink, r io.ReaderAt, size int64, parent *pack.Image) (*pack.Map, packer.Stats) {
 	t.Helper()
-	w := NewWriter(t.Context(), s, WriterOptions{})
+	w := packer.NewWriter(t.Context(), s, packer.WriterOptions{})
 	defer w.Abort()
 	iw := w.Image(uint64(size), parent)
 	if err := iw.ReadFrom(t.Context(), r, nil); err != nil {
@@ -115,7 +119,7 @@ func save(t testing.TB, s Sink, r io.ReaderAt, size int64, parent *Image) (*Map,
 	return finish(t, w, iw)
 }
 
-func finish(t testing.TB, w *Writer, iw *ImageWriter) (*Map, Stats) {
+func finish(t testing.TB, w *packer.Writer, iw *packer.ImageWriter) (*pack.Map, packer.Stats) {
 	t.Helper()
 	st, err := w.Flush(t.Context())
 	if err != nil {
@@ -128,9 +132,9 @@ func finish(t testing.TB, w *Writer, iw *ImageWriter) (*Map, Stats) {
 	return m, st
 }
 
-func open(t testing.TB, s Source, m *Map) *Image {
+func open(t testing.TB, s pack.Source, m *pack.Map) *pack.Image {
 	t.Helper()
-	im, err := OpenImage(t.Context(), m, s)
+	im, err := pack.OpenImage(t.Context(), m, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,11 +143,25 @@ func open(t testing.TB, s Source, m *Map) *Image {
 }
 
 // load expands an image into memory.
-func load(t testing.TB, s Source, m *Map) []byte {
+func load(t testing.TB, s pack.Source, m *pack.Map) []byte {
 	t.Helper()
 	out := make(memoryTarget, m.Bytes)
 	if err := open(t, s, m).WriteTo(t.Context(), out, 2, nil); err != nil {
 		t.Fatal(err)
 	}
 	return out
+}
+
+func fileWith(t *testing.T, b []byte) *os.File {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ram")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
 }

@@ -1,4 +1,4 @@
-package pack
+package pack_test
 
 import (
 	"bytes"
@@ -10,28 +10,30 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // move takes the live pages of these packs of a shelf into new ones and gives the
 // maps as they are then. The old packs are removed.
-func move(t testing.TB, s *shelf, old []digest.Digest, maps []*Map, family ...Known) []*Map {
+func move(t testing.TB, s *shelf, old []digest.Digest, maps []*pack.Map, family ...packer.Known) []*pack.Map {
 	t.Helper()
-	live := map[digest.Digest]*Live{}
+	live := map[digest.Digest]*pack.Live{}
 	for _, m := range maps {
-		m.MarkLive(func(d digest.Digest) *Live {
+		m.MarkLive(func(d digest.Digest) *pack.Live {
 			if live[d] == nil {
-				live[d] = &Live{}
+				live[d] = &pack.Live{}
 			}
 			return live[d]
 		})
 	}
-	w := NewWriter(t.Context(), s, WriterOptions{Level: Better, KeepFrames: true, Family: family})
-	mv, err := NewMove(w, old, live)
+	w := packer.NewWriter(t.Context(), s, packer.WriterOptions{Level: pack.Better, KeepFrames: true, Family: family})
+	mv, err := packer.NewMove(w, old, live)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range old {
-		k, err := OpenKnown(t.Context(), d, s)
+		k, err := packer.OpenKnown(t.Context(), d, s)
 		if err == nil {
 			err = mv.Take(k.File, d, k.Index, nil)
 		}
@@ -45,12 +47,12 @@ func move(t testing.TB, s *shelf, old []digest.Digest, maps []*Map, family ...Kn
 	if err := mv.Finish(); err != nil {
 		t.Fatal(err)
 	}
-	var out []*Map
+	var out []*pack.Map
 	named := map[digest.Digest]bool{} // a pack that was written again as it was has its old name
 	for _, m := range maps {
 		moved, err := mv.Rewrite(m)
 		if err == nil {
-			err = moved.check()
+			err = moved.Check()
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -75,13 +77,13 @@ func TestMovedPagesReadTheSame(t *testing.T) {
 		s := newShelf()
 		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
 		pages := rapid.IntRange(1, 900).Draw(rt, "pages")
-		model := make([]byte, pages*PageSize)
-		var maps []*Map
+		model := make([]byte, pages*pack.PageSize)
+		var maps []*pack.Map
 		var want [][]byte
-		var parent *Image
+		var parent *pack.Image
 		for generation := range rapid.IntRange(1, 4).Draw(rt, "generations") {
 			for range rapid.IntRange(1, pages).Draw(rt, "changes") {
-				copy(model[rnd.IntN(pages)*PageSize:], palette(byte(rnd.IntN(200)*(generation+1))))
+				copy(model[rnd.IntN(pages)*pack.PageSize:], palette(byte(rnd.IntN(200)*(generation+1))))
 			}
 			m, _ := save(t, s, bytes.NewReader(model), int64(len(model)), parent)
 			parent = open(t, s, m)
@@ -98,11 +100,11 @@ func TestMovedPagesReadTheSame(t *testing.T) {
 		if len(old) == 0 {
 			return
 		}
-		live := map[digest.Digest]*Live{}
+		live := map[digest.Digest]*pack.Live{}
 		for _, m := range maps {
-			m.MarkLive(func(d digest.Digest) *Live {
+			m.MarkLive(func(d digest.Digest) *pack.Live {
 				if live[d] == nil {
-					live[d] = &Live{}
+					live[d] = &pack.Live{}
 				}
 				return live[d]
 			})
@@ -135,18 +137,18 @@ func TestMovingReusesOnlyWhatIsSound(t *testing.T) {
 		if harm {
 			s.packs[other][40] ^= 1
 		}
-		k, err := OpenKnown(t.Context(), other, s)
+		k, err := packer.OpenKnown(t.Context(), other, s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := map[Hash]bool{}
+		want := map[pack.Hash]bool{}
 		for i := range 3 {
-			want[Sum(image[i*PageSize:][:PageSize])] = true
+			want[pack.Sum(image[i*pack.PageSize:][:pack.PageSize])] = true
 		}
-		if k.Only, err = Sound(k.File, k.Index, want); err != nil {
+		if k.Only, err = pack.Sound(k.File, k.Index, want); err != nil {
 			t.Fatal(err)
 		}
-		moved := move(t, s, a.Packs, []*Map{a}, k)
+		moved := move(t, s, a.Packs, []*pack.Map{a}, k)
 		if !bytes.Equal(load(t, s, moved[0]), image) {
 			t.Error("the image differs")
 		}
@@ -161,28 +163,28 @@ func TestMovingReusesOnlyWhatIsSound(t *testing.T) {
 func TestALostPageThatNobodyNamesIsLeftBehind(t *testing.T) {
 	s := newShelf()
 	rnd := rand.New(rand.NewPCG(1, 1))
-	noise := make([]byte, 300*PageSize) // two frames, raw
+	noise := make([]byte, 300*pack.PageSize) // two frames, raw
 	for i := range noise {
 		noise[i] = byte(rnd.Uint32())
 	}
 	m, _ := save(t, s, bytes.NewReader(noise), int64(len(noise)), nil)
 	d := m.Packs[0]
-	s.packs[d][10*PageSize] ^= 1 // within page 9 of the first frame
-	k, err := OpenKnown(t.Context(), d, s)
+	s.packs[d][10*pack.PageSize] ^= 1 // within page 9 of the first frame
+	k, err := packer.OpenKnown(t.Context(), d, s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	lost, err := Damages(k.File, k.Index)
+	lost, err := pack.Damages(k.File, k.Index)
 	if err != nil || len(lost) != 1 {
 		t.Fatalf("lost %d pages, %v", len(lost), err)
 	}
-	live := &Live{}
+	live := &pack.Live{}
 	for i := range uint32(300) {
-		live.add(i, 1)
+		live.Add(i, 1)
 	}
-	w := NewWriter(t.Context(), s, WriterOptions{KeepFrames: true})
+	w := packer.NewWriter(t.Context(), s, packer.WriterOptions{KeepFrames: true})
 	defer w.Abort()
-	mv, err := NewMove(w, []digest.Digest{d}, map[digest.Digest]*Live{d: live})
+	mv, err := packer.NewMove(w, []digest.Digest{d}, map[digest.Digest]*pack.Live{d: live})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,9 +197,9 @@ func TestALostPageThatNobodyNamesIsLeftBehind(t *testing.T) {
 			at = uint64(i)
 		}
 	}
-	without := &Map{Bytes: m.Bytes, Packs: m.Packs, Runs: []Run{{First: 0, Pages: at}, {First: at + 1, Pages: 299 - at, PackPage: uint32(at) + 1}}}
-	moved := move(t, s, []digest.Digest{d}, []*Map{without})
-	clear(noise[at*PageSize:][:PageSize])
+	without := &pack.Map{Bytes: m.Bytes, Packs: m.Packs, Runs: []pack.Run{{First: 0, Pages: at}, {First: at + 1, Pages: 299 - at, PackPage: uint32(at) + 1}}}
+	moved := move(t, s, []digest.Digest{d}, []*pack.Map{without})
+	clear(noise[at*pack.PageSize:][:pack.PageSize])
 	if !bytes.Equal(load(t, s, moved[0]), noise) {
 		t.Error("the image differs")
 	}

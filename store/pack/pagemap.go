@@ -2,6 +2,7 @@ package pack
 
 import (
 	"math"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -35,7 +36,7 @@ func (m *Map) Stat() (zeroPages, storedPages uint64) {
 	for _, r := range m.Runs {
 		storedPages += r.Pages
 	}
-	return pagesOf(m.Bytes) - storedPages, storedPages
+	return PagesOf(m.Bytes) - storedPages, storedPages
 }
 
 // zeroBytes is the bytes of the image that are in no pack; its last page may be
@@ -58,13 +59,13 @@ func (m *Map) check() error {
 			return damaged("page map: pack %d is no SHA-256 digest: %.80q", i, string(d))
 		}
 	}
-	pages := pagesOf(m.Bytes)
+	pages := PagesOf(m.Bytes)
 	var end uint64
 	for i, r := range m.Runs {
 		switch {
 		case r.Pages == 0 || r.First < end || r.First >= pages || r.Pages > pages-r.First:
 			return damaged("page map: run %d covers %d pages at %d of %d, after %d", i, r.Pages, r.First, pages, end)
-		case int64(r.Pack) >= int64(len(m.Packs)) || r.Pages > maxPackPages || uint64(r.PackPage)+r.Pages > maxPackPages:
+		case int64(r.Pack) >= int64(len(m.Packs)) || r.Pages > MaxPackPages || uint64(r.PackPage)+r.Pages > MaxPackPages:
 			return damaged("page map: run %d names page %d+%d of pack %d of %d", i, r.PackPage, r.Pages, r.Pack, len(m.Packs))
 		case i > 0 && m.Runs[i-1].continuedBy(r):
 			return damaged("page map: run %d continues the one before", i)
@@ -77,4 +78,35 @@ func (m *Map) check() error {
 // continuedBy reports whether next lies directly behind r in image and pack.
 func (r Run) continuedBy(next Run) bool {
 	return r.First+r.Pages == next.First && r.Pack == next.Pack && uint64(r.PackPage)+r.Pages == uint64(next.PackPage)
+}
+
+// Number is the place of a pack in the map's list, which it may lengthen.
+func (m *Map) Number(d digest.Digest) int {
+	if n := slices.Index(m.Packs, d); n >= 0 {
+		return n
+	}
+	m.Packs = append(m.Packs, d)
+	return len(m.Packs) - 1
+}
+
+// Add appends one page's run, joining it to the last where it continues it.
+func (m *Map) Add(r Run) {
+	if n := len(m.Runs); n > 0 && m.Runs[n-1].continuedBy(r) {
+		m.Runs[n-1].Pages += r.Pages
+		return
+	}
+	m.Runs = append(m.Runs, r)
+}
+
+// Where calls visit for every page of the image that lies in pack d: its number
+// in the image and its number in the pack.
+func (m *Map) Where(d digest.Digest, visit func(page uint64, packPage uint32)) {
+	for _, r := range m.Runs {
+		if m.Packs[r.Pack] != d {
+			continue
+		}
+		for i := range r.Pages {
+			visit(r.First+i, r.PackPage+uint32(i))
+		}
+	}
 }

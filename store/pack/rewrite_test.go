@@ -1,4 +1,4 @@
-package pack
+package pack_test
 
 import (
 	"bytes"
@@ -9,29 +9,25 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // framesNeeded is how many frames a restore of the image decodes.
-func framesNeeded(t *testing.T, s Source, m *Map) (n int) {
+func framesNeeded(t *testing.T, s pack.Source, m *pack.Map) int {
 	t.Helper()
-	pl := open(t, s, m).plan()
-	for f := range pl.packs {
-		if pl.starts[f+1] > pl.starts[f] {
-			n++
-		}
-	}
-	return n
+	return open(t, s, m).FramesNeeded()
 }
 
 // framesOfFresh is how many frames a capture without parent makes.
 func framesOfFresh(ram []byte) int {
-	distinct := map[Hash]bool{}
-	for ; len(ram) > 0; ram = ram[PageSize:] {
-		if page := ram[:PageSize]; !isZero(page) {
-			distinct[Sum(page)] = true
+	distinct := map[pack.Hash]bool{}
+	for ; len(ram) > 0; ram = ram[pack.PageSize:] {
+		if page := ram[:pack.PageSize]; !pack.IsZero(page) {
+			distinct[pack.Sum(page)] = true
 		}
 	}
-	return (len(distinct) + FramePages - 1) / FramePages
+	return (len(distinct) + pack.FramePages - 1) / pack.FramePages
 }
 
 // seedOf prints the seed of a test, or takes it from PACK_SEED.
@@ -74,8 +70,8 @@ func TestReadsStayBoundedOverGenerations(t *testing.T) {
 	for name, churn := range churns {
 		t.Run(name, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seedOf(t), 1))
-			ram := make([]byte, pages*PageSize)
-			change := func(page int) { binary.LittleEndian.PutUint64(ram[page*PageSize+8*rng.IntN(512):], rng.Uint64()) }
+			ram := make([]byte, pages*pack.PageSize)
+			change := func(page int) { binary.LittleEndian.PutUint64(ram[page*pack.PageSize+8*rng.IntN(512):], rng.Uint64()) }
 			for page := range pages / 2 { // the rest is zero until it is touched
 				change(page)
 			}
@@ -106,8 +102,8 @@ func TestReadsStayBoundedOverGenerations(t *testing.T) {
 // Frames that cannot be read are left where they are: the capture succeeds, and
 // says of itself only what is true.
 func TestRewriteLeavesWhatItCannotRead(t *testing.T) {
-	const pages = 4 * FramePages
-	ram := make([]byte, pages*PageSize)
+	const pages = 4 * pack.FramePages
+	ram := make([]byte, pages*pack.PageSize)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for i := range ram {
 		ram[i] = byte(rng.Uint32())
@@ -121,7 +117,7 @@ func TestRewriteLeavesWhatItCannotRead(t *testing.T) {
 	}
 	for p := range pages {
 		if p%8 != 0 {
-			copy(ram[p*PageSize:], fmt.Sprint("later ", p))
+			copy(ram[p*pack.PageSize:], fmt.Sprint("later ", p))
 		}
 	}
 	next, st := save(t, s, bytes.NewReader(ram), int64(len(ram)), parent)
@@ -129,8 +125,8 @@ func TestRewriteLeavesWhatItCannotRead(t *testing.T) {
 		t.Errorf("%d new pages: nothing was moved out of the frames that could be read", st.PagesNew)
 	}
 	im := open(t, s, next)
-	got := make([]byte, PageSize)
-	if _, err := im.ReadAt(got, (pages-8)*PageSize); err != nil || !bytes.Equal(got, ram[(pages-8)*PageSize:][:PageSize]) {
+	got := make([]byte, pack.PageSize)
+	if _, err := im.ReadAt(got, (pages-8)*pack.PageSize); err != nil || !bytes.Equal(got, ram[(pages-8)*pack.PageSize:][:pack.PageSize]) {
 		t.Errorf("page of a frame that could be read: %v", err)
 	}
 	if _, err := im.ReadAt(got, 0); err == nil {

@@ -1,4 +1,4 @@
-package pack
+package pack_test
 
 import (
 	"bytes"
@@ -16,16 +16,18 @@ import (
 	"github.com/cocoonv2/cocoon/internal/keyring"
 	"github.com/cocoonv2/cocoon/internal/leaktest"
 	"github.com/cocoonv2/cocoon/internal/ramgen"
+	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // palette gives one of n page contents; 0 is the zero page.
 func palette(n byte) []byte {
-	p := make([]byte, PageSize)
+	p := make([]byte, pack.PageSize)
 	if n > 0 {
 		ramgen.NewHard(1<<20, uint64(n)).Page(p, 0)
-		p[0], p[PageSize-1] = n, n
+		p[0], p[pack.PageSize-1] = n, n
 	}
 	return p
 }
@@ -40,20 +42,20 @@ func TestWritesInAnyOrderReadBack(t *testing.T) {
 	}
 	key := printKey(t)
 	rapid.Check(t, func(rt *rapid.T) {
-		size := rapid.IntRange(0, 40*PageSize).Draw(rt, "bytes")
+		size := rapid.IntRange(0, 40*pack.PageSize).Draw(rt, "bytes")
 		s := newShelf()
-		var parent *Image
+		var parent *pack.Image
 		var prints *printFile // of parent
 		for generation := range 3 {
 			model := make([]byte, size)
-			w := NewWriter(t.Context(), s, WriterOptions{Workers: 2})
+			w := packer.NewWriter(t.Context(), s, packer.WriterOptions{Workers: 2})
 			iw := w.Image(uint64(size), parent)
-			f := Fingerprints{Key: key, Own: &printFile{}}
+			f := packer.Fingerprints{Key: key, Own: &printFile{}}
 			if prints != nil && rapid.Bool().Draw(rt, "prints") {
 				f.Parent = prints
 			}
 			iw.Fingerprint(f)
-			pages := int(pagesOf(uint64(size)))
+			pages := int(pack.PagesOf(uint64(size)))
 			for range rapid.IntRange(0, 12).Draw(rt, "writes") {
 				if pages == 0 {
 					break
@@ -63,9 +65,9 @@ func TestWritesInAnyOrderReadBack(t *testing.T) {
 				for range rapid.IntRange(1, 6).Draw(rt, "pages") {
 					b = append(b, colours[rapid.IntRange(0, len(colours)-1).Draw(rt, "colour")]...)
 				}
-				b = b[:min(len(b), size-first*PageSize)]
-				copy(model[first*PageSize:], b)
-				if _, err := iw.WriteAt(b, int64(first*PageSize)); err != nil {
+				b = b[:min(len(b), size-first*pack.PageSize)]
+				copy(model[first*pack.PageSize:], b)
+				if _, err := iw.WriteAt(b, int64(first*pack.PageSize)); err != nil {
 					rt.Fatal(err)
 				}
 				clear(b) // the caller may reuse it
@@ -92,16 +94,16 @@ func TestWritesInAnyOrderReadBack(t *testing.T) {
 }
 
 // reread encodes, decodes and opens a map.
-func reread(rt *rapid.T, t *testing.T, s *shelf, m *Map) *Image {
+func reread(rt *rapid.T, t *testing.T, s *shelf, m *pack.Map) *pack.Image {
 	b, err := m.Encode()
 	if err != nil {
 		rt.Fatal(err)
 	}
-	again, err := DecodeMap(t.Context(), b, keyring.None())
+	again, err := pack.DecodeMap(t.Context(), b, keyring.None())
 	if err != nil {
 		rt.Fatal(err)
 	}
-	if d := cmp.Diff(*m, *again, cmp.Comparer(func(a, b []Run) bool { return cmp.Equal(append([]Run{}, a...), append([]Run{}, b...)) })); d != "" && len(m.Packs) > 0 {
+	if d := cmp.Diff(*m, *again, cmp.Comparer(func(a, b []pack.Run) bool { return cmp.Equal(append([]pack.Run{}, a...), append([]pack.Run{}, b...)) })); d != "" && len(m.Packs) > 0 {
 		rt.Fatal(d)
 	}
 	return open(t, s, again)
@@ -109,31 +111,31 @@ func reread(rt *rapid.T, t *testing.T, s *shelf, m *Map) *Image {
 
 func TestLaterWriteOfAPageReplacesTheEarlier(t *testing.T) {
 	s := newShelf()
-	w := NewWriter(t.Context(), s, WriterOptions{})
-	a, b := w.Image(600*PageSize, nil), w.Image(600*PageSize, nil)
+	w := packer.NewWriter(t.Context(), s, packer.WriterOptions{})
+	a, b := w.Image(600*pack.PageSize, nil), w.Image(600*pack.PageSize, nil)
 	for round := byte(1); round <= 3; round++ {
-		for _, iw := range []*ImageWriter{a, b} {
+		for _, iw := range []*packer.ImageWriter{a, b} {
 			page := palette(round)
 			for i := range int64(600) {
 				page[8], page[9] = byte(i), byte(i>>8)
-				if _, err := iw.WriteAt(page, i*PageSize); err != nil {
+				if _, err := iw.WriteAt(page, i*pack.PageSize); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
 	}
-	if _, err := a.WriteAt(make([]byte, 5*PageSize), 7*PageSize); err != nil {
+	if _, err := a.WriteAt(make([]byte, 5*pack.PageSize), 7*pack.PageSize); err != nil {
 		t.Fatal(err)
 	}
 	st, err := w.Flush(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Stats{PagesZero: 5, PagesNew: 600, PagesReused: 595, StoredBytes: int64(s.bytes())}
+	want := packer.Stats{PagesZero: 5, PagesNew: 600, PagesReused: 595, StoredBytes: int64(s.bytes())}
 	if d := cmp.Diff(want, st); d != "" {
 		t.Error(d)
 	}
-	for n, iw := range []*ImageWriter{a, b} {
+	for n, iw := range []*packer.ImageWriter{a, b} {
 		m, err := iw.Finish()
 		if err != nil {
 			t.Fatal(err)
@@ -145,7 +147,7 @@ func TestLaterWriteOfAPageReplacesTheEarlier(t *testing.T) {
 			if n == 0 && i >= 7 && i < 12 {
 				clear(want)
 			}
-			if !bytes.Equal(got[i*PageSize:(i+1)*PageSize], want) {
+			if !bytes.Equal(got[i*pack.PageSize:(i+1)*pack.PageSize], want) {
 				t.Fatalf("image %d page %d is not the last write", n, i)
 			}
 		}
@@ -169,7 +171,7 @@ func TestSecondCaptureStoresOnlyWhatChanged(t *testing.T) {
 	}
 	next := ram.Mutate(0.07, 4)
 	m, st3 := save(t, s, next, next.Bytes(), parent)
-	if want := uint64(0.07 * float64(pagesOf(uint64(ram.Bytes())))); st3.PagesNew > want {
+	if want := uint64(0.07 * float64(pack.PagesOf(uint64(ram.Bytes())))); st3.PagesNew > want {
 		t.Errorf("%d new pages for %d changed ones", st3.PagesNew, want)
 	}
 	want := make([]byte, next.Bytes())
@@ -198,7 +200,7 @@ func TestHolesAreSkippedAndFilesRestored(t *testing.T) {
 	defer f.Close()
 	for name, r := range map[string]io.ReaderAt{"file": f, "section": io.NewSectionReader(f, 0, ram.Bytes()), "reader": bytes.NewReader(want)} {
 		s := newShelf()
-		w := NewWriter(t.Context(), s, WriterOptions{Workers: 1})
+		w := packer.NewWriter(t.Context(), s, packer.WriterOptions{Workers: 1})
 		iw := w.Image(uint64(ram.Bytes()), nil)
 		var told int64
 		if err := iw.ReadFrom(t.Context(), r, func(n int64) { told += n }); err != nil {
@@ -232,8 +234,8 @@ func TestHolesAreSkippedAndFilesRestored(t *testing.T) {
 
 func TestProgressCountsAShortLastPage(t *testing.T) {
 	s := newShelf()
-	w := NewWriter(t.Context(), s, WriterOptions{})
-	const size = 2*PageSize + 100
+	w := packer.NewWriter(t.Context(), s, packer.WriterOptions{})
+	const size = 2*pack.PageSize + 100
 	iw := w.Image(size, nil)
 	if err := iw.ReadFrom(t.Context(), bytes.NewReader(bytes.Repeat([]byte("x"), size)), nil); err != nil {
 		t.Fatal(err)
@@ -261,16 +263,16 @@ func TestEachFrameGivesEveryNonZeroPageOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newShelf()
-	w := NewWriter(t.Context(), s, WriterOptions{})
+	w := packer.NewWriter(t.Context(), s, packer.WriterOptions{})
 	iw := w.Image(uint64(ram.Bytes()), nil)
 	if err := iw.ReadFrom(t.Context(), bytes.NewReader(want), nil); err != nil {
 		t.Fatal(err)
 	}
 	m, _ := finish(t, w, iw)
 	got := make([]byte, ram.Bytes())
-	zero := make([]byte, PageSize)
+	zero := make([]byte, pack.PageSize)
 	var mu sync.Mutex
-	err := open(t, s, m).EachFrame(t.Context(), 3, func(worker int, parts []Part) error {
+	err := open(t, s, m).EachFrame(t.Context(), 3, func(worker int, parts []pack.Part) error {
 		mu.Lock()
 		defer mu.Unlock()
 		end := int64(0)
@@ -279,8 +281,8 @@ func TestEachFrameGivesEveryNonZeroPageOnce(t *testing.T) {
 				t.Errorf("worker %d: part at %d after %d", worker, p.Offset, end)
 			}
 			end = p.Offset + int64(len(p.Data))
-			for at := 0; at < len(p.Data); at += PageSize {
-				page := p.Data[at:min(at+PageSize, len(p.Data))]
+			for at := 0; at < len(p.Data); at += pack.PageSize {
+				page := p.Data[at:min(at+pack.PageSize, len(p.Data))]
 				if bytes.Equal(page, zero[:len(page)]) || !bytes.Equal(got[p.Offset+int64(at):][:len(page)], zero[:len(page)]) {
 					t.Errorf("the page at %d is zero, or came twice", p.Offset+int64(at))
 				}
@@ -307,7 +309,7 @@ func TestReadFromOverEarlierWritesClearsHoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	w := NewWriter(t.Context(), newShelf(), WriterOptions{})
+	w := packer.NewWriter(t.Context(), newShelf(), packer.WriterOptions{})
 	iw := w.Image(1<<20, nil)
 	if _, err := iw.WriteAt(palette(1), 0); err != nil {
 		t.Fatal(err)
@@ -331,7 +333,7 @@ func TestPacksStayBelowTheirLimit(t *testing.T) {
 		t.Errorf("%d packs of %d bytes, stats %+v", len(s.packs), s.bytes(), st)
 	}
 	for d, b := range s.packs {
-		if len(b) > MaxPackBytes {
+		if len(b) > pack.MaxPackBytes {
 			t.Errorf("pack %s has %d bytes", d, len(b))
 		}
 	}
@@ -367,7 +369,7 @@ func TestFailuresEndTheWriterAndRemoveItsPack(t *testing.T) {
 	for _, failAt := range []int{1, 2, 3, 4} {
 		s := newShelf()
 		s.failAt = failAt
-		w := NewWriter(t.Context(), s, WriterOptions{})
+		w := packer.NewWriter(t.Context(), s, packer.WriterOptions{})
 		iw := w.Image(uint64(ram.Bytes()), nil)
 		_ = iw.ReadFrom(t.Context(), ram, nil) // may or may not have met it
 		if _, err := w.Flush(t.Context()); !errors.Is(err, errShelf) {
@@ -384,19 +386,19 @@ func TestFailuresEndTheWriterAndRemoveItsPack(t *testing.T) {
 }
 
 func TestShortSourceAndCancelAreErrors(t *testing.T) {
-	w := NewWriter(t.Context(), newShelf(), WriterOptions{})
+	w := packer.NewWriter(t.Context(), newShelf(), packer.WriterOptions{})
 	err := w.Image(1<<20, nil).ReadFrom(t.Context(), bytes.NewReader(palette(1)), nil)
 	if !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("short source: %v", err)
 	}
 	w.Abort()
-	w = NewWriter(t.Context(), newShelf(), WriterOptions{})
+	w = packer.NewWriter(t.Context(), newShelf(), packer.WriterOptions{})
 	defer w.Abort()
 	iw := w.Image(1<<20, nil)
 	for _, bad := range []struct {
 		off  int64
 		size int
-	}{{1, PageSize}, {0, 100}, {-PageSize, PageSize}, {1 << 20, PageSize}} {
+	}{{1, pack.PageSize}, {0, 100}, {-pack.PageSize, pack.PageSize}, {1 << 20, pack.PageSize}} {
 		if _, err := iw.WriteAt(make([]byte, bad.size), bad.off); err == nil {
 			t.Errorf("WriteAt of %d bytes at %d succeeds", bad.size, bad.off)
 		}

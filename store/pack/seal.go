@@ -33,7 +33,7 @@ type seal struct {
 	salt   [saltBytes]byte
 	frames cipher.AEAD
 	index  cipher.AEAD
-	stream cipher.Block // of frames, to salvage pages of a damaged one
+	stream cipher.Block // of frames, to read pages of a damaged one
 	border cipher.Block
 }
 
@@ -59,20 +59,23 @@ func newSealOf(keys keyring.Keys, id keyring.ID, salt []byte) (*seal, error) {
 	return newSeal(k, [saltBytes]byte(salt))
 }
 
-// randomSeal begins a pack; nil without a key.
-func randomSeal(k *keyring.Key, random io.Reader) (*seal, error) {
+// NewIndex begins the index of a pack: one that the key encrypts, with a salt of
+// random, or a plain one where the key is nil.
+func NewIndex(k *keyring.Key, random io.Reader) (*Index, error) {
 	if k == nil {
-		return nil, nil
+		return &Index{}, nil
 	}
 	var salt [saltBytes]byte
 	if _, err := io.ReadFull(random, salt[:]); err != nil {
 		return nil, err
 	}
-	return newSeal(k, salt)
+	s, err := newSeal(k, salt)
+	return &Index{seal: s}, err
 }
 
-// head begins the pack; a plain one (nil) has none.
-func (s *seal) head() []byte {
+// Head begins the pack; a plain one (nil) has none.
+func (ix *Index) Head() []byte {
+	s := ix.seal
 	if s == nil {
 		return nil
 	}
@@ -80,15 +83,17 @@ func (s *seal) head() []byte {
 }
 
 // headBytes is where the first frame begins.
-func (s *seal) headBytes() int64 {
+func (ix *Index) headBytes() int64 {
+	s := ix.seal
 	if s == nil {
 		return 0
 	}
 	return int64(sealHeadBytes)
 }
 
-// overhead is what sealing adds to a frame.
-func (s *seal) overhead() int {
+// Overhead is what sealing adds to a frame.
+func (ix *Index) Overhead() int {
+	s := ix.seal
 	if s == nil {
 		return 0
 	}
@@ -119,9 +124,10 @@ func nonce(number int) []byte {
 	return binary.BigEndian.AppendUint64(make([]byte, 4, 12), uint64(number))
 }
 
-// close seals a compressed frame in its own buffer, which may grow, and gives
+// CloseFrame seals a compressed frame in its own buffer, which may grow, and gives
 // the border to be written before it. A plain pack leaves it as it is.
-func (s *seal) close(compressed []byte, number, pages int) (border, sealed []byte) {
+func (ix *Index) CloseFrame(compressed []byte, number, pages int) (border, sealed []byte) {
+	s := ix.seal
 	if s == nil {
 		return nil, compressed
 	}
@@ -146,9 +152,9 @@ func (ix *Index) open(i int, stored []byte) ([]byte, error) {
 	return plain, nil
 }
 
-// salvage decrypts a frame into a buffer of its own as far as that goes, and
+// openDamaged decrypts a frame into a buffer of its own as far as that goes, and
 // says whether it is intact. What it gives of a damaged one may be anything.
-func (ix *Index) salvage(i int, stored []byte) (compressed []byte, intact bool) {
+func (ix *Index) openDamaged(i int, stored []byte) (compressed []byte, intact bool) {
 	s, f := ix.seal, ix.Frames[i]
 	if s == nil {
 		return stored, len(stored) == int(f.Bytes)
@@ -173,8 +179,9 @@ func sealedIndexBytes(frames, pages int) int64 {
 	return int64(saltBytes + 8 + frames*frameEntry + pages*hashBytes + sealTagBytes + packTailBytes)
 }
 
-// indexBytes is the length of the index of a pack under this seal.
-func (s *seal) indexBytes(frames, pages int) int64 {
+// EncodedBytes is the length of the index of a pack under this seal.
+func (ix *Index) EncodedBytes(frames, pages int) int64 {
+	s := ix.seal
 	if s == nil {
 		return indexBytes(frames, pages)
 	}
@@ -237,7 +244,7 @@ func (s *seal) frameLength(b []byte, number int) (n, pages int) {
 	border := s.hide([borderBytes]byte(b), number)
 	length := int64(binary.LittleEndian.Uint32(border[:]))
 	pages = int(binary.LittleEndian.Uint32(border[4:]))
-	if length <= sealTagBytes || length > maxFrameBytes+sealTagBytes || length > int64(len(b)-borderBytes) || pages < 1 || pages > FramePages {
+	if length <= sealTagBytes || length > MaxFrameBytes+sealTagBytes || length > int64(len(b)-borderBytes) || pages < 1 || pages > FramePages {
 		return 0, 0
 	}
 	return int(length) + borderBytes, pages

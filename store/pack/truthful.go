@@ -40,7 +40,7 @@ func CheckTruth(ctx context.Context, r io.ReaderAt, size int64) error {
 
 // checkFrames reads every step-th frame, beginning with the first-th.
 func checkFrames(ctx context.Context, r io.ReaderAt, ix *Index, first, step int) error {
-	m, err := newMender(r)
+	m, err := NewScan()
 	if err != nil {
 		return err
 	}
@@ -49,8 +49,8 @@ func checkFrames(ctx context.Context, r io.ReaderAt, ix *Index, first, step int)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		m.read(ix, i)
-		for p, ok := range m.sound {
+		m.Read(r, ix, i)
+		for p, ok := range m.Sound {
 			if !ok {
 				return damaged("pack: page %d is not the one that the index names", ix.Frames[i].First+uint32(p))
 			}

@@ -1,4 +1,4 @@
-package pack
+package pack_test
 
 import (
 	"bytes"
@@ -12,6 +12,8 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/fingerprint"
 	"github.com/cocoonv2/cocoon/internal/ramgen"
+	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // printFile keeps prints in memory, as many as an image of a few pages needs.
@@ -56,10 +58,10 @@ func printKey(t testing.TB) *fingerprint.Key {
 func printsOf(t testing.TB, image []byte) *printFile {
 	t.Helper()
 	f, k := &printFile{}, printKey(t)
-	for page := range slices.Chunk(image, PageSize) {
+	for page := range slices.Chunk(image, pack.PageSize) {
 		var p fingerprint.Print
-		page = append(slices.Clone(page), make([]byte, PageSize-len(page))...)
-		if !isZero(page) {
+		page = append(slices.Clone(page), make([]byte, pack.PageSize-len(page))...)
+		if !pack.IsZero(page) {
 			p = k.Of(page, uint64(len(f.b)/fingerprint.Bytes))
 		}
 		f.b = append(f.b, p[:]...)
@@ -84,9 +86,9 @@ type errorer interface {
 }
 
 // fingerprinted saves an image that looks for unchanged pages by f.
-func fingerprinted(t testing.TB, s Sink, r io.ReaderAt, size int64, parent *Image, f Fingerprints) (*Map, Stats) {
+func fingerprinted(t testing.TB, s packer.Sink, r io.ReaderAt, size int64, parent *pack.Image, f packer.Fingerprints) (*pack.Map, packer.Stats) {
 	t.Helper()
-	w := NewWriter(t.Context(), s, WriterOptions{})
+	w := packer.NewWriter(t.Context(), s, packer.WriterOptions{})
 	defer w.Abort()
 	iw := w.Image(uint64(size), parent)
 	iw.Fingerprint(f)
@@ -121,7 +123,7 @@ func TestPrintsChangeNothingThatIsStored(t *testing.T) {
 	} {
 		for kind, source := range map[string]io.ReaderAt{"mapped": fileWith(t, second), "read": bytes.NewReader(second)} {
 			own := &printFile{}
-			m, st := fingerprinted(t, s, source, int64(len(second)), parent, Fingerprints{printKey(t), known, own})
+			m, st := fingerprinted(t, s, source, int64(len(second)), parent, packer.Fingerprints{Key: printKey(t), Parent: known, Own: own})
 			if d := cmp.Diff(want, m); d != "" {
 				t.Errorf("%s prints, source %s: %s", name, kind, d)
 			}
@@ -145,7 +147,7 @@ func TestPrintsSpareTheHash(t *testing.T) {
 	base, _ := save(t, s, bytes.NewReader(old), int64(len(old)), nil)
 	forged := printsOf(t, changed)
 	copy(forged.b[fingerprint.Bytes:], make([]byte, fingerprint.Bytes)) // of page 1 nothing is known
-	m, _ := fingerprinted(t, s, bytes.NewReader(changed), int64(len(changed)), open(t, s, base), Fingerprints{printKey(t), forged, &printFile{}})
+	m, _ := fingerprinted(t, s, bytes.NewReader(changed), int64(len(changed)), open(t, s, base), packer.Fingerprints{Key: printKey(t), Parent: forged, Own: &printFile{}})
 	want := slices.Concat(palette(1), palette(2), palette(1))
 	if !bytes.Equal(load(t, s, m), want) {
 		t.Error("pages 0 and 2 were hashed, or page 1 was not")
@@ -154,11 +156,11 @@ func TestPrintsSpareTheHash(t *testing.T) {
 
 // A page that is zero in the parent has no print, whatever its place holds.
 func TestPrintsOfZeroPagesMeanNothing(t *testing.T) {
-	old, changed := make([]byte, 2*PageSize), slices.Concat(palette(1), make([]byte, PageSize))
-	copy(old[PageSize:], palette(2))
+	old, changed := make([]byte, 2*pack.PageSize), slices.Concat(palette(1), make([]byte, pack.PageSize))
+	copy(old[pack.PageSize:], palette(2))
 	s := newShelf()
 	base, _ := save(t, s, bytes.NewReader(old), int64(len(old)), nil)
-	m, _ := fingerprinted(t, s, bytes.NewReader(changed), int64(len(changed)), open(t, s, base), Fingerprints{printKey(t), printsOf(t, changed), &printFile{}})
+	m, _ := fingerprinted(t, s, bytes.NewReader(changed), int64(len(changed)), open(t, s, base), packer.Fingerprints{Key: printKey(t), Parent: printsOf(t, changed), Own: &printFile{}})
 	if !bytes.Equal(load(t, s, m), changed) {
 		t.Error("a page became another")
 	}
@@ -168,7 +170,7 @@ func TestPrintsOfZeroPagesMeanNothing(t *testing.T) {
 func TestPrintsThatCannotBeKeptCostNothing(t *testing.T) {
 	b := bytes.Repeat(palette(3), 5)
 	s := newShelf()
-	m, _ := fingerprinted(t, s, bytes.NewReader(b), int64(len(b)), nil, Fingerprints{printKey(t), nil, fullDisk{}})
+	m, _ := fingerprinted(t, s, bytes.NewReader(b), int64(len(b)), nil, packer.Fingerprints{Key: printKey(t), Parent: nil, Own: fullDisk{}})
 	if !bytes.Equal(load(t, s, m), b) {
 		t.Error("the image differs")
 	}

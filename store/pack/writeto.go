@@ -22,8 +22,8 @@ func (im *Image) WriteTo(ctx context.Context, w io.WriterAt, workers int, onByte
 		workers = runtime.GOMAXPROCS(0)
 	}
 	workers = min(workers, maxDecoders)
-	report := &progress{onBytes: onBytes}
-	report.add(im.m.zeroBytes())
+	report := &Progress{OnBytes: onBytes}
+	report.Add(im.m.zeroBytes())
 	q := newWriteQueue(w, workers+aheadOfWriter, report)
 	return im.eachFrame(ctx, workers, func(ctx context.Context, _ int, f neededFrame) error {
 		e, err := q.expander(ctx, im)
@@ -50,7 +50,7 @@ const (
 // writing leaves his frame to him and goes on decoding.
 type writeQueue struct {
 	scatterer scatterer // of who is writing
-	report    *progress
+	report    *Progress
 	slots     chan struct{} // one for each expander that is in use
 
 	mu      sync.Mutex
@@ -59,7 +59,7 @@ type writeQueue struct {
 	free    []*expander // the last one used was used last: the caches know it
 }
 
-func newWriteQueue(w io.WriterAt, expanders int, report *progress) *writeQueue {
+func newWriteQueue(w io.WriterAt, expanders int, report *Progress) *writeQueue {
 	if f, ok := w.(*os.File); ok {
 		w = At(f, 0)
 	}
@@ -111,7 +111,7 @@ func (q *writeQueue) writeUnlocked(e *expander) error {
 	q.mu.Unlock()
 	defer q.mu.Lock()
 	n, err := q.scatterer.scatter(e.parts)
-	q.report.add(n)
+	q.report.Add(n)
 	return err
 }
 

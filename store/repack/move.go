@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // mover moves the live pages of some packs.
@@ -23,7 +24,7 @@ type mover struct {
 	res   *Result
 
 	in    *store.Ingest
-	move  *pack.Move
+	move  *packer.Move
 	going map[digest.Digest]*PackUse
 	maps  map[digest.Digest]*movedMap // by the digest of the old one
 }
@@ -126,14 +127,14 @@ func (r *mover) movePages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w := pack.NewWriter(ctx, r.in, pack.WriterOptions{Level: pack.Better, Family: known, KeepFrames: true, Key: key})
+	w := packer.NewWriter(ctx, r.in, packer.WriterOptions{Level: pack.Better, Family: known, KeepFrames: true, Key: key})
 	defer w.Abort()
 	var order []digest.Digest
 	live := map[digest.Digest]*pack.Live{}
 	for _, u := range r.batch {
 		order, live[u.ID] = append(order, u.ID), u.live
 	}
-	if r.move, err = pack.NewMove(w, order, live); err != nil {
+	if r.move, err = packer.NewMove(w, order, live); err != nil {
 		return err
 	}
 	for _, u := range r.batch {
@@ -163,7 +164,7 @@ func (r *mover) take(ctx context.Context, u *PackUse) error {
 // elsewhere finds which of the pages that move stand in packs that stay, such as
 // those that a run before this one wrote. Only what was read and is right counts:
 // the copy that moves may be the last good one.
-func (r *mover) elsewhere(ctx context.Context) ([]pack.Known, error) {
+func (r *mover) elsewhere(ctx context.Context) ([]packer.Known, error) {
 	want := map[pack.Hash]bool{}
 	for _, u := range r.batch {
 		f, ix, err := openIndex(ctx, r.st, u.ID, slices.Contains(r.plan.o.Only, u.ID))
@@ -179,7 +180,7 @@ func (r *mover) elsewhere(ctx context.Context) ([]pack.Known, error) {
 			}
 		}
 	}
-	var known []pack.Known
+	var known []packer.Known
 	for _, u := range r.plan.Packs {
 		if r.going[u.ID] != nil || u.Poor || u.key != r.batch[0].key {
 			continue
@@ -195,14 +196,14 @@ func (r *mover) elsewhere(ctx context.Context) ([]pack.Known, error) {
 	return known, ctx.Err()
 }
 
-func (r *mover) soundIn(ctx context.Context, d digest.Digest, want map[pack.Hash]bool) (pack.Known, error) {
+func (r *mover) soundIn(ctx context.Context, d digest.Digest, want map[pack.Hash]bool) (packer.Known, error) {
 	f, ix, err := openIndex(ctx, r.st, d, false)
 	if err != nil {
-		return pack.Known{}, err
+		return packer.Known{}, err
 	}
 	defer f.Close()
 	only, err := pack.Sound(f, ix, want)
-	return pack.Known{Digest: d, Index: ix, Only: only}, err
+	return packer.Known{Opened: pack.Opened{Digest: d, Index: ix}, Only: only}, err
 }
 
 func closeUnlessNil(f pack.ReaderAtCloser) error {

@@ -221,7 +221,7 @@ func (h *finder) inCopy(ctx context.Context, sn *store.Snapshot, c RawCopy) erro
 
 // write writes the pack anew and puts it in the place of the damaged one.
 func (h *finder) write(ctx context.Context, in *store.Ingest, dryRun bool) error {
-	again := func(w io.Writer) error { return pack.Mend(w, h.file, h.ix, h.d, h.copyOf) }
+	again := func(w io.Writer) error { return pack.Rebuild(w, h.file, h.ix, h.d, h.copyOf) }
 	if dryRun {
 		return again(io.Discard)
 	}

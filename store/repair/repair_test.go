@@ -21,6 +21,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/pack/packer"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 
@@ -66,7 +67,7 @@ func publish(t *testing.T, s *store.Store, ram []byte, parent *store.Snapshot) *
 		check(err)
 		defer before.Close()
 	}
-	w := pack.NewWriter(ctx, in, pack.WriterOptions{KeepFrames: true})
+	w := packer.NewWriter(ctx, in, packer.WriterOptions{KeepFrames: true})
 	iw := w.Image(uint64(len(ram)), before)
 	check(iw.ReadFrom(ctx, bytes.NewReader(ram), nil))
 	_, err = w.Flush(ctx)

@@ -1,4 +1,4 @@
-package pack
+package packer
 
 import (
 	"crypto/sha256"
@@ -7,25 +7,26 @@ import (
 	"math"
 	"testing"
 
+	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/opencontainers/go-digest"
 )
 
-func numbered(n int) Hash {
+func numbered(n int) pack.Hash {
 	var b [8]byte
 	binary.LittleEndian.PutUint64(b[:], uint64(n))
 	sum := sha256.Sum256(b[:])
-	return Hash(sum[:])
+	return pack.Hash(sum[:])
 }
 
 // syntheticPacks have the pages 0, 1, 2 … in order.
 func syntheticPacks(packs, pages int) []Known {
 	var known []Known
 	for p := range packs {
-		ix := &Index{Hashes: make([]Hash, pages)}
+		ix := &pack.Index{Hashes: make([]pack.Hash, pages)}
 		for i := range ix.Hashes {
 			ix.Hashes[i] = numbered(p*pages + i)
 		}
-		known = append(known, Known{Digest: digest.FromString(fmt.Sprint(p)), Index: ix})
+		known = append(known, Known{Opened: pack.Opened{Digest: digest.FromString(fmt.Sprint(p)), Index: ix}})
 	}
 	return known
 }
@@ -48,11 +49,11 @@ func TestPageTable(t *testing.T) {
 	}
 	most := 0.0
 	for i := range fresh {
-		if i%FramePages == 0 {
-			table.fresh = append(table.fresh, new([FramePages]Hash))
+		if i%pack.FramePages == 0 {
+			table.fresh = append(table.fresh, new([pack.FramePages]pack.Hash))
 		}
 		h := numbered(packs*packPages + i)
-		table.fresh[i/FramePages][i%FramePages] = h
+		table.fresh[i/pack.FramePages][i%pack.FramePages] = h
 		table.insert(&h, newPage|location(i))
 		most = math.Max(most, perPage())
 	}
@@ -81,9 +82,9 @@ func TestPageTable(t *testing.T) {
 // A pack whose pages cannot be numbered any more is left alone.
 func TestPageTableRefusesMoreThanItCanNumber(t *testing.T) {
 	table := newPageTable()
-	table.known = []knownPack{{index: &Index{Hashes: []Hash{{}}}, first: maxKnownPages - 2}}
-	two := &Index{Hashes: []Hash{{1}, {2}}}
-	if n := table.register(Known{Digest: digest.FromString("two"), Index: two}); n != unknownPack {
+	table.known = []knownPack{{Opened: pack.Opened{Index: &pack.Index{Hashes: []pack.Hash{{}}}}, first: maxKnownPages - 2}}
+	two := &pack.Index{Hashes: []pack.Hash{{1}, {2}}}
+	if n := table.register(Known{Opened: pack.Opened{Digest: digest.FromString("two"), Index: two}}); n != unknownPack {
 		t.Errorf("pack got number %d beyond the last page number", n)
 	}
 }

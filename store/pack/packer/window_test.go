@@ -1,4 +1,4 @@
-package pack
+package packer
 
 import (
 	"bytes"
@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/ramgen"
+	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/opencontainers/go-digest"
 )
 
 // sourceFile is a file with some RAM.
@@ -37,7 +39,7 @@ func fileWith(t *testing.T, b []byte) *os.File {
 }
 
 // filled is what a job brings of a source.
-func filled(t *testing.T, r io.ReaderAt, off int64, length int) (*batch, *[FramePages]bool) {
+func filled(t *testing.T, r io.ReaderAt, off int64, length int) (*batch, *[pack.FramePages]bool) {
 	t.Helper()
 	j := &job{iw: &ImageWriter{}, batch: new(batch), read: r, offset: off, length: length, window: openWindow(r, off, int64(length))}
 	defer j.window.leave()
@@ -50,11 +52,11 @@ func filled(t *testing.T, r io.ReaderAt, off int64, length int) (*batch, *[Frame
 
 // TestWindowsBringWhatReadingBrings, at both ends of a source.
 func TestWindowsBringWhatReadingBrings(t *testing.T) {
-	f, want := sourceFile(t, frameRawBytes+5*PageSize+77)
+	f, want := sourceFile(t, frameRawBytes+5*pack.PageSize+77)
 	for _, at := range []struct {
 		off    int64
 		length int
-	}{{0, frameRawBytes}, {frameRawBytes, 5*PageSize + 77}} {
+	}{{0, frameRawBytes}, {frameRawBytes, 5*pack.PageSize + 77}} {
 		w := openWindow(f, at.off, int64(at.length))
 		if w == nil {
 			t.Fatal("a plain file was not mapped")
@@ -75,20 +77,20 @@ func TestWindowsBringWhatReadingBrings(t *testing.T) {
 
 // TestWhatCannotBeMappedIsRead: off the page borders, too short, no file.
 func TestWhatCannotBeMappedIsRead(t *testing.T) {
-	f, want := sourceFile(t, 2*PageSize)
+	f, want := sourceFile(t, 2*pack.PageSize)
 	for name, r := range map[string]io.ReaderAt{
-		"between pages": io.NewSectionReader(f, 100, PageSize),
-		"no file":       bytes.NewReader(want[:PageSize]),
+		"between pages": io.NewSectionReader(f, 100, pack.PageSize),
+		"no file":       bytes.NewReader(want[:pack.PageSize]),
 	} {
-		if openWindow(r, 0, PageSize) != nil {
+		if openWindow(r, 0, pack.PageSize) != nil {
 			t.Errorf("%s: was mapped", name)
 		}
 	}
-	if openWindow(f, PageSize, 2*PageSize) != nil {
+	if openWindow(f, pack.PageSize, 2*pack.PageSize) != nil {
 		t.Error("a window reaches behind the file's end")
 	}
-	b, _ := filled(t, io.NewSectionReader(f, 100, PageSize), 0, PageSize)
-	if !bytes.Equal(b.page(0), want[100:100+PageSize]) {
+	b, _ := filled(t, io.NewSectionReader(f, 100, pack.PageSize), 0, pack.PageSize)
+	if !bytes.Equal(b.page(0), want[100:100+pack.PageSize]) {
 		t.Error("a source that does not begin on a page was read wrongly")
 	}
 }
@@ -96,10 +98,10 @@ func TestWhatCannotBeMappedIsRead(t *testing.T) {
 // TestASourceThatIsCutMeanwhileIsAnError, where the processor faults and where
 // the page that was cut reads as zeros.
 func TestASourceThatIsCutMeanwhileIsAnError(t *testing.T) {
-	for name, left := range map[string]int64{"whole pages gone": PageSize, "within the last page": 4*PageSize - 10} {
+	for name, left := range map[string]int64{"whole pages gone": pack.PageSize, "within the last page": 4*pack.PageSize - 10} {
 		t.Run(name, func(t *testing.T) {
-			f, _ := sourceFile(t, 4*PageSize)
-			w := openWindow(f, 0, 4*PageSize)
+			f, _ := sourceFile(t, 4*pack.PageSize)
+			w := openWindow(f, 0, 4*pack.PageSize)
 			if w == nil {
 				t.Fatal("a plain file was not mapped")
 			}
@@ -108,7 +110,7 @@ func TestASourceThatIsCutMeanwhileIsAnError(t *testing.T) {
 				t.Fatal(err)
 			}
 			j := &job{iw: &ImageWriter{}, batch: &batch{pages: []uint64{0, 1, 2, 3}}}
-			if err := w.fill(j.batch, 0, 4*PageSize, newLook(j, new(found))); err == nil {
+			if err := w.fill(j.batch, 0, 4*pack.PageSize, newLook(j, new(found))); err == nil {
 				t.Error("no error")
 			} else {
 				t.Log(err)
@@ -119,9 +121,9 @@ func TestASourceThatIsCutMeanwhileIsAnError(t *testing.T) {
 
 // TestNothingStaysMapped, whether the source was taken or given up.
 func TestNothingStaysMapped(t *testing.T) {
-	f, want := sourceFile(t, 3*windowBytes+5*PageSize)
+	f, want := sourceFile(t, 3*windowBytes+5*pack.PageSize)
 	for name, ctx := range map[string]context.Context{"taken": t.Context(), "given up": cancelled(t)} {
-		w := NewWriter(t.Context(), newShelf(), WriterOptions{})
+		w := NewWriter(t.Context(), nowhere{}, WriterOptions{})
 		if err := w.Image(uint64(len(want)), nil).ReadFrom(ctx, f, nil); (err == nil) != (name == "taken") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -141,3 +143,11 @@ func cancelled(t *testing.T) context.Context {
 	cancel()
 	return ctx
 }
+
+// nowhere is a Sink that keeps nothing.
+type nowhere struct{}
+
+func (nowhere) CreatePack(context.Context) (PackFile, error)       { return nowhere{}, nil }
+func (nowhere) Write(p []byte) (int, error)                        { return len(p), nil }
+func (nowhere) Commit(context.Context, digest.Digest, int64) error { return nil }
+func (nowhere) Abort() error                                       { return nil }

@@ -1,4 +1,4 @@
-package pack
+package packer
 
 import (
 	"context"
@@ -13,7 +13,10 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
+
+const frameRawBytes = pack.FramePages * pack.PageSize
 
 // frame is a buffer of pages and its compressed form. Frames are numbered as
 // they are begun and written in the order in which they were full.
@@ -21,7 +24,7 @@ type frame struct {
 	number int
 	order  int
 	pages  int
-	hashes *[FramePages]Hash
+	hashes *[pack.FramePages]pack.Hash
 	stored []byte
 	data   [frameRawBytes]byte
 }
@@ -64,7 +67,7 @@ type openPack struct {
 	file  PackFile
 	sum   hash.Hash
 	bytes int64
-	index Index
+	index *pack.Index
 }
 
 const commitsAtOnce = 2
@@ -129,7 +132,7 @@ func (p *packer) write(f *frame) error {
 	if err := p.commitError(); err != nil {
 		return err
 	}
-	if len(f.stored) > maxFrameBytes {
+	if len(f.stored) > pack.MaxFrameBytes {
 		return fmt.Errorf("write frame %d: %d pages became %d bytes", f.number, f.pages, len(f.stored))
 	}
 	if c := p.current; c != nil && !c.fits(f) {
@@ -144,9 +147,9 @@ func (p *packer) write(f *frame) error {
 	}
 	c := p.current
 	first := len(c.index.Hashes)
-	border, sealed := c.index.seal.close(f.stored, len(c.index.Frames), f.pages)
+	border, sealed := c.index.CloseFrame(f.stored, len(c.index.Frames), f.pages)
 	f.stored = sealed
-	c.index.Frames = append(c.index.Frames, Frame{Offset: c.bytes, Bytes: uint32(len(border) + len(sealed)), First: uint32(first), Pages: uint32(f.pages)})
+	c.index.Frames = append(c.index.Frames, pack.Frame{Offset: c.bytes, Bytes: uint32(len(border) + len(sealed)), First: uint32(first), Pages: uint32(f.pages)})
 	c.index.Hashes = append(c.index.Hashes, f.hashes[:f.pages]...)
 	if more := f.number + 1 - len(p.starts); more > 0 {
 		p.starts = append(p.starts, make([]frameStart, more)...)
@@ -160,7 +163,7 @@ func (p *packer) write(f *frame) error {
 
 // openPack begins a pack, with its head if it is encrypted.
 func (p *packer) openPack() error {
-	s, err := randomSeal(p.key, p.random)
+	ix, err := pack.NewIndex(p.key, p.random)
 	if err != nil {
 		return fmt.Errorf("create pack: %w", err)
 	}
@@ -168,13 +171,13 @@ func (p *packer) openPack() error {
 	if err != nil {
 		return fmt.Errorf("create pack: %w", err)
 	}
-	p.current = &openPack{file: file, sum: sha256.New(), index: Index{seal: s}}
-	return p.current.write(s.head())
+	p.current = &openPack{file: file, sum: sha256.New(), index: ix}
+	return p.current.write(ix.Head())
 }
 
 func (c *openPack) fits(f *frame) bool {
-	pages, s := len(c.index.Hashes)+f.pages, c.index.seal
-	return pages <= maxPackPages && c.bytes+int64(len(f.stored)+s.overhead())+s.indexBytes(len(c.index.Frames)+1, pages) <= MaxPackBytes
+	pages := len(c.index.Hashes) + f.pages
+	return pages <= pack.MaxPackPages && c.bytes+int64(len(f.stored)+c.index.Overhead())+c.index.EncodedBytes(len(c.index.Frames)+1, pages) <= pack.MaxPackBytes
 }
 
 func (c *openPack) write(b []byte) error {
@@ -193,7 +196,7 @@ func (c *openPack) write(b []byte) error {
 // sink's fsync does not hold up the next pack.
 func (p *packer) closePack() error {
 	c := p.current
-	if err := c.write(c.index.encode(c.bytes)); err != nil {
+	if err := c.write(c.index.Encode(c.bytes)); err != nil {
 		return err
 	}
 	p.current = nil

@@ -1,11 +1,11 @@
-package pack
+package packer
 
 import (
 	"fmt"
 	"io"
-	"sync"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // batch is up to one frame's worth of pages of one image on their way in.
@@ -15,7 +15,9 @@ type batch struct {
 	data  [frameRawBytes]byte
 }
 
-func (b *batch) page(i int) []byte { return b.data[i*PageSize : (i+1)*PageSize : (i+1)*PageSize] }
+func (b *batch) page(i int) []byte {
+	return b.data[i*pack.PageSize : (i+1)*pack.PageSize : (i+1)*pack.PageSize]
+}
 
 // job is a batch with its place in the order of pages. Work that depends on no
 // other page (reading, zero test, hash) runs in any order; then a job waits for
@@ -35,10 +37,10 @@ type job struct {
 
 // found is what the independent part of a job learns about its pages.
 type found struct {
-	zero   [FramePages]bool
-	class  [FramePages]class
-	hash   [FramePages]Hash
-	parent [FramePages]parentPage
+	zero   [pack.FramePages]bool
+	class  [pack.FramePages]class
+	hash   [pack.FramePages]pack.Hash
+	parent [pack.FramePages]parentPage
 	prints prints
 	before prints // of the parent's pages, where they are known
 }
@@ -91,8 +93,8 @@ func (j *job) examine(f *found) error {
 	if err := j.fill(f); err != nil {
 		return err
 	}
-	var at cursor
-	var used [FramePages]int // pages whose bytes are needed
+	var at pack.Cursor
+	var used [pack.FramePages]int // pages whose bytes are needed
 	n := 0
 	for i := range b.pages {
 		if !f.zero[i] && !f.parent[i].same {
@@ -101,7 +103,7 @@ func (j *job) examine(f *found) error {
 		}
 	}
 	j.iw.makePrints(b, used[:n], f)
-	sumEach(used[:n], b.page, func(i int, h Hash) { f.hash[i] = h })
+	pack.SumEach(used[:n], b.page, func(i int, h pack.Hash) { f.hash[i] = h })
 	for _, i := range used[:n] {
 		if p, h := j.iw.parentAt(b.pages[i], &at); p.same && *h == f.hash[i] {
 			f.parent[i] = p
@@ -112,25 +114,13 @@ func (j *job) examine(f *found) error {
 	return nil
 }
 
-// sumEach hashes the pages with these numbers, two at a time.
-func sumEach(numbers []int, page func(i int) []byte, do func(i int, h Hash)) {
-	for ; len(numbers) > 1; numbers = numbers[2:] {
-		a, b := sumPair(page(numbers[0]), page(numbers[1]))
-		do(numbers[0], a)
-		do(numbers[1], b)
-	}
-	if len(numbers) > 0 {
-		do(numbers[0], Sum(page(numbers[0])))
-	}
-}
-
 // fill brings the bytes of the pages that need a hash, and says which are zero or
 // known to be the parent's. The last page of an image is padded with zeros.
 func (j *job) fill(f *found) error {
 	b := j.batch
 	if j.read != nil {
-		first := uint64(j.offset) / PageSize
-		for i := range pagesOf(uint64(j.length)) {
+		first := uint64(j.offset) / pack.PageSize
+		for i := range pack.PagesOf(uint64(j.length)) {
 			b.pages = append(b.pages, first+i)
 		}
 		if j.window != nil {
@@ -157,7 +147,7 @@ func (j *job) readAll() error {
 		}
 		return fmt.Errorf("read image at byte %d: %w", j.offset+int64(n), err)
 	}
-	clear(b.data[j.length : len(b.pages)*PageSize])
+	clear(b.data[j.length : len(b.pages)*pack.PageSize])
 	return nil
 }
 
@@ -192,26 +182,26 @@ func (w *Writer) place(j *job, f *found) (full []*frame, err error) {
 
 // store appends a page to the open frame of its class, and gives the frame back
 // when it is full. w.append is held.
-func (w *Writer) store(data []byte, h *Hash, c class) (l location, full *frame, err error) {
+func (w *Writer) store(data []byte, h *pack.Hash, c class) (l location, full *frame, err error) {
 	f := w.filling[c]
 	if f == nil {
-		if w.frames >= maxNewPages/FramePages {
+		if w.frames >= maxNewPages/pack.FramePages {
 			return 0, nil, failure.New(failure.Incompatible, "write image: more than %d new pages", maxNewPages)
 		}
 		if f, err = w.out.freeFrame(); err != nil {
 			return 0, nil, w.err()
 		}
-		f.number, f.pages, f.hashes = w.frames, 0, new([FramePages]Hash)
+		f.number, f.pages, f.hashes = w.frames, 0, new([pack.FramePages]pack.Hash)
 		w.frames++
 		w.filling[c] = f
 		w.table.fresh = append(w.table.fresh, f.hashes)
 	}
-	l = newPage | location(f.number*FramePages+f.pages)
-	copy(f.data[f.pages*PageSize:], data)
+	l = newPage | location(f.number*pack.FramePages+f.pages)
+	copy(f.data[f.pages*pack.PageSize:], data)
 	f.hashes[f.pages] = *h
 	f.pages++
 	w.table.insert(h, l)
-	if f.pages == FramePages {
+	if f.pages == pack.FramePages {
 		full = w.endFrame(c)
 	}
 	return l, full, nil
@@ -231,23 +221,8 @@ func (w *Writer) endFrame(c class) *frame {
 
 // compress makes a frame's stored form and delivers it.
 func (w *Writer) compress(f *frame) {
-	f.stored = w.encoder.EncodeAll(f.data[:f.pages*PageSize], f.stored[:0])
+	f.stored = w.encoder.EncodeAll(f.data[:f.pages*pack.PageSize], f.stored[:0])
 	if err := w.out.deliver(f); err != nil {
 		w.fail(err)
 	}
-}
-
-// progress calls a callback from one goroutine at a time.
-type progress struct {
-	mu      sync.Mutex
-	onBytes func(n int64)
-}
-
-func (p *progress) add(n int64) {
-	if p.onBytes == nil || n == 0 {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.onBytes(n)
 }

@@ -1,10 +1,11 @@
-package pack
+package packer
 
 import (
 	"io"
 	"slices"
 
 	"github.com/cocoonv2/cocoon/internal/fingerprint"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // Fingerprints tell which pages of an image are still what its parent holds at
@@ -23,7 +24,7 @@ type Fingerprints struct {
 }
 
 // prints are those of the pages of a batch.
-type prints [FramePages * fingerprint.Bytes]byte
+type prints [pack.FramePages * fingerprint.Bytes]byte
 
 func (p *prints) of(i int) *fingerprint.Print {
 	return (*fingerprint.Print)(p[i*fingerprint.Bytes:])
@@ -39,7 +40,7 @@ type look struct {
 	pages []uint64
 	f     *found
 	known bool // f.before holds the parent's prints
-	at    cursor
+	at    pack.Cursor
 }
 
 // newLook reads the prints of the parent's pages.
@@ -62,7 +63,7 @@ func newLook(j *job, f *found) *look {
 func (l *look) page(i int, data []byte) bool {
 	f := l.f
 	f.parent[i] = parentPage{}
-	if f.zero[i] = isZero(data); f.zero[i] {
+	if f.zero[i] = pack.IsZero(data); f.zero[i] {
 		*f.prints.of(i) = fingerprint.Print{}
 		return false
 	}
@@ -79,11 +80,11 @@ func (l *look) page(i int, data []byte) bool {
 
 // parentAt is the parent's page at an address and its hash, if there is one and
 // it can be reused.
-func (iw *ImageWriter) parentAt(page uint64, at *cursor) (parentPage, *Hash) {
+func (iw *ImageWriter) parentAt(page uint64, at *pack.Cursor) (parentPage, *pack.Hash) {
 	if iw.parent == nil {
 		return parentPage{}, nil
 	}
-	h, pack, packPage := iw.parent.hashAt(page, at)
+	h, pack, packPage := iw.parent.HashAt(page, at)
 	if h == nil || iw.parentPacks[pack] == unknownPack {
 		return parentPage{}, nil
 	}

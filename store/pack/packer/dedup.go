@@ -1,4 +1,4 @@
-package pack
+package packer
 
 import (
 	"encoding/binary"
@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // location says where a page's bytes are:
@@ -36,18 +37,16 @@ type pageTable struct {
 	at    []location
 	used  int
 	known []knownPack
-	packs map[digest.Digest]int // number in known
-	key   keyring.ID            // of the packs that may be reused
-	last  int                   // number in known of the pack asked for last
-	fresh []*[FramePages]Hash   // hashes of new pages, by frame
+	packs map[digest.Digest]int         // number in known
+	key   keyring.ID                    // of the packs that may be reused
+	last  int                           // number in known of the pack asked for last
+	fresh []*[pack.FramePages]pack.Hash // hashes of new pages, by frame
 }
 
 // knownPack is a pack that existed before.
 type knownPack struct {
-	digest digest.Digest
-	index  *Index
-	first  uint32 // pages of the packs registered before it
-	file   ReaderAtCloser
+	pack.Opened
+	first uint32 // pages of the packs registered before it
 }
 
 // unknownPack is the number of a pack whose pages the table has no numbers for.
@@ -64,13 +63,13 @@ func newPageTable() *pageTable {
 	return &pageTable{tags: make([]uint8, firstSlots), at: make([]location, firstSlots), packs: map[digest.Digest]int{}}
 }
 
-func (t *pageTable) hashAt(l location) *Hash {
+func (t *pageTable) hashAt(l location) *pack.Hash {
 	if l.isNew() {
 		n := l &^ newPage
-		return &t.fresh[n/FramePages][n%FramePages]
+		return &t.fresh[n/pack.FramePages][n%pack.FramePages]
 	}
 	pack, page := t.stored(l)
-	return &t.known[pack].index.Hashes[page]
+	return &t.known[pack].Index.Hashes[page]
 }
 
 // storedAt is the location of a page of a registered pack.
@@ -82,7 +81,7 @@ func (t *pageTable) storedAt(pack int, page uint32) location {
 func (t *pageTable) stored(l location) (pack int, page uint32) {
 	n := uint32(l - 1)
 	k := &t.known[t.last]
-	if n < k.first || n-k.first >= uint32(len(k.index.Hashes)) {
+	if n < k.first || n-k.first >= uint32(len(k.Index.Hashes)) {
 		t.last = sort.Search(len(t.known), func(i int) bool { return t.known[i].first > n }) - 1
 		k = &t.known[t.last]
 	}
@@ -117,14 +116,14 @@ func (t *pageTable) register(k Known) int {
 	}
 	var first uint32
 	if n := len(t.known); n > 0 {
-		first = t.known[n-1].first + uint32(len(t.known[n-1].index.Hashes))
+		first = t.known[n-1].first + uint32(len(t.known[n-1].Index.Hashes))
 	}
 	if int64(first)+int64(len(k.Index.Hashes)) > maxKnownPages {
 		return unknownPack
 	}
 	n := len(t.known)
 	t.packs[k.Digest] = n
-	t.known = append(t.known, knownPack{digest: k.Digest, index: k.Index, first: first, file: k.File})
+	t.known = append(t.known, knownPack{k.Opened, first})
 	for i := range k.Index.Hashes {
 		if k.Only != nil && !k.Only.Has(uint32(i)) {
 			continue
@@ -138,15 +137,15 @@ func (t *pageTable) register(k Known) int {
 
 // slot and tag of a hash: the slot follows from its first 8 bytes, spread over
 // any number of slots; the tag is its ninth.
-func (t *pageTable) slot(h *Hash) int {
+func (t *pageTable) slot(h *pack.Hash) int {
 	n, _ := bits.Mul64(binary.BigEndian.Uint64(h[:]), uint64(len(t.tags)))
 	return int(n)
 }
 
-func tag(h *Hash) uint8 { return max(h[8], 1) }
+func tag(h *pack.Hash) uint8 { return max(h[8], 1) }
 
 // find gives the location of a page with this hash, or 0.
-func (t *pageTable) find(h *Hash) location {
+func (t *pageTable) find(h *pack.Hash) location {
 	for i, want := t.slot(h), tag(h); ; {
 		switch t.tags[i] {
 		case 0:
@@ -163,7 +162,7 @@ func (t *pageTable) find(h *Hash) location {
 }
 
 // insert adds a page that find did not find.
-func (t *pageTable) insert(h *Hash, l location) {
+func (t *pageTable) insert(h *pack.Hash, l location) {
 	if (t.used+1)*5 > len(t.tags)*4 {
 		size := 2 * len(t.tags)
 		if len(t.tags) >= slowSlots {
@@ -175,7 +174,7 @@ func (t *pageTable) insert(h *Hash, l location) {
 	t.used++
 }
 
-func (t *pageTable) place(h *Hash, l location) {
+func (t *pageTable) place(h *pack.Hash, l location) {
 	i := t.slot(h)
 	for t.tags[i] != 0 {
 		if i++; i == len(t.tags) {

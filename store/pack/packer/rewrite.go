@@ -1,10 +1,11 @@
-package pack
+package packer
 
 import (
 	"cmp"
 	"math/bits"
 	"slices"
 
+	"github.com/cocoonv2/cocoon/store/pack"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -76,7 +77,7 @@ func (w *Writer) rewrite() error {
 // existed before, and in all in the frames of this Writer.
 func (w *Writer) use() (known map[int]*packUse, newLive, newFrames int) {
 	known = map[int]*packUse{}
-	fresh := make([]uint64, w.frames*FramePages/64)
+	fresh := make([]uint64, w.frames*pack.FramePages/64)
 	for _, iw := range w.images {
 		for _, at := range iw.places.sorted() { // neighbours are often of one frame
 			for _, l := range iw.places.leaves[at] {
@@ -92,7 +93,7 @@ func (w *Writer) use() (known map[int]*packUse, newLive, newFrames int) {
 	}
 	for f := range w.frames {
 		pages := 0
-		for _, word := range fresh[f*FramePages/64 : (f+1)*FramePages/64] {
+		for _, word := range fresh[f*pack.FramePages/64 : (f+1)*pack.FramePages/64] {
 			pages += bits.OnesCount64(word)
 		}
 		if newLive += pages; pages > 0 {
@@ -103,7 +104,7 @@ func (w *Writer) use() (known map[int]*packUse, newLive, newFrames int) {
 }
 
 func (w *Writer) usePage(known map[int]*packUse, pack int, page uint32) {
-	ix := w.table.known[pack].index
+	ix := w.table.known[pack].Index
 	u := known[pack]
 	if u == nil {
 		u = &packUse{pages: make([]uint64, (len(ix.Hashes)+63)/64), frames: make([]int, len(ix.Frames)), moved: map[int]location{}}
@@ -112,7 +113,7 @@ func (w *Writer) usePage(known map[int]*packUse, pack int, page uint32) {
 	if bit := uint64(1) << (page % 64); u.pages[page/64]&bit == 0 {
 		u.pages[page/64] |= bit
 		if f := ix.Frames[u.last]; page < f.First || page >= f.First+f.Pages {
-			u.last = ix.frameOf(page)
+			u.last = ix.FrameOf(page)
 		}
 		u.frames[u.last]++
 	}
@@ -120,19 +121,19 @@ func (w *Writer) usePage(known map[int]*packUse, pack int, page uint32) {
 
 // poorest picks the frames to give up, in the order in which they stand.
 func (w *Writer) poorest(frames []frameUse, live, newFrames int) []frameUse {
-	bound := (live + FramePages - 1) / FramePages * readBoundNum / readBoundDen
+	bound := (live + pack.FramePages - 1) / pack.FramePages * readBoundNum / readBoundDen
 	slices.SortFunc(frames, func(a, b frameUse) int {
 		return cmp.Or(a.pages-b.pages, a.pack-b.pack, a.frame-b.frame)
 	})
-	stored := w.frames * FramePages // pages that this Writer has room for
+	stored := w.frames * pack.FramePages // pages that this Writer has room for
 	for _, f := range w.filling {
 		if f != nil {
-			stored += f.pages - FramePages
+			stored += f.pages - pack.FramePages
 		}
 	}
 	moved, n := 0, 0
 	for n < len(frames) {
-		added := (stored+moved+FramePages-1)/FramePages - w.frames
+		added := (stored+moved+pack.FramePages-1)/pack.FramePages - w.frames
 		if len(frames)-n+newFrames+added <= bound {
 			break
 		}
@@ -147,7 +148,7 @@ func (w *Writer) poorest(frames []frameUse, live, newFrames int) []frameUse {
 // storeAgain reads the used pages of these frames, checks them and stores them
 // as new ones.
 func (w *Writer) storeAgain(use map[int]*packUse, poor []frameUse) error {
-	reader, err := newFrameReader()
+	reader, err := pack.NewFrameReader()
 	if err != nil {
 		return err
 	}
@@ -156,20 +157,20 @@ func (w *Writer) storeAgain(use map[int]*packUse, poor []frameUse) error {
 	defer func() { _ = compressing.Wait() }() // compress tells the Writer of errors
 	for _, p := range poor {
 		k, u := &w.table.known[p.pack], use[p.pack]
-		frame, err := reader.read(&imagePack{digest: k.digest, file: k.file, index: k.index}, p.frame)
+		frame, err := reader.Read(&k.Opened, p.frame)
 		if err != nil {
 			continue
 		}
-		want := u.within(frame.info)
-		if frame.check(want) != nil {
+		want := u.within(frame.Info)
+		if frame.Check(want) != nil {
 			continue
 		}
-		for i := range int(frame.info.Pages) {
-			if !want.has(i) {
+		for i := range int(frame.Info.Pages) {
+			if !want.Has(i) {
 				continue
 			}
-			page := int(frame.info.First) + i
-			l, full, err := w.store(frame.page(i), &k.index.Hashes[page], classify(frame.page(i)))
+			page := int(frame.Info.First) + i
+			l, full, err := w.store(frame.Page(i), &k.Index.Hashes[page], classify(frame.Page(i)))
 			if err != nil {
 				return err
 			}
@@ -183,10 +184,10 @@ func (w *Writer) storeAgain(use map[int]*packUse, poor []frameUse) error {
 }
 
 // within gives the used pages of a frame.
-func (u *packUse) within(f Frame) (s pageSet) {
+func (u *packUse) within(f pack.Frame) (s pack.PageSet) {
 	for i := range f.Pages {
 		if page := f.First + i; u.pages[page/64]&(1<<(page%64)) != 0 {
-			s.add(i, 1)
+			s.Add(i, 1)
 		}
 	}
 	return s

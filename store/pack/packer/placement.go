@@ -1,4 +1,4 @@
-package pack
+package packer
 
 import "slices"
 

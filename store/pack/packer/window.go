@@ -1,4 +1,4 @@
-package pack
+package packer
 
 import (
 	"fmt"
@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cocoonv2/cocoon/internal/mapped"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // windowBytes is what is mapped at a time: few enough that what is mapped stays
@@ -27,7 +28,7 @@ type window struct {
 // only reading works, or will tell what is wrong.
 func openWindow(r io.ReaderAt, off, length int64) *window {
 	f, base := fileOf(r)
-	if f == nil || (base+off)%PageSize != 0 || !fileReaches(f, base+off+length) {
+	if f == nil || (base+off)%pack.PageSize != 0 || !fileReaches(f, base+off+length) {
 		return nil
 	}
 	data, err := mapped.Open(f, base+off, length)
@@ -83,8 +84,8 @@ func (w *window) fill(b *batch, from int64, length int, l *look) error {
 	data := w.data[from : from+int64(length)]
 	err := mapped.Guard(func() error {
 		for i := range b.pages {
-			src := data[i*PageSize : min((i+1)*PageSize, length)]
-			if len(src) < PageSize { // the image's end
+			src := data[i*pack.PageSize : min((i+1)*pack.PageSize, length)]
+			if len(src) < pack.PageSize { // the image's end
 				clear(b.page(i)[copy(b.page(i), src):])
 				src = b.page(i)
 			}

@@ -1,6 +1,10 @@
-package pack
+package packer
 
-import "math/bits"
+import (
+	"math/bits"
+
+	"github.com/cocoonv2/cocoon/store/pack"
+)
 
 // class says which frame a page is stored in. Pages that will not compress
 // (compressed or encrypted already, random) stand in frames of their own, which
@@ -33,7 +37,7 @@ func classify(page []byte) class {
 		}
 		// One byte of sixteen, at each place within sixteen in turn: what holds
 		// records has columns.
-		v := page[i*(PageSize/denseSamples)+i%(PageSize/denseSamples)]
+		v := page[i*(pack.PageSize/denseSamples)+i%(pack.PageSize/denseSamples)]
 		seen[v/64] |= 1 << (v % 64)
 	}
 	if distinct(&seen) < denseValues {

@@ -1,4 +1,4 @@
-package pack
+package packer
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // Sink makes the files that packs are written to.
@@ -37,25 +38,22 @@ type Stats struct {
 	StoredBytes int64
 }
 
-// Known is an existing pack whose pages may be reused. File may be read until
-// Flush returns.
+// Known is an existing pack whose pages may be reused, open until Flush returns.
 type Known struct {
-	Digest digest.Digest
-	Index  *Index
-	File   ReaderAtCloser
-	Only   *Live // the pages that may be reused; nil is all
+	pack.Opened
+	Only *pack.Live // the pages that may be reused; nil is all
 }
 
 // OpenKnown opens a pack and reads its index.
-func OpenKnown(ctx context.Context, d digest.Digest, src Source) (Known, error) {
-	p, err := openPackIndex(ctx, d, src)
-	return Known{Digest: p.digest, Index: p.index, File: p.file}, err
+func OpenKnown(ctx context.Context, d digest.Digest, src pack.Source) (Known, error) {
+	p, err := pack.OpenPack(ctx, d, src)
+	return Known{Opened: p}, err
 }
 
 // WriterOptions: the zero value is the fastest level, one worker a CPU.
 type WriterOptions struct {
 	Workers int
-	Level   Level
+	Level   pack.Level
 	Family  []Known // further packs to look for pages in
 	// Key encrypts the packs; nil is plain ones. Pages of packs under another key,
 	// or under none where this one is, are not reused: what Family and parents
@@ -117,7 +115,7 @@ func NewWriter(ctx context.Context, sink Sink, o WriterOptions) *Writer {
 	}
 	w.out = newPacker(ctx, sink, o.Key, threadsAWorker*o.Workers+1+int(classes))
 	var err error
-	if w.encoder, err = newFrameEncoder(o.Level, o.Workers); err != nil {
+	if w.encoder, err = pack.NewFrameEncoder(o.Level, o.Workers); err != nil {
 		w.fail(fmt.Errorf("make zstd encoder: %w", err))
 	}
 	if o.Key != nil {
@@ -150,15 +148,15 @@ func closedTurn() <-chan struct{} {
 
 // Image begins an image of a length in bytes. parent may be nil; it may be
 // closed once Finish has been called.
-func (w *Writer) Image(bytes uint64, parent *Image) *ImageWriter {
+func (w *Writer) Image(bytes uint64, parent *pack.Image) *ImageWriter {
 	iw := &ImageWriter{w: w, bytes: bytes, parent: parent}
-	if bytes > MaxImageBytes {
-		w.fail(failure.New(failure.Incompatible, "write image: %d bytes, at most %d are supported", bytes, uint64(MaxImageBytes)))
+	if bytes > pack.MaxImageBytes {
+		w.fail(failure.New(failure.Incompatible, "write image: %d bytes, at most %d are supported", bytes, uint64(pack.MaxImageBytes)))
 	}
 	if parent != nil {
 		var packs []Known
-		for _, p := range parent.packs {
-			packs = append(packs, Known{Digest: p.digest, Index: p.index, File: p.file})
+		for _, p := range parent.Opened() {
+			packs = append(packs, Known{Opened: p})
 		}
 		w.append.Lock()
 		iw.parentPacks = w.table.registerAll(packs)
@@ -282,7 +280,7 @@ func (w *Writer) release() {
 // stats reads the pages' final places: overwritten pages do not count.
 func (w *Writer) stats() Stats {
 	s := Stats{StoredBytes: w.out.storedBytes}
-	seen := make([]uint64, (w.frames*FramePages+63)/64)
+	seen := make([]uint64, (w.frames*pack.FramePages+63)/64)
 	for _, iw := range w.images {
 		var live uint64
 		for _, lf := range iw.places.leaves {
@@ -300,7 +298,7 @@ func (w *Writer) stats() Stats {
 				}
 			}
 		}
-		s.PagesZero += pagesOf(iw.bytes) - live
+		s.PagesZero += pack.PagesOf(iw.bytes) - live
 	}
 	return s
 }

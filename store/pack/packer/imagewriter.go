@@ -1,4 +1,4 @@
-package pack
+package packer
 
 import (
 	"context"
@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -18,7 +18,7 @@ import (
 type ImageWriter struct {
 	w           *Writer
 	bytes       uint64
-	parent      *Image
+	parent      *pack.Image
 	parentPacks []int // number in the Writer's table of each parent pack
 	places      placement
 	prints      *Fingerprints // nil: every page that is not zero is hashed
@@ -30,7 +30,7 @@ type ImageWriter struct {
 // the same page replaces an earlier one. Errors may belong to earlier calls.
 func (iw *ImageWriter) WriteAt(p []byte, off int64) (int, error) {
 	end := uint64(off) + uint64(len(p))
-	if off < 0 || off%PageSize != 0 || end > iw.bytes || (len(p)%PageSize != 0 && end != iw.bytes) {
+	if off < 0 || off%pack.PageSize != 0 || end > iw.bytes || (len(p)%pack.PageSize != 0 && end != iw.bytes) {
 		return 0, fmt.Errorf("write image: %d bytes at %d are not whole pages of an image of %d bytes", len(p), off, iw.bytes)
 	}
 	w := iw.w
@@ -45,9 +45,9 @@ func (iw *ImageWriter) WriteAt(p []byte, off int64) (int, error) {
 		if err != nil {
 			return done, err
 		}
-		n := j.batch.take(p[done:], uint64(off+int64(done))/PageSize)
+		n := j.batch.take(p[done:], uint64(off+int64(done))/pack.PageSize)
 		done += n
-		if len(j.batch.pages) == FramePages {
+		if len(j.batch.pages) == pack.FramePages {
 			if err := w.sendOpen(); err != nil {
 				return done, err
 			}
@@ -75,10 +75,10 @@ func (iw *ImageWriter) openJob() (*job, error) {
 
 // take copies as many pages from the front of p as fit and gives their bytes.
 func (b *batch) take(p []byte, page uint64) int {
-	at := len(b.pages) * PageSize
+	at := len(b.pages) * pack.PageSize
 	n := copy(b.data[at:], p)
-	padded := (n + PageSize - 1) / PageSize
-	clear(b.data[at+n : at+padded*PageSize])
+	padded := (n + pack.PageSize - 1) / pack.PageSize
+	clear(b.data[at+n : at+padded*pack.PageSize])
 	for i := range padded {
 		b.pages = append(b.pages, page+uint64(i))
 	}
@@ -96,12 +96,12 @@ func (iw *ImageWriter) ReadFrom(ctx context.Context, r io.ReaderAt, onBytes func
 	stop := context.AfterFunc(ctx, func() { w.fail(context.Cause(ctx)) })
 	defer stop()
 	var pending sync.WaitGroup
-	report := progress{onBytes: onBytes}
+	report := pack.Progress{OnBytes: onBytes}
 	var reached int64
 	mapped := windows{r: r}
 	defer mapped.close()
 	err := iw.eachExtent(r, func(start, end int64) error {
-		report.add(start - reached)
+		report.Add(start - reached)
 		reached = end
 		for at := start; at < end; at += frameRawBytes {
 			n := min(end-at, frameRawBytes)
@@ -109,7 +109,7 @@ func (iw *ImageWriter) ReadFrom(ctx context.Context, r io.ReaderAt, onBytes func
 			j := &job{iw: iw, read: r, offset: at, length: int(n), done: func(err error) {
 				defer pending.Done()
 				if err == nil {
-					report.add(n)
+					report.Add(n)
 				}
 			}}
 			j.window, j.within = mapped.window(at, n, end)
@@ -124,7 +124,7 @@ func (iw *ImageWriter) ReadFrom(ctx context.Context, r io.ReaderAt, onBytes func
 		w.fail(err)
 	}
 	pending.Wait()
-	report.add(int64(iw.bytes) - reached)
+	report.Add(int64(iw.bytes) - reached)
 	return w.err()
 }
 
@@ -165,14 +165,14 @@ func (iw *ImageWriter) eachExtent(r io.ReaderAt, do func(start, end int64) error
 	}
 	for at := int64(0); at < size; {
 		start, end := nextExtent(f, base+at, base+size)
-		start = max((start-base)/PageSize*PageSize, at)
-		end = min((end-base+PageSize-1)/PageSize*PageSize, size)
+		start = max((start-base)/pack.PageSize*pack.PageSize, at)
+		end = min((end-base+pack.PageSize-1)/pack.PageSize*pack.PageSize, size)
 		for end < size { // swallow small holes
 			s, e := nextExtent(f, base+end, base+size)
 			if s-base-end >= smallHole || e <= base+end {
 				break
 			}
-			end = min((e-base+PageSize-1)/PageSize*PageSize, size)
+			end = min((e-base+pack.PageSize-1)/pack.PageSize*pack.PageSize, size)
 		}
 		if start >= size || end <= start {
 			return nil
@@ -226,65 +226,47 @@ var errNotFlushed = errors.New("finish page map: the pack writer was not flushed
 
 // Finish gives the image's map. It may be called once Writer.Flush has
 // succeeded.
-func (iw *ImageWriter) Finish() (*Map, error) {
+func (iw *ImageWriter) Finish() (*pack.Map, error) {
 	w := iw.w
 	w.dispatch.Lock()
 	defer w.dispatch.Unlock()
 	if !w.flushed {
 		return nil, errNotFlushed
 	}
-	m := &Map{Bytes: iw.bytes}
+	m := &pack.Map{Bytes: iw.bytes}
 	numbers := make([]int, len(w.table.known)+len(w.out.packs)) // in the map of each pack, from 1
 	for _, at := range iw.places.sorted() {
 		for i, l := range iw.places.leaves[at] {
 			if l == 0 {
 				continue
 			}
-			pack, page := w.resolve(l)
-			if numbers[pack] == 0 {
-				numbers[pack] = m.number(w.digest(pack)) + 1
+			from, page := w.resolve(l)
+			if numbers[from] == 0 {
+				numbers[from] = m.Number(w.digest(from)) + 1
 			}
-			m.add(Run{First: at*leafPages + uint64(i), Pages: 1, Pack: uint32(numbers[pack] - 1), PackPage: page})
+			m.Add(pack.Run{First: at*leafPages + uint64(i), Pages: 1, Pack: uint32(numbers[from] - 1), PackPage: page})
 		}
 	}
 	return m, nil
 }
 
-// number is the place of a pack in the map's list, which it may lengthen.
-func (m *Map) number(d digest.Digest) int {
-	if n := slices.Index(m.Packs, d); n >= 0 {
-		return n
-	}
-	m.Packs = append(m.Packs, d)
-	return len(m.Packs) - 1
-}
-
-// add appends one page's run, joining it to the last where it continues it.
-func (m *Map) add(r Run) {
-	if n := len(m.Runs); n > 0 && m.Runs[n-1].continuedBy(r) {
-		m.Runs[n-1].Pages += r.Pages
-		return
-	}
-	m.Runs = append(m.Runs, r)
-}
-
 // resolve gives the pack and page of a location after Flush. Packs are counted
 // from the known ones through those that this Writer made.
-func (w *Writer) resolve(l location) (pack int, page uint32) {
+func (w *Writer) resolve(l location) (number int, page uint32) {
 	if l.isNew() {
 		n := uint64(l &^ newPage)
-		s := w.out.starts[n/FramePages]
-		return len(w.table.known) + int(s.pack), s.first + uint32(n%FramePages)
+		s := w.out.starts[n/pack.FramePages]
+		return len(w.table.known) + int(s.pack), s.first + uint32(n%pack.FramePages)
 	}
 	return w.table.stored(l)
 }
 
 // digest names a pack that resolve gave.
-func (w *Writer) digest(pack int) digest.Digest {
-	if known := len(w.table.known); pack >= known {
-		return w.out.packs[pack-known]
+func (w *Writer) digest(number int) digest.Digest {
+	if known := len(w.table.known); number >= known {
+		return w.out.packs[number-known]
 	}
-	return w.table.known[pack].digest
+	return w.table.known[number].Digest
 }
 
 func isNoMoreData(err error) bool { return errors.Is(err, unix.ENXIO) }

@@ -1,0 +1,9 @@
+package packer
+
+import (
+	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
