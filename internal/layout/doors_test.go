@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,6 +22,30 @@ func TestTheDoorIsSmall(t *testing.T) {
 	}
 	if len(names) == 0 || len(names) > most {
 		t.Errorf("package cocoon exports %d names, want 1 to %d: %v", len(names), most, names)
+	}
+}
+
+// TestThePageOfTheLibraryNamesEveryCall: one page is the whole of it.
+func TestThePageOfTheLibraryNamesEveryCall(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "library.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := 0
+	for _, file := range files(t, ".") {
+		for _, d := range file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok || f.Recv == nil || receiver(f).Name != "Host" || !f.Name.IsExported() {
+				continue
+			}
+			calls++
+			if !strings.Contains(string(page), "`"+f.Name.Name+"`") {
+				t.Errorf("docs/library.md does not name %s", f.Name.Name)
+			}
+		}
+	}
+	if calls < 10 {
+		t.Errorf("only %d calls found", calls)
 	}
 }
 
