@@ -35,7 +35,7 @@ func (in *Ingest) Has(ctx context.Context, d Descriptor) (bool, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
-	if err != nil || fi.Size() != d.Size || !in.st.suspected(d.Digest) {
+	if err != nil || fi.Size() != d.Size || !in.st.foundDamaged(d.Digest) {
 		return err == nil && fi.Size() == d.Size, err
 	}
 	return in.st.sound(d.Digest)

@@ -38,7 +38,7 @@ func (sn *Snapshot) Usable() error {
 func (s *Store) Quarantine(ctx context.Context, id ID, objects []string) error {
 	for _, o := range objects {
 		if blob, ok := strings.CutPrefix(o, "blob sha256:"); ok {
-			if err := s.suspect(blob); err != nil {
+			if err := s.noteDamage(blob); err != nil {
 				return err
 			}
 		}
@@ -49,17 +49,17 @@ func (s *Store) Quarantine(ctx context.Context, id ID, objects []string) error {
 	})
 }
 
-// suspect notes that a blob's file holds something else. The note is derived: it
+// noteDamage notes that a blob's file holds something else. The note is derived: it
 // only makes Has look twice.
-func (s *Store) suspect(hex string) error {
+func (s *Store) noteDamage(hex string) error {
 	if err := durable.Mkdir(s.Path("cache", "damaged"), 0o700); err != nil {
 		return err
 	}
 	return noteDocument.Write(s.Path("cache", "damaged", hex), nil, 0o600)
 }
 
-// suspected reports whether a blob was once found damaged.
-func (s *Store) suspected(d digest.Digest) bool {
+// foundDamaged reports whether a blob was once found damaged.
+func (s *Store) foundDamaged(d digest.Digest) bool {
 	_, err := os.Lstat(s.Path("cache", "damaged", blobName(d)))
 	return err == nil
 }

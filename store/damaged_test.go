@@ -105,7 +105,7 @@ func TestHasLooksTwiceAtABlobThatWasFoundDamaged(t *testing.T) {
 	if err := in.Land(t.Context(), d, bytes.NewReader(whole)); err != nil {
 		t.Fatal(err)
 	}
-	if has, err := in.Has(t.Context(), d); !has || err != nil || s.suspected(d.Digest) {
+	if has, err := in.Has(t.Context(), d); !has || err != nil || s.foundDamaged(d.Digest) {
 		t.Errorf("landed again, and Has is %v, %v", has, err)
 	}
 }

@@ -221,7 +221,7 @@ func (f *blobFile) keep(ctx context.Context, d Descriptor) error {
 }
 
 // yield lets the blob that is there already serve; one that is damaged is
-// replaced, and so healed for every snapshot that names it.
+// replaced, and so repaired for every snapshot that names it.
 func (f *blobFile) yield(d digest.Digest) error {
 	sound, err := f.in.st.sound(d)
 	if err != nil {

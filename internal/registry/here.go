@@ -27,7 +27,7 @@ func (m *Mover) known(ctx context.Context, foreign *store.Snapshot, o PullOption
 		return nil, nil
 	}
 	if err != nil || here.ManifestDigest == foreign.ManifestDigest {
-		return nil, nil // what is damaged of it is healed by what comes
+		return nil, nil // what is damaged of it is replaced by what comes
 	}
 	if here.Means(foreign.ManifestDigest) {
 		return m.claim(ctx, here, o)
@@ -111,7 +111,7 @@ func (m *Mover) nameFree(ctx context.Context, foreign *store.Snapshot, o PullOpt
 	}
 	holder, err := m.Store.Get(ctx, id)
 	if err != nil && id == foreign.ID {
-		return nil // what comes may heal it
+		return nil // what comes may replace it
 	}
 	if err != nil || holder.Means(foreign.ManifestDigest) {
 		return err

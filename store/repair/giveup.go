@@ -13,7 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/store/repack"
 )
 
-// A giveUp gives up a pack that cannot be made whole but of which everything that
+// A giveUp gives up a pack that cannot be rebuilt but of which everything that
 // is needed can be had: pages that no page map names may be lost, and pages that
 // were found elsewhere need not compress to the bytes that stood here. What is
 // needed moves to a new pack, as by a repack.

@@ -159,7 +159,7 @@ func (r *run) judge(ctx context.Context, ids []store.ID, found *VerifyReport) er
 	return nil
 }
 
-// derived comes last: it is made from what is healed by then.
+// derived comes last: it is rebuilt from what is repaired by then.
 func (r *run) derived(ctx context.Context) error {
 	if r.o.DryRun {
 		r.derive("would be made again from the manifests")

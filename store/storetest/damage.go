@@ -17,8 +17,8 @@ import (
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 
-// Harm changes one blob of a snapshot and gives a function that heals it.
-func Harm(t testing.TB, path string, change func([]byte) []byte) (heal func()) {
+// Harm changes one blob of a snapshot and gives a function that undoes it.
+func Harm(t testing.TB, path string, change func([]byte) []byte) (undo func()) {
 	t.Helper()
 	whole, err := os.ReadFile(path)
 	if err != nil {
@@ -88,10 +88,10 @@ func checkBitFlip(t *testing.T, h Harness) {
 	for _, layer := range one.Manifest.Layers {
 		for _, at := range []int64{0, layer.Size / 2, layer.Size - 1} {
 			what := fmt.Sprintf("bit of byte %d of a %s", at, layer.MediaType)
-			heal := Harm(t, s.BlobPath(layer.Digest), func(b []byte) []byte { b[at] ^= 0x10; return b })
+			undo := Harm(t, s.BlobPath(layer.Digest), func(b []byte) []byte { b[at] ^= 0x10; return b })
 			damaged(t, what, s, repair.VerifyOptions{ReadData: true}, holders(layer.Digest, one, two)...)
 			neverWrong(t, what, s, one.ID, ram)
-			heal()
+			undo()
 		}
 	}
 	intact(t, s, 2)
@@ -120,10 +120,10 @@ func checkTruncated(t *testing.T, h Harness) {
 			"long":  func(b []byte) []byte { return append(b, 0) },
 		} {
 			what := name + " " + layer.MediaType
-			heal := Harm(t, s.BlobPath(layer.Digest), change)
+			undo := Harm(t, s.BlobPath(layer.Digest), change)
 			damaged(t, what, s, repair.VerifyOptions{}, sn.ID)
 			neverWrong(t, what, s, sn.ID, ram)
-			heal()
+			undo()
 		}
 	}
 	intact(t, s, 1)
