@@ -220,7 +220,7 @@ func (h *Host) resolve(ctx context.Context, ref string) (_ store.ID, err error) 
 // published is a snapshot as whoever made it has it.
 func published(sn *store.Snapshot) *Snapshot {
 	s := &Snapshot{
-		ID: string(sn.ID), Name: sn.Meta.Name, Description: sn.Meta.Description, Labels: sn.Meta.Labels, State: sn.State,
+		ID: string(sn.ID), Name: sn.Meta.Name, Description: sn.Meta.Description, Labels: sn.Meta.Labels, State: string(sn.State),
 		VM: sn.Spec.VM.Name, VMID: sn.Spec.VM.ID, Created: sn.Spec.Created, Protected: sn.Meta.Protected,
 		Parent: string(sn.Spec.Parent), StoredBytes: sn.StoredBytes, Mode: sn.Spec.Capture.Mode, Paused: ms(sn.Spec.Capture.PauseMs),
 	}
@@ -236,7 +236,7 @@ func published(sn *store.Snapshot) *Snapshot {
 // listed is one as a list has it.
 func listed(l store.Summary) Snapshot {
 	s := Snapshot{
-		ID: string(l.ID), Name: l.Name, Description: l.Description, Labels: l.Labels, State: l.State,
+		ID: string(l.ID), Name: l.Name, Description: l.Description, Labels: l.Labels, State: string(l.State),
 		VM: l.VM.Name, VMID: l.VM.ID, Created: l.Created, Protected: l.Protected,
 		Parent: string(l.Parent), StoredBytes: l.Size.Stored, Mode: l.Capture.Mode, Paused: ms(l.Capture.PauseMs),
 		MemoryBytes: l.Memory.Bytes,

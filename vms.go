@@ -240,7 +240,7 @@ func (h *Host) vms(recs []*vm.Record) []VM {
 func (h *Host) vm(rec *vm.Record) *VM {
 	v := &VM{
 		Name: rec.Name, Labels: rec.Labels, CPUs: rec.CPUs, MemoryBytes: rec.MemoryBytes, Image: rec.Image, Cmdline: rec.Cmdline,
-		ID: rec.ID, State: rec.State, Created: rec.Created, Snapshot: rec.Snapshot, SerialLog: h.house.VMs.SerialPath(rec.ID),
+		ID: rec.ID, State: string(rec.State), Created: rec.Created, Snapshot: rec.Snapshot, SerialLog: h.house.VMs.SerialPath(rec.ID),
 	}
 	for _, of := range []struct {
 		ref  *store.ImageRef

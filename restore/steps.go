@@ -208,12 +208,12 @@ func (r *run) dropStaging(context.Context) error {
 func (r *run) describe() {
 	switch {
 	case r.plan.Mode == Cold:
-		r.rec.State = "stopped"
+		r.rec.State = vm.Stopped
 		return
 	case r.plan.Paused:
-		r.rec.State = "paused"
+		r.rec.State = vm.Paused
 	default:
-		r.rec.State = "running"
+		r.rec.State = vm.Running
 	}
 	r.rec.Restore = r.restoreInfo()
 }

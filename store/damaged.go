@@ -26,7 +26,7 @@ type Quarantine struct {
 
 // Usable refuses what must not be restored, exported or built upon.
 func (sn *Snapshot) Usable() error {
-	if sn.State == readyState {
+	if sn.State == Ready {
 		return nil
 	}
 	return failure.Hint(failure.New(failure.Damaged, "snapshot %s is %s", sn.ID, sn.State),

@@ -152,7 +152,7 @@ func (in *Ingest) openFamily(ctx context.Context, images []ImageRef, key string)
 			break
 		}
 		sn, err := in.st.Get(ctx, id)
-		if err != nil || sn.State != readyState || sn.Spec.Key != key || !sn.CapturedHere() {
+		if err != nil || sn.State != Ready || sn.Spec.Key != key || !sn.CapturedHere() {
 			continue
 		}
 		var packs []digest.Digest

@@ -42,7 +42,7 @@ func DecodeManifest(b []byte) (*Snapshot, error) {
 	if int64(len(b)) > ManifestLimit {
 		return nil, failure.New(failure.Damaged, "manifest of %d bytes", len(b))
 	}
-	sn := &Snapshot{State: readyState}
+	sn := &Snapshot{State: Ready}
 	if err := sn.readManifest(b); err != nil {
 		return nil, err
 	}

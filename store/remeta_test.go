@@ -42,7 +42,7 @@ func TestALostMetaIsDamage(t *testing.T) {
 				t.Errorf("tag: %v", err)
 			}
 			rows, err := s.Summaries(t.Context())
-			if err != nil || len(rows) != 1 || rows[0].State != damagedState || rows[0].VM.Name != "web" {
+			if err != nil || len(rows) != 1 || rows[0].State != Damaged || rows[0].VM.Name != "web" {
 				t.Errorf("list: %+v, %v", rows, err)
 			}
 			if _, err := s.Beds(t.Context()); err != nil {
@@ -175,7 +175,7 @@ func TestWhatIsLeftOfASnapshotIsListed(t *testing.T) {
 		t.Fatal(rows, err)
 	}
 	r := rows[0]
-	if r.Name != "here" || !r.Protected || r.Labels["k"] != "v" || r.State != damagedState || r.Size.Stored != sn.StoredBytes {
+	if r.Name != "here" || !r.Protected || r.Labels["k"] != "v" || r.State != Damaged || r.Size.Stored != sn.StoredBytes {
 		t.Errorf("listed as %+v", r)
 	}
 }

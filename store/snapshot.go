@@ -23,15 +23,18 @@ type Snapshot struct {
 	ManifestDigest digest.Digest
 	Spec           Spec
 	Meta           Meta
-	State          string // ready, quarantined, damaged
-	StoredBytes    int64  // of its blobs, shared ones included
+	State          State
+	StoredBytes    int64 // of its blobs, shared ones included
 }
 
-// States of a snapshot.
+// State of a snapshot: only what is Ready is built upon.
+type State string
+
+// The states of a snapshot.
 const (
-	readyState       = "ready"
-	quarantinedState = "quarantined" // damage was found, see Quarantine
-	damagedState     = "damaged"     // a part of it cannot be read
+	Ready       State = "ready"
+	Quarantined State = "quarantined" // damage was found, see Quarantine
+	Damaged     State = "damaged"     // a part of it cannot be read
 )
 
 // nameLength bounds the name of a snapshot, characters.
@@ -58,9 +61,9 @@ func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
 		}
 		return nil, err
 	}
-	sn.State = readyState
+	sn.State = Ready
 	if sn.Meta.Quarantine != nil {
-		sn.State = quarantinedState
+		sn.State = Quarantined
 	}
 	return sn, nil
 }
@@ -72,7 +75,7 @@ func (s *Store) Contents(ctx context.Context, id ID) (*Snapshot, error) {
 		return nil, failure.New(failure.NotFound, "no snapshot %q", id)
 	}
 	for {
-		sn := &Snapshot{ID: id, Dir: s.Path("snapshots", string(id)), State: damagedState}
+		sn := &Snapshot{ID: id, Dir: s.Path("snapshots", string(id)), State: Damaged}
 		b, err := manifestDocument.Read(sn.Dir + "/manifest.json")
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, failure.New(failure.NotFound, "no snapshot %s", id)

@@ -17,7 +17,7 @@ func TestASnapshotThatGoesBetweenTwoReads(t *testing.T) {
 	if err := os.Remove(filepath.Join(sn.Dir, "meta.json")); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.Get(t.Context(), sn.ID); !errors.Is(err, failure.Damaged) || got == nil || got.State != damagedState {
+	if got, err := s.Get(t.Context(), sn.ID); !errors.Is(err, failure.Damaged) || got == nil || got.State != Damaged {
 		t.Errorf("without meta.json: %+v, %v; want what is left of it, and damage", got, err)
 	}
 	if err := os.Rename(sn.Dir, s.Path("trash", string(sn.ID))); err != nil {

@@ -26,7 +26,7 @@ type Summary struct {
 	Labels      map[string]string `json:"labels"`
 	Expires     *time.Time        `json:"expires"`
 	Protected   bool              `json:"protected"`
-	State       string            `json:"state"` // ready, quarantined, damaged
+	State       State             `json:"state"` // ready, quarantined, damaged
 	Hypervisor  Hypervisor        `json:"hypervisor"`
 	CPUs        int               `json:"cpus"`
 	Memory      MemorySummary     `json:"memory"`
@@ -231,7 +231,7 @@ func (s *Store) remains(ctx context.Context, id ID) *Snapshot {
 	if m, err := readMeta(sn.Dir); err == nil {
 		sn.Meta = m
 	}
-	sn.State = damagedState
+	sn.State = Damaged
 	return sn
 }
 

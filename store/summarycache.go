@@ -182,7 +182,7 @@ func (s *Store) writeSummaries(all []cached) {
 	b.WriteString(summariesHeader)
 	now := time.Now()
 	for _, c := range all {
-		if c.Summary.State == damagedState && c.was != nil {
+		if c.Summary.State == Damaged && c.was != nil {
 			b.Write(c.was.text()) // for who makes its meta.json again
 			continue
 		}

@@ -29,7 +29,7 @@ func decodeLayout(text string, s *Summary) bool {
 	s.Labels = l.labels(`,"labels":{`)
 	s.Expires = l.timeOrNull(`,"expires":`)
 	s.Protected = l.bool(`,"protected":`)
-	s.State = l.text(`,"state":`)
+	s.State = State(l.text(`,"state":`))
 	s.Hypervisor.Name = l.text(`,"hypervisor":{"name":`)
 	s.Hypervisor.Version = l.text(`,"version":`)
 	s.CPUs = int(l.int(`},"cpus":`))

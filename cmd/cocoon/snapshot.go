@@ -89,7 +89,7 @@ func snapshotColumns(o *listing.Options) []listing.Column[store.Summary] {
 		{Name: "STORED", Cell: func(s row) string { return size(s.Size.Stored) }, Less: func(x, y row) bool { return x.Size.Stored < y.Size.Stored }},
 		{Name: "UNIQUE", Cell: func(s row) string { return size(s.Size.Unique) }, Less: func(x, y row) bool { return x.Size.Unique < y.Size.Unique }},
 		{Name: "PAUSE", Cell: func(s row) string { return pause(s.Capture) }, Less: func(x, y row) bool { return x.Capture.PauseMs < y.Capture.PauseMs }},
-		{Name: "STATE", Cell: func(s row) string { return s.State }},
+		{Name: "STATE", Cell: func(s row) string { return string(s.State) }},
 		{Name: "LABEL", Hidden: true, Cell: func(row) string { return "" }, Values: func(s row) []string { return labelValues(s.Labels) }},
 	}
 }

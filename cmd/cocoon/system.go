@@ -144,7 +144,7 @@ func (a *app) completeVMs(c *cobra.Command, _ []string, prefix string) ([]string
 	var out []string
 	for _, v := range vms {
 		if strings.HasPrefix(v.Name, prefix) {
-			out = append(out, screen.Safe(v.Name)+"\t"+screen.Safe(v.State))
+			out = append(out, screen.Safe(v.Name)+"\t"+screen.Safe(string(v.State)))
 		}
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp

@@ -172,7 +172,7 @@ type vmDisk struct {
 
 func rowOf(r *house.House, rec *vm.Record) vmRow {
 	row := vmRow{
-		ID: rec.ID, Name: rec.Name, State: rec.State, Trouble: rec.Trouble, Created: rec.Created.UTC(), Labels: rec.Labels, Snapshot: rec.Snapshot,
+		ID: rec.ID, Name: rec.Name, State: string(rec.State), Trouble: rec.Trouble, Created: rec.Created.UTC(), Labels: rec.Labels, Snapshot: rec.Snapshot,
 		Image: rec.Image, CPUs: rec.CPUs, Memory: vmMemory{rec.MemoryBytes}, Restore: rec.Restore, LastError: rec.LastError, Exit: rec.Exit,
 		Disks: []vmDisk{}, Networks: []vmNetwork{},
 	}

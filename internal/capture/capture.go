@@ -258,7 +258,7 @@ func savedDisks(rec *vm.Record) []store.Disk {
 // its own affair, that the guest runs is ours.
 func (c *session) saveGuest(ctx context.Context, src *source) (*chsnap.Captured, error) {
 	settle := func(_ context.Context, err error) error { return err }
-	if c.rec.State == "running" {
+	if c.rec.State == vm.Running {
 		var err error
 		if settle, err = c.VMs.OweResume(ctx, c.rec); err != nil {
 			return nil, err
@@ -281,7 +281,7 @@ func (c *session) saveIn(ctx context.Context, mode string, src *source) (*chsnap
 	client := c.VMs.Client(c.rec)
 	quiet := func(ctx context.Context) error { return c.quietDisks(ctx, src) }
 	owed := ""
-	if c.rec.State == "running" { // else nothing is noted
+	if c.rec.State == vm.Running { // else nothing is noted
 		owed = c.VMs.OwedPath(c.rec.ID)
 	}
 	if mode == Live {

@@ -121,7 +121,7 @@ func candidates(ctx context.Context, st *store.Store, of kin) (found []candidate
 		return nil, err
 	}
 	for _, s := range slices.Backward(all) {
-		if of.made(&s) && s.State == "ready" {
+		if of.made(&s) && s.State == store.Ready {
 			found = append(found, candidate{s.ID, s.Key})
 		}
 	}

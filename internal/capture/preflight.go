@@ -80,7 +80,7 @@ func (c *session) check(ctx context.Context) error {
 	default:
 		return failure.New(failure.Usage, "unknown capture mode %q: auto, live or file", c.req.Mode)
 	}
-	if c.rec.State != "running" && c.rec.State != "paused" {
+	if !c.rec.State.Up() {
 		return failure.Hint(failure.New(failure.Conflict, "VM %s is %s, not running", c.rec.Name, c.rec.State),
 			"start it with: cocoon vm start "+c.rec.Name)
 	}
@@ -116,7 +116,7 @@ func (c *session) check(ctx context.Context) error {
 
 // believe takes the state of the guest from the VMM: the record knows nothing of
 // what was done without cocoon. A guest that somebody else paused stays paused.
-func (c *session) believe(state string) error {
+func (c *session) believe(state vm.State) error {
 	if state == vm.Shutdown {
 		return vm.NotRunning(c.rec, state)
 	}

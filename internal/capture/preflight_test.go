@@ -115,10 +115,10 @@ func TestEveryRefusalComesBeforeTheGuestIsTouched(t *testing.T) {
 	shared := with(func(a *answers) { a.memory = `,"shared":true` })
 	for name, c := range map[string]struct {
 		vmm   answers
-		rec   string // state of the record, "" is running
+		rec   vm.State // of the record, "" is running
 		req   Request
-		mode  string // that is chosen, "" of a refusal
-		state string // of the guest, as it will be left
+		mode  string   // that is chosen, "" of a refusal
+		state vm.State // of the guest, as it will be left
 		class error
 		says  string // by the refusal, its hint or a note
 		asked bool

@@ -49,7 +49,7 @@ func (s *Saver) SuspendLocked(ctx context.Context, rec *vm.Record, req Request) 
 // guest go on.
 func (s *Saver) fallAsleep(ctx context.Context, rec *vm.Record, lease *store.Lease, req Request) (sn *store.Snapshot, err error) {
 	goOn := func() error { return nil }
-	if rec.State == "running" {
+	if rec.State == vm.Running {
 		if goOn, err = s.halt(ctx, rec); err != nil {
 			return nil, err
 		}
@@ -92,12 +92,12 @@ func (s *Saver) halt(ctx context.Context, rec *vm.Record) (goOn func() error, er
 		guard.Release()
 		return nil, settle(ctx, err)
 	}
-	rec.State = "paused"
+	rec.State = vm.Paused
 	goOn = func() error {
 		ctx := context.WithoutCancel(ctx)
 		var err error
-		if rec.State == "paused" {
-			rec.State = "running"
+		if rec.State == vm.Paused {
+			rec.State = vm.Running
 			err = client.EnsureRunning(ctx, s.VMs.Patience().Moving(uint64(rec.MemoryBytes)))
 		}
 		guard.Release()

@@ -104,7 +104,7 @@ func (h *House) candidates(ctx context.Context, want func(store.Summary) bool) (
 		}
 		c := policy.Snapshot{
 			ID: string(row.ID), Name: row.Name, VM: vmKey(row.VM), VMName: row.VM.Name, Created: row.Created,
-			Expires: row.Expires, Labels: row.Labels, Protected: row.Protected, Damaged: row.State != "ready", Bed: row.Bed(),
+			Expires: row.Expires, Labels: row.Labels, Protected: row.Protected, Damaged: row.State != store.Ready, Bed: row.Bed(),
 		}
 		if who, ok := sleepers[row.ID]; ok {
 			c.Needed = who.String()

@@ -29,7 +29,7 @@ func (m *Mover) outgoing(ctx context.Context, l *store.Lease, ref string, withIm
 	if err != nil {
 		return nil, nil, err
 	}
-	if sn.State != "ready" {
+	if sn.State != store.Ready {
 		return nil, nil, failure.New(failure.Damaged, "snapshot %s is %s", id, sn.State)
 	}
 	manifest, err := m.Store.ManifestBytes(sn)

@@ -112,7 +112,7 @@ func (m *Manager) Start(ctx context.Context, ref string, o StartOptions) (*Recor
 		err = m.boot(ctx, rec)
 	}
 	if err != nil {
-		rec.State, rec.LastError, rec.Networks = "error", err.Error(), were
+		rec.State, rec.LastError, rec.Networks = Broken, err.Error(), were
 		return nil, errors.Join(fmt.Errorf("start VM %s: %w", rec.Name, err), m.save(rec))
 	}
 	return rec, told(rec, m.Announce(rec))
@@ -136,7 +136,7 @@ func (m *Manager) boot(ctx context.Context, rec *Record) error {
 	was := *rec
 	if err = m.booted(ctx, rec, p); err == nil {
 		durable.Step("vm.booted")
-		rec.Process, rec.State, rec.LastError, rec.Restore, rec.Exit = p, "running", "", nil, nil
+		rec.Process, rec.State, rec.LastError, rec.Restore, rec.Exit = p, Running, "", nil, nil
 		err = m.save(rec)
 	}
 	if err != nil {
@@ -189,7 +189,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) (*Exit, e
 	}
 	defer unlock()
 	if rec.Sleep != nil {
-		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), remedy(rec, "suspended")+"; cocoon vm start --cold "+rec.Name+" gives up its RAM")
+		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), remedy(rec, Suspended)+"; cocoon vm start --cold "+rec.Name+" gives up its RAM")
 	}
 	if rec.Process == nil && !rec.Unseated {
 		return nil, failure.New(failure.Conflict, "VM %s is not running", rec.Name)
@@ -201,7 +201,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) (*Exit, e
 		}
 		exit.seen(m.endOf(rec.ID, rec.Process))
 	}
-	rec.Process, rec.State, rec.LastError, rec.Exit = nil, "stopped", "", exit
+	rec.Process, rec.State, rec.LastError, rec.Exit = nil, Stopped, "", exit
 	return exit, errors.Join(m.save(rec), m.removeSockets(ctx, rec.ID), m.removeRooms(ctx, rec.ID), m.ReleaseMemory(rec.ID))
 }
 
@@ -222,10 +222,10 @@ const pressAgain = 5 * time.Second
 
 func (m *Manager) end(ctx context.Context, rec *Record, timeout time.Duration) (*Exit, error) {
 	client, p, begun := m.Client(rec), rec.Process, time.Now()
-	why := "it was " + rec.State
+	why := "it was " + string(rec.State)
 	if d := m.readDebt(ctx, rec.ID); d != nil && d.Trouble != "" {
 		why = "its VMM was " + d.Trouble // nobody would hear the button
-	} else if rec.State == "running" {
+	} else if rec.State == Running {
 		err := client.PowerButton(ctx)
 		durable.Step("vm.stop.asked")
 		switch {
@@ -308,7 +308,7 @@ func (m *Manager) Resume(ctx context.Context, ref string) error {
 		return err
 	}
 	owed := ended || m.rescued[rec.ID] || exists(m.OwedPath(rec.ID))
-	if state == Shutdown || state == "running" && !owed {
+	if state == Shutdown || state == Running && !owed {
 		return NotRunning(rec, state)
 	}
 	was, err := m.Client(rec).LetGo(ctx, m.o.Patience.Moving(uint64(rec.MemoryBytes)))
@@ -319,7 +319,7 @@ func (m *Manager) Resume(ctx context.Context, ref string) error {
 	if err != nil {
 		return fmt.Errorf("vm resume %s: %w", rec.Name, err)
 	}
-	rec.State = "running"
+	rec.State = Running
 	err = errors.Join(m.save(rec), ignoreMissing(os.Remove(m.OwedPath(rec.ID))))
 	if was == "Running" {
 		return err
@@ -338,18 +338,18 @@ func (m *Manager) Pause(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	if state != "running" {
+	if state != Running {
 		return NotRunning(rec, state)
 	}
 	if err := m.Client(rec).Pause(ctx); err != nil {
 		return fmt.Errorf("vm pause %s: %w", rec.Name, err)
 	}
-	rec.State = "paused"
+	rec.State = Paused
 	return m.save(rec)
 }
 
 // ask is the state that a VM's VMM says.
-func (m *Manager) ask(ctx context.Context, rec *Record, verb string) (string, error) {
+func (m *Manager) ask(ctx context.Context, rec *Record, verb string) (State, error) {
 	if rec.Process == nil {
 		return "", failure.Hint(failure.New(failure.Conflict, "VM %s is not running", rec.Name), remedy(rec, rec.State))
 	}

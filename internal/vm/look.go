@@ -13,23 +13,19 @@ import (
 	"github.com/cocoonv2/cocoon/internal/patience"
 )
 
-// Shutdown is the state of a VM whose guest is off in a VMM that lives: a record
-// never says so.
-const Shutdown = "shutdown"
-
 // StateOf is our word for what a VMM says in vm.info.
-func StateOf(info *chsnap.Info) string {
+func StateOf(info *chsnap.Info) State {
 	switch info.State {
 	case "Running":
-		return "running"
+		return Running
 	case "Paused", "BreakPoint":
-		return "paused"
+		return Paused
 	}
 	return Shutdown // Created, Shutdown
 }
 
 // NotRunning refuses what needs a guest that is there; state is that of StateOf.
-func NotRunning(rec *Record, state string) error {
+func NotRunning(rec *Record, state State) error {
 	err := failure.New(failure.Conflict, "the guest of VM %s is shut down, its VMM still runs", rec.Name)
 	if state != Shutdown {
 		err = failure.New(failure.Conflict, "VM %s is %s", rec.Name, state)
@@ -39,15 +35,15 @@ func NotRunning(rec *Record, state string) error {
 
 // remedy names what lets the guest of a VM in a state go on. Only one that is off
 // has nothing to lose by a boot.
-func remedy(rec *Record, state string) string {
+func remedy(rec *Record, state State) string {
 	switch state {
 	case Shutdown:
 		return bootAnew(rec)
-	case "running":
+	case Running:
 		return "its guest runs: nothing is to be done"
-	case "paused":
+	case Paused:
 		return "cocoon vm resume " + rec.Name + " lets it go on"
-	case "suspended":
+	case Suspended:
 		return "cocoon vm start " + rec.Name + " lets it go on"
 	case Elsewhere:
 		return ""
@@ -95,7 +91,7 @@ func (m *Manager) look(ctx context.Context, rec *Record) {
 	switch {
 	case errors.Is(err, chsnap.ErrUnreachable):
 		rec.Trouble = NotAnswering
-	case rec.Trouble == NotAnswering && rec.State == "running":
+	case rec.Trouble == NotAnswering && rec.State == Running:
 		rec.Trouble = "" // it has come to itself
 	}
 }

@@ -22,7 +22,7 @@ import (
 func (m *Manager) Reserve(ctx context.Context, l *store.Lease, name, verb string) (*Record, func(), error) {
 	var b [16]byte
 	rand.Read(b[:])
-	rec := &Record{Version: recordVersion, ID: hex.EncodeToString(b[:]), Name: name, Created: time.Now().UTC(), State: "created", Disks: []Disk{}, Networks: []Network{}}
+	rec := &Record{Version: recordVersion, ID: hex.EncodeToString(b[:]), Name: name, Created: time.Now().UTC(), State: Created, Disks: []Disk{}, Networks: []Network{}}
 	if err := l.HoldVM(ctx, rec.ID); err != nil {
 		return nil, nil, err
 	}

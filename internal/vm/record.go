@@ -51,7 +51,7 @@ type Record struct {
 	Machine      json.RawMessage   `json:"machine,omitempty"`  // of a rebuilt VM; machine.go
 	Snapshot     string            `json:"snapshot,omitempty"`
 	Restore      *RestoreInfo      `json:"restore,omitempty"`
-	State        string            `json:"state"` // created running paused suspended stopped error
+	State        State             `json:"state"`
 	Process      *Process          `json:"process,omitempty"`
 	LastError    string            `json:"lastError,omitempty"`
 	Exit         *Exit             `json:"exit,omitempty"`  // of the run before, while there is no process

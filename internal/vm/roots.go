@@ -84,7 +84,7 @@ func readRoot(path string) (garbage.Root, error) {
 // awake: while a VM sleeps its record.json stays as it was when it ran. One that
 // was written since, or whose process lives, is of a VM that does not sleep.
 func (r *Record) awake() bool {
-	if r.State != "running" && r.State != "paused" {
+	if !r.State.Up() {
 		return true
 	}
 	return r.Process != nil && alive(r.Process)

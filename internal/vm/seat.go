@@ -18,10 +18,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/runfolder"
 )
 
-// Elsewhere is the state of a VM whose VMM lives, as the locks on its files tell,
-// but cannot be seen from here: its process is in another PID namespace.
-const Elsewhere = "elsewhere"
-
 // seatFile in a VM's folder is what its VMM sits on: it inherits the lock, so the
 // VM has a VMM exactly while that is held, whoever started it, in whatever PID
 // namespace, and whatever the record says. A copy of the store has another file,
@@ -70,16 +66,16 @@ func (m *Manager) live(ctx context.Context, rec *Record) {
 			}
 		}
 	}
-	if rec.State != "running" && rec.State != "paused" {
+	if !rec.State.Up() {
 		return
 	}
 	if here || younger { // it is not this VM's, or not its last: nothing is known of its end
-		rec.State = "stopped"
+		rec.State = Stopped
 		return
 	}
-	rec.State, rec.Exit = "stopped", m.exitOf(rec.ID, p)
+	rec.State, rec.Exit = Stopped, m.exitOf(rec.ID, p)
 	if rec.Exit.Bad() {
-		rec.State, rec.LastError = "error", rec.Exit.String()
+		rec.State, rec.LastError = Broken, rec.Exit.String()
 	}
 }
 

@@ -65,12 +65,12 @@ func (m *Manager) Suspend(rec *Record, snapshot store.ID, aside bool) error {
 		return err
 	}
 	asleep := *rec
-	asleep.State, asleep.Process, asleep.Restore = "suspended", nil, nil
+	asleep.State, asleep.Process, asleep.Restore = Suspended, nil, nil
 	s := &Sleep{Version: store.SuspensionVersion, Snapshot: snapshot, Since: time.Now().UTC(), Aside: aside, Record: &asleep}
 	if err := m.writeSleep(rec.ID, s); err != nil {
 		return errors.Join(err, m.forgetSleep(rec.ID)) // its name may be there all the same
 	}
-	rec.State, rec.Sleep = "suspended", s
+	rec.State, rec.Sleep = Suspended, s
 	durable.Step("vm.suspend.asleep")
 	return nil
 }
@@ -107,7 +107,7 @@ func (m *Manager) syncDisks(rec *Record) error {
 // is no longer suspended. rec is its record from now on. A resume is owed from
 // before Wake until the guest runs.
 func (m *Manager) Wake(rec *Record) error {
-	rec.State, rec.LastError, rec.Sleep, rec.Exit = "running", "", nil, nil
+	rec.State, rec.LastError, rec.Sleep, rec.Exit = Running, "", nil, nil
 	rec.Woken++
 	if err := m.save(rec); err != nil {
 		return err
@@ -139,7 +139,7 @@ func (m *Manager) writeSleep(id string, s *Sleep) error {
 
 // Failed notes that a VM has no process any more, and why.
 func (m *Manager) Failed(rec *Record, why string) error {
-	rec.Process, rec.State, rec.LastError = nil, "error", why
+	rec.Process, rec.State, rec.LastError = nil, Broken, why
 	return m.save(rec)
 }
 
@@ -170,7 +170,7 @@ func (m *Manager) WakeCold(ctx context.Context, ref string, with BootPaths) (*Re
 	if err != nil {
 		return nil, err
 	}
-	rec.State, rec.Sleep = "stopped", nil
+	rec.State, rec.Sleep = Stopped, nil
 	rec.Woken++
 	if err := m.save(rec); err != nil {
 		return nil, err

@@ -166,9 +166,9 @@ func TestQuarantineMarksExactlyWhatIsAffected(t *testing.T) {
 	if err != nil || len(rep.Quarantined) != 1 || rep.Quarantined[0] != hit.ID {
 		t.Fatalf("%+v %v", rep, err)
 	}
-	for id, want := range map[store.ID]string{hit.ID: "quarantined", sound.ID: "ready"} {
+	for id, want := range map[store.ID]store.State{hit.ID: store.Quarantined, sound.ID: store.Ready} {
 		sn, err := s.Get(t.Context(), id)
-		if err != nil || sn.State != want || (sn.Usable() == nil) != (want == "ready") {
+		if err != nil || sn.State != want || (sn.Usable() == nil) != (want == store.Ready) {
 			t.Errorf("snapshot %s is %s, want %s (%v)", id, sn.State, want, err)
 		}
 	}
@@ -177,7 +177,7 @@ func TestQuarantineMarksExactlyWhatIsAffected(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, x := range all {
-		if want := map[store.ID]string{hit.ID: "quarantined", sound.ID: "ready"}[x.ID]; x.State != want {
+		if want := map[store.ID]store.State{hit.ID: store.Quarantined, sound.ID: store.Ready}[x.ID]; x.State != want {
 			t.Errorf("listed as %s, want %s", x.State, want)
 		}
 	}

@@ -212,7 +212,7 @@ func listDuringPublish(t *testing.T, h Harness) {
 			t.Errorf("summaries: %v", err)
 		}
 		for _, x := range sums {
-			if x.State != "ready" {
+			if x.State != store.Ready {
 				t.Errorf("a snapshot is listed as %s", x.State)
 			}
 		}
