@@ -14,7 +14,7 @@ import (
 // The store is locked for windowWork at a time, beside what reading the changed
 // roots takes; between two windows others get their turn.
 const (
-	windowWork = 500 * time.Microsecond
+	windowWork = 3 * time.Millisecond
 	breath     = 5 * time.Millisecond
 )
 

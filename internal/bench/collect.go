@@ -58,10 +58,10 @@ func (b *bench) collecting() error {
 	if err := json.Unmarshal([]byte(busy.out), &rep); err != nil {
 		return err
 	}
-	row(fmt.Sprintf("`gc` that discards %d objects %s, beside 4 that create", len(rep.Removed), what), ms(busy.wall), "", "", "")
-	row("longest that it locked the store", fmt.Sprintf("%.1f ms", rep.LockMs), "", "", "≤ 50 ms")
+	row(fmt.Sprintf("`gc` that discards %d objects %s, beside 4 that create", len(rep.Removed), what), ms(busy.wall), "", "", "≤ 20 s for 100,000")
+	row("longest that it locked the store", fmt.Sprintf("%.1f ms", rep.LockMs), "", "", "≤ 10 ms")
 	row(fmt.Sprintf("wait of creates for the store lock meanwhile (%d), p50, p99, most", len(waits)),
-		fmt.Sprintf("%.2f, %.2f, %.1f ms", wait(waits, 50), wait(waits, 99), wait(waits, 100)), "", "", "p99 ≤ 5 ms")
+		fmt.Sprintf("%.2f, %.2f, %.1f ms", wait(waits, 50), wait(waits, 99), wait(waits, 100)), "", "", "p99 ≤ 10 ms")
 	return os.RemoveAll(root)
 }
 
