@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
@@ -45,7 +46,7 @@ func TestCache(t *testing.T) {
 	if err := os.WriteFile(dead, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	rep := collect(t, s, Options{Explain: true, CacheCap: ramcache.AtMost(1 << 30)})
+	rep := collect(t, s, Options{Explain: true, Sources: []garbage.Source{ramcache.Cache{Store: s, Cap: ramcache.AtMost(1 << 30)}.Garbage()}})
 	if !there(known) || there(orphan) || !there(mapped) || !there(lock.File().Name()) || there(dead) {
 		t.Errorf("known %v, orphan %v, mapped %v, being made %v, dead %v", there(known), there(orphan), there(mapped), there(lock.File().Name()), there(dead))
 	}
@@ -58,7 +59,7 @@ func TestCache(t *testing.T) {
 		}
 	}
 
-	rep = collect(t, s, Options{CacheCap: ramcache.AtMost(8192)})
+	rep = collect(t, s, Options{Sources: []garbage.Source{ramcache.Cache{Store: s, Cap: ramcache.AtMost(8192)}.Garbage()}})
 	reason := ""
 	for _, r := range rep.Removed {
 		if r.ID == string(key) {

@@ -36,7 +36,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/durable"
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/store"
-	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
 // DefaultGrace is long enough to find out where the owner of something is.
@@ -55,9 +54,7 @@ type Options struct {
 	// ForgetNetworks are ids of VMs that do not exist, or beginnings of them: what
 	// stands of their networks is dropped though its plugins cannot undo it.
 	ForgetNetworks []string
-	// CacheCap is what raw RAM files may occupy.
-	CacheCap ramcache.Cap
-	Repack   *Repack // nil: packs stay as they are
+	Repack         *Repack // nil: packs stay as they are
 	// AcceptLoss goes on though roots vanished, and takes what only they held.
 	AcceptLoss bool
 	// Grace is how long what is doubtful stays, from the first run that tells of it:
@@ -275,15 +272,15 @@ func unreadable(err error) error {
 	return err
 }
 
-// complete refuses to collect while nobody reads the roots of a folder that has
-// some.
+// complete refuses to collect while nobody says what a folder holds that can be had
+// back from a backup only.
 func complete(sources []garbage.Source) error {
 	for _, folder := range store.TruthFolders() {
 		if slices.ContainsFunc(modules, func(m module) bool { return m.folder == folder }) {
 			continue
 		}
-		if !slices.ContainsFunc(sources, func(s garbage.Source) bool { return s.Folder == folder && s.Read != nil }) {
-			return fmt.Errorf("gc: nobody reads the roots in %s", folder)
+		if !slices.ContainsFunc(sources, func(s garbage.Source) bool { return s.Folder == folder && (s.Read != nil || s.Blobs != "") }) {
+			return fmt.Errorf("gc: nobody says what is in %s", folder)
 		}
 	}
 	return nil

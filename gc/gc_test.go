@@ -22,10 +22,13 @@ import (
 	"github.com/cocoonv2/cocoon/internal/failure"
 	"github.com/cocoonv2/cocoon/internal/filelock"
 	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/prints"
 	"github.com/cocoonv2/cocoon/internal/vm"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/ramcache"
+	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 func open(t testing.TB, root string) *store.Store {
@@ -71,12 +74,16 @@ func mustPublish(t testing.TB, s *store.Store, parts ...string) *store.Snapshot 
 
 // sources are the roots of a store, read by the rooms that own them.
 func sources(s *store.Store) []garbage.Source {
-	return []garbage.Source{vm.Garbage(s), image.Garbage(s), image.Pins(s)}
+	return []garbage.Source{vm.Garbage(s), image.Garbage(s), image.Pins(s), image.Blobs(s)}
 }
 
 // run is Collect with all sources beside those that the test gives, and without
 // grace where it gives none.
 func run(ctx context.Context, s *store.Store, o Options) (*Report, error) {
+	o.Sources = append(o.Sources, prints.Garbage(s), repair.Garbage(s))
+	if !slices.ContainsFunc(o.Sources, func(src garbage.Source) bool { return src.Folder == "cache/memory" }) { // under a cap
+		o.Sources = append(o.Sources, ramcache.Cache{Store: s}.Garbage())
+	}
 	o.Sources = append(sources(s), o.Sources...)
 	if o.Grace == 0 {
 		o.Grace = -1
@@ -365,7 +372,7 @@ func TestEveryFolderHasACollector(t *testing.T) {
 		known[m.folder] = true
 	}
 	s := open(t, filepath.Join(t.TempDir(), "root"))
-	for _, src := range append(sources(s), (&restore.Engine{Store: s}).Garbage(nil), network.Garbage(&fakeNetwork{})) {
+	for _, src := range append(sources(s), (&restore.Engine{Store: s}).Garbage(nil), network.Garbage(&fakeNetwork{}), ramcache.Cache{Store: s}.Garbage(), prints.Garbage(s)) {
 		known[src.Folder] = true
 	}
 	for _, f := range store.Folders() {

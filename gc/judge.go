@@ -17,6 +17,11 @@ import (
 // Held tells whether somebody needs an object.
 func (c *collector) Held(k garbage.Key) bool { return c.plan.held(k) }
 
+// Hold keeps an object for a reason that no root has.
+func (c *collector) Hold(k garbage.Key, why string) {
+	c.plan.hold(k, c.plan.by(holder{name: why}), false)
+}
+
 // Judge keeps an object that is held and plans the removal of any other.
 func (c *collector) Judge(o garbage.Object) {
 	if c.plan.see(o.Key) {
@@ -113,6 +118,11 @@ func (c *collector) judge(ctx context.Context, p *plan) error {
 		}
 	}
 	for _, src := range c.o.Sources {
+		if src.Blobs != "" {
+			if err := c.blobs(p, src); err != nil {
+				return err
+			}
+		}
 		if src.Objects == nil {
 			continue
 		}

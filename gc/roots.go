@@ -41,8 +41,6 @@ type roots struct {
 	read      map[string]account.Root // roots of the sources by path below the store
 	checked   bool                    // what snapshots named so far was looked for
 
-	memory map[digest.Digest]bool // keys of the RAM that snapshots have
-
 	watch  *watch // of the folder snapshots; nil: it is listed
 	listed bool   // the watch tells all that came since the last listing
 	looked int    // entries looked at, for the report
@@ -54,7 +52,7 @@ type leaseRead struct {
 }
 
 func newRoots(st *store.Store, sources []garbage.Source, m *marks, dead map[string]bool) *roots {
-	return &roots{st: st, sources: sources, watch: newWatch(st.Path("snapshots")), marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}, named: map[store.ID]string{}, read: map[string]account.Root{}, memory: map[digest.Digest]bool{}}
+	return &roots{st: st, sources: sources, watch: newWatch(st.Path("snapshots")), marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}, named: map[store.ID]string{}, read: map[string]account.Root{}}
 }
 
 // update reads what is new. A root that cannot be read is an error: what is
@@ -218,7 +216,9 @@ func (r *roots) markSnapshot(sn *store.Snapshot, edges []garbage.Key) error {
 		name = fmt.Sprintf("snapshot %s (%s)", sn.Meta.Name, sn.ID)
 	}
 	by := r.marks.by(holder{name, string(sn.ID)})
-	r.memory[ramcache.Key(sn)] = true
+	if ram, ok := garbage.RAMKey(ramcache.Key(sn)); ok {
+		r.marks.hold(ram, by, false)
+	}
 	r.named[sn.ID] = sn.Meta.Name
 	needed := sn.Meta.Quarantine == nil // what is missing of such a one is known, and told by verify
 	for _, o := range edges {

@@ -25,12 +25,10 @@ type module struct {
 // before it begins: no kind of object can be forgotten.
 var modules = []module{
 	{"snapshots", (*collector).snapshots},
-	{"blobs/sha256", func(c *collector, p *plan) error { return c.blobs(p, garbage.Blob, "blobs/sha256") }},
-	{"images/blobs/sha256", func(c *collector, p *plan) error { return c.blobs(p, garbage.Image, "images/blobs/sha256") }},
-	{"cache/memory", (*collector).cache},
-	{"cache/fingerprints", (*collector).fingerprints},
+	{"blobs/sha256", func(c *collector, p *plan) error {
+		return c.blobs(p, garbage.Source{Folder: "blobs/sha256", Blobs: garbage.Blob})
+	}},
 	{"trash", (*collector).trash},
-	{"", (*collector).notes},
 }
 
 // handled are folders whose leftovers are dealt with before the modules run (leases,
@@ -65,19 +63,19 @@ func (c *collector) snapshots(p *plan) error {
 
 // blobs are listed beside being judged; few of a million are judged by more than
 // their name.
-func (c *collector) blobs(p *plan, kind garbage.Kind, folder string) error {
+func (c *collector) blobs(p *plan, src garbage.Source) error {
 	batches := make(chan []string, 4)
 	var listing errgroup.Group
-	listing.Go(func() error { defer close(batches); return listNames(c.st.Path(folder), batches) })
+	listing.Go(func() error { defer close(batches); return listNames(c.st.Path(src.Folder), batches) })
 	for batch := range batches {
 		for _, name := range batch {
 			o, ok := garbage.BlobKey(name)
 			if ok && c.old != nil && !p.held(o) {
-				c.keepOld(p, o, c.st.Path(folder, name))
+				c.keepOld(p, o, c.st.Path(src.Folder, name))
 			}
 			if ok && (p.everyHolder || !p.see(o)) {
 				c.Judge(garbage.Object{
-					Kind: kind, ID: "sha256:" + name, Key: o, Path: c.st.Path(folder, name), InStore: true, Still: c.unused(kind, o),
+					Kind: src.Blobs, ID: "sha256:" + name, Key: o, Path: c.st.Path(src.Folder, name), InStore: true, Still: free(src, o),
 					Reason: "no snapshot, VM, image, pin or living process names it",
 				})
 			}
@@ -89,15 +87,12 @@ func (c *collector) blobs(p *plan, kind garbage.Kind, folder string) error {
 	return nil
 }
 
-// unused: no VMM stands on an image that no record names any more.
-func (c *collector) unused(kind garbage.Kind, o garbage.Key) func() bool {
-	if kind != garbage.Image {
+// free is what a source asks of a blob that nobody names.
+func free(src garbage.Source, k garbage.Key) func() bool {
+	if src.Free == nil {
 		return nil
 	}
-	return func() bool {
-		used, err := c.st.ImageInUse(o.Digest())
-		return !used && err == nil
-	}
+	return func() bool { return src.Free(k.Digest()) }
 }
 
 // namesAtOnce bounds what a folder of a million entries costs.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -41,26 +40,6 @@ func (c *collector) temporaries(*plan) error {
 	})
 	if err != nil {
 		return fmt.Errorf("gc: %w", err)
-	}
-	return nil
-}
-
-// notes that a blob is damaged go with the blob.
-func (c *collector) notes(p *plan) error {
-	entries, err := os.ReadDir(c.st.Path("cache", "damaged"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("gc: %w", err)
-	}
-	for _, e := range entries {
-		if o, ok := garbage.BlobKey(e.Name()); ok && !p.held(o) {
-			c.Judge(garbage.Object{
-				Kind: garbage.Cache, ID: "damaged/" + e.Name(), Path: c.st.Path("cache", "damaged", e.Name()), InStore: true, Key: o,
-				Reason: "nothing names the blob that it warns of",
-			})
-		}
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
 // Whoever leaves an option out has asked for nothing to be taken.
@@ -12,8 +14,8 @@ func TestOptionsThatSayNothingTakeNothingDoubtful(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "root"))
 	mustPublish(t, s, "a")
 	o := Options{Sources: sources(s)}
-	if o.CacheCap.Bytes() < 1<<60 {
-		t.Errorf("a cap that was left out is one of %d bytes", o.CacheCap.Bytes())
+	if none := (ramcache.Cap{}); none.Bytes() < 1<<60 {
+		t.Errorf("a cap that was left out is one of %d bytes", none.Bytes())
 	}
 	vm := s.Path("vms", "0123456789abcdef0123456789abcdef")
 	if err := errors.Join(os.MkdirAll(vm, 0o700), os.WriteFile(filepath.Join(vm, "disk-0.raw"), []byte("of a VM"), 0o600)); err != nil {

@@ -1,6 +1,7 @@
 // Package garbage is the language in which rooms tell the collector what they keep
-// and what they have. Package gc speaks no other: it knows no file, field or folder
-// of a room, and no room knows how gc decides.
+// and what they have. Package gc speaks no other: but for the store, on whose locks
+// it stands, it knows no file, field or folder of a room, and no room knows how gc
+// decides.
 //
 // Words: an object is what may be removed, of one of the kinds that are declared in
 // kinds.go; a key names one that others can need (a blob, a VM, a snapshot); a root
@@ -43,7 +44,12 @@ type Source struct {
 	Undo func(ctx context.Context, u Undoing) error
 	// Doubts tells of objects that nobody holds and that look as if they had an owner.
 	Doubts func(ctx context.Context, held func(Key) bool, tell func(Doubt)) error
-	// Objects judges all that there is.
+	// Blobs says that there is nothing in the folder but blobs of this kind, named by
+	// their digests; gc lists them itself, for there may be a million. Free, which may
+	// be nil, is asked of one that nobody names, also in the window.
+	Blobs Kind
+	Free  func(d digest.Digest) bool
+	// Objects judges all else that there is.
 	Objects func(ctx context.Context, r Run) error
 }
 
@@ -111,6 +117,8 @@ type Foreign struct {
 type Run interface {
 	// Held tells whether somebody needs an object.
 	Held(k Key) bool
+	// Hold keeps an object for a reason that no root has.
+	Hold(k Key, why string)
 	// Judge keeps an object that is held, and plans the end of any other.
 	Judge(o Object)
 	// Leave reports what is not this store's.

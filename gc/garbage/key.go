@@ -7,10 +7,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Key names what can be needed, small enough to hold a million of: a digest, or the
-// id of a VM or a snapshot. The zero value names nothing.
+// Key names what can be needed, small enough to hold a million of: a digest, the
+// id of a VM or a snapshot, or the RAM of snapshots. The zero value names nothing.
 type Key struct {
-	kind byte // 'd', 'v', 's'
+	kind byte // 'd', 'v', 's', 'r'
 	id   [32]byte
 }
 
@@ -36,6 +36,14 @@ func VMKey(id string) (Key, bool) { return key('v', 16, id) }
 
 // SnapshotKey is that of a snapshot by its id.
 func SnapshotKey(id string) (Key, bool) { return key('s', 16, id) }
+
+// RAMKey is that of the RAM of snapshots, whatever form it has; d is what names it.
+func RAMKey(d digest.Digest) (Key, bool) {
+	if d.Validate() != nil {
+		return Key{}, false
+	}
+	return key('r', 32, d.Encoded())
+}
 
 // DigestKey is that of what has a digest.
 func DigestKey(d digest.Digest) (Key, bool) { return ParseKey(string(d)) }

@@ -201,6 +201,15 @@ func Garbage(st *store.Store) garbage.Source {
 	}
 }
 
+// Blobs is the Source of image blobs. One on which a VMM stands stays, though no
+// record names it any more.
+func Blobs(st *store.Store) garbage.Source {
+	return garbage.Source{Folder: "images/blobs/sha256", Blobs: garbage.Image, Free: func(d digest.Digest) bool {
+		used, err := st.ImageInUse(d)
+		return !used && err == nil
+	}}
+}
+
 // Get finds an image by name, digest, or unique digest prefix of at least three.
 func (i *Store) Get(ctx context.Context, ref string) (*Record, error) {
 	all, err := i.List(ctx)

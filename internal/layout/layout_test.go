@@ -35,7 +35,7 @@ var only = map[string][]string{
 }
 
 // never lists pairs that must not meet.
-var never = [][2]string{{"gc", "restore"}, {"restore", "gc"}, {"store", "chsnap"}, {"refs", "store"}, {"gc", "internal/capture"}, {"gc", "internal/vm"}, {"gc", "internal/image"}, {"gc", "network"}, {"gc", "internal/runfolder"}}
+var never = [][2]string{{"gc", "restore"}, {"restore", "gc"}, {"store", "chsnap"}, {"refs", "store"}, {"gc", "internal/capture"}, {"gc", "internal/vm"}, {"gc", "internal/image"}, {"gc", "network"}, {"gc", "internal/runfolder"}, {"gc", "internal/prints"}, {"gc", "internal/owner"}}
 
 // words is what rooms speak with the collector without knowing it.
 const words = "gc/garbage"

@@ -106,7 +106,7 @@ func counting(t *testing.T) (host string, blobs func() int64) {
 func repacked(t *testing.T, m *Mover, id store.ID) *store.Snapshot {
 	t.Helper()
 	before := must(m.Store.Get(t.Context(), id))
-	if _, err := gc.Collect(t.Context(), m.Store, gc.Options{Sources: []garbage.Source{vm.Garbage(m.Store), image.Garbage(m.Store), image.Pins(m.Store)}, Repack: &gc.Repack{Threshold: 1}, Grace: -1}); err != nil {
+	if _, err := gc.Collect(t.Context(), m.Store, gc.Options{Sources: []garbage.Source{vm.Garbage(m.Store), image.Garbage(m.Store), image.Pins(m.Store), image.Blobs(m.Store)}, Repack: &gc.Repack{Threshold: 1}, Grace: -1}); err != nil {
 		t.Fatal(err)
 	}
 	now := must(m.Store.Get(t.Context(), id))

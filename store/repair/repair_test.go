@@ -166,7 +166,7 @@ func TestALostPageThatNoMapNames(t *testing.T) {
 		t.Errorf("dry run and run differ: %q, %q", dry.Repaired[0].What, rep.Repaired[0].What)
 	}
 	reads(t, s, sn.ID, ram)
-	if _, err := gc.Collect(t.Context(), s, gc.Options{Sources: []garbage.Source{vm.Garbage(s), image.Garbage(s), image.Pins(s)}, Grace: -1}); err != nil {
+	if _, err := gc.Collect(t.Context(), s, gc.Options{Sources: []garbage.Source{vm.Garbage(s), image.Garbage(s), image.Pins(s), image.Blobs(s)}, Grace: -1}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(s.BlobPath(old)); !errors.Is(err, os.ErrNotExist) {
@@ -256,7 +256,7 @@ func TestAKilledGiveUpGoesOn(t *testing.T) {
 				t.Errorf("repair: %+v", rep)
 			}
 			reads(t, s, sn.ID, ram)
-			if _, err := gc.Collect(t.Context(), s, gc.Options{Sources: []garbage.Source{vm.Garbage(s), image.Garbage(s), image.Pins(s)}, Grace: -1}); err != nil {
+			if _, err := gc.Collect(t.Context(), s, gc.Options{Sources: []garbage.Source{vm.Garbage(s), image.Garbage(s), image.Pins(s), image.Blobs(s)}, Grace: -1}); err != nil {
 				t.Fatal(err)
 			}
 			if left, _ := os.ReadDir(s.Path("ingest")); len(left) > 0 {

@@ -18,7 +18,7 @@ import (
 )
 
 func collect(ctx context.Context, s *store.Store) error {
-	_, err := gc.Collect(ctx, s, gc.Options{Sources: []garbage.Source{vm.Garbage(s), image.Garbage(s), image.Pins(s)}, Grace: -1})
+	_, err := gc.Collect(ctx, s, gc.Options{Sources: []garbage.Source{vm.Garbage(s), image.Garbage(s), image.Pins(s), image.Blobs(s)}, Grace: -1})
 	return err
 }
 
