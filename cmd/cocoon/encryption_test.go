@@ -48,7 +48,7 @@ func TestKillEncryptedCaptures(t *testing.T) {
 	encrypted(h)
 	v := h.boot("web")
 	for _, step := range slices.Concat(encryptSteps, commitSteps) {
-		h.killed(step, "snapshot", "create", "web")
+		h.killed(step, "snapshot", "create", "web", "saved")
 		h.runsWithin(v, 100*time.Millisecond)
 		h.clean()
 		h.must("snapshot", "create", "web")

@@ -88,6 +88,8 @@ var hostileVerbs = []struct{ verb, args string }{
 	{"snapshot prune", "--keep-last 1 --group-by none"},
 	{"snapshot rm", "SNAPSHOTS --dry-run|TEXT|SNAPSHOTS"},
 	{"vm rm", "VMS|TEXT"},
+	{"image pin", "IMAGES|TEXT"},
+	{"image unpin", "IMAGES|TEXT"},
 	{"image rm", "IMAGES|TEXT"},
 	{"gc", "--explain|--format json"},
 }

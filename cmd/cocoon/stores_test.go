@@ -72,6 +72,8 @@ var crossedVerbs = []struct{ verb, args string }{
 	{"image list", ""},
 	{"image inspect", "kernel"},
 	{"image import", "guest.elf --name kernel"},
+	{"image pin", "kernel"},
+	{"image unpin", "kernel"},
 	{"image rm", "kernel"},
 	{"refs", "--rebuild|guest"},
 	{"system init", ""},

@@ -38,8 +38,18 @@ func (h *Holder) remedy() string {
 
 // WhoHolds finds a process that holds path by flock(2): one that the kernel
 // names and that has the file open. nil where there is none, or none to be seen,
-// as a process of another PID namespace.
+// as a process of another PID namespace. A list of locks that others take and
+// release while it is read has gaps, so that it is read again.
 func WhoHolds(path string) *Holder {
+	for range 5 {
+		if h := nowHolds(path); h != nil {
+			return h
+		}
+	}
+	return nil
+}
+
+func nowHolds(path string) *Holder {
 	var st unix.Stat_t
 	locks, err := os.ReadFile("/proc/locks")
 	if err != nil || unix.Stat(path, &st) != nil {
