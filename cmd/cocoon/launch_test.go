@@ -14,6 +14,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/keeper"
 	"github.com/cocoonv2/cocoon/internal/vm"
 )
 
@@ -310,11 +311,11 @@ func (h *host) ended(name string) {
 	h.until("its VMM ends", func() bool { return h.vm(name).PID == 0 })
 }
 
-// gone waits until a process has ended.
+// gone waits until a process has ended, with all threads: until then it holds locks.
 func (h *host) gone(pid int) {
 	h.t.Helper()
 	h.until(fmt.Sprintf("process %d ends", pid), func() bool {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		return err != nil || strings.Contains(string(b), ") Z ")
+		_, err := keeper.StartTime(pid)
+		return err != nil
 	})
 }
