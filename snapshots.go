@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc/policy"
 	"github.com/cocoonv2/cocoon/internal/capture"
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/registry"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/repair"
@@ -95,19 +96,13 @@ func (h *Host) List(ctx context.Context) (snapshots []Snapshot, err error) {
 
 // Inspect answers one.
 func (h *Host) Inspect(ctx context.Context, ref string) (found *Snapshot, err error) {
-	id, err := h.resolve(ctx, ref)
+	defer classed(&err)
+	sum, err := house.Summary(h.patient(ctx), h.house.Store, ref)
 	if err != nil {
 		return nil, err
 	}
-	all, err := h.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	i := slices.IndexFunc(all, func(s Snapshot) bool { return s.ID == string(id) })
-	if i < 0 {
-		return nil, failure.New(failure.NotFound, "snapshot %s went away", id)
-	}
-	return &all[i], nil
+	sn := listed(*sum)
+	return &sn, nil
 }
 
 // Remove removes a snapshot at once; VMs that were rebuilt from it are not

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/house"
 	"github.com/cocoonv2/cocoon/internal/listing"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -138,24 +139,16 @@ func newSnapshotInspect(a *app) *cobra.Command {
 }
 
 func inspectSnapshot(ctx context.Context, st *store.Store, ref string) (*snapshotDetail, error) {
-	id, err := st.Resolve(ctx, ref)
+	sum, err := house.Summary(ctx, st, ref)
 	if err != nil {
 		return nil, err
 	}
-	all, err := st.Summaries(ctx)
-	if err != nil {
-		return nil, err
-	}
-	i := slices.IndexFunc(all, func(s store.Summary) bool { return s.ID == id })
-	if i < 0 {
-		return nil, failure.New(failure.NotFound, "snapshot %s went away", id)
-	}
-	sn, err := st.Get(ctx, id)
+	sn, err := st.Get(ctx, sum.ID)
 	if err != nil {
 		return nil, err
 	}
 	d := &snapshotDetail{
-		Summary: all[i], ManifestDigest: string(sn.ManifestDigest), Origin: sn.Meta.Origin, Parents: []string{}, DiskDetails: sn.Spec.Disks,
+		Summary: *sum, ManifestDigest: string(sn.ManifestDigest), Origin: sn.Meta.Origin, Parents: []string{}, DiskDetails: sn.Spec.Disks,
 		MemoryRanges: sn.Spec.Memory, Networks: sn.Spec.Networks, Images: sn.Spec.Images, Host: sn.Spec.Host, Path: sn.Dir,
 	}
 	if sn.Spec.Parent != "" {
