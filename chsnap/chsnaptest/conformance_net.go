@@ -26,14 +26,27 @@ const (
 )
 
 // isolate moves the calling test, and every process that it starts, into a
-// network namespace of its own; the thread ends with the test's goroutine.
-// Sockets opened by this goroutine are in there too.
+// network namespace of its own. Sockets opened by this goroutine are in there too.
+// The thread goes back where it was at the end of the test and must not end: a
+// VMM that another test started on it would be killed with it.
 func isolate(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to make a network namespace and a TAP")
 	}
+	before, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
 	runtime.LockOSThread()
+	t.Cleanup(func() {
+		defer before.Close()
+		if err := unix.Setns(int(before.Fd()), unix.CLONE_NEWNET); err != nil {
+			t.Errorf("leaving the network namespace: %v", err) // the thread stays locked, and ends
+			return
+		}
+		runtime.UnlockOSThread()
+	})
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Skipf("no network namespace can be made here: %v", err)
 	}

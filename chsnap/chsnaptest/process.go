@@ -25,7 +25,8 @@ type process struct {
 }
 
 // start runs binary with umask 077, a clean environment and a new socket in dir,
-// and returns when vmm.ping answers.
+// and returns when vmm.ping answers. It dies with the thread that calls, which
+// must outlive it.
 func start(ctx context.Context, binary, dir, name string, args ...string) (*process, error) {
 	socket := filepath.Join(dir, name+".sock")
 	argv := append([]string{"-c", `umask 077; exec "$@"`, "sh", binary, "--api-socket", socket}, args...)

@@ -66,6 +66,8 @@ func inAProcessOfItsOwn(t *testing.T) bool {
 	c := exec.Command(self, "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$", "-test.count=1", "-test.v")
 	c.Env = append(os.Environ(), alone+"=1")
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // the process dies with the thread that started it
+	defer runtime.UnlockOSThread()
 	out, err := c.CombinedOutput()
 	if t.Log(string(out)); err != nil {
 		t.Errorf("in a process of its own: %v", err)
