@@ -17,13 +17,13 @@ help: ## print this list
 build: ## build bin/cocoon (static) and the simulator bin/cocoon-chsim
 	@test -x $(BIN) || echo "building bin/cocoon: the first time takes a minute or two" >&2
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/cocoon
-	@go build -trimpath -o bin/cocoon-chsim ./chsnap/chsnaptest/cmd/cocoon-chsim
+	@go build -trimpath -o bin/cocoon-chsim ./internal/test/chsnaptest/cmd/cocoon-chsim
 
 test: build ## run every test (needs Go and root); what was skipped or failed, and why, stands at the end
 	go tool gotestsum --format pkgname -- -timeout 40m ./...
 
 # What is counted: the product, in every process that the tests start.
-COVERED = $(shell go list ./... | grep -vE 'test(/|$$)|/internal/(bench|benchvmm|linuxguests|ramgen|demo|layout)$$' | paste -sd,)
+COVERED = $(shell go list ./... | grep -vE '/internal/(test/|engine/demo$$)' | paste -sd,)
 COVER := $(CURDIR)/bin/cover
 PKGS ?= ./...
 RUN ?= .
@@ -47,10 +47,10 @@ lint: ## vet, staticcheck, gofumpt, import floors
 	go vet ./...
 	go tool staticcheck ./...
 	@out=$$(go tool gofumpt -l .); if [ -n "$$out" ]; then echo "not gofumpt-formatted:"; echo "$$out"; exit 1; fi
-	go test -run TestImportsOnlyPointDown ./internal/layout
+	go test -run TestImportsOnlyPointDown ./internal/test/layout
 
 bench: build ## figures of docs/benchmarks.md: whole commands against their yardsticks, then Go benchmarks
-	go run ./internal/bench -cocoon $(BIN)
+	go run ./internal/test/bench -cocoon $(BIN)
 	go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./store/... ./refs ./gc ./network
 
 # Peers come by exact version or from Debian, and stay outside the tree.
@@ -61,18 +61,18 @@ bench-peers: build ## against restic, borg, casync and zstd: generated images, o
 	  command -v $${p%:*} >/dev/null || need="$$need $${p#*:}"; done; \
 	  if [[ -n $$need ]]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$need; fi
 	GOBIN=$(PEERS) go install github.com/restic/restic/cmd/restic@v0.18.1
-	go run ./internal/bench -cocoon $(BIN) -bytes 1073741824 -peers -restic $(PEERS)/restic -images '$(IMAGES)'
+	go run ./internal/test/bench -cocoon $(BIN) -bytes 1073741824 -peers -restic $(PEERS)/restic -images '$(IMAGES)'
 
 .PHONY: curves
 curves: build ## draw docs/curves: cost against RAM size, number of snapshots, generations
-	go run ./internal/bench -cocoon $(BIN) -runs 3 -curves docs/curves
+	go run ./internal/test/bench -cocoon $(BIN) -runs 3 -curves docs/curves
 
 bench-vmm: build ## what guests notice of captures, on the real Cloud Hypervisor (needs it, KVM and root)
-	go run ./internal/benchvmm -cocoon $(BIN)
+	go run ./internal/test/benchvmm -cocoon $(BIN)
 
 .PHONY: linux-guests
 linux-guests: build ## ten scenarios with Debian guests on an emulated host, some 30 minutes (needs mmdebstrap and QEMU)
-	go run ./internal/linuxguests -cocoon $(BIN)
+	go run ./internal/test/linuxguests -cocoon $(BIN)
 
 fuzz: ## each fuzz target for FUZZTIME (30s, or a number of inputs: 300x); goes on behind one that fails
 	@failed=; for d in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n1 dirname | sort -u); do \
@@ -102,13 +102,13 @@ strace-faults: build ## every N-th fsync, rename, write and unlink fails or kill
 	COCOON_STRACE=1 go test -count=1 -timeout 60m -v -run TestStraceFaults ./cmd/cocoon
 
 bitflips: ## BITFLIPS=1000000 single bits flipped in packs, maps, manifests, the index and journals
-	COCOON_BITFLIPS=$(BITFLIPS) go test -count=1 -timeout 120m -v -run BitFlips ./store/storetest ./restore
+	COCOON_BITFLIPS=$(BITFLIPS) go test -count=1 -timeout 120m -v -run BitFlips ./internal/test/storetest ./restore
 
 .PHONY: redteam
 REDTEAM ?= 1000
 redteam: build ## forged snapshots, neighbours' stores and half-mounted folders, watched by the kernel (REDTEAM=1000 forgeries)
 	COCOON_REDTEAM=$(REDTEAM) go test -count=1 -timeout 120m -v -run 'TestRedTeam|Hostile|TestImagesAreShared|TestScripts/(foreign|transfer)' ./cmd/cocoon
-	go test -count=1 ./internal/registry/... ./internal/private ./internal/runfolder ./internal/owner ./internal/vm ./store ./store/pack -run 'Hostile|Refuse|Lie|Lying|Redirect|Archive|Tar|Bomb|Spliced|Forged|Agree|Sealed|Of(Others|SomebodyElse)|Elsewhere|Promised|HeldTo|Copy|Entry'
+	go test -count=1 ./internal/engine/registry/... ./internal/base/private ./internal/base/runfolder ./internal/base/owner ./internal/engine/vm ./store ./store/pack -run 'Hostile|Refuse|Lie|Lying|Redirect|Archive|Tar|Bomb|Spliced|Forged|Agree|Sealed|Of(Others|SomebodyElse)|Elsewhere|Promised|HeldTo|Copy|Entry'
 
 clean: ## remove what build made
 	rm -rf bin

@@ -47,8 +47,8 @@ import (
 	"context"
 	"log/slog"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/house"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
 )
 
 // The classes of errors that a caller branches on, as errors.Is(err,

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon"
-	"github.com/cocoonv2/cocoon/internal/guest"
-	"github.com/cocoonv2/cocoon/internal/leaktest"
+	"github.com/cocoonv2/cocoon/internal/base/guest"
+	"github.com/cocoonv2/cocoon/internal/test/leaktest"
 )
 
 // bed is where the tests work: binaries, and a guest to boot. repository is where
@@ -70,7 +70,7 @@ func build(dir string) error {
 	if testing.CoverMode() != "" { // so that they are counted too
 		args = append(args, "-cover", "-coverpkg=./...")
 	}
-	out, err := exec.Command("go", append(args, "./cmd/cocoon", "./chsnap/chsnaptest/cmd/cocoon-chsim")...).CombinedOutput()
+	out, err := exec.Command("go", append(args, "./cmd/cocoon", "./internal/test/chsnaptest/cmd/cocoon-chsim")...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build cocoon and the simulator: %w: %s", err, out)
 	}

@@ -8,10 +8,10 @@ import (
 	"os"
 	"slices"
 
-	"github.com/cocoonv2/cocoon/internal/config"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/filelock"
-	"github.com/cocoonv2/cocoon/internal/house"
+	"github.com/cocoonv2/cocoon/internal/base/config"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
 )
 
 // settle finds the value of every setting, as the command does.

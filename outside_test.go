@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon"
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/guest"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/guest"
 )
 
 // outside builds the module of somebody else as he would: against this one, by a

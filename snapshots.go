@@ -10,10 +10,10 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/gc/policy"
-	"github.com/cocoonv2/cocoon/internal/capture"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/house"
-	"github.com/cocoonv2/cocoon/internal/registry"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/engine/capture"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
+	"github.com/cocoonv2/cocoon/internal/engine/registry"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/repair"
 )

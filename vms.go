@@ -5,8 +5,8 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/house"
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
 )

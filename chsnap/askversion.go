@@ -14,8 +14,8 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/patience"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
 // AskVersion asks a VMM's binary which one it is. What a release prints says it

@@ -9,10 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/hostfacts"
-	"github.com/cocoonv2/cocoon/internal/patience"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
+	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
 // CaptureOptions of Capture.

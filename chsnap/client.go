@@ -14,8 +14,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/patience"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
 // answerLimit bounds an answer, bytes.

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // TestAHeldClockDiffersInOneFlag: in the states of real VMMs bit 2 of byte 8 goes,

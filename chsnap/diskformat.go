@@ -4,8 +4,8 @@ import (
 	"io"
 	"os"
 
-	"github.com/cocoonv2/cocoon/internal/diskformat"
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/diskformat"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // CheckRaw is failure.Incompatible for a disk's file that the VMM would not open

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // TestWhatTheVMMTakesARawDiskFor by the bytes at its ends.

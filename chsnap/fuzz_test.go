@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/patience"
+	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
 // FuzzDocuments: the two documents of a snapshot together, as a restore turns

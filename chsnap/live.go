@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/chsnap/migration"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/patience"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
 // MemorySink takes the RAM of a guest that is captured live.

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 const bootable = `{"payload":{"kernel":"/k","cmdline":"old"},"net":[{"id":"_net0","tap":"t0","mac":"02:00:00:00:00:01","mtu":1400},{"id":"_net1"}]}`

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // MapMemory rewrites both documents so that the VMM maps file privately

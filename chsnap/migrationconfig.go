@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // StreamVersion is the first major version of Cloud Hypervisor whose

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // Problem is one reason why a VM cannot be saved or rebuilt.

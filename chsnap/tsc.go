@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"strconv"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // tscKey is the frequency of a virtual CPU's time stamp counter, in the state of

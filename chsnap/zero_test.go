@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/chsnap/migration"
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 func TestOptionsThatLackSomethingAreRefused(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 

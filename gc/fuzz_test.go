@@ -10,9 +10,9 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/image"
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/engine/image"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
 )
 
 // FuzzRecords: what the owner of a record takes for a blob that it stands on, gc

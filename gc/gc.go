@@ -4,7 +4,7 @@
 // image record, a pin, a live lease); mark finds every object that a root
 // names; an orphan is an object that is not marked; sweep moves orphans to the
 // trash under the store lock and unlinks them outside it. The account is what the
-// last run found (internal/account); lost is a root that it names, that is gone,
+// last run found (internal/base/account); lost is a root that it names, that is gone,
 // and that no verb of ours removed; doubtful is what has no owner though it looks
 // as if it had one.
 //
@@ -32,9 +32,9 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/internal/account"
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/account"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
 )
 

@@ -7,8 +7,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/internal/filelock"
-	attribute "github.com/cocoonv2/cocoon/internal/immutable"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	attribute "github.com/cocoonv2/cocoon/internal/base/immutable"
 )
 
 // TestAnImageUnderAVMMStays, though the record that named it is lost: the VMM holds

@@ -2,7 +2,7 @@ package gc
 
 import (
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // holder is who needs an object, in words, and its id where it is a snapshot.

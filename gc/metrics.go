@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/hostfacts"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/repair"
 )

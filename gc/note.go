@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/internal/account"
-	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/base/account"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/store"
 )
 

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
 )
 
 // TestAFolderThatAVMMHasStays although no record is there: the VMM may be one that

@@ -9,9 +9,9 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/internal/image"
-	"github.com/cocoonv2/cocoon/internal/runfolder"
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/internal/base/runfolder"
+	"github.com/cocoonv2/cocoon/internal/engine/image"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )

@@ -4,7 +4,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/network/networktest"
+	"github.com/cocoonv2/cocoon/internal/test/networktest"
 )
 
 // Each benchmark counts one attach or detach as one operation, with Debian's

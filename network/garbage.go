@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // Attached is what Garbage asks of a Host.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/cocoonv2/cocoon/network/networktest"
+	"github.com/cocoonv2/cocoon/internal/test/networktest"
 )
 
 // TestAGuestHearsOfItsGatewaysAnew: it remembers their MAC of before, which

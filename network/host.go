@@ -9,10 +9,10 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/owner"
-	"github.com/cocoonv2/cocoon/internal/patience"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/owner"
+	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
 // Patience is how long a process is waited for; 0 is thirty seconds.

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/network/networktest"
+	"github.com/cocoonv2/cocoon/internal/test/networktest"
 )
 
 // newHost writes conflists and returns a host with a cache of its own. Plugins

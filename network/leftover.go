@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // Leftover is what stands for a VM that does not live any more.

@@ -6,8 +6,8 @@ import (
 	"os"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/leaktest"
-	"github.com/cocoonv2/cocoon/network/networktest"
+	"github.com/cocoonv2/cocoon/internal/test/leaktest"
+	"github.com/cocoonv2/cocoon/internal/test/networktest"
 )
 
 func TestMain(m *testing.M) {

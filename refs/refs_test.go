@@ -17,7 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"pgregory.net/rapid"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 func dig(i int) digest.Digest { return digest.FromString(fmt.Sprint(i)) }

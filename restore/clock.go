@@ -1,6 +1,6 @@
 package restore
 
-import "github.com/cocoonv2/cocoon/internal/failure"
+import "github.com/cocoonv2/cocoon/internal/base/failure"
 
 // GuestClock says what the guest's clock does about the time that has passed
 // since the capture.

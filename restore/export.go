@@ -8,10 +8,10 @@ import (
 	"path/filepath"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/internal/clone"
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/hostfacts"
+	"github.com/cocoonv2/cocoon/internal/base/clone"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 )
 
 // ExportCH writes a folder that `cloud-hypervisor --restore

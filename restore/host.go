@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/internal/hostfacts"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 )
 
 // Host is what of this host decides whether it can go on with what another had.

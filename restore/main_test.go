@@ -3,7 +3,7 @@ package restore
 import (
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/leaktest"
+	"github.com/cocoonv2/cocoon/internal/test/leaktest"
 )
 
 func TestMain(m *testing.M) { leaktest.Main(m) }

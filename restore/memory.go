@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/owner"
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/owner"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
 )
 
 // documents are the VMM's, patched for the new VM; what belongs to none stays as

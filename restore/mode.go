@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // Mode is how guest RAM gets into the new VMM.

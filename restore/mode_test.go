@@ -4,7 +4,7 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 func TestTheRightModeIsChosenAndAWrongOneRefused(t *testing.T) {

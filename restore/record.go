@@ -1,6 +1,6 @@
 package restore
 
-import "github.com/cocoonv2/cocoon/internal/vm"
+import "github.com/cocoonv2/cocoon/internal/engine/vm"
 
 // fillRecord makes rec a complete record: what the guest saw at capture, so
 // that stop and start are a cold boot of the same machine.

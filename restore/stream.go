@@ -12,7 +12,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/chsnap/migration"
-	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/keyring"
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
 )
 
 // Wake lets a suspended VM go on where it fell asleep, on its own disks:

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/network"
 )
 

@@ -5,9 +5,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/image"
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/engine/image"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 

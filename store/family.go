@@ -13,7 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/cocoonv2/cocoon/internal/spelling"
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 

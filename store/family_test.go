@@ -10,8 +10,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/internal/keyring"
-	"github.com/cocoonv2/cocoon/internal/ramgen"
+	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	"github.com/cocoonv2/cocoon/internal/test/ramgen"
 )
 
 const siblingBytes = 16 << 20

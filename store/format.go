@@ -12,10 +12,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/filelock"
-	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 

@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/keyring"
 )
 
 // TestALostFormatIsMadeAgain: whoever opens the store names the remedy, which

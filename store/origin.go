@@ -3,7 +3,7 @@ package store
 import (
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // Origin is how a snapshot came into this store. It lies in meta.json, which no

@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/ramgen"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/test/ramgen"
 )
 
 // rewriteMeta is what another program may have left.

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/private"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/private"
 )
 
 // guarded are the root folder and every folder below it that others could enter

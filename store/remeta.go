@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // RemakeMeta gives a snapshot whose meta.json cannot be read another one, and says

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // TestALostMetaIsDamage, however it was lost: nothing takes the snapshot for one

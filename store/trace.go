@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 )
 
 // A verb that removes a root renames it to trash/removed-<kind>-<id>.<random>, and

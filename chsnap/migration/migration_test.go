@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // memory is a Handler that keeps RAM as one slice per range.

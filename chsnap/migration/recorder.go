@@ -11,8 +11,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // Handler takes what a Recorder receives, in the order of the stream.

@@ -26,7 +26,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // Command is the kind of a request.

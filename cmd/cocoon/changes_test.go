@@ -6,8 +6,8 @@ import (
 	"slices"
 	"syscall"
 
-	"github.com/cocoonv2/cocoon/internal/guest"
-	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/base/guest"
+	"github.com/cocoonv2/cocoon/internal/base/keyring"
 )
 
 // storeKind is a store in which the file system fails or forgets, and the verbs

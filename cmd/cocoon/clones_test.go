@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/patience"
+	"github.com/cocoonv2/cocoon/internal/base/patience"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // TestNoCloneRunsBeforeAllCan kills the command where the first guest runs, of

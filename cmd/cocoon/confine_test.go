@@ -14,8 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // TestAVMMOpensNothingButItsOwn, on the real VMM: it was told of the files of its

@@ -21,8 +21,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/store"
 )
 

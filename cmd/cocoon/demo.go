@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/internal/demo"
+	"github.com/cocoonv2/cocoon/internal/engine/demo"
 )
 
 // undemoVerb is the hidden command that clears up after a demo which dies.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/cocoonv2/cocoon/internal/keeper"
+	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 	"github.com/cocoonv2/cocoon/store/measure"
 )
 

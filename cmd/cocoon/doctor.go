@@ -11,11 +11,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/gc"
-	"github.com/cocoonv2/cocoon/internal/doctor"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/house"
-	"github.com/cocoonv2/cocoon/internal/keyring"
-	"github.com/cocoonv2/cocoon/internal/runfolder"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	"github.com/cocoonv2/cocoon/internal/base/runfolder"
+	"github.com/cocoonv2/cocoon/internal/engine/doctor"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
 	"github.com/cocoonv2/cocoon/store"
 )
 

@@ -8,9 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/doctor"
-	"github.com/cocoonv2/cocoon/internal/house"
+	"github.com/cocoonv2/cocoon/internal/engine/doctor"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 	"github.com/cocoonv2/cocoon/store"
 )
 

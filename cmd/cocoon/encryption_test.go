@@ -11,7 +11,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // inTheClear: of the blobs below a folder, one of a plain snapshot holds what the

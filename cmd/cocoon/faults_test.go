@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/internal/durable/durabletest"
+	"github.com/cocoonv2/cocoon/internal/test/durabletest"
 )
 
 // traced runs a command under a tracer.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/cocoonv2/cocoon/internal/registry/registrytest"
+	"github.com/cocoonv2/cocoon/internal/test/registrytest"
 )
 
 // forge LAYOUT OUT EDIT…: a layout with other documents, all digests right; edits

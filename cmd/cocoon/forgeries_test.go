@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/cocoonv2/cocoon/internal/registry/registrytest"
+	"github.com/cocoonv2/cocoon/internal/test/registrytest"
 )
 
 // forgedDocuments are the roots of what a forgery may say.

@@ -10,12 +10,12 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/internal/config"
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/house"
-	"github.com/cocoonv2/cocoon/internal/screen"
-	"github.com/cocoonv2/cocoon/internal/spelling"
+	"github.com/cocoonv2/cocoon/internal/base/config"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/screen"
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
 )
 
 func newGC(a *app) *cobra.Command {

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/gc"
-	"github.com/cocoonv2/cocoon/internal/house"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
 	"github.com/cocoonv2/cocoon/store"
 )
 

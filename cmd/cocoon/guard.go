@@ -4,7 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/internal/house"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
 )
 
 // newGuard is the hidden command that resumes a VM when the process which paused it

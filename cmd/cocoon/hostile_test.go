@@ -14,9 +14,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/guest"
-	"github.com/cocoonv2/cocoon/internal/programtest"
+	"github.com/cocoonv2/cocoon/internal/base/guest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/programtest"
 )
 
 // hostileStore is a store in which each text that somebody else may have chosen

@@ -21,8 +21,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
-	"github.com/cocoonv2/cocoon/internal/house"
-	"github.com/cocoonv2/cocoon/internal/screen"
+	"github.com/cocoonv2/cocoon/internal/base/screen"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
 )
 
 // forgedRow begins a line that only a newline of somebody else's can have made.

@@ -7,8 +7,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
-	"github.com/cocoonv2/cocoon/internal/image"
-	"github.com/cocoonv2/cocoon/internal/listing"
+	"github.com/cocoonv2/cocoon/internal/base/listing"
+	"github.com/cocoonv2/cocoon/internal/engine/image"
 )
 
 func newImage(a *app) *cobra.Command {

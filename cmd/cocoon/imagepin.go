@@ -8,9 +8,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/house"
-	"github.com/cocoonv2/cocoon/internal/image"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
+	"github.com/cocoonv2/cocoon/internal/engine/image"
 )
 
 func newImagePin(a *app) *cobra.Command {

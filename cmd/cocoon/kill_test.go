@@ -18,10 +18,10 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/guest"
-	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/guest"
+	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // host is a store with its run folder, and the program that works on it as

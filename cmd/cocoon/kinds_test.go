@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/guest"
-	"github.com/cocoonv2/cocoon/internal/patience"
+	"github.com/cocoonv2/cocoon/internal/base/guest"
+	"github.com/cocoonv2/cocoon/internal/base/patience"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // TestEveryKindOfMemoryIsRestored: a guest that something else booted, with

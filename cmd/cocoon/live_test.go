@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // phases of a migration as the simulator's failpoints name them, in order.

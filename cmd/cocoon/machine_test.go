@@ -11,8 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/registry/registrytest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/registrytest"
 )
 
 // machines are guests that something else made, each with what cocoon itself gives

@@ -6,7 +6,7 @@
 //
 // Words: a verb is a command with its flags (newGC in gc.go, newSnapshotCreate in
 // snapshotcreate.go: a file each); the app is what all verbs share, the settings
-// and where to print; the house is all rooms over one open store (internal/house).
+// and where to print; the house is all rooms over one open store (internal/engine/house).
 //
 // A command goes this way: [Main] makes the app and the tree of verbs; app.load
 // settles each setting (flag, environment, file, default); the verb checks its
@@ -41,10 +41,10 @@ import (
 	"os"
 	"runtime/debug"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/house"
-	"github.com/cocoonv2/cocoon/internal/keeper"
-	"github.com/cocoonv2/cocoon/internal/screen"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/screen"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
+	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 )
 
 // memoryLimit is what the collector of Go tries to stay below, bytes.

@@ -8,9 +8,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/gc"
-	"github.com/cocoonv2/cocoon/network/networktest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/networktest"
 )
 
 // TestANetworkThatCannotBeUndone: a plugin that never undoes anything, as that of

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/network/networktest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/networktest"
 )
 
 // TestKillAtEachNetworkStep kills the verbs that attach and detach at each of

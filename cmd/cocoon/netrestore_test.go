@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/network/networktest"
+	"github.com/cocoonv2/cocoon/internal/test/networktest"
 	"github.com/cocoonv2/cocoon/store"
 )
 

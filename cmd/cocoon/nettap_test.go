@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/network/networktest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/networktest"
 )
 
 // TestVMOnATapOfTheHost needs no plugin: the operator made the TAP, and cocoon

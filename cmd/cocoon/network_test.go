@@ -13,9 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/guest"
-	"github.com/cocoonv2/cocoon/network/networktest"
+	"github.com/cocoonv2/cocoon/internal/base/guest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/networktest"
 )
 
 // netHost is a host whose VMs go on a bridge network of Debian's plugins. It

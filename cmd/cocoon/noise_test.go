@@ -10,8 +10,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/keeper"
+	"github.com/cocoonv2/cocoon/internal/engine/keeper"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 	"github.com/cocoonv2/cocoon/store/measure"
 )
 

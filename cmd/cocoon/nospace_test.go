@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/hostfacts"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // TestFullDisk runs the main job on stores of several sizes: each command

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // aged makes a running VM what it would be had an older program started it, in a

@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
 	"github.com/cocoonv2/cocoon/gc"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // TestAStoreOfAnEarlierProgram opens and stays whole: testdata/stores/version1 was

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // option is one option of the VMM, and what becomes of a VM that has it: it is

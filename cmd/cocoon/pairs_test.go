@@ -22,7 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 )
 
 // pairsSlice is the share of the pairs that a plain `go test` holds; `make

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/leaktest"
+	"github.com/cocoonv2/cocoon/internal/test/leaktest"
 )
 
 // beside runs twice as many tests at once as there are processors, where -parallel

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // pidNamespaceOf is a PID namespace with a /proc of its own, as a container has,

@@ -18,9 +18,9 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/gc"
-	"github.com/cocoonv2/cocoon/internal/durable/durabletest"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/house"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
+	"github.com/cocoonv2/cocoon/internal/test/durabletest"
 	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/repair"

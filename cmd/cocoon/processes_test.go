@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/owner"
+	"github.com/cocoonv2/cocoon/internal/base/owner"
 )
 
 // process as /proc shows it. No tool is asked: a bare machine has neither pgrep

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/screen"
+	"github.com/cocoonv2/cocoon/internal/base/screen"
 )
 
 // meter draws one line of progress on stderr: bytes, rate and time left on a

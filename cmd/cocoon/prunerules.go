@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/gc/policy"
-	"github.com/cocoonv2/cocoon/internal/config"
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/config"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // ruleFlags adds the flags of a retention policy.

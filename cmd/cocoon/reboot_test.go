@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // TestAGuestThatRebootsBootsOnZeros whatever its RAM was restored from: the VMM

@@ -7,8 +7,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/clone"
+	"github.com/cocoonv2/cocoon/internal/base/clone"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // TestCaptureWhereFilesClone takes both kinds of capture on a file system that

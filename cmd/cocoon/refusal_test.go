@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/programtest"
+	"github.com/cocoonv2/cocoon/internal/test/programtest"
 )
 
 // TestWithoutRoot runs the program as nobody: exit code 2, and no store appears.

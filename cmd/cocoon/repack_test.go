@@ -5,8 +5,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 	"github.com/cocoonv2/cocoon/store"
 )
 

@@ -10,7 +10,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 	"github.com/cocoonv2/cocoon/store"
 )
 

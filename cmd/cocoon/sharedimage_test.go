@@ -10,9 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/filelock"
-	"github.com/cocoonv2/cocoon/internal/immutable"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/immutable"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // thaw takes the attribute from every image blob below dir, so that a test's folder

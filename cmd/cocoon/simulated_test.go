@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/cocoonv2/cocoon/internal/programtest"
+	"github.com/cocoonv2/cocoon/internal/test/programtest"
 )
 
 // simulated lets the words CHSIM_… of an environment reach the simulator, which

@@ -3,7 +3,7 @@ package main
 import (
 	"testing"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // TestASlowVMMIsWaitedFor: nothing fails that only needed longer. The first answer

@@ -8,10 +8,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/cocoonv2/cocoon/internal/capture"
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/registry"
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/engine/capture"
+	"github.com/cocoonv2/cocoon/internal/engine/registry"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
 

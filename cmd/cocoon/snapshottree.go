@@ -3,7 +3,7 @@ package main
 import (
 	"strings"
 
-	"github.com/cocoonv2/cocoon/internal/listing"
+	"github.com/cocoonv2/cocoon/internal/base/listing"
 	"github.com/cocoonv2/cocoon/store"
 )
 

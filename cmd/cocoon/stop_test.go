@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // TestStopSaysHowItEnded: on stderr, and in vm inspect until the VM runs again.

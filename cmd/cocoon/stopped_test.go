@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/house"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // quick makes a guard bear as little silence as it ever does.

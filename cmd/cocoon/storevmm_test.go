@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // storeVMM is the VMM of the suites that hold, kill and fault processes of ours

@@ -7,9 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/keyring"
-	"github.com/cocoonv2/cocoon/internal/private"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	"github.com/cocoonv2/cocoon/internal/base/private"
 )
 
 func newSystemKey(a *app) *cobra.Command {

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // TestAGuestThatIsShutDownIsSeen: a VMM may live on when its guest is off. Every

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/screen"
+	"github.com/cocoonv2/cocoon/internal/base/screen"
 )
 
 // unitFiles copies docs/systemd into a folder where systemd-analyze finds no fault

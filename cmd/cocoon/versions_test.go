@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/chsnap"
-	"github.com/cocoonv2/cocoon/chsnap/chsnaptest"
+	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 )
 
 // TestSnapshotsGoWhereTheVMMPromises, with real binaries of several versions in

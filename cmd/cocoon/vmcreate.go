@@ -6,9 +6,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/house"
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/restore"
 )
 

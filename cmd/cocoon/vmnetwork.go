@@ -3,7 +3,7 @@ package main
 import (
 	"net/netip"
 
-	"github.com/cocoonv2/cocoon/internal/vm"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/network"
 )
 

@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 
-	"github.com/cocoonv2/cocoon/internal/filelock"
-	"github.com/cocoonv2/cocoon/internal/house"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
 )
 
 // waiting makes every wait for a lock be told of on stderr.

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"os"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 )
 
 // JudgeStray judges a small file that was being written in place of another: one whose

@@ -14,7 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/cocoonv2/cocoon/internal/hostfacts"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/internal/ramgen"
+	"github.com/cocoonv2/cocoon/internal/test/ramgen"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 )

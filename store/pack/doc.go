@@ -39,7 +39,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 
-	"github.com/cocoonv2/cocoon/internal/pagehash"
+	"github.com/cocoonv2/cocoon/internal/base/pagehash"
 )
 
 const (

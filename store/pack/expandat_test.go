@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/cocoonv2/cocoon/internal/ramgen"
+	"github.com/cocoonv2/cocoon/internal/test/ramgen"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 

@@ -7,8 +7,8 @@ import (
 	"io"
 	"sort"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/keyring"
 )
 
 // Layout of a pack's end, docs/format.md "Pack". All integers little-endian.

@@ -10,8 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/cocoonv2/cocoon/internal/fingerprint"
-	"github.com/cocoonv2/cocoon/internal/ramgen"
+	"github.com/cocoonv2/cocoon/internal/base/fingerprint"
+	"github.com/cocoonv2/cocoon/internal/test/ramgen"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 )

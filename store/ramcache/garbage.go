@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
 )
 
 // Garbage is the Source of the cache.

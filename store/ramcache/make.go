@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/store"
 )
 

@@ -28,9 +28,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/internal/durable"
-	"github.com/cocoonv2/cocoon/internal/filelock"
-	"github.com/cocoonv2/cocoon/internal/spelling"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
 )
 

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
 )
 

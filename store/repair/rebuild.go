@@ -11,8 +11,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
-	"github.com/cocoonv2/cocoon/internal/keyring"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
 )

@@ -22,7 +22,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
 )
 

@@ -5,7 +5,7 @@ import (
 	"io"
 	"sort"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/opencontainers/go-digest"
 )

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/cocoonv2/cocoon/internal/failure"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 

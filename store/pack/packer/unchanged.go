@@ -4,7 +4,7 @@ import (
 	"io"
 	"slices"
 
-	"github.com/cocoonv2/cocoon/internal/fingerprint"
+	"github.com/cocoonv2/cocoon/internal/base/fingerprint"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 

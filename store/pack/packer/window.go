@@ -6,7 +6,7 @@ import (
 	"os"
 	"sync/atomic"
 
-	"github.com/cocoonv2/cocoon/internal/mapped"
+	"github.com/cocoonv2/cocoon/internal/base/mapped"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 

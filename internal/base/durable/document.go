@@ -1,0 +1,93 @@
+package durable
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+)
+
+// Document is a kind of small file that is written and read whole. There is no
+// other way to write one, and no other to read it: so one limit holds for both,
+// and nothing is ever written that cannot be read back.
+type Document struct {
+	Name  string // as an error calls it
+	Limit int64  // bytes
+}
+
+// Check refuses contents that are too long, before anything is changed for them.
+func (d Document) Check(data []byte) error {
+	if int64(len(data)) > d.Limit {
+		return failure.New(failure.Usage, "%s would have %d bytes, at most %d can be read back", d.Name, len(data), d.Limit)
+	}
+	return nil
+}
+
+// Write replaces path by a file that holds data, atomically and durably. A crash
+// leaves either the old or the new contents, and at worst a file beside it that
+// Stray tells.
+func (d Document) Write(path string, data []byte, perm os.FileMode) error {
+	if err := d.Check(data); err != nil {
+		return err
+	}
+	return writeFile(path, data, perm)
+}
+
+// Stage writes data beside path. Drop it, also after Rename.
+func (d Document) Stage(path string, data []byte, perm os.FileMode) (*Staged, error) {
+	return d.StageBy(path, perm, func(*os.File) ([]byte, error) { return data, nil })
+}
+
+// StageBy is Stage of a file that says something of itself.
+func (d Document) StageBy(path string, perm os.FileMode, content func(f *os.File) ([]byte, error)) (*Staged, error) {
+	return stageBy(path, perm, func(f *os.File) ([]byte, error) {
+		data, err := content(f)
+		if err == nil {
+			err = d.Check(data)
+		}
+		return data, err
+	})
+}
+
+// Read reads a regular file in one look: what it measured is what it reads. A
+// link, a special file or a larger one is failure.Damaged; a missing one keeps
+// os.ErrNotExist.
+func (d Document) Read(path string) ([]byte, error) { return readSmall(path, d.Limit) }
+
+// ReadIn is Read of a file in a folder that anybody may have made.
+func (d Document) ReadIn(folder *os.Root, name string) ([]byte, error) {
+	f, err := OpenRegular(folder, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readAll(f, d.Limit)
+}
+
+// WriteIn is Write in such a folder.
+func (d Document) WriteIn(folder *os.Root, name string, data []byte, perm os.FileMode) error {
+	if err := d.Check(data); err != nil {
+		return err
+	}
+	return writeFileIn(folder, name, data, perm)
+}
+
+// DecodeAll reads JSON that v takes all of: a field that v does not have, or
+// anything behind the value, is an error. What decides by a file what is not
+// needed any more reads it so: a program that is newer may have put into a new
+// field what it needs.
+func DecodeAll(data []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("something stands behind the end")
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+package owner
+
+import (
+	"path/filepath"
+	"strings"
+
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
+)
+
+// StagingFolder is where RAM is staged if it fits, outside of every store.
+const StagingFolder = "/dev/shm"
+
+// The kinds of staged RAM.
+const (
+	OfCapture = "staging"
+	OfRestore = "restore"
+)
+
+// StagingPrefix begins the name of a folder with the RAM of a VM; a random part
+// follows. Such a folder is the VMM's to fill, so its mark is in its name:
+//
+//	cocoon-KIND-VM-TAG-RANDOM
+//
+// Older programs wrote no TAG.
+func (m Mark) StagingPrefix(kind, vm string) string {
+	return "cocoon-" + kind + "-" + vm + "-" + m.Tag() + "-"
+}
+
+// RoomPath is where the VMM of a VM may write its RAM there, as long as it lives.
+func (m Mark) RoomPath(vm string) string {
+	return filepath.Join(StagingFolder, "cocoon-room-"+m.Tag()+"-"+vm)
+}
+
+// Rooms lists the folders of RoomPath of this store, by the VM.
+func (m Mark) Rooms() (map[string]string, error) {
+	found, err := filepath.Glob(m.RoomPath("*"))
+	rooms := map[string]string{}
+	for _, path := range found {
+		if vm := path[strings.LastIndexByte(path, '-')+1:]; spelling.ID(vm) {
+			rooms[vm] = path
+		}
+	}
+	return rooms, err
+}
+
+// Staged lists the folders with staged RAM of whatever store.
+func Staged() ([]string, error) {
+	var all []string
+	for _, kind := range []string{OfCapture, OfRestore} {
+		found, err := filepath.Glob(filepath.Join(StagingFolder, "cocoon-"+kind+"-*"))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// ParseStaging tells the VM and the tag of such a folder, "" for one without.
+func ParseStaging(path string) (vm, tag string, ok bool) {
+	part := strings.Split(filepath.Base(path), "-")
+	switch {
+	case len(part) == 5 && spelling.ID(part[2]) && IsTag(part[3]):
+		return part[2], part[3], true
+	case len(part) == 4 && spelling.ID(part[2]):
+		return part[2], "", true
+	}
+	return "", "", false
+}

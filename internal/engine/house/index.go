@@ -1,0 +1,133 @@
+package house
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
+	"github.com/cocoonv2/cocoon/refs"
+	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/ramcache"
+)
+
+// follow keeps refs.db in step. The index is derived: a failure to write it is
+// told and never fails what was asked for, since nobody takes its word for the
+// truth.
+func (h *House) follow() {
+	ramcache.Follow(h.Store)
+	h.Store.OnCommit(func(ctx context.Context, sn *store.Snapshot) { h.behind(h.index.Record(ctx, snapshotEntry(sn))) })
+	h.Store.OnRemove(func(ctx context.Context, id store.ID) {
+		h.behind(h.index.Forget(ctx, refs.Holder{Kind: "snapshot", ID: string(id)}))
+	})
+}
+
+func (h *House) behind(err error) {
+	if err != nil {
+		h.o.Log.Warn("refs.db is behind; cocoon refs --rebuild makes it again", "error", oneLine(err))
+	}
+}
+
+// recordVMs tells the derived index of VMs; see follow.
+func (h *House) recordVMs(ctx context.Context, recs ...*vm.Record) {
+	var entries []refs.Entry
+	for _, rec := range recs {
+		entries = append(entries, vmEntry(rec))
+	}
+	h.behind(h.index.Record(ctx, entries...))
+}
+
+func snapshotEntry(sn *store.Snapshot) refs.Entry {
+	return refs.Entry{Holder: refs.Holder{Kind: "snapshot", ID: string(sn.ID), Name: sn.Meta.Name}, Digests: store.Edges(sn)}
+}
+
+func vmEntry(rec *vm.Record) refs.Entry {
+	return refs.Entry{Holder: refs.Holder{Kind: "vm", ID: rec.ID, Name: rec.Name}, Digests: rec.Images}
+}
+
+// entries reads the truth from which the index is rebuilt. A snapshot that cannot
+// be read is an error, behind which others follow.
+func (h *House) entries(ctx context.Context) iter.Seq2[refs.Entry, error] {
+	return func(yield func(refs.Entry, error) bool) {
+		for sn, err := range h.Store.List(ctx) {
+			var e refs.Entry
+			if err == nil {
+				e = snapshotEntry(sn)
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+		vms, err := h.VMs.List(ctx)
+		if err != nil {
+			yield(refs.Entry{}, err)
+			return
+		}
+		for _, rec := range vms {
+			if !yield(vmEntry(rec), nil) {
+				return
+			}
+		}
+	}
+}
+
+// Reindex rebuilds refs.db from the manifests and records.
+func (h *House) Reindex(ctx context.Context) error {
+	if err := h.index.Rebuild(ctx, h.entries(ctx)); err != nil {
+		return fmt.Errorf("rebuild refs.db: %w", err)
+	}
+	return nil
+}
+
+// IndexOK: an index that was never written is none that is damaged.
+func (h *House) IndexOK(ctx context.Context) error {
+	_, err := h.index.Generation(ctx)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// HeldBy answers who names a digest, from the truth itself: an index can be lost,
+// behind, or locked when it should have been told, and its answer looks no other.
+// Beside an error there may be more holders.
+func (h *House) HeldBy(ctx context.Context, d digest.Digest) (found []refs.Holder, err error) {
+	var errs []error
+	for e, err := range h.entries(ctx) {
+		if err != nil {
+			errs = append(errs, err)
+		} else if slices.Contains(e.Digests, d) {
+			found = append(found, e.Holder)
+		}
+	}
+	pins, err := h.Images.Pins(ctx)
+	errs = append(errs, err)
+	for _, p := range pins {
+		if p.Holds(d) {
+			found = append(found, refs.Holder{Kind: "pin", ID: p.ID, Name: p.Name})
+		}
+	}
+	return found, errors.Join(errs...)
+}
+
+// Holders are the names of those who hold a digest.
+func (h *House) Holders(ctx context.Context, d digest.Digest) ([]string, error) {
+	found, err := h.HeldBy(ctx, d)
+	var names []string
+	for _, x := range found {
+		names = append(names, holderName(x))
+	}
+	return names, err
+}
+
+func holderName(x refs.Holder) string {
+	if x.Name != "" {
+		return fmt.Sprintf("%s %s (%s)", x.Kind, x.Name, x.ID)
+	}
+	return fmt.Sprintf("%s %s", x.Kind, x.ID)
+}

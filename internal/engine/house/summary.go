@@ -1,0 +1,26 @@
+package house
+
+import (
+	"context"
+	"slices"
+
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// Summary is the row of a list that the snapshot has which ref names.
+func Summary(ctx context.Context, st *store.Store, ref string) (*store.Summary, error) {
+	id, err := st.Resolve(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	all, err := st.Summaries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(s store.Summary) bool { return s.ID == id })
+	if i < 0 {
+		return nil, failure.New(failure.NotFound, "snapshot %s went away", id)
+	}
+	return &all[i], nil
+}

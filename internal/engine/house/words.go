@@ -1,0 +1,152 @@
+package house
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cocoonv2/cocoon/internal/base/config"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/engine/vm"
+	"github.com/cocoonv2/cocoon/network"
+	"github.com/cocoonv2/cocoon/restore"
+)
+
+// ParseDisks reads what --disk says of each disk of a new VM.
+func ParseDisks(list []string) ([]vm.DiskSpec, error) {
+	var out []vm.DiskSpec
+	for _, s := range list {
+		d, err := parseDisk(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+func parseDisk(s string) (vm.DiskSpec, error) {
+	path, rest, _ := strings.Cut(s, ",")
+	d := vm.DiskSpec{Path: path}
+	if path == "" {
+		return d, failure.New(failure.Usage, "--disk %q names no file", s)
+	}
+	for _, o := range strings.Split(rest, ",") {
+		k, v, _ := strings.Cut(o, "=")
+		switch k {
+		case "":
+		case "readonly":
+			d.Readonly = v == "" || v == "on" || v == "true"
+		case "size":
+			n, err := config.ParseSize("--disk size", v)
+			if err != nil {
+				return d, err
+			}
+			d.Bytes = n
+		default:
+			return d, failure.New(failure.Usage, "--disk %q: unknown option %q", s, k)
+		}
+	}
+	return d, nil
+}
+
+// ParseNetworks reads what --network says for a new VM.
+func ParseNetworks(list []string) ([]network.Request, error) {
+	var out []network.Request
+	for _, s := range list {
+		r, err := parseNetwork(s)
+		if err != nil {
+			return nil, err
+		}
+		if r.Network != network.None {
+			out = append(out, r)
+		}
+	}
+	if len(out) > 0 && len(out) < len(list) {
+		return nil, failure.New(failure.Usage, "--network none goes with no other network")
+	}
+	return out, nil
+}
+
+func parseNetwork(s string) (network.Request, error) {
+	name, rest, _ := strings.Cut(s, ",")
+	r := network.Request{Network: name}
+	tap, isTap := strings.CutPrefix(name, "tap=")
+	switch {
+	case isTap && tap != "":
+		r.Network, r.Tap = network.Tap, tap
+	case name == "keep" || name == "fresh":
+		return r, failure.New(failure.Usage, "--network %s goes with --from-snapshot", name)
+	case name == "" || strings.Contains(name, "=") || name == network.Tap || name == network.Unplugged:
+		return r, failure.New(failure.Usage, "--network %q: none, tap=NAME or the name of a CNI network", s)
+	}
+	if rest == "" {
+		return r, nil
+	}
+	for _, o := range strings.Split(rest, ",") {
+		if err := networkOption(&r, o); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// networkOption reads ip=, which may stand once a family, mac= and queues=.
+func networkOption(r *network.Request, option string) error {
+	k, v, _ := strings.Cut(option, "=")
+	switch k {
+	case "ip":
+		ip, err := netip.ParseAddr(v)
+		if err != nil {
+			return failure.New(failure.Usage, "--network ip=%s: no address", v)
+		}
+		r.IPs = append(r.IPs, ip)
+	case "mac":
+		r.MAC = strings.ToLower(v)
+	case "queues":
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 {
+			return failure.New(failure.Usage, "--network queues=%s: the number of queue pairs", v)
+		}
+		r.QueuePairs = n
+	default:
+		return failure.New(failure.Usage, "--network: unknown option %q: ip, mac or queues", option)
+	}
+	return nil
+}
+
+// ParseWishes reads what --network says for a VM from a snapshot.
+func ParseWishes(list []string) ([]restore.Wish, error) {
+	var out []restore.Wish
+	for _, s := range list {
+		w, err := restore.ParseWish(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, w)
+	}
+	return out, nil
+}
+
+// ParseMoves reads what --network says of a VM that is started: the words of one
+// from a snapshot, or of a new one.
+func ParseMoves(list []string) ([]restore.Wish, error) {
+	var out []restore.Wish
+	for _, s := range list {
+		if name, _, _ := strings.Cut(s, ","); !strings.Contains(name, "=") && !slices.Contains([]string{restore.Keep, restore.Fresh, restore.None}, name) {
+			r, err := parseNetwork(s)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, restore.Wish{How: restore.Join, Wanted: r})
+			continue
+		}
+		w, err := restore.ParseWish(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, w)
+	}
+	return out, nil
+}

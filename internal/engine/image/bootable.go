@@ -1,0 +1,53 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+)
+
+// requireBootable refuses as a kernel or firmware what no VMM boots, before there
+// is a VM that cannot start. Cloud Hypervisor (v53) loads ELF and bzImage on x86-64,
+// firmware too, and kernels for arm64 as PE, where firmware is whatever it is.
+// What is wrong within such a file the VMM says at the start.
+func (s *staged) requireBootable(path, role string) error {
+	if role != "kernel" && role != "firmware" {
+		return nil
+	}
+	f, err := os.Open(s.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head := make([]byte, 1024)
+	n, err := f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return bootable(head[:n], path, role, runtime.GOARCH)
+}
+
+func bootable(head []byte, path, role, arch string) error {
+	kind, format := magic(head)
+	fits := kind == "kernel" && format != "Image"
+	if arch != "amd64" {
+		fits = role == "firmware" || format == "Image"
+	}
+	if fits {
+		return nil
+	}
+	wanted := "an ELF file (vmlinux, CLOUDHV.fd) or a bzImage (vmlinuz)"
+	if arch != "amd64" {
+		wanted = "an uncompressed Image"
+	}
+	is := ""
+	if format != "" {
+		is = fmt.Sprintf(" but %s", format)
+	}
+	return failure.Hint(failure.New(failure.Usage, "%s is no %s: it is not %s%s", path, role, wanted, is),
+		"cocoon image import takes disks; file "+path+" says what it is")
+}

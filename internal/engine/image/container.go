@@ -1,0 +1,52 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/cocoonv2/cocoon/internal/base/diskformat"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+)
+
+// unwrapped refuses a wrapping that is not read here; the answer is the format.
+func unwrapped(f io.ReaderAt, size int64) (string, error) {
+	is, err := diskformat.Of(f, size)
+	if err != nil || is.Name == "" || is.Name == diskformat.Qcow2 {
+		return is.Name, err
+	}
+	return "", failure.Hint(failure.New(failure.Incompatible, "a %s is not read: its bytes are not those of the disk", is.Name), "qemu-img convert -O raw FILE disk.raw")
+}
+
+// RequireRaw refuses a file that is to be a disk as it is, and is none.
+func RequireRaw(path string) error {
+	fi, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return failure.New(failure.NotFound, "no such file")
+	}
+	if err != nil {
+		return err
+	}
+	if !fi.Mode().IsRegular() {
+		return failure.Hint(failure.New(failure.Usage, "not a regular file: a VM's disks are files of its own"), "dd or qemu-img convert it into a file first")
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	is, err := diskformat.Of(f, fi.Size())
+	if err != nil {
+		return err
+	}
+	switch c := is.Name; {
+	case c == diskformat.Qcow2:
+		return failure.Hint(failure.New(failure.Usage, "a qcow2 is no raw disk"), fmt.Sprintf("cocoon image import %s --name NAME, then --image NAME", path))
+	case c != "":
+		return failure.Hint(failure.New(failure.Usage, "a %s is no raw disk", c), "qemu-img convert -O raw "+path+" disk.raw")
+	case fi.Size() == 0 || fi.Size()%512 != 0:
+		return failure.New(failure.Usage, "%d bytes is no raw disk: a multiple of 512 is", fi.Size())
+	}
+	return nil
+}

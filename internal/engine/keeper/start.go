@@ -1,0 +1,252 @@
+package keeper
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+)
+
+// Job says what VMM is to be started.
+type Job struct {
+	Dir         string     // its run folder
+	Log         *os.File   // what it prints goes there, at the end
+	LogMax      int64      // of each log, bytes; 0 is DefaultLogMax
+	Argv        []string   // the VMM, by its whole path, and its arguments
+	Handed      []*os.File // descriptors that it inherits
+	OOMScoreAdj int        // 0 leaves what it is
+	Scope       *Scope     // nil: it stays in the cgroup of the command
+	// In runs a function where the VMM is to be started, e.g. on a thread in its
+	// netns; nil is here.
+	In func(func() error) error
+}
+
+// Scope is a cgroup that the VMM and its keeper are to have.
+type Scope struct {
+	// Argv begins a command line, of which the rest becomes the same process within
+	// the scope.
+	Argv []string
+	Must bool // rather than start the VMM elsewhere
+}
+
+// Started is a VMM that was started.
+type Started struct {
+	PID int
+	// Gone gets what ended the VMM, or nil when nobody will know.
+	Gone <-chan *End
+}
+
+// Descriptors of the shell. The VMM has the events and what it is handed, the
+// keeper all else.
+const (
+	eventsFD     = 3 // where the VMM writes its events
+	reportFD     = 4 // the VMM's pid in a line, then its end
+	eventsReadFD = 5
+	lockFD       = 6
+	firstHanded  = 7
+
+	maxFD = math.MaxUint32
+)
+
+// firstUnclosed is the first of those handed on that a shell cannot name.
+const firstUnclosed = 10
+
+// script starts the VMM and becomes its keeper: a process keeps its children when
+// it becomes another program. $1 to $3 are arguments of the keeper, $4 is its
+// program. Where there is none it becomes the VMM. What has a lock that the VMM is
+// to hold alone goes first: its log, its seat, its disks.
+const script = `umask 077; ulimit -c 0; unset PWD OLDPWD INVOCATION_ID
+dir=$1 max=$2 handed=$3 keeper=$4; shift 4
+if [ -z "$keeper" ]; then echo $$ >&4; exec "$@" 4>&- 5>&- 6>&-; fi
+"$@" 4>&- 5>&- 6>&- &
+echo $! >&4
+exec "$keeper" ` + Verb + ` "$dir" "$max" "$handed" $! 3>&- 7>&- 8>&- 9>&- >>"$dir/` + VMMLog + `" 2>&1`
+
+// Start starts the VMM of a job. Its logs are there, and nobody else is doing
+// anything with its run folder.
+func (p Program) Start(ctx context.Context, job Job) (*Started, error) {
+	lock, err := within(ctx, job.Dir, lockWait)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Detach() // it is the keeper's from then on
+	for _, name := range []string{endFile, panicFile} {
+		if err := os.Remove(filepath.Join(job.Dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	s, err := p.shell(job, lock.File())
+	if err != nil && job.Scope != nil && !job.Scope.Must {
+		job.Scope = nil
+		s, err = p.shell(job, lock.File())
+	}
+	if err != nil && job.Scope != nil {
+		return nil, failure.Hint(fmt.Errorf("start %s in a scope of its own, for vmScope is on: %w: %s", job.Argv[0], err, LastLine(filepath.Join(job.Dir, VMMLog))), "set vmScope to auto to start VMs without one")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", job.Argv[0], err)
+	}
+	return s, nil
+}
+
+// shell runs the script.
+func (p Program) shell(job Job, lock *os.File) (*Started, error) {
+	eventsR, eventsW, err := waitlessPipe()
+	if err != nil {
+		return nil, err
+	}
+	defer eventsR.Close()
+	defer eventsW.Close()
+	report, answer, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Close()
+	argv := slices.Concat(job.Scope.argv(), []string{"/bin/sh", "-c", script, "keeper", job.Dir, strconv.FormatInt(job.logMax(), 10), strconv.Itoa(len(job.Handed)), string(p)}, withEvents(job.Argv))
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = job.Log, job.Log
+	cmd.ExtraFiles = append([]*os.File{eventsW, answer, eventsR, lock}, job.Handed...)
+	cmd.Env, cmd.Dir = environment(), "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := start(cmd, job.In); err != nil {
+		report.Close()
+		return nil, err
+	}
+	answer.Close()
+	s, err := listen(cmd, report)
+	if err == nil {
+		err = job.settle(cmd.Process.Pid, s.PID)
+	}
+	return s, err
+}
+
+func (s *Scope) argv() []string {
+	if s == nil {
+		return nil
+	}
+	return s.Argv
+}
+
+func (j *Job) logMax() int64 {
+	if j.LogMax <= 0 {
+		return DefaultLogMax
+	}
+	return j.LogMax
+}
+
+// waitlessPipe: a VMM waits for nobody who hears its events, what finds no room
+// is lost.
+func waitlessPipe() (r, w *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "events"), os.NewFile(uintptr(fds[1]), "events"), nil
+}
+
+// eventsArgs tell a VMM where its events go.
+var eventsArgs = []string{"--event-monitor", "fd=" + strconv.Itoa(eventsFD)}
+
+// withEvents leaves the events to an operator who asks for them himself.
+func withEvents(argv []string) []string {
+	if slices.ContainsFunc(argv, func(a string) bool { return strings.HasPrefix(a, eventsArgs[0]) }) {
+		return argv
+	}
+	return slices.Concat(argv, eventsArgs)
+}
+
+// environment is all that a VMM gets to know of the one of the command. One arena
+// for all of its threads: with more, glibc reads a file when a thread's shrinks
+// (/proc/sys/vm/overcommit_memory, openat), which the filter of the thread that
+// tells events forbids, and a VMM of v53.0 ends by SIGSYS.
+func environment() []string {
+	return append(durable.Coverage(), "PATH="+os.Getenv("PATH"), "MALLOC_ARENA_MAX=1")
+}
+
+// start starts a child that inherits no descriptor that it is not given and
+// blocks no signal.
+func start(cmd *exec.Cmd, in func(func() error) error) error {
+	if err := InheritNothing(); err != nil {
+		return err
+	}
+	unblocked := func() error {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		var none, before unix.Sigset_t
+		if err := unix.PthreadSigmask(unix.SIG_SETMASK, &none, &before); err != nil {
+			return err
+		}
+		return errors.Join(cmd.Start(), unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil))
+	}
+	if in == nil {
+		return unblocked()
+	}
+	return in(unblocked)
+}
+
+// InheritNothing keeps every descriptor of this process from its children, those
+// that it inherited itself included; what a child is to have it is given.
+func InheritNothing() error {
+	if err := unix.CloseRange(3, maxFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keep descriptors from children: %w", err)
+	}
+	return nil
+}
+
+// listen waits for the pid, and goes on listening for the end.
+func listen(cmd *exec.Cmd, report *os.File) (*Started, error) {
+	r := bufio.NewReader(report)
+	line, err := r.ReadString('\n')
+	pid, perr := strconv.Atoi(strings.TrimSpace(line))
+	if err = errors.Join(err, perr); err != nil {
+		report.Close()
+		return nil, fmt.Errorf("the shell does not say how it went: %w", errors.Join(err, cmd.Wait()))
+	}
+	gone := make(chan *End, 1)
+	go func() {
+		defer report.Close()
+		end := &End{}
+		told := json.NewDecoder(r).Decode(end) == nil
+		_ = cmd.Wait() // the state says it all
+		switch {
+		case told:
+		case pid == cmd.Process.Pid: // it has no keeper
+			end = endOf(unix.WaitStatus(cmd.ProcessState.Sys().(syscall.WaitStatus)))
+		default:
+			end = nil
+		}
+		gone <- end
+	}()
+	return &Started{PID: pid, Gone: gone}, nil
+}
+
+// settle is done to a VMM from outside, and to the shell that becomes its keeper:
+// it gives way to the VMM meanwhile.
+func (j *Job) settle(shell, vmm int) error {
+	if shell != vmm {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, shell, 19) // it works as well without
+	}
+	if j.OOMScoreAdj == 0 {
+		return nil
+	}
+	err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", vmm), []byte(strconv.Itoa(j.OOMScoreAdj)), 0)
+	if err != nil {
+		return fmt.Errorf("set the OOM score of the VMM: %w", err)
+	}
+	return nil
+}

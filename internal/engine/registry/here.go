@@ -1,0 +1,152 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/measure"
+	"github.com/cocoonv2/cocoon/store/repair"
+)
+
+// A snapshot brings its own id, and so can whoever makes one: that an id is here
+// already says nothing of what comes under it. It is here when this store knows
+// the manifest, or finds that the contents are the same. Else the id is taken,
+// and the operator says what happens: the two can be told apart, and neither
+// keeps the other out.
+
+// known answers the snapshot if it is here, before anything is fetched, nil when
+// it has to be looked at or taken in, failure.Conflict when its id is taken by
+// something else and no other was asked for.
+func (m *Mover) known(ctx context.Context, foreign *store.Snapshot, o PullOptions) (*store.Snapshot, error) {
+	here, err := m.Store.Get(ctx, foreign.ID)
+	if errors.Is(err, failure.NotFound) {
+		return nil, nil
+	}
+	if err != nil || here.ManifestDigest == foreign.ManifestDigest {
+		return nil, nil // what is damaged of it is replaced by what comes
+	}
+	if here.Means(foreign.ManifestDigest) {
+		return m.claim(ctx, here, o)
+	}
+	renamed, err := m.Store.Meant(ctx, foreign.ManifestDigest)
+	if err == nil {
+		return m.claim(ctx, renamed, o)
+	}
+	if !errors.Is(err, failure.NotFound) {
+		return nil, err
+	}
+	alike, err := measure.Alike(&here.Spec, &foreign.Spec)
+	if err != nil || alike || o.NewID {
+		return nil, err
+	}
+	return nil, taken(here, foreign, nil)
+}
+
+// compared is asked when all of a snapshot has landed, and answers like known.
+// renew says that its id is taken by something else and another was asked for.
+func (m *Mover) compared(ctx context.Context, sn *store.Snapshot, o PullOptions) (here *store.Snapshot, renew bool, err error) {
+	here, err = m.Store.Get(ctx, sn.ID)
+	if errors.Is(err, failure.NotFound) {
+		return nil, false, nil
+	}
+	if err == nil && here.Means(sn.ManifestDigest) {
+		here, err = m.claim(ctx, here, o)
+		return here, false, err
+	}
+	if err == nil {
+		var same bool
+		if same, err = m.sameAndSound(ctx, here, sn); same {
+			if here, err = m.Store.Remember(ctx, here.ID, sn.ManifestDigest); err == nil {
+				here, err = m.claim(ctx, here, o)
+			}
+			return here, false, err
+		}
+	}
+	if err != nil && !errors.Is(err, failure.Damaged) {
+		return nil, false, err
+	}
+	if o.NewID {
+		return nil, true, nil
+	}
+	return nil, false, taken(here, sn, err)
+}
+
+// sameAndSound says whether a snapshot that is here has the contents of one that
+// came. What a pack says that its pages are does for the one that came; the one that
+// is here must really have them, since it is what the answer will be.
+func (m *Mover) sameAndSound(ctx context.Context, here, sn *store.Snapshot) (bool, error) {
+	same, err := measure.Same(ctx, m.Store, here, sn)
+	if !same || err != nil {
+		return false, err
+	}
+	err = repair.ReadPages(ctx, m.Store, here)
+	return err == nil, err
+}
+
+func taken(here, foreign *store.Snapshot, why error) error {
+	name := ""
+	if here != nil && here.Meta.Name != "" {
+		name = fmt.Sprintf(" (%s)", here.Meta.Name)
+	}
+	err := failure.New(failure.Conflict, "snapshot %s%s is here already with other contents than manifest %s", foreign.ID, name, foreign.ManifestDigest)
+	if why != nil {
+		err = failure.New(failure.Conflict, "snapshot %s%s is here already and cannot be compared with manifest %s: %w", foreign.ID, name, foreign.ManifestDigest, why)
+	}
+	return failure.Hint(err, fmt.Sprintf("take it in beside the one that is here with --new-id, or remove that first: cocoon snapshot rm %s", foreign.ID))
+}
+
+// nameFree refuses a name that something else has.
+func (m *Mover) nameFree(ctx context.Context, foreign *store.Snapshot, o PullOptions) error {
+	taken := m.Store.NameFree(ctx, o.Meta.Name)
+	if !errors.Is(taken, failure.Conflict) {
+		return taken
+	}
+	id, err := m.Store.ResolveName(ctx, o.Meta.Name)
+	if err != nil {
+		return err
+	}
+	holder, err := m.Store.Get(ctx, id)
+	if err != nil && id == foreign.ID {
+		return nil // what comes may replace it
+	}
+	if err != nil || holder.Means(foreign.ManifestDigest) {
+		return err
+	}
+	if alike, err := measure.Alike(&holder.Spec, &foreign.Spec); alike || err != nil {
+		return err
+	}
+	return taken
+}
+
+// claim gives a snapshot that is here what was asked for the one that comes.
+func (m *Mover) claim(ctx context.Context, here *store.Snapshot, o PullOptions) (*store.Snapshot, error) {
+	want, have := o.Meta, here.Meta
+	if want.Name != "" && have.Name != "" && want.Name != have.Name {
+		return nil, failure.Hint(failure.New(failure.Conflict, "snapshot %s is here already, as %s", here.ID, have.Name),
+			fmt.Sprintf("cocoon snapshot rename %s %s", have.Name, want.Name))
+	}
+	if (want.Name == "" || want.Name == have.Name) && want.Description == "" && len(want.Labels) == 0 {
+		return here, nil
+	}
+	err := m.Store.SetMeta(ctx, here.ID, func(meta *store.Meta) error {
+		if meta.Name == "" {
+			meta.Name = want.Name
+		}
+		if want.Description != "" {
+			meta.Description = want.Description
+		}
+		if meta.Labels == nil {
+			meta.Labels = map[string]string{}
+		}
+		maps.Copy(meta.Labels, want.Labels)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m.Store.Get(ctx, here.ID)
+}

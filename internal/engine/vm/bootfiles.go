@@ -1,0 +1,106 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// BootPaths are files for a VM to boot from; "" for each that is not meant.
+type BootPaths struct{ Kernel, Firmware, Initramfs string }
+
+// Any tells whether one is named.
+func (p BootPaths) Any() bool { return p != BootPaths{} }
+
+// BootWith makes files what a VM boots from. A kernel takes the place of
+// firmware, and firmware that of a kernel with its initramfs; the file that is
+// not named stays. The blobs are the lease's until rec is published.
+func (r *Record) BootWith(ctx context.Context, l *store.Lease, images Blobs, p BootPaths) error {
+	if p.Kernel != "" && p.Firmware != "" {
+		return failure.Hint(failure.New(failure.Usage, "a VM boots a kernel or firmware, not both"), "leave out --kernel or --firmware")
+	}
+	former := bootFiles(r)
+	for _, f := range []struct{ path, role string }{{p.Firmware, "firmware"}, {p.Kernel, "kernel"}, {p.Initramfs, "initramfs"}} {
+		if f.path == "" {
+			continue
+		}
+		ref, err := images.Blob(ctx, l, f.path, f.role)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.role, err)
+		}
+		r.AddBootFile(ref)
+	}
+	r.Images = r.standsOnInstead(former)
+	return nil
+}
+
+// AddBootFile makes a blob that is held what the VM boots from, in its role.
+func (r *Record) AddBootFile(ref store.ImageRef) {
+	switch ref.Role {
+	case "kernel":
+		r.Kernel, r.Firmware = &ref, nil
+	case "firmware":
+		r.Firmware, r.Kernel, r.Initramfs = &ref, nil, nil
+	case "initramfs":
+		r.Initramfs = &ref
+	}
+	r.Images = append(r.Images, ref.Digest)
+}
+
+// bootWith makes files what a VM that does not run boots from, and refuses one
+// that has nothing to boot from. The caller saves rec before it calls release,
+// which there is always.
+func (m *Manager) bootWith(ctx context.Context, rec *Record, p BootPaths) (release func(), err error) {
+	if !p.Any() {
+		return func() {}, rec.bootable()
+	}
+	lease, err := m.st.Lease(ctx, "vm start "+rec.Name)
+	if err != nil {
+		return func() {}, err
+	}
+	release = func() { lease.Release() }
+	if err := rec.BootWith(ctx, lease, m.images, p); err != nil {
+		return release, fmt.Errorf("start VM %s: %w", rec.Name, err)
+	}
+	return release, rec.bootable()
+}
+
+// Blobs takes in files; image.Store does.
+type Blobs interface {
+	Blob(ctx context.Context, l *store.Lease, path, role string) (store.ImageRef, error)
+}
+
+// standsOnInstead are the blobs of the record once it boots from others than
+// former.
+func (r *Record) standsOnInstead(former []BootFile) []digest.Digest {
+	kept := slices.DeleteFunc(slices.Clone(r.Images), func(d digest.Digest) bool {
+		return slices.ContainsFunc(former, func(f BootFile) bool { return f.Digest == d })
+	})
+	all := append(kept, standsOn(r)...)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// bootable refuses a VM of which nobody knows what it boots from: its snapshot
+// was taken in without that.
+func (r *Record) bootable() error {
+	if r.Kernel != nil || r.Firmware != nil {
+		return nil
+	}
+	return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot boot: what it boots from was not there when its snapshot was taken in", r.Name),
+		fmt.Sprintf("cocoon vm start %s --kernel PATH (or --firmware PATH)", r.Name))
+}
+
+// Bootable refuses the blueprint of a VM that can only go on from its RAM.
+func (b *Blueprint) Bootable() error {
+	if b.rec.Kernel != nil || b.rec.Firmware != nil {
+		return nil
+	}
+	return failure.Hint(failure.New(failure.Incompatible, "its VM cannot boot: the kernel or firmware was not there when it was taken in"),
+		"leave out --cold; or take the folder in again with --kernel PATH or --trust-paths")
+}

@@ -1,0 +1,97 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cocoonv2/cocoon/chsnap"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/patience"
+)
+
+// StateOf is our word for what a VMM says in vm.info.
+func StateOf(info *chsnap.Info) State {
+	switch info.State {
+	case "Running":
+		return Running
+	case "Paused", "BreakPoint":
+		return Paused
+	}
+	return Shutdown // Created, Shutdown
+}
+
+// NotRunning refuses what needs a guest that is there; state is that of StateOf.
+func NotRunning(rec *Record, state State) error {
+	err := failure.New(failure.Conflict, "the guest of VM %s is shut down, its VMM still runs", rec.Name)
+	if state != Shutdown {
+		err = failure.New(failure.Conflict, "VM %s is %s", rec.Name, state)
+	}
+	return failure.Hint(err, remedy(rec, state))
+}
+
+// remedy names what lets the guest of a VM in a state go on. Only one that is off
+// has nothing to lose by a boot.
+func remedy(rec *Record, state State) string {
+	switch state {
+	case Shutdown:
+		return bootAnew(rec)
+	case Running:
+		return "its guest runs: nothing is to be done"
+	case Paused:
+		return "cocoon vm resume " + rec.Name + " lets it go on"
+	case Suspended:
+		return "cocoon vm start " + rec.Name + " lets it go on"
+	case Elsewhere:
+		return ""
+	}
+	return "cocoon vm start " + rec.Name
+}
+
+// Look asks the VMMs of VMs in what state their guests are, for people to see:
+// all at the same time, and for no longer than a glance. A VMM that a command is
+// at work with is not in trouble because it has no time for us.
+func (m *Manager) Look(ctx context.Context, recs ...*Record) {
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for _, rec := range recs {
+		if rec.Sleep != nil {
+			continue
+		}
+		if rec.Process == nil {
+			if m.unwritten(ctx, rec) {
+				rec.Trouble = Unwritten
+			}
+			continue
+		}
+		g.Go(func() error {
+			m.look(ctx, rec)
+			return nil
+		})
+	}
+	_ = g.Wait()
+}
+
+func (m *Manager) look(ctx context.Context, rec *Record) {
+	ctx, cancel := patience.Bound(ctx, m.o.Patience.Glance())
+	defer cancel()
+	info, err := m.Client(rec).Info(ctx)
+	if err == nil {
+		rec.State = StateOf(info)
+	}
+	if held, lerr := filelock.Held(filepath.Join(m.Dir(rec.ID), lockFile)); lerr != nil || held {
+		return
+	}
+	if d := m.readDebt(ctx, rec.ID); d != nil {
+		rec.Trouble = d.Trouble // also when it says Running, see chsnap: while it migrates it is not to be believed
+	}
+	switch {
+	case errors.Is(err, chsnap.ErrUnreachable):
+		rec.Trouble = NotAnswering
+	case rec.Trouble == NotAnswering && rec.State == Running:
+		rec.Trouble = "" // it has come to itself
+	}
+}

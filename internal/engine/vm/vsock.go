@@ -1,0 +1,108 @@
+package vm
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+)
+
+// vsockFile in a VM's run folder is the socket of its vsock device. What the
+// guest connects to are sockets beside it, "vsock.sock_PORT", which programs of
+// the host make and which are not ours.
+const vsockFile = "vsock.sock"
+
+// VsockPath is the socket of a VM's vsock device, if it has one. It is what the
+// VM's own arguments say, where programs look for it; those of a VM that was
+// rebuilt from a snapshot are the arguments of the one that was saved, whose
+// socket only that one can have, so it has one in its run folder.
+func (m *Manager) VsockPath(rec *Record) string {
+	if _, at := vsockArg(rec.ExtraArgs); at != "" && rec.Snapshot == "" {
+		return at
+	}
+	return filepath.Join(m.RunDir(rec.ID), vsockFile)
+}
+
+// VsockSocket is VsockPath of a VM whose VMM has made the socket, "" of another.
+func (m *Manager) VsockSocket(rec *Record) string {
+	path := m.VsockPath(rec)
+	if fi, err := os.Lstat(path); err != nil || fi.Mode().Type() != os.ModeSocket {
+		return ""
+	}
+	return path
+}
+
+// extraArgs are a VM's further arguments, with its own vsock socket.
+func (m *Manager) extraArgs(rec *Record) []string {
+	i, at := vsockArg(rec.ExtraArgs)
+	if at == "" {
+		return rec.ExtraArgs
+	}
+	args := slices.Clone(rec.ExtraArgs)
+	parts := options(args[i])
+	for j, p := range parts {
+		if isSocket(p) {
+			parts[j] = p[:strings.Index(p, "socket=")] + `socket=` + m.VsockPath(rec)
+		}
+	}
+	args[i] = strings.Join(parts, ",")
+	return args
+}
+
+// vsockArg finds the argument that has the options of --vsock, and the path of
+// the socket in it; "" when there is none.
+func vsockArg(args []string) (at int, socket string) {
+	for i, a := range args {
+		joined := strings.HasPrefix(a, "--vsock=")
+		if !joined && (i == 0 || args[i-1] != "--vsock") {
+			continue
+		}
+		for _, p := range options(a) {
+			if isSocket(p) {
+				_, path, _ := strings.Cut(p, "socket=")
+				return i, strings.Trim(path, `"`)
+			}
+		}
+	}
+	return 0, ""
+}
+
+func isSocket(option string) bool {
+	return strings.HasPrefix(strings.TrimPrefix(option, "--vsock="), "socket=")
+}
+
+// options splits the value of an argument as the VMM does: at commas that are
+// not quoted.
+func options(s string) []string {
+	quoted := false
+	return strings.FieldsFunc(s, func(r rune) bool {
+		if r == '"' {
+			quoted = !quoted
+		}
+		return r == ',' && !quoted
+	})
+}
+
+// clearVsock removes the socket that the VMM of a VM left behind: it never does
+// so itself, and cannot make one where one is.
+func (m *Manager) clearVsock(rec *Record) error {
+	path := m.VsockPath(rec)
+	fi, err := os.Lstat(path)
+	if err != nil || fi.Mode().Type() != os.ModeSocket {
+		return ignoreMissing(err)
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		c.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return failure.New(failure.Conflict, "another process listens on %s, the socket of the VM's vsock device", path)
+	}
+	return ignoreMissing(os.Remove(path))
+}

@@ -1,9 +1,0 @@
-package fingerprint
-
-import (
-	"testing"
-
-	"github.com/cocoonv2/cocoon/internal/leaktest"
-)
-
-func TestMain(m *testing.M) { leaktest.Main(m) }

@@ -1,0 +1,201 @@
+package layout
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestTheDoorIsSmall: a reader sees the whole of package cocoon at once.
+func TestTheDoorIsSmall(t *testing.T) {
+	const most = 15
+	var names []string
+	for _, file := range files(t, ".") {
+		for _, d := range file.Decls {
+			names = append(names, declared(d)...)
+		}
+	}
+	if len(names) == 0 || len(names) > most {
+		t.Errorf("package cocoon exports %d names, want 1 to %d: %v", len(names), most, names)
+	}
+}
+
+// TestThePageOfTheLibraryNamesEveryCall: one page is the whole of it.
+func TestThePageOfTheLibraryNamesEveryCall(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "library.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := 0
+	for _, file := range files(t, ".") {
+		for _, d := range file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok || f.Recv == nil || receiver(f).Name != "Host" || !f.Name.IsExported() {
+				continue
+			}
+			calls++
+			if !strings.Contains(string(page), "`"+f.Name.Name+"`") {
+				t.Errorf("docs/library.md does not name %s", f.Name.Name)
+			}
+		}
+	}
+	if calls < 10 {
+		t.Errorf("only %d calls found", calls)
+	}
+}
+
+// insides are what the other rooms at the top mention of internal packages: they are
+// public by their folder, and no door. The list only gets shorter.
+var insides = map[string]string{
+	"restore":    "image.Store vm.Manager vm.Network vm.Record",
+	"store":      "filelock.Pair keyring.ID keyring.Key keyring.Ring owner.Mark spelling.Claim",
+	"store/pack": "fingerprint.Key keyring.ID keyring.Key keyring.Keys pagehash.Sum",
+}
+
+// TestPublicSignaturesMentionNothingInternal: whoever cannot write a type cannot
+// call what takes it. Package cocoon and what it gives away are clean.
+func TestPublicSignaturesMentionNothingInternal(t *testing.T) {
+	for _, room := range []string{".", "gc", "gc/garbage", "gc/policy", "refs", "chsnap", "chsnap/migration", "network", "restore", "store", "store/pack", "store/ramcache", "store/repair"} {
+		known := strings.Fields(insides[room])
+		for what, where := range leaks(t, room) {
+			if !slices.Contains(known, what) {
+				t.Errorf("%s of %s mentions %s, which nobody outside of this module can write", where, room, what)
+			}
+		}
+	}
+}
+
+// files are the sources of a package that are no tests.
+func files(t *testing.T, room string) (all []*ast.File) {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join("..", "..", "..", room, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, f)
+	}
+	if len(all) == 0 {
+		t.Fatalf("%s has no files", room)
+	}
+	return all
+}
+
+// declared are the exported names of a declaration at the top; methods are found
+// through their types.
+func declared(d ast.Decl) (names []string) {
+	add := func(id *ast.Ident) {
+		if id.IsExported() {
+			names = append(names, id.Name)
+		}
+	}
+	switch d := d.(type) {
+	case *ast.FuncDecl:
+		if d.Recv == nil {
+			add(d.Name)
+		}
+	case *ast.GenDecl:
+		for _, s := range d.Specs {
+			switch s := s.(type) {
+			case *ast.TypeSpec:
+				add(s.Name)
+			case *ast.ValueSpec:
+				for _, id := range s.Names {
+					add(id)
+				}
+			}
+		}
+	}
+	return names
+}
+
+// leaks are the types of internal packages that the exported signatures of a room
+// mention, each with a declaration that does.
+func leaks(t *testing.T, room string) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for _, file := range files(t, room) {
+		imported := imports(file)
+		for _, d := range file.Decls {
+			for where, shown := range exported(d) {
+				for _, sel := range selectors(shown) {
+					of, ok := sel.X.(*ast.Ident)
+					if ok && strings.Contains(imported[of.Name], "/internal/") {
+						found[of.Name+"."+sel.Sel.Name] = where
+					}
+				}
+			}
+		}
+	}
+	return found
+}
+
+// selectors are the names of other packages in an expression that others see: not
+// those of fields that they do not.
+func selectors(n ast.Node) (found []*ast.SelectorExpr) {
+	ast.Inspect(n, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.SelectorExpr:
+			found = append(found, n)
+			return false
+		case *ast.StructType:
+			for _, f := range n.Fields.List {
+				if len(f.Names) == 0 || slices.ContainsFunc(f.Names, (*ast.Ident).IsExported) {
+					found = append(found, selectors(f.Type)...)
+				}
+			}
+			return false
+		}
+		return true
+	})
+	return found
+}
+
+// exported is what of a declaration others see, by the name of it.
+func exported(d ast.Decl) map[string]ast.Node {
+	shown := map[string]ast.Node{}
+	switch d := d.(type) {
+	case *ast.FuncDecl:
+		if d.Name.IsExported() && (d.Recv == nil || receiver(d).IsExported()) {
+			shown[d.Name.Name] = d.Type
+		}
+	case *ast.GenDecl:
+		for _, s := range d.Specs {
+			switch s := s.(type) {
+			case *ast.TypeSpec:
+				if s.Name.IsExported() && !s.Assign.IsValid() { // another name for it is one that all can write
+					shown[s.Name.Name] = s.Type
+				}
+			case *ast.ValueSpec:
+				if s.Type != nil && s.Names[0].IsExported() {
+					shown[s.Names[0].Name] = s.Type
+				}
+			}
+		}
+	}
+	return shown
+}
+
+func receiver(d *ast.FuncDecl) *ast.Ident {
+	of := d.Recv.List[0].Type
+	if star, ok := of.(*ast.StarExpr); ok {
+		of = star.X
+	}
+	id, ok := of.(*ast.Ident)
+	if !ok {
+		return ast.NewIdent("_")
+	}
+	return id
+}
