@@ -36,6 +36,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // DefaultGrace is long enough to find out where the owner of something is.
@@ -275,7 +276,7 @@ func unreadable(err error) error {
 // complete refuses to collect while nobody says what a folder holds that can be had
 // back from a backup only.
 func complete(sources []garbage.Source) error {
-	for _, folder := range store.TruthFolders() {
+	for _, folder := range layout.Truth() {
 		if slices.ContainsFunc(modules, func(m module) bool { return m.folder == folder }) {
 			continue
 		}

@@ -27,6 +27,7 @@ import (
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
@@ -375,7 +376,7 @@ func TestEveryFolderHasACollector(t *testing.T) {
 	for _, src := range append(sources(s), (&restore.Engine{Store: s}).Garbage(nil), network.Garbage(&fakeNetwork{}), ramcache.Cache{Store: s}.Garbage(), prints.Garbage(s)) {
 		known[src.Folder] = true
 	}
-	for _, f := range store.Folders() {
+	for _, f := range layout.Folders() {
 		if !known[f] {
 			t.Errorf("folder %s has no collector", f)
 		}

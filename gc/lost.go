@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/account"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // Lost is a root that was there when the store was last collected, and that no
@@ -112,7 +113,7 @@ func (m *memory) first() error {
 		return err
 	}
 	blobs := 0
-	if err := store.EachEntry(m.st.Path("blobs", "sha256"), func([]byte, uint64) { blobs++ }); err != nil {
+	if err := layout.EachEntry(m.st.Path("blobs", "sha256"), func([]byte, uint64) { blobs++ }); err != nil {
 		return fmt.Errorf("gc: %w", err)
 	}
 	if blobs > 0 {
@@ -123,12 +124,12 @@ func (m *memory) first() error {
 
 // places compares the folders.
 func (m *memory) places() error {
-	now, err := account.Places(m.st.Root(), store.TruthFolders())
+	now, err := account.Places(m.st.Root(), layout.Truth())
 	if err != nil {
 		return fmt.Errorf("gc: %w", err)
 	}
 	copied := account.Copied(m.known.Folders, now)
-	for _, f := range store.TruthFolders() {
+	for _, f := range layout.Truth() {
 		was, knew := m.known.Folders[f]
 		place, there := now[f]
 		if !knew {

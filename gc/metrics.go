@@ -13,6 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 
@@ -110,7 +111,7 @@ func (m *metrics) repack(r *RepackReport) {
 
 func (m *metrics) store(ctx context.Context, s *store.Store) error {
 	occupied := map[string]float64{}
-	for _, folder := range store.Folders() {
+	for _, folder := range layout.Folders() {
 		occupied[folder] = float64(store.FileBytes(s.Path(folder)))
 	}
 	m.gauges("cocoon_store_bytes", "What the store occupies.", "folder", occupied)

@@ -11,6 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/account"
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // remember holds the store against its account. What was lost makes this a dry
@@ -71,7 +72,7 @@ func (c *collector) note() error {
 			c.next.Roots[path] = r
 		}
 	}
-	places, err := account.Places(c.st.Root(), store.TruthFolders())
+	places, err := account.Places(c.st.Root(), layout.Truth())
 	if err != nil {
 		return fmt.Errorf("gc: %w", err)
 	}

@@ -17,7 +17,9 @@ import (
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/account"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
@@ -144,7 +146,7 @@ func (r *roots) listSnapshots(ctx context.Context) error {
 		r.listed = true
 		return nil
 	}
-	all, err := r.st.Inodes()
+	all, err := inodes(r.st)
 	if err != nil {
 		return err
 	}
@@ -160,6 +162,20 @@ func (r *roots) listSnapshots(ctx context.Context) error {
 	}
 	r.snapshots, r.known, r.listed = at, all, true
 	return nil
+}
+
+// inodes gives that of every snapshot folder.
+func inodes(st *store.Store) (map[store.ID]uint64, error) {
+	found := map[store.ID]uint64{}
+	err := layout.EachEntry(st.Path("snapshots"), func(name []byte, inode uint64) {
+		if spelling.ID(name) {
+			found[store.ID(name)] = inode
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	return found, nil
 }
 
 func (r *roots) markSnapshots(ctx context.Context, ids []store.ID) error {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // module collects one kind of object. Folder is where it lies below rootDir;
@@ -37,7 +37,7 @@ var handled = []string{"leases", "ingest", "names"}
 
 // each visits the entries of a folder of the store.
 func (c *collector) each(folder string, visit func(name, path string)) error {
-	err := store.EachEntry(c.st.Path(folder), func(name []byte, _ uint64) {
+	err := layout.EachEntry(c.st.Path(folder), func(name []byte, _ uint64) {
 		visit(string(name), c.st.Path(folder, string(name)))
 	})
 	if err != nil {
@@ -111,7 +111,7 @@ func listNames(folder string, batches chan<- []string) error {
 		batches <- names
 		text, ends = text[:0], ends[:0]
 	}
-	err := store.EachEntry(folder, func(name []byte, _ uint64) {
+	err := layout.EachEntry(folder, func(name []byte, _ uint64) {
 		text = append(text, name...)
 		if ends = append(ends, len(text)); len(ends) == namesAtOnce {
 			flush()

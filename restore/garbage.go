@@ -8,13 +8,14 @@ import (
 	"strconv"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // Garbage is the Source of journals: restores whose process died are undone. Forget
 // drops the network of a VM whose plugins cannot undo it.
 func (e *Engine) Garbage(forget func(ctx context.Context, vm string) error) garbage.Source {
 	return garbage.Source{Folder: "journals", Undo: func(ctx context.Context, u garbage.Undoing) error {
-		files, err := e.Store.JSONFiles("journals")
+		files, err := layout.JSONFiles(e.Store.Path("journals"))
 		if err != nil {
 			return err
 		}

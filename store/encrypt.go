@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	storelayout "github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -26,9 +27,6 @@ import (
 // The first snapshot that is encrypted makes the store's format version 2: older
 // programs keep away, and this one stores nothing in the clear any more unless
 // it is told to.
-
-// EncryptedVersion of the format file: snapshots are encrypted here.
-const EncryptedVersion = 2
 
 // specMacKey is the annotation of the manifest's config that authenticates the
 // spec of an encrypted snapshot.
@@ -48,12 +46,12 @@ func (s *Store) SealingKey() (*keyring.Key, error) {
 	if err != nil || k != nil || explicit {
 		return k, err
 	}
-	v, err := s.formatVersion()
+	v, err := s.at.Version()
 	if err != nil {
 		return nil, err
 	}
-	if v >= EncryptedVersion {
-		return nil, failure.Hint(failure.New(failure.Incompatible, "snapshots of store %s are encrypted, and no key file is configured", s.root),
+	if v >= storelayout.Encrypted {
+		return nil, failure.Hint(failure.New(failure.Incompatible, "snapshots of store %s are encrypted, and no key file is configured", s.at.Root()),
 			"name it with --key-file, COCOON_KEY_FILE or keyFile; --key-file none stores in the clear")
 	}
 	return nil, nil
@@ -61,10 +59,10 @@ func (s *Store) SealingKey() (*keyring.Key, error) {
 
 // markEncrypted makes the format version 2, before anything encrypted is kept.
 func (s *Store) markEncrypted() error {
-	if v, err := s.formatVersion(); err != nil || v >= EncryptedVersion {
+	if v, err := s.at.Version(); err != nil || v >= storelayout.Encrypted {
 		return err
 	}
-	if err := s.writeFormat(EncryptedVersion); err != nil {
+	if err := s.at.SetVersion(storelayout.Encrypted); err != nil {
 		return fmt.Errorf("mark the store as encrypted: %w", err)
 	}
 	durable.Step("store.encrypt.marked")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
 
 const fuzzID = "0123456789abcdef0123456789abcdef"
@@ -30,7 +31,7 @@ func FuzzNameLink(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, to string) {
 		for _, name := range []string{"web", "other"} {
-			path := s.Path(namesFolder, name)
+			path := s.Path(storelayout.Names, name)
 			_ = os.Remove(path)
 			if os.Symlink(to, path) != nil {
 				t.Skip("no link can lead there")
@@ -168,8 +169,8 @@ func FuzzFormat(f *testing.F) {
 		if err := os.WriteFile(s.Path("format"), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		v, err := s.formatVersion()
-		if err == nil && v != Version && v != EncryptedVersion {
+		v, err := s.at.Version()
+		if err == nil && v != storelayout.Plain && v != storelayout.Encrypted {
 			t.Errorf("version %d of %q", v, b)
 		}
 		lost := len(bytes.Trim(b, "\x00 \r\n\t")) == 0

@@ -14,8 +14,10 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
 )
 
 // Lease says what this process holds. Its file leases/<id> is locked for as
@@ -127,7 +129,7 @@ func (l *Lease) hold(ctx context.Context, lines ...string) error {
 		return nil
 	}
 	err := l.st.shared(ctx, func() error { return l.append(lines...) })
-	if l.reads && cannotWrite(err) {
+	if l.reads && durable.CannotWrite(err) {
 		return l.keepOut(ctx)
 	}
 	return err
@@ -269,4 +271,12 @@ func (s *Store) LeaseHoldings(ctx context.Context) ([]Holding, error) {
 		live = append(live, h)
 	}
 	return live, ctx.Err()
+}
+
+// checkID refuses what no snapshot or VM is called.
+func checkID(what, id string) error {
+	if !spelling.ID(id) {
+		return failure.New(failure.Damaged, "%s %.80q", what, id)
+	}
+	return nil
 }

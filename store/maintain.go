@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 )
@@ -52,7 +53,7 @@ func (s *Store) Survey(ctx context.Context, wait time.Duration, who string) (*Ma
 	if errors.Is(err, filelock.ErrLocked) || errors.Is(err, failure.Busy) {
 		return nil, s.keptOut()
 	}
-	if cannotWrite(err) {
+	if durable.CannotWrite(err) {
 		err = nil // no collector ever came, and none can
 	}
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
 
 // A snapshot's name stands in its meta.json. That no two have the same is what
@@ -38,7 +39,6 @@ import (
 // name, or from gc or repair.
 
 const (
-	namesFolder = "names"
 	// wholeMark is a link too: what loses the links of a store, such as a copy of
 	// plain files only, loses the mark with them.
 	wholeMark = ".whole"
@@ -62,7 +62,7 @@ func (s *Store) names(ctx context.Context, f func() error) error {
 // linked gives the snapshot to which the link of a name leads; "" where there is
 // no link, or something else in its place.
 func (s *Store) linked(name string) (ID, error) {
-	to, err := os.Readlink(s.Path(namesFolder, name))
+	to, err := os.Readlink(s.Path(storelayout.Names, name))
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EINVAL) {
 		return "", nil
 	}
@@ -149,7 +149,7 @@ func (s *Store) takeName(id ID, name string) error {
 	if err := s.link(id, name); err != nil {
 		return err
 	}
-	if err := durable.SyncDir(s.Path(namesFolder)); err != nil {
+	if err := durable.SyncDir(s.Path(storelayout.Names)); err != nil {
 		return fmt.Errorf("take name %q: %w", name, err)
 	}
 	durable.Step("store.name.taken")
@@ -183,7 +183,7 @@ func (s *Store) link(id ID, name string) error {
 // linkOrHolder makes the link of a name, or gives the snapshot that has it already;
 // "" where there is a stale one.
 func (s *Store) linkOrHolder(id ID, name string) (holder ID, err error) {
-	err = os.Symlink(linkStart+string(id), s.Path(namesFolder, name))
+	err = os.Symlink(linkStart+string(id), s.Path(storelayout.Names, name))
 	if errors.Is(err, os.ErrExist) {
 		return s.holder(name)
 	}
@@ -192,7 +192,7 @@ func (s *Store) linkOrHolder(id ID, name string) (holder ID, err error) {
 
 // relink makes a stale link anew.
 func (s *Store) relink(id ID, name string) error {
-	path := s.Path(namesFolder, name)
+	path := s.Path(storelayout.Names, name)
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("take name %q: %w", name, err)
 	}
@@ -205,7 +205,7 @@ func (s *Store) dropName(name string) (dropped bool) {
 	if nobodys, err := s.nobodys(name); err != nil || !nobodys {
 		return false
 	}
-	return os.Remove(s.Path(namesFolder, name)) == nil
+	return os.Remove(s.Path(storelayout.Names, name)) == nil
 }
 
 // nobodys says whether the link of a name leads to no snapshot that has it, or may
@@ -230,7 +230,7 @@ func (s *Store) namesWhole() bool {
 	if _, err := os.Lstat(s.formerNames()[0]); !errors.Is(err, os.ErrNotExist) {
 		return false // an earlier program gave names since
 	}
-	_, err := os.Readlink(s.Path(namesFolder, wholeMark))
+	_, err := os.Readlink(s.Path(storelayout.Names, wholeMark))
 	return err == nil
 }
 
@@ -250,7 +250,7 @@ func (s *Store) completeNames() error {
 			return fmt.Errorf("complete the names: %w", err)
 		}
 	}
-	if err := durable.SyncDir(s.Path(namesFolder)); err != nil {
+	if err := durable.SyncDir(s.Path(storelayout.Names)); err != nil {
 		return fmt.Errorf("complete the names: %w", err)
 	}
 	durable.Step("store.names.linked")
@@ -259,7 +259,7 @@ func (s *Store) completeNames() error {
 			return fmt.Errorf("complete the names: %w", err)
 		}
 	}
-	err = os.Symlink(linkStart, s.Path(namesFolder, wholeMark))
+	err = os.Symlink(linkStart, s.Path(storelayout.Names, wholeMark))
 	if errors.Is(err, os.ErrExist) {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
 
 // TestNamesAreGivenWithoutListingSnapshots: once the links are whole, neither who
@@ -46,7 +47,7 @@ func TestNamesAreGivenWithoutListingSnapshots(t *testing.T) {
 	if n := listed(); n > 0 {
 		t.Errorf("the folder was read %d times", n)
 	}
-	if err := os.Remove(s.Path(namesFolder, wholeMark)); err != nil {
+	if err := os.Remove(s.Path(storelayout.Names, wholeMark)); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.SetMeta(t.Context(), first, func(m *Meta) error { m.Name = "other"; return nil }); err != nil {
@@ -136,7 +137,7 @@ func TestADeadPublisherOrRenamerBindsNoName(t *testing.T) {
 	s := openTest(t)
 	id := mustPublish(t, s, "old", make([]byte, 4096)).ID
 	for _, left := range []struct{ name, to string }{{"unpublished", fuzzID}, {"unfinished", string(id)}} {
-		if err := os.Symlink(linkStart+left.to, s.Path(namesFolder, left.name)); err != nil {
+		if err := os.Symlink(linkStart+left.to, s.Path(storelayout.Names, left.name)); err != nil {
 			t.Fatal(err)
 		}
 	}

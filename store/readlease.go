@@ -2,13 +2,11 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 )
@@ -34,7 +32,7 @@ func (s *Store) LeaseToRead(ctx context.Context, purpose string) (*Lease, error)
 		l.reads = true
 		return l, nil
 	}
-	if !cannotWrite(err) {
+	if !durable.CannotWrite(err) {
 		return nil, err
 	}
 	l = &Lease{id: newID(), purpose: strings.ReplaceAll(purpose, "\n", " "), st: s, reads: true}
@@ -42,11 +40,6 @@ func (s *Store) LeaseToRead(ctx context.Context, purpose string) (*Lease, error)
 		return nil, err
 	}
 	return l, nil
-}
-
-// cannotWrite: the file system has no room or is read-only.
-func cannotWrite(err error) bool {
-	return errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }
 
 // keepOut takes gc.lock among readers. Where there is none, since no collector ever
@@ -58,7 +51,7 @@ func (l *Lease) keepOut(ctx context.Context) error {
 	var err error
 	for _, name := range []string{"gc.lock", "gate.lock"} {
 		l.out, err = filelock.Shared(ctx, l.st.Path(name))
-		if err == nil || !cannotWrite(err) {
+		if err == nil || !durable.CannotWrite(err) {
 			break
 		}
 	}

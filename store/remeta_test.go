@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
 
 // TestALostMetaIsDamage, however it was lost: nothing takes the snapshot for one
@@ -64,7 +65,7 @@ func TestALostMetaIsMadeAgain(t *testing.T) {
 	}{
 		"it was listed": {func(*Store) error { return nil }, "renamed", 1},
 		"nothing is known": {func(s *Store) error {
-			return errors.Join(s.DropDerived(t.Context()), os.Remove(s.Path(namesFolder, "renamed")))
+			return errors.Join(s.DropDerived(t.Context()), os.Remove(s.Path(storelayout.Names, "renamed")))
 		}, "", 0},
 		"nothing is derived":     {func(s *Store) error { return s.DropDerived(t.Context()) }, "renamed", 0},
 		"only its name is known": {func(s *Store) error { return os.Remove(s.summaryPath()) }, "renamed", 0},

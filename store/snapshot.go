@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"slices"
 
 	jsonv1 "github.com/go-json-experiment/json/v1"
 	"github.com/opencontainers/go-digest"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
 
 // Snapshot is a published snapshot as read from its folder.
@@ -162,6 +164,21 @@ func (sn *Snapshot) readManifest(b []byte) error {
 		sn.StoredBytes += d.Size
 	}
 	return nil
+}
+
+// IDs lists the snapshot folders, sorted; others' files are not ours to judge.
+func (s *Store) IDs() ([]ID, error) {
+	var ids []ID
+	err := storelayout.EachEntry(s.Path("snapshots"), func(name []byte, _ uint64) {
+		if spelling.ID(name) {
+			ids = append(ids, ID(name))
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	slices.Sort(ids)
+	return ids, nil
 }
 
 // List yields every snapshot; one that cannot be read yields an error and the

@@ -18,7 +18,7 @@ const spaceMargin = 16 << 20
 
 // free is what may still be written below the root, the margin not left out.
 func (s *Store) free() (int64, error) {
-	free, _, err := hostfacts.FreeBytes(s.root)
+	free, _, err := hostfacts.FreeBytes(s.at.Root())
 	return free, err
 }
 
@@ -35,7 +35,7 @@ func (s *Store) Require(n int64) error {
 		return err
 	}
 	if free < n+spaceMargin {
-		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s and %d must stay free, %d are free", n, s.root, int64(spaceMargin), free), s.makeRoom(n+spaceMargin-free))
+		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s and %d must stay free, %d are free", n, s.at.Root(), int64(spaceMargin), free), s.makeRoom(n+spaceMargin-free))
 	}
 	return nil
 }
@@ -216,7 +216,7 @@ func (s *Store) allocate(f *os.File, n int64) error {
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return f.Truncate(n)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s: %w", n, s.root, err), s.makeRoom(n))
+		return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed below %s: %w", n, s.at.Root(), err), s.makeRoom(n))
 	case err != nil:
 		return fmt.Errorf("reserve space: %w", err)
 	}

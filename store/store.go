@@ -6,6 +6,8 @@
 // lease; a lease is a locked file that says what a living process holds;
 // commit is the one rename that makes a snapshot exist.
 //
+// The folder itself, which it has and who may open it, is package layout's:
+//
 //	format                 {"format":"cocoon-store","version":1}; 2 where snapshots
 //	                       are encrypted
 //	identity               which of the stores of this host it is: package owner
@@ -33,30 +35,13 @@ package store
 
 import (
 	"context"
-	"fmt"
-	"path/filepath"
-	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
-	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
-	"github.com/cocoonv2/cocoon/internal/base/private"
+	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
-
-// Version of the layout that this program writes; it reads EncryptedVersion too.
-const Version = 1
-
-// Folders of a store, below its root; gc has a collector for each.
-func Folders() []string {
-	return []string{
-		"snapshots", "blobs/sha256", "images/blobs/sha256", "vms", "ingest",
-		"leases", "pins", "trash", namesFolder, "cache/memory", "cache/fingerprints", "journals", "network",
-	}
-}
 
 // Options of Open.
 type Options struct {
@@ -70,16 +55,13 @@ type Options struct {
 
 // Store is an open store. It holds no lock and no descriptor between calls.
 type Store struct {
-	root      string
+	at        *storelayout.Layout
 	maxBytes  int64
 	keys      *keyring.Ring
 	locks     filelock.Pair
 	onCommit  func(context.Context, *Snapshot)
 	onRemove  func(context.Context, ID)
 	onReplace func(old, now *Snapshot, live []Holding) error
-
-	ownerMu sync.Mutex
-	owner   owner.Mark // once it was asked for
 }
 
 // The documents of a store.
@@ -103,55 +85,21 @@ const (
 // Open checks the store at root, which may be a link to where it lies, and makes
 // it first if asked to. failure.NotFound where there is none.
 func Open(ctx context.Context, root string, o Options) (*Store, error) {
-	root, err := resolve(root)
+	at, err := storelayout.Open(ctx, root, o.Create)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{root: root, maxBytes: o.MaxBytes, keys: o.Keys, locks: filelock.Pair{Gate: filepath.Join(root, "gate.lock"), Store: filepath.Join(root, "store.lock")}}
-	if err := s.find(ctx, o.Create); err != nil {
-		return nil, err
-	}
-	if _, err := s.formatVersion(); err != nil { // before any advice to change modes
-		return nil, err
-	}
-	for _, path := range guarded(root) {
-		if err := checkFolder(path, private.Others); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.makeFolders(ctx); err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
-// networkFS are file systems whose locks or renames do not hold what is
-// promised here, by statfs magic (linux/magic.h).
-func networkFS(magic int64) string {
-	return map[int64]string{
-		0x6969: "NFS", 0x01021997: "9p", 0x65735546: "FUSE", 0x517b: "SMB", 0xff534d42: "CIFS", 0xfe534d42: "SMB2",
-		0x5346414f: "AFS", 0x6b414653: "AFS", 0x00c36400: "Ceph", 0x73757245: "Coda", 0x0bd00bd0: "Lustre", 0x47504653: "GPFS",
-	}[magic&0xffffffff]
-}
-
-func checkFileSystem(root string) error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(root, &fs); err != nil {
-		return fmt.Errorf("open store %s: %w", root, err)
-	}
-	if name := networkFS(int64(fs.Type)); name != "" {
-		return failure.Hint(failure.New(failure.Incompatible, "store %s is on %s, which does not keep locks and renames", root, name), "use a local file system")
-	}
-	return nil
+	return &Store{at: at, maxBytes: o.MaxBytes, keys: o.Keys, locks: filelock.Pair{Gate: at.Path("gate.lock"), Store: at.Path("store.lock")}}, nil
 }
 
 // Root is the store's folder.
-func (s *Store) Root() string { return s.root }
+func (s *Store) Root() string { return s.at.Root() }
 
 // Path joins elements below the root.
-func (s *Store) Path(elem ...string) string {
-	return filepath.Join(append([]string{s.root}, elem...)...)
-}
+func (s *Store) Path(elem ...string) string { return s.at.Path(elem...) }
+
+// Owner is the mark of this store on what it makes outside of its folder.
+func (s *Store) Owner(ctx context.Context) (owner.Mark, error) { return s.at.Owner(ctx) }
 
 // Locks are the gate and the store lock.
 func (s *Store) Locks() filelock.Pair { return s.locks }

@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
 
 func openTest(t testing.TB) *Store {
@@ -284,7 +285,7 @@ func TestAStoreOpenToOthersIsRefused(t *testing.T) {
 	if err := errors.Join(os.Chmod(dir, 0o755), open(), open()); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range append(Folders(), "", "blobs", "images", "cache") {
+	for _, f := range append(storelayout.Folders(), "", "blobs", "images", "cache") {
 		path := filepath.Join(dir, f)
 		for _, mode := range []os.FileMode{0o710, 0o701, 0o720, 0o755, 0o777} {
 			if err := os.Chmod(path, mode); err != nil {
@@ -294,7 +295,7 @@ func TestAStoreOpenToOthersIsRefused(t *testing.T) {
 			if !errors.Is(err, failure.Incompatible) || !strings.Contains(failure.HintOf(err), "chmod 700 "+path) {
 				t.Errorf("%s with mode %o: %v, hint %q", f, mode, err, failure.HintOf(err))
 			}
-			if mended, err := MakePrivate(dir); err != nil || len(mended) != 1 || mended[0] != path {
+			if mended, err := storelayout.MakePrivate(dir); err != nil || len(mended) != 1 || mended[0] != path {
 				t.Errorf("%s with mode %o: mended %q, %v", f, mode, mended, err)
 			}
 			if err := open(); err != nil {
@@ -306,7 +307,7 @@ func TestAStoreOpenToOthersIsRefused(t *testing.T) {
 	if err := os.Chmod(stranger, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if mended, err := MakePrivate(stranger); err != nil || len(mended) > 0 {
+	if mended, err := storelayout.MakePrivate(stranger); err != nil || len(mended) > 0 {
 		t.Errorf("a folder that is no store: mended %q, %v", mended, err)
 	}
 	trash := filepath.Join(dir, "trash")

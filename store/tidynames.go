@@ -8,13 +8,15 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
 
 // linkedNames lists the names that have a link, sorted. What else lies in the
 // folder is not ours.
 func (s *Store) linkedNames() ([]string, error) {
 	var all []string
-	err := EachEntry(s.Path(namesFolder), func(name []byte, _ uint64) {
+	err := storelayout.EachEntry(s.Path(storelayout.Names), func(name []byte, _ uint64) {
 		if n := string(name); ValidateName(n) == nil {
 			all = append(all, n)
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/runfolder"
 	"github.com/cocoonv2/cocoon/internal/engine/doctor"
 	"github.com/cocoonv2/cocoon/internal/engine/house"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 func newSystemDoctor(a *app) *cobra.Command {
@@ -122,7 +122,7 @@ func (a *app) closeToOthers() error {
 	if err != nil {
 		return err
 	}
-	mended, err := store.MakePrivate(root)
+	mended, err := layout.MakePrivate(root)
 	run := runfolder.New(a.set("runDir"), nil)
 	closed, rerr := run.MakePrivate()
 	if closed && rerr == nil {

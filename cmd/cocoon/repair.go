@@ -7,6 +7,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 
@@ -64,7 +65,7 @@ func newSystemRepair(a *app) *cobra.Command {
 
 // remake comes before the store is opened, which is refused until then.
 func (a *app) remake(ctx context.Context, dryRun bool) ([]repair.Action, error) {
-	made, err := store.Remake(ctx, a.set("rootDir"), dryRun)
+	made, err := layout.Remake(ctx, a.set("rootDir"), dryRun)
 	var actions []repair.Action
 	for _, m := range made {
 		actions = append(actions, repair.Action{Object: m.Object, What: m.How})

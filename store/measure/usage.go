@@ -14,10 +14,12 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
-	"github.com/cocoonv2/cocoon/store"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
+	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // Occupied counts files and the bytes that they occupy on disk: holes cost
@@ -80,7 +82,7 @@ func Count(ctx context.Context, st *store.Store) (*Usage, error) {
 	}
 	c := &counter{usage: u, root: st.Root(), blobs: blobs, inodes: map[inode]bool{}}
 	// The cache comes before the VMs, which have further names of its files.
-	for _, f := range append([]string{"cache/memory"}, store.Folders()...) {
+	for _, f := range append([]string{"cache/memory"}, layout.Folders()...) {
 		if err := c.walk(ctx, st.Path(f)); err != nil {
 			return nil, err
 		}

@@ -202,3 +202,8 @@ func ignoreMissing(err error) error {
 	}
 	return err
 }
+
+// CannotWrite says that the file system has no room or is read-only.
+func CannotWrite(err error) bool {
+	return errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+}

@@ -29,6 +29,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // Store of images, inside a snapshot store.
@@ -182,7 +183,7 @@ func decode(b []byte, name string) (*Record, error) {
 func Garbage(st *store.Store) garbage.Source {
 	return garbage.Source{
 		Folder: "images",
-		Files:  func() ([]string, error) { return st.JSONFiles("images") },
+		Files:  func() ([]string, error) { return layout.JSONFiles(st.Path("images")) },
 		Read: func(path string) (garbage.Root, error) {
 			b, err := recordFile.Read(path)
 			if err != nil {

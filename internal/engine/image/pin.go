@@ -16,6 +16,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // Pin is pins/<id>.json: what the operator wants to keep, whatever else names it.
@@ -79,7 +80,7 @@ func readPin(path string) (*Pin, error) {
 func Pins(st *store.Store) garbage.Source {
 	return garbage.Source{
 		Folder: "pins",
-		Files:  func() ([]string, error) { return st.JSONFiles("pins") },
+		Files:  func() ([]string, error) { return layout.JSONFiles(st.Path("pins")) },
 		Read: func(path string) (garbage.Root, error) {
 			p, err := readPin(path)
 			if err != nil {
@@ -92,7 +93,7 @@ func Pins(st *store.Store) garbage.Source {
 
 // Pins lists the pins, by id. Beside an error there may be more.
 func (i *Store) Pins(ctx context.Context) ([]*Pin, error) {
-	files, err := i.st.JSONFiles("pins")
+	files, err := layout.JSONFiles(i.st.Path("pins"))
 	if err != nil {
 		return nil, err
 	}

@@ -36,6 +36,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/fingerprint"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
@@ -219,7 +220,7 @@ func List(st *store.Store) ([]File, error) {
 	}
 	started := time.Now().Add(-time.Duration(up.Uptime) * time.Second)
 	var all []File
-	err := store.EachEntry(st.Path("cache", "fingerprints"), func(name []byte, _ uint64) {
+	err := layout.EachEntry(st.Path("cache", "fingerprints"), func(name []byte, _ uint64) {
 		if !spelling.Hex(name, 64) {
 			return
 		}

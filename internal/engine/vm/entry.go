@@ -14,7 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 	"github.com/cocoonv2/cocoon/internal/base/runfolder"
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // Files in the entry of a VM, see package runfolder.
@@ -28,7 +28,7 @@ const (
 // CheckRunFolder refuses a run folder that is not ours alone, and one that is a
 // folder of a store: each would take the other's things for its own.
 func (m *Manager) CheckRunFolder() error {
-	if root := store.Around(m.run.Path()); root != "" {
+	if root := layout.Around(m.run.Path()); root != "" {
 		return failure.Hint(failure.New(failure.Usage, "run folder: %s is of the store in %s", m.run.Path(), root), "choose a folder outside of it with --run-dir")
 	}
 	return m.run.Check()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // collected are the VMs of a store as a collector sees them.
@@ -63,7 +64,7 @@ func (c *collected) folders(r garbage.Run) error {
 // each visits the folders of VMs.
 func (c *collected) each(visit func(id string, key garbage.Key) error) error {
 	var errs []error
-	err := store.EachEntry(c.st.Path("vms"), func(name []byte, _ uint64) {
+	err := layout.EachEntry(c.st.Path("vms"), func(name []byte, _ uint64) {
 		if key, ok := garbage.VMKey(string(name)); ok {
 			errs = append(errs, visit(string(name), key))
 		}

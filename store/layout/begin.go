@@ -1,4 +1,4 @@
-package store
+package layout
 
 import (
 	"context"
@@ -17,29 +17,29 @@ import (
 
 // find looks for the store at root, and makes it where there is none and it is
 // wanted. It judges the folder itself, nothing in it.
-func (s *Store) find(ctx context.Context, create bool) error {
-	if _, err := os.Lstat(s.root); errors.Is(err, os.ErrNotExist) {
+func (l *Layout) find(ctx context.Context, create bool) error {
+	if _, err := os.Lstat(l.root); errors.Is(err, os.ErrNotExist) {
 		if !create {
-			return s.none("there is no such folder")
+			return l.none("there is no such folder")
 		}
-		if err := durable.Mkdir(s.root, 0o700); err != nil {
+		if err := durable.Mkdir(l.root, 0o700); err != nil {
 			return fmt.Errorf("make store: %w", err)
 		}
 	}
-	if err := errors.Join(checkFolder(s.root, 0), checkFileSystem(s.root)); err != nil {
+	if err := errors.Join(checkFolder(l.root, 0), checkFileSystem(l.root)); err != nil {
 		return err
 	}
-	begun, err := s.begun()
+	begun, err := l.begun()
 	if err == nil && !begun {
 		if !create {
-			return s.none("the folder is empty; is its disk mounted?")
+			return l.none("the folder is empty; is its disk mounted?")
 		}
-		err = s.begin(ctx)
+		err = l.begin(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	return checkFolder(s.root, othersWrite)
+	return checkFolder(l.root, othersWrite)
 }
 
 // othersWrite are the rights with which others could change what is read here.
@@ -47,32 +47,32 @@ const othersWrite = 0o022
 
 // begun tells a store from a folder in which one can be made. It refuses what is
 // neither: nothing is made in somebody's home, and no advice given to change it.
-func (s *Store) begun() (bool, error) {
-	if s.hasFormat() {
+func (l *Layout) begun() (bool, error) {
+	if l.hasFormat() {
 		return true, nil
 	}
-	entries, err := os.ReadDir(s.root)
+	entries, err := os.ReadDir(l.root)
 	if err != nil {
 		return false, err
 	}
-	lost := s.hasFolders()
-	if s.hasFormat() {
+	lost := l.hasFolders()
+	if l.hasFormat() {
 		return true, nil // another process made the store between the two looks
 	}
 	if lost {
-		return false, s.lostFormat("is missing")
+		return false, l.lostFormat("is missing")
 	}
 	for _, e := range entries {
 		if !beginning(e.Name()) {
-			return false, failure.Hint(failure.New(failure.Incompatible, "%s is no cocoon store and not empty", s.root), "choose another folder with --root-dir")
+			return false, failure.Hint(failure.New(failure.Incompatible, "%s is no cocoon store and not empty", l.root), "choose another folder with --root-dir")
 		}
 	}
 	return false, nil
 }
 
-// hasFormat says no more than that: what the file is, formatVersion says.
-func (s *Store) hasFormat() bool {
-	_, err := os.Lstat(s.Path("format"))
+// hasFormat says no more than that: what the file is, Version says.
+func (l *Layout) hasFormat() bool {
+	_, err := os.Lstat(l.Path("format"))
 	return !errors.Is(err, os.ErrNotExist)
 }
 
@@ -82,32 +82,32 @@ func beginning(name string) bool {
 	return name == "lost+found" || name == owner.File || strings.HasPrefix(name, ".tmp-format-") || strings.HasPrefix(name, ".tmp-"+owner.File+"-")
 }
 
-func (s *Store) none(why string) error {
-	return failure.Hint(failure.New(failure.NotFound, "no store at %s: %s", s.root, why),
+func (l *Layout) none(why string) error {
+	return failure.Hint(failure.New(failure.NotFound, "no store at %s: %s", l.root, why),
 		"cocoon system init makes one; vm create, image import, snapshot import and snapshot pull do so by themselves")
 }
 
 // begin makes a store of an empty folder. Of several processes one does; format
 // is the last that is written, so a crash before it leaves an empty folder.
-func (s *Store) begin(ctx context.Context) error {
-	if err := checkFolder(s.root, othersWrite); err != nil {
+func (l *Layout) begin(ctx context.Context) error {
+	if err := checkFolder(l.root, othersWrite); err != nil {
 		return err
 	}
-	lock, err := filelock.ExclusiveFolder(ctx, s.root)
+	lock, err := filelock.ExclusiveFolder(ctx, l.root)
 	if err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
 	defer lock.Unlock()
-	if begun, err := s.begun(); err != nil || begun {
+	if begun, err := l.begun(); err != nil || begun {
 		return err
 	}
-	if err := os.Chmod(s.root, 0o700); err != nil {
+	if err := os.Chmod(l.root, 0o700); err != nil {
 		return err
 	}
-	if _, err := owner.Give(s.root); err != nil {
+	if _, err := owner.Give(l.root); err != nil {
 		return err
 	}
-	if err := s.writeFormat(Version); err != nil {
+	if err := l.SetVersion(Plain); err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
 	return nil
@@ -116,30 +116,30 @@ func (s *Store) begin(ctx context.Context) error {
 // Owner is the mark of this store on what it makes outside of its folder. A store
 // that has no identity, or was copied here, gets one. One that cannot be written
 // has none, and owns nothing: the zero Mark.
-func (s *Store) Owner(ctx context.Context) (owner.Mark, error) {
-	s.ownerMu.Lock()
-	defer s.ownerMu.Unlock()
-	if s.owner != (owner.Mark{}) {
-		return s.owner, nil
+func (l *Layout) Owner(ctx context.Context) (owner.Mark, error) {
+	l.ownerMu.Lock()
+	defer l.ownerMu.Unlock()
+	if l.owner != (owner.Mark{}) {
+		return l.owner, nil
 	}
-	id, err := owner.Read(s.root)
+	id, err := owner.Read(l.root)
 	if err == nil && id == "" {
-		id, err = s.giveIdentity(ctx)
+		id, err = l.giveIdentity(ctx)
 	}
 	if errors.Is(err, unix.EROFS) {
 		return owner.Mark{}, nil
 	}
 	if err == nil {
-		s.owner, err = owner.At(s.root, id)
+		l.owner, err = owner.At(l.root, id)
 	}
-	return s.owner, err
+	return l.owner, err
 }
 
-func (s *Store) giveIdentity(ctx context.Context) (string, error) {
-	lock, err := filelock.ExclusiveFolder(ctx, s.root)
+func (l *Layout) giveIdentity(ctx context.Context) (string, error) {
+	lock, err := filelock.ExclusiveFolder(ctx, l.root)
 	if err != nil {
 		return "", err
 	}
 	defer lock.Unlock()
-	return owner.Give(s.root)
+	return owner.Give(l.root)
 }

@@ -1,4 +1,4 @@
-package store
+package layout
 
 import (
 	"encoding/binary"
@@ -19,7 +19,7 @@ func TestNetworkFileSystemsAreRefused(t *testing.T) {
 	if err := mountFUSE(t, dir); err != nil {
 		t.Skipf("no FUSE file system can be mounted here: %v", err)
 	}
-	_, err := Open(t.Context(), dir, Options{Create: true})
+	_, err := Open(t.Context(), dir, true)
 	if !errors.Is(err, failure.Incompatible) || !strings.Contains(err.Error(), "FUSE") || failure.HintOf(err) == "" {
 		t.Errorf("store on FUSE: %v (hint %q), want incompatible and what to do", err, failure.HintOf(err))
 	}

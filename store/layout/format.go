@@ -1,4 +1,4 @@
-package store
+package layout
 
 import (
 	"bytes"
@@ -30,46 +30,47 @@ type formatFile struct {
 	Version int    `json:"version"`
 }
 
-func (s *Store) writeFormat(version int) error {
+// SetVersion writes the format file.
+func (l *Layout) SetVersion(version int) error {
 	b, err := json.Marshal(formatFile{"cocoon-store", version})
 	if err != nil {
 		return err
 	}
-	return formatDocument.Write(s.Path("format"), b, 0o600)
+	return formatDocument.Write(l.Path("format"), b, 0o600)
 }
 
-// formatVersion reads the format file and refuses what is unknown.
-func (s *Store) formatVersion() (int, error) {
-	b, err := formatDocument.Read(s.Path("format"))
+// Version reads the format file and refuses what is unknown.
+func (l *Layout) Version() (int, error) {
+	b, err := formatDocument.Read(l.Path("format"))
 	if err != nil {
 		return 0, fmt.Errorf("open store: %w", err)
 	}
-	if len(bytes.Trim(b, "\x00 \r\n\t")) == 0 && s.hasFolders() {
-		return 0, s.lostFormat("is empty")
+	if len(bytes.Trim(b, "\x00 \r\n\t")) == 0 && l.hasFolders() {
+		return 0, l.lostFormat("is empty")
 	}
 	var f formatFile
-	if err := json.Unmarshal(b, &f); err != nil && s.hasFolders() {
-		return 0, failure.Hint(failure.New(failure.Incompatible, "%s is no cocoon store: what its file format says, this program never wrote", s.root),
+	if err := json.Unmarshal(b, &f); err != nil && l.hasFolders() {
+		return 0, failure.Hint(failure.New(failure.Incompatible, "%s is no cocoon store: what its file format says, this program never wrote", l.root),
 			"if the file was damaged: remove it, and run cocoon system repair")
 	}
 	if f.Format != "cocoon-store" {
-		return 0, failure.New(failure.Incompatible, "%s is no cocoon store", s.root)
+		return 0, failure.New(failure.Incompatible, "%s is no cocoon store", l.root)
 	}
-	if f.Version != Version && f.Version != EncryptedVersion {
-		return 0, failure.New(failure.Incompatible, "store %s has version %d, this program knows %d and %d", s.root, f.Version, Version, EncryptedVersion)
+	if f.Version != Plain && f.Version != Encrypted {
+		return 0, failure.New(failure.Incompatible, "store %s has version %d, this program knows %d and %d", l.root, f.Version, Plain, Encrypted)
 	}
 	return f.Version, nil
 }
 
-func (s *Store) lostFormat(how string) error {
-	return failure.Hint(failure.New(failure.Damaged, "store %s: its file format %s, its folders are there", s.root, how), "cocoon system repair makes it again")
+func (l *Layout) lostFormat(how string) error {
+	return failure.Hint(failure.New(failure.Damaged, "store %s: its file format %s, its folders are there", l.root, how), "cocoon system repair makes it again")
 }
 
 // hasFolders: most folders of a store are there, and nobody else's are called so.
-func (s *Store) hasFolders() bool {
+func (l *Layout) hasFolders() bool {
 	have, all := 0, Folders()
 	for _, f := range all {
-		if fi, err := os.Lstat(s.Path(f)); err == nil && fi.IsDir() {
+		if fi, err := os.Lstat(l.Path(f)); err == nil && fi.IsDir() {
 			have++
 		}
 	}
@@ -86,8 +87,8 @@ func Remake(ctx context.Context, root string, dryRun bool) ([]Remade, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{root: root}
-	if !s.hasFolders() || checkFolder(root, othersWrite) != nil {
+	l := &Layout{root: root}
+	if !l.hasFolders() || checkFolder(root, othersWrite) != nil {
 		return nil, nil // Open says what is wrong
 	}
 	lock, err := filelock.ExclusiveFolder(ctx, root)
@@ -95,37 +96,37 @@ func Remake(ctx context.Context, root string, dryRun bool) ([]Remade, error) {
 		return nil, err
 	}
 	defer lock.Unlock()
-	_, err = s.begun()
+	_, err = l.begun()
 	if err == nil {
-		_, err = s.formatVersion()
+		_, err = l.Version()
 	}
 	var made []Remade
 	switch {
 	case errors.Is(err, failure.Damaged):
-		if made, err = s.remakeFormat(ctx, dryRun); err != nil {
+		if made, err = l.remakeFormat(ctx, dryRun); err != nil {
 			return nil, err
 		}
 	case err != nil:
 		return nil, nil // another's, or of another version
 	}
-	folders, err := s.remakeFolders(dryRun)
+	folders, err := l.remakeFolders(dryRun)
 	return append(made, folders...), err
 }
 
-func (s *Store) remakeFormat(ctx context.Context, dryRun bool) ([]Remade, error) {
-	version, err := s.versionOfBlobs(ctx)
+func (l *Layout) remakeFormat(ctx context.Context, dryRun bool) ([]Remade, error) {
+	version, err := l.versionOfBlobs(ctx)
 	if err != nil || dryRun {
 		return []Remade{{"format", fmt.Sprintf("would be made again: version %d by what is stored", version)}}, err
 	}
-	return []Remade{{"format", fmt.Sprintf("made again: version %d by what is stored", version)}}, s.writeFormat(version)
+	return []Remade{{"format", fmt.Sprintf("made again: version %d by what is stored", version)}}, l.SetVersion(version)
 }
 
 // versionOfBlobs: whatever is encrypted has a blob that begins so.
-func (s *Store) versionOfBlobs(ctx context.Context) (int, error) {
-	version := Version
-	err := EachEntry(s.Path("blobs", "sha256"), func(name []byte, _ uint64) {
-		if version == Version && ctx.Err() == nil && encryptedBlob(s.Path("blobs", "sha256", string(name))) {
-			version = EncryptedVersion
+func (l *Layout) versionOfBlobs(ctx context.Context) (int, error) {
+	version := Plain
+	err := EachEntry(l.Path("blobs", "sha256"), func(name []byte, _ uint64) {
+		if version == Plain && ctx.Err() == nil && encryptedBlob(l.Path("blobs", "sha256", string(name))) {
+			version = Encrypted
 		}
 	})
 	if errors.Is(err, os.ErrNotExist) {

@@ -1,4 +1,4 @@
-package store
+package layout
 
 import (
 	"errors"
@@ -29,7 +29,7 @@ func emptied(t *testing.T) string {
 func TestReadingMakesNoStore(t *testing.T) {
 	dir := emptied(t)
 	for _, root := range []string{filepath.Join(dir, "none"), dir} {
-		_, err := Open(t.Context(), root, Options{})
+		_, err := Open(t.Context(), root, false)
 		if !errors.Is(err, failure.NotFound) || !strings.Contains(failure.HintOf(err), "cocoon system init") {
 			t.Errorf("%s: %v (hint %q)", root, err, failure.HintOf(err))
 		}
@@ -52,7 +52,7 @@ func TestAStoreIsMadeOfWhatAnEmptyFolderHas(t *testing.T) {
 		if err := make(dir); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(t.Context(), dir, Options{Create: true}); err != nil {
+		if _, err := Open(t.Context(), dir, true); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -61,7 +61,7 @@ func TestAStoreIsMadeOfWhatAnEmptyFolderHas(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, create := range []bool{true, false} {
-		if _, err := Open(t.Context(), dir, Options{Create: create}); !errors.Is(err, failure.Incompatible) {
+		if _, err := Open(t.Context(), dir, create); !errors.Is(err, failure.Incompatible) {
 			t.Errorf("somebody's folder, create %t: %v", create, err)
 		}
 	}
@@ -74,8 +74,8 @@ func TestOneOfManyMakesTheStore(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range ids {
 			all.Go(func() {
-				var s *Store
-				if s, errs[i] = Open(t.Context(), dir, Options{Create: true}); errs[i] == nil {
+				var s *Layout
+				if s, errs[i] = Open(t.Context(), dir, true); errs[i] == nil {
 					m, err := s.Owner(t.Context())
 					ids[i], errs[i] = m.Store, err
 				}
@@ -101,7 +101,7 @@ func TestAStoreMayBeALink(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, root := range []string{link, link + "/"} {
-		s, err := Open(t.Context(), root, Options{Create: true})
+		s, err := Open(t.Context(), root, true)
 		if err != nil || s.Root() != lies {
 			t.Fatalf("%s: %v", root, err)
 		}
@@ -109,7 +109,7 @@ func TestAStoreMayBeALink(t *testing.T) {
 	if err := os.Chmod(lies, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Open(t.Context(), link, Options{})
+	_, err := Open(t.Context(), link, false)
 	if !errors.Is(err, failure.Incompatible) || !strings.Contains(failure.HintOf(err), "chmod 700 "+lies) {
 		t.Errorf("behind the link it is open to others: %v (hint %q)", err, failure.HintOf(err))
 	}
@@ -119,7 +119,7 @@ func TestAStoreMayBeALink(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(link), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	_, err = Open(t.Context(), link, Options{})
+	_, err = Open(t.Context(), link, false)
 	if !errors.Is(err, failure.Incompatible) || !strings.Contains(failure.HintOf(err), "chmod go-w "+filepath.Dir(link)) {
 		t.Errorf("the folder of the link can be written to by others: %v (hint %q)", err, failure.HintOf(err))
 	}
@@ -131,7 +131,7 @@ func TestAFolderOfEverybodyIsNotToBeClosed(t *testing.T) {
 	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Open(t.Context(), dir, Options{Create: true})
+	_, err := Open(t.Context(), dir, true)
 	if hint := failure.HintOf(err); !errors.Is(err, failure.Incompatible) || strings.Contains(hint, "chmod") || hint == "" {
 		t.Errorf("%v (hint %q)", err, hint)
 	}
@@ -141,9 +141,9 @@ func TestAFolderOfEverybodyIsNotToBeClosed(t *testing.T) {
 // one that cannot be written owns nothing.
 func TestACopyIsAnotherStore(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "root")
-	open := func(root string) *Store {
+	open := func(root string) *Layout {
 		t.Helper()
-		s, err := Open(t.Context(), root, Options{Create: true})
+		s, err := Open(t.Context(), root, true)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,9 @@
+package layout
+
+import (
+	"testing"
+
+	"github.com/cocoonv2/cocoon/internal/test/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
