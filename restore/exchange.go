@@ -148,7 +148,7 @@ func (t *Trial) future() *vm.Record {
 	rec.Process, rec.Disks = nil, slices.Clone(rec.Disks)
 	for i, d := range rec.Disks {
 		if d.File != "" {
-			rec.Disks[i].File = fmt.Sprintf("disk-%d.%s.raw", d.Index, t.rec.ID[:8]) // not one that the VM has
+			rec.Disks[i].File = vm.DiskFileOf(d.Index, t.rec.ID) // not one that the VM has
 		}
 	}
 	return &rec

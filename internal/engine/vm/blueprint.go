@@ -2,6 +2,7 @@ package vm
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -112,3 +113,11 @@ func standsOn(rec *Record) []digest.Digest {
 
 // diskFile names a disk in the folder of its VM: never as a snapshot would.
 func diskFile(index int) string { return fmt.Sprintf("disk-%d.raw", index) }
+
+// DiskFileOf names a disk that comes from another VM, which has this id, so that both
+// can lie in one folder.
+func DiskFileOf(index int, id string) string { return fmt.Sprintf("disk-%d.%s.raw", index, id[:8]) }
+
+// madeDisk are the names that disks are given here. Other files beside them, such as
+// a copy, are the operator's.
+var madeDisk = regexp.MustCompile(`^disk-[0-9]+(\.[0-9a-f]{8})?\.raw$`)

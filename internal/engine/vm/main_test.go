@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"runtime"
@@ -8,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 	"github.com/cocoonv2/cocoon/internal/test/leaktest"
 )
 
@@ -24,6 +26,13 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		}()
 		_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+	}
+	if len(os.Args) > 1 && os.Args[1] == keeper.Verb { // of a VMM that a test started
+		if err := keeper.Main(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	leaktest.Main(m)
 }

@@ -215,7 +215,7 @@ func (m *Manager) DropStrayDisks(rec *Record) error {
 		named[d.File] = true
 	}
 	for _, path := range found {
-		if !named[filepath.Base(path)] {
+		if name := filepath.Base(path); madeDisk.MatchString(name) && !named[name] {
 			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
