@@ -85,7 +85,7 @@ func (m *Manager) Start(ctx context.Context, ref string, o StartOptions) (*Recor
 	}
 	defer unlock()
 	if rec.Process != nil || rec.Sleep != nil {
-		m.Look(ctx, rec)
+		m.lookLocked(ctx, rec)
 		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State), startHint(rec))
 	}
 	if err := m.MayRun(ctx, rec.ID); err != nil {

@@ -76,15 +76,33 @@ func (m *Manager) Look(ctx context.Context, recs ...*Record) {
 }
 
 func (m *Manager) look(ctx context.Context, rec *Record) {
+	err := m.glance(ctx, rec)
+	if held, lerr := filelock.Held(filepath.Join(m.Dir(rec.ID), lockFile)); lerr == nil && !held {
+		m.trouble(ctx, rec, err)
+	}
+}
+
+// lookLocked is Look for a verb that holds the VM's lock itself.
+func (m *Manager) lookLocked(ctx context.Context, rec *Record) {
+	if rec.Process != nil && rec.Sleep == nil {
+		m.trouble(ctx, rec, m.glance(ctx, rec))
+	}
+}
+
+// glance is the state that a VMM says at once.
+func (m *Manager) glance(ctx context.Context, rec *Record) error {
 	ctx, cancel := patience.Bound(ctx, m.o.Patience.Glance())
 	defer cancel()
 	info, err := m.Client(rec).Info(ctx)
 	if err == nil {
 		rec.State = StateOf(info)
 	}
-	if held, lerr := filelock.Held(filepath.Join(m.Dir(rec.ID), lockFile)); lerr != nil || held {
-		return
-	}
+	return err
+}
+
+// trouble is that of a VMM which no other command is at work with; err is what came
+// of a glance.
+func (m *Manager) trouble(ctx context.Context, rec *Record, err error) {
 	if d := m.readDebt(ctx, rec.ID); d != nil {
 		rec.Trouble = d.Trouble // also when it says Running, see chsnap: while it migrates it is not to be believed
 	}
