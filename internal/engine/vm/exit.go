@@ -67,7 +67,11 @@ func (m *Manager) exitOf(id string, p *Process) *Exit {
 	if p.BootID != "" && p.BootID != bootID() {
 		return &Exit{Reason: HostRestarted}
 	}
-	end := m.endOf(id, p)
+	return exitAs(m.endOf(id, p))
+}
+
+// exitAs is how a VMM ended of which its keeper saw this; nil is nothing.
+func exitAs(end *keeper.End) *Exit {
 	e := &Exit{Reason: Unseen}
 	e.seen(end)
 	switch {
