@@ -97,6 +97,7 @@ func newHostileStore(t *testing.T, seed, text string, sample *rand.Rand) *hostil
 		t.Fatalf("%v: %s", err, out)
 	}
 	s := &hostileStore{t: t, root: filepath.Join(dir, "root"), run: filepath.Join(dir, "run"), text: text, script: filepath.Join(dir, "vmm"), sample: sample}
+	t.Cleanup(func() { leaveNoRooms(s.root) })
 	script := []byte("#!/bin/sh\ncat <<'END'\ncloud-hypervisor v53.0.0" + strings.ReplaceAll(text, "\x00", "") + "\nEND\n[ \"$1\" = --version ]\n")
 	if err := programtest.Write(s.script, script); err != nil {
 		t.Fatal(err)
