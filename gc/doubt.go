@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // Doubtful is what no root names, and what may all the same be the last that there
@@ -118,7 +119,7 @@ func (c *collector) tellOld() {
 
 // doubtBed reports a snapshot on which a VM slept of which nobody knows whether it
 // was woken: it may be the only copy of its RAM.
-func (c *collector) doubtBed(b store.Bed) {
+func (c *collector) doubtBed(b sleep.Bed) {
 	key := doubtKey(garbage.Snapshot, string(b.Snapshot))
 	since := c.started
 	if c.mem.known != nil {

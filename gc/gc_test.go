@@ -30,11 +30,12 @@ import (
 	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 	"github.com/cocoonv2/cocoon/store/repair"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 func open(t testing.TB, root string) *store.Store {
 	t.Helper()
-	s, err := store.Open(context.Background(), root, store.Options{Create: true})
+	s, err := store.Open(context.Background(), root, store.Options{Create: true, Veto: sleep.Veto})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 const otherVM = "fedcba9876543210fedcba9876543210"
@@ -61,8 +62,8 @@ func suspend(t *testing.T, f full, woken int) {
 	t.Helper()
 	rec := vm.Record{Version: 1, ID: otherVM, Name: "asleep", State: "running", Woken: woken}
 	writeJSON(t, f.Path("vms", otherVM, "record.json"), rec)
-	writeJSON(t, f.Path("vms", otherVM, store.SleepFile), vm.Sleep{Version: 1, Snapshot: f.bed.ID, Record: &rec})
-	relabel(t, f, map[string]string{store.SuspendLabel: store.SleepLabel(otherVM, woken)})
+	writeJSON(t, f.Path("vms", otherVM, sleep.File), vm.Sleep{Version: 1, Snapshot: f.bed.ID, Record: &rec})
+	relabel(t, f, map[string]string{sleep.Label: sleep.LabelOf(otherVM, woken)})
 }
 
 func relabel(t *testing.T, f full, labels map[string]string) {
@@ -119,7 +120,7 @@ func TestNothingGoesWhenSomethingVanished(t *testing.T) {
 		}, "snapshot"},
 		"the record of a VM aside": {aside("vms", someVM, "record.json"), "vm"},
 		"a VM aside":               {aside("vms", someVM), "vm"},
-		"a suspension aside":       {aside("vms", otherVM, store.SleepFile), garbage.Asleep},
+		"a suspension aside":       {aside("vms", otherVM, sleep.File), garbage.Asleep},
 		"an image record aside":    {aside("images", "disk.json"), "image"},
 		"a pin aside":              {aside("pins", "p.json"), "pin"},
 	} {
@@ -279,7 +280,7 @@ func TestWhatVanishesWhileGCRunsIsSeen(t *testing.T) {
 func TestAWokenVMIsNotLost(t *testing.T) {
 	f := fullStore(t)
 	writeJSON(t, f.Path("vms", otherVM, "record.json"), vm.Record{Version: 1, ID: otherVM, Name: "asleep", State: "running", Woken: 1})
-	if err := os.Remove(f.Path("vms", otherVM, store.SleepFile)); err != nil {
+	if err := os.Remove(f.Path("vms", otherVM, sleep.File)); err != nil {
 		t.Fatal(err)
 	}
 	rep := collect(t, f.Store, Options{})
@@ -293,7 +294,7 @@ func TestAWokenVMIsNotLost(t *testing.T) {
 func TestTheRAMOfAVMThatIsNotHereStays(t *testing.T) {
 	for name, lose := range map[string]func(f full) error{
 		"no VMs":        func(f full) error { return errors.Join(os.RemoveAll(f.Path("vms")), os.Mkdir(f.Path("vms"), 0o700)) },
-		"no suspension": func(f full) error { return os.Remove(f.Path("vms", otherVM, store.SleepFile)) },
+		"no suspension": func(f full) error { return os.Remove(f.Path("vms", otherVM, sleep.File)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := fullStore(t)

@@ -27,6 +27,7 @@ import (
 	"github.com/cocoonv2/cocoon/store/ramcache"
 	"github.com/cocoonv2/cocoon/store/repack"
 	"github.com/cocoonv2/cocoon/store/repair"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // noise is RAM that does not compress: the pages from to to of a guest.
@@ -294,7 +295,7 @@ func TestEncryptedPacksStayUnderTheirKey(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "root")
 	old, newer := keyring.FromSecret([32]byte{1}), keyring.FromSecret([32]byte{2})
 	with := func(keys ...*keyring.Key) *store.Store {
-		s, err := store.Open(t.Context(), root, store.Options{Create: true, Keys: keyring.FromKeys(keys...)})
+		s, err := store.Open(t.Context(), root, store.Options{Create: true, Veto: sleep.Veto, Keys: keyring.FromKeys(keys...)})
 		if err != nil {
 			t.Fatal(err)
 		}

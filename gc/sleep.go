@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // sleepers looks at the snapshots that suspended VMs sleep on. They are kept as
@@ -25,7 +26,7 @@ func (c *collector) sleepers(ctx context.Context) error {
 		c.asleep = append(c.asleep, k)
 	}
 	slices.SortFunc(c.asleep, func(a, b Kept) int { return strings.Compare(a.ID, b.ID) })
-	beds, err := c.st.Beds(ctx)
+	beds, err := sleep.Beds(ctx, c.st)
 	if err != nil || len(beds) == 0 {
 		return err
 	}
@@ -51,14 +52,14 @@ func (c *collector) sleepers(ctx context.Context) error {
 
 // risen: the VM that slept on this does not any more, and there is a sign of it.
 // That its suspend.json is not there is none: it may not be back yet.
-func (c *collector) risen(b store.Bed) bool {
+func (c *collector) risen(b sleep.Bed) bool {
 	now, ok := c.mem.root(garbage.VM, b.VM)
 	return ok && now.Awake || c.mem.rose(b.VM, b.Woken)
 }
 
 // sleeping are the suspended VMs by their snapshots, each of which is there.
-func (c *collector) sleeping(ctx context.Context) (map[store.ID]store.Sleeper, error) {
-	asleep, err := c.st.Sleepers(ctx)
+func (c *collector) sleeping(ctx context.Context) (map[store.ID]sleep.Sleeper, error) {
+	asleep, err := sleep.Sleepers(c.st)
 	if err != nil {
 		return nil, err
 	}
@@ -88,11 +89,11 @@ func (c *collector) leased(ctx context.Context) (map[store.ID]bool, error) {
 	return ids, nil
 }
 
-func (c *collector) dropSnapshot(ctx context.Context, b store.Bed) error {
+func (c *collector) dropSnapshot(ctx context.Context, b sleep.Bed) error {
 	id := b.Snapshot
 	gone := Removed{garbage.Snapshot, string(id), 0, "no VM sleeps on it any more"} // its blobs count for themselves
 	if !c.o.DryRun {
-		err := c.st.DropSuspended(ctx, id)
+		err := sleep.Drop(ctx, c.st, id)
 		if errors.Is(err, failure.Conflict) {
 			c.beds[b.VM] = true
 			return nil // somebody took it meanwhile

@@ -16,6 +16,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 const someVM = "0123456789abcdef0123456789abcdef"
@@ -150,7 +151,7 @@ func TestASuspendedVMHoldsItsFolder(t *testing.T) {
 	if err := errors.Join(os.Mkdir(s.Path("vms", someVM), 0o700), os.WriteFile(s.ImageBlobPath(d), nil, 0o400)); err != nil {
 		t.Fatal(err)
 	}
-	writeJSON(t, s.Path("vms", someVM, store.SleepFile), vm.Sleep{Version: 1, Snapshot: sn.ID, Record: &vm.Record{Version: 1, ID: someVM, Images: []digest.Digest{d}}})
+	writeJSON(t, s.Path("vms", someVM, sleep.File), vm.Sleep{Version: 1, Snapshot: sn.ID, Record: &vm.Record{Version: 1, ID: someVM, Images: []digest.Digest{d}}})
 	if rep := collect(t, s, Options{}); len(rep.Removed) > 0 {
 		t.Errorf("removed %+v", rep.Removed)
 	}
@@ -164,7 +165,7 @@ func TestASleeperWithoutItsSnapshot(t *testing.T) {
 	if err := os.Mkdir(s.Path("vms", someVM), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	writeJSON(t, s.Path("vms", someVM, store.SleepFile), vm.Sleep{Version: 1, Snapshot: store.ID("f" + someVM[1:]), Record: &vm.Record{Version: 1, ID: someVM, Name: "web"}})
+	writeJSON(t, s.Path("vms", someVM, sleep.File), vm.Sleep{Version: 1, Snapshot: store.ID("f" + someVM[1:]), Record: &vm.Record{Version: 1, ID: someVM, Name: "web"}})
 	_, err := run(t.Context(), s, Options{})
 	if !errors.Is(err, failure.Damaged) || !strings.Contains(failure.HintOf(err), "vm start --cold web") || !exists(s.BlobPath(orphan)) {
 		t.Errorf("gc: %v (%s)", err, failure.HintOf(err))

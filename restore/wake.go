@@ -8,6 +8,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // Wake lets a suspended VM go on where it fell asleep, on its own disks:
@@ -57,7 +58,7 @@ func (e *Engine) WakeLocked(ctx context.Context, rec *vm.Record, r Request) erro
 	}
 	// That the snapshot is not needed any more is no reason to fail, should its
 	// removal do so: gc sees it too.
-	_ = e.Store.DropSuspended(context.WithoutCancel(ctx), snapshot)
+	_ = sleep.Drop(context.WithoutCancel(ctx), e.Store, snapshot)
 	if err := e.VMs.AnnounceSaved(ctx, rec); err != nil {
 		return fmt.Errorf("VM %s runs, but its network was not told: %w", rec.Name, err)
 	}

@@ -18,7 +18,7 @@ func testKey(n byte) *keyring.Key { return keyring.FromSecret([32]byte{n}) }
 // openWith opens a store with keys, the first of which seals.
 func openWith(t testing.TB, root string, keys *keyring.Ring) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), root, Options{Create: true, Keys: keys})
+	s, err := Open(t.Context(), root, Options{Create: true, Veto: free, Keys: keys})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,7 @@
 package store
 
 import (
-	"fmt"
 	"maps"
-	"strconv"
 	"strings"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
@@ -13,22 +11,6 @@ import (
 // what may be removed. Whoever else gives labels, a user or a document from
 // elsewhere, gives none of these.
 const ReservedLabels = "cocoon."
-
-// SuspendLabel marks a snapshot that was made only so that a VM can sleep: its
-// value is the VM's id and, behind a dot, how often the VM had been woken before.
-// Once that VM does not need it any more, whoever knows so may remove it; without
-// the label it is a snapshot like any other.
-const SuspendLabel = ReservedLabels + "suspend"
-
-// SleepLabel is the value of SuspendLabel.
-func SleepLabel(vm string, woken int) string { return fmt.Sprintf("%s.%d", vm, woken) }
-
-// parseSleepLabel reads it; earlier programs did not count.
-func parseSleepLabel(value string) (vm string, woken int) {
-	vm, count, _ := strings.Cut(value, ".")
-	woken, _ = strconv.Atoi(count)
-	return vm, woken
-}
 
 // CheckLabels refuses reserved ones.
 func CheckLabels(labels map[string]string) error {

@@ -31,7 +31,8 @@ func TestReservedLabelsAreGivenByNobody(t *testing.T) {
 		}
 		return in.Commit(t.Context(), Spec{CHConfig: d.Digest, CHState: d.Digest}, m)
 	}
-	for _, k := range []string{SuspendLabel, "cocoon.", "cocoon.other"} {
+	const own = ReservedLabels + "own"
+	for _, k := range []string{own, "cocoon.", "cocoon.other"} {
 		if _, err := commit(Meta{Labels: map[string]string{k: "x"}}); !errors.Is(err, failure.Usage) {
 			t.Errorf("a snapshot with label %s: %v", k, err)
 		}
@@ -43,20 +44,20 @@ func TestReservedLabelsAreGivenByNobody(t *testing.T) {
 	set := func(id ID, k, v string) error {
 		return s.SetMeta(t.Context(), id, func(m *Meta) error { m.Labels[k] = v; return nil })
 	}
-	if err := set(plain.ID, SuspendLabel, "x"); !errors.Is(err, failure.Usage) {
+	if err := set(plain.ID, own, "x"); !errors.Is(err, failure.Usage) {
 		t.Errorf("tagged so afterwards: %v", err)
 	}
-	asleep, err := commit(Meta{SleepOf: SleepLabel("0123456789abcdef0123456789abcdef", 0)})
+	asleep, err := commit(Meta{Own: map[string]string{own: "a"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := set(asleep.ID, SuspendLabel, "fedcba9876543210fedcba9876543210"); !errors.Is(err, failure.Usage) {
-		t.Errorf("given to another VM: %v", err)
+	if err := set(asleep.ID, own, "b"); !errors.Is(err, failure.Usage) {
+		t.Errorf("changed: %v", err)
 	}
 	if err := set(asleep.ID, "tier", "back"); err != nil {
 		t.Errorf("another label of one that has a reserved one: %v", err)
 	}
-	taken := s.SetMeta(t.Context(), asleep.ID, func(m *Meta) error { delete(m.Labels, SuspendLabel); return nil })
+	taken := s.SetMeta(t.Context(), asleep.ID, func(m *Meta) error { delete(m.Labels, own); return nil })
 	if taken != nil {
 		t.Errorf("its label taken away: %v", taken)
 	}

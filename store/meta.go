@@ -29,10 +29,13 @@ type Meta struct {
 	// Origin is nil where an earlier program published the snapshot.
 	Origin *Origin `json:"origin,omitempty"`
 
-	// SleepOf is, of a new snapshot that is only there for a VM to sleep on, the
-	// SleepLabel; SuspendLabel says so from then on.
-	SleepOf string `json:"-"`
+	// Own are reserved labels of a new snapshot, which it has from then on.
+	Own map[string]string `json:"-"`
 }
+
+// Meta reads that of a snapshot. failure.NotFound when the whole snapshot is gone,
+// failure.Damaged when its meta.json alone is lost.
+func (s *Store) Meta(id ID) (Meta, error) { return readMeta(s.Path("snapshots", string(id))) }
 
 // readMeta reads what each published snapshot has: one without is damaged, and
 // its protection unknown. failure.NotFound when the whole snapshot is gone.
@@ -99,9 +102,9 @@ func (m Meta) encode() ([]byte, error) {
 	if m.Labels == nil {
 		m.Labels = map[string]string{}
 	}
-	if m.SleepOf != "" {
+	if len(m.Own) > 0 {
 		m.Labels = maps.Clone(m.Labels)
-		m.Labels[SuspendLabel] = m.SleepOf
+		maps.Copy(m.Labels, m.Own)
 	}
 	b, err := json.Marshal(m)
 	if err == nil {

@@ -18,7 +18,7 @@ import (
 // TestNamesAreGivenWithoutListingSnapshots: once the links are whole, neither who
 // asks for a name nor who takes or frees one reads the folder of the snapshots.
 func TestNamesAreGivenWithoutListingSnapshots(t *testing.T) {
-	s, err := Open(t.Context(), t.TempDir(), Options{Create: true})
+	s, err := Open(t.Context(), t.TempDir(), Options{Create: true, Veto: free})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,9 +46,6 @@ func TestALostMetaIsDamage(t *testing.T) {
 			if err != nil || len(rows) != 1 || rows[0].State != Damaged || rows[0].VM.Name != "web" {
 				t.Errorf("list: %+v, %v", rows, err)
 			}
-			if _, err := s.Beds(t.Context()); err != nil {
-				t.Errorf("looking for RAM of sleepers: %v", err)
-			}
 			if err := s.Remove(t.Context(), sn.ID, RemoveOptions{Force: true}); err != nil {
 				t.Errorf("rm --force: %v", err)
 			}

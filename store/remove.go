@@ -19,6 +19,9 @@ type RemoveOptions struct {
 // Remove unpublishes a snapshot: one rename into the trash (trace.go). Its blobs
 // stay until gc finds that nothing names them.
 func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
+	if s.veto == nil {
+		return fmt.Errorf("remove snapshot %s: the store was opened without a Veto", id)
+	}
 	var trashed, name string
 	err := s.names(ctx, func() error {
 		if err := s.removable(ctx, id, o); err != nil {
@@ -61,8 +64,8 @@ func (s *Store) unlink(trashed string) error {
 }
 
 // removable refuses what may not be removed; unpublish looks at the leases again,
-// when it has the store for itself. It asks for the sleeper, which takes longer,
-// after the leases: who suspends holds one until his file is there.
+// when it has the store for itself. It asks for a veto, which takes longer, after
+// the leases: who suspends a VM holds one until the file that says so is there.
 func (s *Store) removable(ctx context.Context, id ID, o RemoveOptions) error {
 	dir := s.Path("snapshots", string(id))
 	if _, err := os.Stat(dir); err != nil {
@@ -78,7 +81,7 @@ func (s *Store) removable(ctx context.Context, id ID, o RemoveOptions) error {
 	if err := s.refuseHeld(ctx, id); err != nil {
 		return err
 	}
-	return s.refuseSleeper(ctx, id)
+	return s.veto(ctx, s, id)
 }
 
 // unpublish runs under the exclusive store lock: nobody adds to a lease now.

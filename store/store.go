@@ -51,6 +51,10 @@ type Options struct {
 	MaxBytes int64
 	// Keys open encrypted snapshots, the first seals new ones. Nil is none.
 	Keys *keyring.Ring
+	// Veto refuses to remove a snapshot that another room needs, such as the RAM of
+	// a suspended VM, by force too. It is asked when no lease holds the snapshot.
+	// Without one nothing is removed: to forget it would cost a VM its RAM.
+	Veto func(context.Context, *Store, ID) error
 }
 
 // Store is an open store. It holds no lock and no descriptor between calls.
@@ -58,6 +62,7 @@ type Store struct {
 	at        *storelayout.Layout
 	maxBytes  int64
 	keys      *keyring.Ring
+	veto      func(context.Context, *Store, ID) error
 	locks     filelock.Pair
 	onCommit  func(context.Context, *Snapshot)
 	onRemove  func(context.Context, ID)
@@ -89,7 +94,7 @@ func Open(ctx context.Context, root string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{at: at, maxBytes: o.MaxBytes, keys: o.Keys, locks: filelock.Pair{Gate: at.Path("gate.lock"), Store: at.Path("store.lock")}}, nil
+	return &Store{at: at, maxBytes: o.MaxBytes, keys: o.Keys, veto: o.Veto, locks: filelock.Pair{Gate: at.Path("gate.lock"), Store: at.Path("store.lock")}}, nil
 }
 
 // Root is the store's folder.

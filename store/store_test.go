@@ -18,9 +18,12 @@ import (
 	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
 
+// free vetoes nothing.
+func free(context.Context, *Store, ID) error { return nil }
+
 func openTest(t testing.TB) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "root"), Options{Create: true})
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "root"), Options{Create: true, Veto: free})
 	if err != nil {
 		t.Fatal(err)
 	}

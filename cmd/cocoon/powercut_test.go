@@ -24,6 +24,7 @@ import (
 	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/repair"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // TestPowerCuts cuts the power after every call of every verb that changes the
@@ -224,7 +225,7 @@ func named(t *testing.T, what string, s *store.Store) {
 // sleepers: each suspended VM has its RAM, and none whose guest runs is suspended.
 func (c *cutter) sleepers(what string, s *store.Store) {
 	c.t.Helper()
-	all, err := s.Sleepers(context.Background())
+	all, err := sleep.Sleepers(s)
 	if err != nil {
 		c.t.Errorf("%s: suspended VMs: %v", what, err)
 	}
@@ -276,7 +277,7 @@ func (c *cutter) acknowledged() {
 		}
 		holds("label", err)
 	case "suspend":
-		if all, err := s.Sleepers(context.Background()); len(all) != 1 {
+		if all, err := sleep.Sleepers(s); len(all) != 1 {
 			c.t.Errorf("a suspended VM is none after a power cut: %v, %v", all, err)
 		}
 	case "wake":

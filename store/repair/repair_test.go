@@ -23,13 +23,14 @@ import (
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 	"github.com/cocoonv2/cocoon/store/repair"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 func folder(t testing.TB) string { return filepath.Join(t.TempDir(), "root") }
 
 func open(t testing.TB, root string) *store.Store {
 	t.Helper()
-	s, err := store.Open(context.Background(), root, store.Options{Create: true})
+	s, err := store.Open(context.Background(), root, store.Options{Create: true, Veto: sleep.Veto})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/prints"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // Saver makes snapshots. The zero value of Guard starts no guard process.
@@ -61,17 +62,21 @@ type Request struct {
 
 	Aside bool // of a suspend: the VM is only put aside, see vm.Sleep
 
-	SleepOf string // as in store.Meta
+	SleepOf string // a sleep.LabelOf: the snapshot is only there for that VM to sleep on
 
 	sleep bool // the VM is to sleep on the snapshot
 }
 
 // meta is what the snapshot is to be given.
 func (r *Request) meta() store.Meta {
-	return store.Meta{
+	m := store.Meta{
 		Name: r.Name, Description: r.Description, Labels: r.Labels,
-		Expires: r.Expires, Protected: r.Protect, SleepOf: r.SleepOf,
+		Expires: r.Expires, Protected: r.Protect,
 	}
+	if r.SleepOf != "" {
+		m.Own = map[string]string{sleep.Label: r.SleepOf}
+	}
+	return m
 }
 
 // The capture modes of a Request.

@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // parentLab is a store of snapshots without RAM; each is an hour younger than the
@@ -29,7 +30,7 @@ func newParentLab(t *testing.T) *parentLab {
 
 func (l *parentLab) open(keys ...*keyring.Key) *store.Store {
 	l.t.Helper()
-	st, err := store.Open(l.t.Context(), l.root, store.Options{Create: true, Keys: keyring.FromKeys(keys...)})
+	st, err := store.Open(l.t.Context(), l.root, store.Options{Create: true, Veto: sleep.Veto, Keys: keyring.FromKeys(keys...)})
 	if err != nil {
 		l.t.Fatal(err)
 	}

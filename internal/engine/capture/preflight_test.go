@@ -18,6 +18,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // answers are what a VMM says of itself and of its VM; nothing else is asked of it
@@ -143,7 +144,7 @@ func TestEveryRefusalComesBeforeTheGuestIsTouched(t *testing.T) {
 		"a name that is none":              {running, "", Request{Name: "no/name"}, "", "", failure.Usage, "no/name", false},
 		"a parent that is not there":       {running, "", Request{Parent: "nobody"}, "", "", failure.NotFound, "nobody", true},
 		"a parent that is there":           {running, "", Request{Parent: "taken"}, Live, "running", nil, "", true},
-		"a label that is cocoon's own":     {running, "", Request{Labels: map[string]string{store.SuspendLabel: "x"}}, "", "", failure.Usage, "label", false},
+		"a label that is cocoon's own":     {running, "", Request{Labels: map[string]string{sleep.Label: "x"}}, "", "", failure.Usage, "label", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newPreflightLab(t, c.vmm)

@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // ExchangeOptions of Exchange.
@@ -63,7 +64,7 @@ func (h *House) Exchange(ctx context.Context, ref, snapshot string, o ExchangeOp
 	if o.Backup {
 		return former, h.keep(ctx, former)
 	}
-	return "", h.Store.DropSuspended(ctx, former)
+	return "", sleep.Drop(ctx, h.Store, former)
 }
 
 func (o ExchangeOptions) request(snapshot string) restore.Request {
@@ -94,7 +95,7 @@ func formerState(rec *vm.Record) store.ID {
 func (h *House) putAside(ctx context.Context, rec *vm.Record, o ExchangeOptions) error {
 	req := capture.Request{Description: "VM " + rec.Name + " before it was restored", OnBytes: o.OnSaved, Aside: true}
 	if !o.Backup {
-		req.SleepOf = store.SleepLabel(rec.ID, rec.Woken)
+		req.SleepOf = sleep.LabelOf(rec.ID, rec.Woken)
 	}
 	_, err := h.Saver.SuspendLocked(ctx, rec, req)
 	return err
@@ -114,7 +115,7 @@ func (h *House) goOn(ctx context.Context, rec *vm.Record, cause error) error {
 // keep makes the RAM of a suspended VM a snapshot like any other.
 func (h *House) keep(ctx context.Context, id store.ID) error {
 	return h.Store.SetMeta(ctx, id, func(m *store.Meta) error {
-		delete(m.Labels, store.SuspendLabel)
+		delete(m.Labels, sleep.Label)
 		return nil
 	})
 }

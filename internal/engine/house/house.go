@@ -45,6 +45,7 @@ import (
 	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // Options of Open.
@@ -82,7 +83,7 @@ func OpenStore(ctx context.Context, o Options) (*House, error) {
 	if err != nil {
 		return nil, err
 	}
-	so := store.Options{Create: o.Create, Keys: keyring.NewRing(o.Settings.Of("keyFile"))}
+	so := store.Options{Create: o.Create, Veto: sleep.Veto, Keys: keyring.NewRing(o.Settings.Of("keyFile"))}
 	if so.MaxBytes, err = o.Settings.maxBytes(); err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/capture"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/restore"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // DiskPath is where the file of a disk lies.
@@ -59,7 +59,7 @@ func (h *House) Suspend(ctx context.Context, ref string, onBytes func(done, tota
 	}
 	_, err = h.Saver.Suspend(ctx, rec.ID, capture.Request{
 		Description: "RAM of the suspended VM " + rec.Name,
-		SleepOf:     store.SleepLabel(rec.ID, rec.Woken),
+		SleepOf:     sleep.LabelOf(rec.ID, rec.Woken),
 		OnBytes:     onBytes,
 	})
 	return err
@@ -162,5 +162,5 @@ func (h *House) drop(ctx context.Context, rec *vm.Record) error {
 	if rec.Sleep == nil {
 		return nil
 	}
-	return h.Store.DropSuspended(ctx, rec.Sleep.Snapshot)
+	return sleep.Drop(ctx, h.Store, rec.Sleep.Snapshot)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc/policy"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // PruneReport is the answer of `snapshot prune`, with the keys of its JSON.
@@ -93,7 +94,7 @@ func (h *House) candidates(ctx context.Context, want func(store.Summary) bool) (
 	if err != nil {
 		return nil, err
 	}
-	sleepers, err := h.Store.Sleepers(ctx)
+	sleepers, err := sleep.Sleepers(h.Store)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +105,7 @@ func (h *House) candidates(ctx context.Context, want func(store.Summary) bool) (
 		}
 		c := policy.Snapshot{
 			ID: string(row.ID), Name: row.Name, VM: vmKey(row.VM), VMName: row.VM.Name, Created: row.Created,
-			Expires: row.Expires, Labels: row.Labels, Protected: row.Protected, Damaged: row.State != store.Ready, Bed: row.Bed(),
+			Expires: row.Expires, Labels: row.Labels, Protected: row.Protected, Damaged: row.State != store.Ready, Bed: sleep.IsBed(row.Name, row.Labels, row.Protected),
 		}
 		if who, ok := sleepers[row.ID]; ok {
 			c.Needed = who.String()

@@ -34,7 +34,7 @@ func newMover(t testing.TB) *Mover { return newMoverWith(t, nil) }
 
 func newMoverWith(t testing.TB, keys *keyring.Ring) *Mover {
 	t.Helper()
-	st, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "root"), store.Options{Create: true, Keys: keys})
+	st, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "root"), store.Options{Create: true, Keys: keys, Veto: func(context.Context, *store.Store, store.ID) error { return nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

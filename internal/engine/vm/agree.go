@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // Documents are what a snapshot says of its VM. Config and State are nil where it
@@ -41,7 +42,7 @@ const (
 // program does not write.
 func Agree(d Documents) (*Blueprint, error) {
 	said := &Record{}
-	if len(d.Spec.Record) > store.RecordLimit {
+	if len(d.Spec.Record) > sleep.RecordLimit {
 		return nil, failure.New(failure.Damaged, "VM record of %d bytes", len(d.Spec.Record))
 	}
 	if err := json.Unmarshal(d.Spec.Record, said); err != nil {

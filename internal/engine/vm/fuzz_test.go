@@ -17,6 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 const fuzzID = "0123456789abcdef0123456789abcdef"
@@ -112,7 +113,7 @@ func FuzzSleep(f *testing.F) {
 	if err := m.save(good); err != nil {
 		f.Fatal(err)
 	}
-	if err := m.writeSleep(fuzzID, &Sleep{Version: store.SuspensionVersion, Snapshot: fuzzID, Since: good.Created, Record: good}); err != nil {
+	if err := m.writeSleep(fuzzID, &Sleep{Version: sleep.Version, Snapshot: fuzzID, Since: good.Created, Record: good}); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(contents(f, m.SleepPath(fuzzID)))
@@ -125,7 +126,7 @@ func FuzzSleep(f *testing.F) {
 		if rec.ID != fuzzID || rec.Sleep == nil {
 			t.Fatalf("VM %q sleeps: %v", rec.ID, rec.Sleep)
 		}
-		asleep, err := m.st.Sleepers(t.Context())
+		asleep, err := sleep.Sleepers(m.st)
 		if err != nil {
 			t.Fatalf("the VM sleeps on %s, and the store cannot say so: %v", rec.Sleep.Snapshot, err)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // collected are the VMs of a store as a collector sees them.
@@ -21,7 +22,7 @@ func (c *collected) dir(id string) string { return c.st.Path("vms", id) }
 // doubts are about disks without a record, which is only missing perhaps.
 func (c *collected) doubts(_ context.Context, held func(garbage.Key) bool, tell func(garbage.Doubt)) error {
 	return c.each(func(id string, key garbage.Key) error {
-		if held(key) || exists(filepath.Join(c.dir(id), store.SleepFile)) {
+		if held(key) || exists(filepath.Join(c.dir(id), sleep.File)) {
 			return nil
 		}
 		r, err := LookAt(c.dir(id))

@@ -26,6 +26,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // Record is everything that is known of a VM; record.json.
@@ -96,7 +97,7 @@ type Process struct {
 
 const recordVersion = 1
 
-var recordFile = durable.Document{Name: "VM record", Limit: store.RecordLimit}
+var recordFile = durable.Document{Name: "VM record", Limit: sleep.RecordLimit}
 
 // nameLength bounds the name of a VM, characters.
 const nameLength = 64

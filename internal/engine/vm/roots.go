@@ -14,6 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // recordName of a VM's record in its folder.
@@ -34,14 +35,14 @@ func Garbage(st *store.Store) garbage.Source {
 			for _, e := range entries {
 				if spelling.ID(e.Name()) {
 					dir := st.Path("vms", e.Name())
-					files = append(files, filepath.Join(dir, store.SleepFile), filepath.Join(dir, recordName))
+					files = append(files, filepath.Join(dir, sleep.File), filepath.Join(dir, recordName))
 				}
 			}
 			return files, nil
 		},
 		Read: readRoot,
 		Find: func(kind garbage.Kind, id string) string {
-			return map[garbage.Kind]string{garbage.VM: st.Path("vms", id, recordName), garbage.Asleep: st.Path("vms", id, store.SleepFile)}[kind]
+			return map[garbage.Kind]string{garbage.VM: st.Path("vms", id, recordName), garbage.Asleep: st.Path("vms", id, sleep.File)}[kind]
 		},
 		Doubts:  c.doubts,
 		Objects: c.objects,
@@ -64,7 +65,7 @@ func readRoot(path string) (garbage.Root, error) {
 		}
 		return garbage.Root{Kind: garbage.VM, ID: id, Name: rec.Name, VM: id, Digests: rec.blobs(), Woken: rec.Woken, Awake: rec.awake()}, nil
 	}
-	b, err := store.SleepDocument.Read(path)
+	b, err := sleep.Document.Read(path)
 	if err != nil {
 		return garbage.Root{}, err
 	}
@@ -119,7 +120,7 @@ func whole(b []byte, v any) error {
 // one would forget by its next write.
 func (m *Manager) changeable(id string) error {
 	for path, v := range map[string]any{m.recordPath(id): &Record{}, m.SleepPath(id): &Sleep{}} {
-		b, err := store.SleepDocument.Read(path)
+		b, err := sleep.Document.Read(path)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // TestANewerRecordIsReadButNotRewritten: this program shows what it knows of such
@@ -65,9 +66,9 @@ func TestEveryDigestOfARecordIsARoot(t *testing.T) {
 	if err := errors.Join(os.Mkdir(m.Dir(rec.ID), 0o700), m.save(rec)); err != nil {
 		t.Fatal(err)
 	}
-	sleep := Sleep{Version: store.SuspensionVersion, Snapshot: "fedcba9876543210fedcba9876543210", Record: rec}
-	b, err := json.Marshal(sleep)
-	if err := errors.Join(err, store.SleepDocument.Write(m.SleepPath(rec.ID), b, 0o600)); err != nil {
+	asleep := Sleep{Version: sleep.Version, Snapshot: "fedcba9876543210fedcba9876543210", Record: rec}
+	b, err := json.Marshal(asleep)
+	if err := errors.Join(err, sleep.Document.Write(m.SleepPath(rec.ID), b, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	src := Garbage(st)
@@ -85,7 +86,7 @@ func TestEveryDigestOfARecordIsARoot(t *testing.T) {
 				t.Errorf("%s: %s is not held", filepath.Base(path), d)
 			}
 		}
-		if root.VM != rec.ID || path != src.Find(root.Kind, rec.ID) || (root.Kind == garbage.Asleep) != slices.Contains(root.Snapshots, string(sleep.Snapshot)) {
+		if root.VM != rec.ID || path != src.Find(root.Kind, rec.ID) || (root.Kind == garbage.Asleep) != slices.Contains(root.Snapshots, string(asleep.Snapshot)) {
 			t.Errorf("%s: %+v", path, root)
 		}
 	}

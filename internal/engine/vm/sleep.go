@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // Sleep is vms/<id>/suspend.json. A VM is suspended exactly while this file is
@@ -31,11 +32,11 @@ type Sleep struct {
 }
 
 // SleepPath is where the suspend.json of a VM lies.
-func (m *Manager) SleepPath(id string) string { return filepath.Join(m.Dir(id), store.SleepFile) }
+func (m *Manager) SleepPath(id string) string { return filepath.Join(m.Dir(id), sleep.File) }
 
 // readSleep is nil for a VM that does not sleep.
 func (m *Manager) readSleep(id string) (*Sleep, error) {
-	b, err := store.SleepDocument.Read(m.SleepPath(id))
+	b, err := sleep.Document.Read(m.SleepPath(id))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -46,13 +47,13 @@ func (m *Manager) readSleep(id string) (*Sleep, error) {
 }
 
 func decodeSleep(b []byte, id string) (*Sleep, error) {
-	s, err := store.DecodeSuspension(b, id)
+	s, err := sleep.Decode(b, id)
 	if err != nil {
 		return nil, err
 	}
 	rec, err := decodeRecord(s.Record, id)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", store.SleepFile, err)
+		return nil, fmt.Errorf("%s: %w", sleep.File, err)
 	}
 	return &Sleep{s.Version, s.Snapshot, s.Since, s.Aside, rec}, nil
 }
@@ -66,7 +67,7 @@ func (m *Manager) Suspend(rec *Record, snapshot store.ID, aside bool) error {
 	}
 	asleep := *rec
 	asleep.State, asleep.Process, asleep.Restore = Suspended, nil, nil
-	s := &Sleep{Version: store.SuspensionVersion, Snapshot: snapshot, Since: time.Now().UTC(), Aside: aside, Record: &asleep}
+	s := &Sleep{Version: sleep.Version, Snapshot: snapshot, Since: time.Now().UTC(), Aside: aside, Record: &asleep}
 	if err := m.writeSleep(rec.ID, s); err != nil {
 		return errors.Join(err, m.forgetSleep(rec.ID)) // its name may be there all the same
 	}
@@ -134,7 +135,7 @@ func (m *Manager) writeSleep(id string, s *Sleep) error {
 	if err != nil {
 		return err
 	}
-	return store.SleepDocument.Write(m.SleepPath(id), b, 0o600)
+	return sleep.Document.Write(m.SleepPath(id), b, 0o600)
 }
 
 // Failed notes that a VM has no process any more, and why.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // collecting measures gc of a large store: alone with nothing to do, then with
@@ -22,7 +23,7 @@ import (
 func (b *bench) collecting() error {
 	ctx := context.Background()
 	root := filepath.Join(b.work, "large")
-	s, err := store.Open(ctx, root, store.Options{Create: true})
+	s, err := store.Open(ctx, root, store.Options{Create: true, Veto: sleep.Veto})
 	if err != nil {
 		return err
 	}

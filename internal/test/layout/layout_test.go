@@ -18,7 +18,7 @@ var floors = map[string]int{
 	"internal/base": 0, "gc/policy": 0, "gc/garbage": 0,
 	"refs": 1, "chsnap": 1, "network": 1, "store/pack": 1, "store/layout": 1,
 	"store":           2,
-	"internal/engine": 3, "store/measure": 3, "store/ramcache": 3, "store/repack": 3, "store/repair": 3,
+	"internal/engine": 3, "store/measure": 3, "store/ramcache": 3, "store/repack": 3, "store/repair": 3, "store/sleep": 3,
 	"gc": 4, "restore": 4, "internal/engine/capture": 4, "internal/engine/registry": 4, "internal/engine/doctor": 4,
 	"internal/engine/house": 5, "internal/engine/demo": 5,
 	".": 6, "cmd": 6,
@@ -47,7 +47,7 @@ var sideways = map[string][]string{
 	"store/pack/packer":         {"store/pack"},
 	"store/layout":              {"store/pack"},
 	"store/repair":              {"store/repack"},
-	"internal/engine/vm":        {"image", "keeper"},
+	"internal/engine/vm":        {"image", "keeper", "store/sleep"},
 }
 
 // only lists libraries that one room may import (tests included nowhere else).

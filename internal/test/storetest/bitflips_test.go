@@ -22,6 +22,7 @@ import (
 	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // flips is how many bits a test flips: a short slice, or the share of
@@ -95,7 +96,7 @@ func (shelf) Key(id keyring.ID) (*keyring.Key, error) { return flipKeys().Key(id
 // and gives its map and packs.
 func published(t *testing.T, keys *keyring.Ring) (*store.Store, *store.Snapshot, []byte, shelf) {
 	t.Helper()
-	s, err := store.Open(t.Context(), folder(t), store.Options{Create: true, Keys: keys})
+	s, err := store.Open(t.Context(), folder(t), store.Options{Create: true, Veto: sleep.Veto, Keys: keys})
 	if err != nil {
 		t.Fatal(err)
 	}

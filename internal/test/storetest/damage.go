@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/repair"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // Harm changes one blob of a snapshot and gives a function that undoes it.
@@ -222,7 +223,7 @@ func readOnlyStore(t *testing.T, h Harness) {
 	if err := unix.Mount("", view, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	ro, err := store.Open(t.Context(), view, store.Options{Keys: h.Keys})
+	ro, err := store.Open(t.Context(), view, store.Options{Veto: sleep.Veto, Keys: h.Keys})
 	if err != nil {
 		t.Fatal(err)
 	}

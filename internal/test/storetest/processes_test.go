@@ -22,6 +22,7 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/repair"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // A process of the model test is this test binary with these variables.
@@ -50,7 +51,7 @@ func TestProcessesAgainstAModel(t *testing.T) {
 		}
 	}
 	t.Logf("%s=%d", modelSeed, seed)
-	s, err := store.Open(t.Context(), folder(t), store.Options{Create: true})
+	s, err := store.Open(t.Context(), folder(t), store.Options{Create: true, Veto: sleep.Veto})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +162,7 @@ func actor(t *testing.T, root string) {
 			t.Fatal(err)
 		}
 	}
-	s, err := store.Open(t.Context(), root, store.Options{})
+	s, err := store.Open(t.Context(), root, store.Options{Veto: sleep.Veto})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/repair"
+	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
 // Harness says what the suite runs over.
@@ -75,7 +76,7 @@ func Run(t *testing.T, h Harness) {
 // open makes a store and brings it to the state of an empty one.
 func (h Harness) open(t testing.TB) *store.Store {
 	t.Helper()
-	s, err := store.Open(t.Context(), h.Root(t), store.Options{Create: true, Keys: h.Keys})
+	s, err := store.Open(t.Context(), h.Root(t), store.Options{Create: true, Veto: sleep.Veto, Keys: h.Keys})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func (h Harness) open(t testing.TB) *store.Store {
 // reopen opens the same store, as the next process does.
 func (h Harness) reopen(t testing.TB, s *store.Store) *store.Store {
 	t.Helper()
-	s, err := store.Open(t.Context(), s.Root(), store.Options{Keys: h.Keys})
+	s, err := store.Open(t.Context(), s.Root(), store.Options{Veto: sleep.Veto, Keys: h.Keys})
 	if err != nil {
 		t.Fatal(err)
 	}

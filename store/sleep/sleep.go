@@ -1,0 +1,123 @@
+// Package sleep is what suspended VMs ask of a store: that the snapshot which is
+// a VM's RAM stays as long as the VM sleeps on it, and goes once it does not, if
+// it was made for nothing else.
+//
+// Words: a VM sleeps exactly while vms/<id>/suspend.json is there, a suspension;
+// it names the snapshot. A bed is a snapshot that was made only to be slept on,
+// as its label says, and that the operator has not made his own since by a name
+// or by protecting it. A sleeper is a VM that sleeps, on a bed or on any other
+// snapshot.
+//
+// The files are of package vm, which writes them; here is only what has to be
+// known of them to keep a snapshot, so that whoever removes or collects snapshots
+// need not know what a VM is. A store that removes is opened with Veto.
+package sleep
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	"github.com/cocoonv2/cocoon/store"
+)
+
+// File in the folder of a VM says that it is suspended, and on which snapshot:
+// nothing removes that one until the file is gone.
+const File = "suspend.json"
+
+// RecordLimit bounds the record of a VM, bytes; Document has one in it.
+const RecordLimit = 8 << 20
+
+// Document is how File is written and read.
+var Document = durable.Document{Name: File, Limit: 2 * RecordLimit}
+
+// Suspension is the contents of a File; its record is its VM's to read.
+type Suspension struct {
+	Version  int       `json:"version"`
+	Snapshot store.ID  `json:"snapshot"`
+	Since    time.Time `json:"since"`
+	// Aside says that the VM was only put aside while another state was to take
+	// its place: if nobody does so any more, it is to run again.
+	Aside  bool            `json:"aside,omitempty"`
+	Record json.RawMessage `json:"record"`
+}
+
+// Version of a Suspension that this program writes and reads.
+const Version = 1
+
+// Decode reads the File of a VM. failure.Damaged for one of another VM or version.
+func Decode(b []byte, vm string) (*Suspension, error) {
+	var s Suspension
+	var of store.VMRef
+	err := json.Unmarshal(b, &s)
+	if err == nil {
+		err = json.Unmarshal(s.Record, &of)
+	}
+	switch {
+	case err != nil:
+		return nil, failure.New(failure.Damaged, "%s of VM %s: %w", File, vm, err)
+	case s.Version != Version:
+		return nil, failure.New(failure.Damaged, "%s of VM %s has version %d, this program knows %d", File, vm, s.Version, Version)
+	case of.ID != vm || !spelling.ID(string(s.Snapshot)):
+		return nil, failure.New(failure.Damaged, "%s of VM %s is of VM %.40q, snapshot %.40q", File, vm, of.ID, s.Snapshot)
+	}
+	return &s, nil
+}
+
+// Sleeper is a suspended VM.
+type Sleeper struct {
+	VM   store.VMRef
+	File string
+}
+
+func (s Sleeper) String() string { return fmt.Sprintf("suspended vm %s (%s)", s.VM.Name, s.VM.ID) }
+
+// Sleepers lists the suspended VMs by the snapshot that each needs.
+func Sleepers(st *store.Store) (map[store.ID]Sleeper, error) {
+	files, err := filepath.Glob(st.Path("vms", "*", File))
+	if err != nil {
+		return nil, err
+	}
+	all := map[store.ID]Sleeper{}
+	for _, path := range files {
+		b, err := Document.Read(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // woken meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		f, err := Decode(b, filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			return nil, err
+		}
+		var of store.VMRef
+		if err := json.Unmarshal(f.Record, &of); err != nil {
+			return nil, failure.New(failure.Damaged, "%s: %w", path, err)
+		}
+		all[f.Snapshot] = Sleeper{VM: of, File: path}
+	}
+	return all, nil
+}
+
+// Veto refuses the removal of a snapshot that a VM sleeps on: not even force takes
+// the RAM of a suspended VM. It is for store.Options.
+func Veto(_ context.Context, st *store.Store, id store.ID) error {
+	all, err := Sleepers(st)
+	if err != nil {
+		return err
+	}
+	who, ok := all[id]
+	if !ok {
+		return nil
+	}
+	return failure.Hint(failure.New(failure.Conflict, "snapshot %s is the RAM of %s", id, who),
+		"cocoon vm start "+who.VM.Name+" lets it go on; with --cold it boots from its disks and gives up its RAM")
+}
