@@ -14,7 +14,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/layout"
-	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 // metricsFile is for others to read.
@@ -26,6 +25,9 @@ type Run struct {
 	Took    time.Duration
 	Success bool
 	Report  *Report // nil where the run failed before it had a plan
+	// Damaged counts the objects of the store that are missing or not what a
+	// snapshot needs, by structure alone.
+	Damaged func(context.Context, *store.Store) (int, error)
 }
 
 // WriteMetrics replaces the file at path by Prometheus text about the run and
@@ -36,7 +38,7 @@ func WriteMetrics(ctx context.Context, path string, s *store.Store, run Run) err
 	m.run(run)
 	var measured error
 	if s != nil {
-		measured = m.store(ctx, s)
+		measured = m.store(ctx, s, run.Damaged)
 	}
 	if err := metricsFile.Write(path, m.text.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("metrics: %w", errors.Join(err, measured))
@@ -109,7 +111,7 @@ func (m *metrics) repack(r *RepackReport) {
 	m.gauge("cocoon_gc_repack_written_bytes", "Bytes of the packs that the last gc --repack wrote instead.", float64(r.WrittenBytes))
 }
 
-func (m *metrics) store(ctx context.Context, s *store.Store) error {
+func (m *metrics) store(ctx context.Context, s *store.Store, damaged func(context.Context, *store.Store) (int, error)) error {
 	occupied := map[string]float64{}
 	for _, folder := range layout.Folders() {
 		occupied[folder] = float64(store.FileBytes(s.Path(folder)))
@@ -123,9 +125,9 @@ func (m *metrics) store(ctx context.Context, s *store.Store) error {
 	if listErr == nil {
 		m.gauge("cocoon_store_snapshots", "Published snapshots.", float64(len(all)))
 	}
-	rep, verifyErr := repair.Verify(ctx, s, nil, repair.VerifyOptions{})
+	n, verifyErr := damaged(ctx, s)
 	if verifyErr == nil {
-		m.gauge("cocoon_store_damaged_objects", "Objects that are missing or not what a snapshot needs; structure only.", float64(len(rep.Damaged)))
+		m.gauge("cocoon_store_damaged_objects", "Objects that are missing or not what a snapshot needs; structure only.", float64(n))
 	}
 	return errors.Join(freeErr, listErr, verifyErr)
 }

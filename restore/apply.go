@@ -15,7 +15,7 @@ import (
 )
 
 // Apply makes the VM of the plan. On error nothing of it is left.
-func (e *Engine) Apply(ctx context.Context, p *Plan) (*vm.Record, error) {
+func (e *Engine) Apply(ctx context.Context, p *Plan) (*VM, error) {
 	recs, err := e.ApplyAll(ctx, []*Plan{p})
 	if err != nil {
 		return nil, err
@@ -26,7 +26,7 @@ func (e *Engine) Apply(ctx context.Context, p *Plan) (*vm.Record, error) {
 // ApplyAll makes the VMs of several plans side by side: all or none. No guest
 // runs before all of them can: one that runs takes processors from those that
 // are still being made, and none has run where another cannot be made.
-func (e *Engine) ApplyAll(ctx context.Context, plans []*Plan) ([]*vm.Record, error) {
+func (e *Engine) ApplyAll(ctx context.Context, plans []*Plan) ([]*VM, error) {
 	lease, err := e.Store.Lease(ctx, "restore "+string(plans[0].SnapshotID))
 	if err != nil {
 		return nil, err

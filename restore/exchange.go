@@ -26,7 +26,7 @@ type Trial struct {
 
 // Try builds the VM of r.Snapshot for the place of rec, whose lock the caller
 // holds, and touches nothing of rec. Close the answer.
-func (e *Engine) Try(ctx context.Context, rec *vm.Record, r Request) (*Trial, error) {
+func (e *Engine) Try(ctx context.Context, rec *VM, r Request) (*Trial, error) {
 	p, err := e.planTrial(ctx, rec, r)
 	if err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func (e *Engine) Try(ctx context.Context, rec *vm.Record, r Request) (*Trial, er
 
 // PlanExchange makes every refusal of Try and changes nothing. The plan is that
 // of the VM, not of the one that is built beside it for a while.
-func (e *Engine) PlanExchange(ctx context.Context, rec *vm.Record, r Request) (*Plan, error) {
+func (e *Engine) PlanExchange(ctx context.Context, rec *VM, r Request) (*Plan, error) {
 	p, err := e.planTrial(ctx, rec, r)
 	if err != nil {
 		return nil, err

@@ -33,8 +33,9 @@ import (
 	"context"
 	"sync"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/ramcache"
@@ -88,11 +89,25 @@ type Plan struct {
 	onBytes func(done, total int64)
 }
 
+// What the engine stands on has names of this room, so that its signatures can be
+// read and written without others: VM is the record of one, Network an interface of
+// it; VMs manages them, and whoever wires all rooms makes one.
+type (
+	VM      = vm.Record
+	Network = vm.Network
+	VMs     = vm.Manager
+)
+
+// Images are where the read-only files of VMs lie.
+type Images interface {
+	Path(d digest.Digest) string
+}
+
 // Engine applies plans.
 type Engine struct {
 	Store  *store.Store
-	VMs    *vm.Manager
-	Images *image.Store
+	VMs    *VMs
+	Images Images
 	// Host asks what of this host decides; see ReadHost.
 	Host     func(ctx context.Context) (Host, error)
 	CacheCap ramcache.Cap // what the raw RAM files of the cache may occupy

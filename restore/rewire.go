@@ -13,7 +13,7 @@ import (
 // own may be gone, or have other addresses. It keeps its interfaces, which the guest
 // or the machine has; one wish is for all of them, more are one each. The plans tell
 // what was chosen. Nothing is changed yet.
-func (e *Engine) Rewire(rec *vm.Record, wishes []Wish) ([]vm.Network, []NetworkPlan, error) {
+func (e *Engine) Rewire(rec *VM, wishes []Wish) ([]Network, []NetworkPlan, error) {
 	if len(rec.Networks) == 0 {
 		return nil, nil, failure.Hint(failure.New(failure.Usage, "VM %s has no interface that could be on a network", rec.Name),
 			"save it while it runs and make another, or make it anew with --network")
@@ -80,7 +80,7 @@ func (c choice) join() (*NetworkPlan, error) {
 // tell, which may be nil, hears of each choice. Without wishes nothing happens. The VM's lock is held,
 // and the record is the caller's to save once the VM runs: until then it is, on disk,
 // where it was.
-func (e *Engine) Leave(ctx context.Context, rec *vm.Record, wishes []Wish, tell func(NetworkPlan)) error {
+func (e *Engine) Leave(ctx context.Context, rec *VM, wishes []Wish, tell func(NetworkPlan)) error {
 	if len(wishes) == 0 {
 		return nil
 	}

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
+	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
@@ -23,7 +23,7 @@ import (
 // Until step 5 any failure, also the death of this process, leaves the VM
 // suspended. The disks are untouched until step 6. r says how; its Snapshot and
 // Name are filled in.
-func (e *Engine) Wake(ctx context.Context, ref string, r Request) (*vm.Record, error) {
+func (e *Engine) Wake(ctx context.Context, ref string, r Request) (*VM, error) {
 	if err := e.complete(); err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func (e *Engine) Wake(ctx context.Context, ref string, r Request) (*vm.Record, e
 }
 
 // WakeLocked is Wake for a caller that holds the VM's lock.
-func (e *Engine) WakeLocked(ctx context.Context, rec *vm.Record, r Request) error {
+func (e *Engine) WakeLocked(ctx context.Context, rec *VM, r Request) error {
 	if err := e.VMs.MayRun(ctx, rec.ID); err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	"github.com/cocoonv2/cocoon/store/keyring"
 	storelayout "github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/pack"
 )

@@ -10,8 +10,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/internal/test/ramgen"
+	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
 const siblingBytes = 16 << 20

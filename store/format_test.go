@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	"github.com/cocoonv2/cocoon/store/keyring"
 	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
 

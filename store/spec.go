@@ -10,8 +10,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
 // Media types of what a manifest names.
@@ -72,27 +72,31 @@ type MemoryRange struct {
 	Map   digest.Digest `json:"map"`
 }
 
+// Claim is a text that whoever made a snapshot chose: no path, argument or line
+// before it was asked whether it is a word.
+type Claim = spelling.Claim
+
 // Disk is one disk at the moment of capture: exactly one of Map (pages in
 // packs) and Image (a read-only image blob) is set.
 type Disk struct {
-	Index    int            `json:"index"`
-	DeviceID spelling.Claim `json:"deviceId"` // Cloud Hypervisor's, e.g. _disk0
-	Serial   spelling.Claim `json:"serial"`
-	Format   spelling.Claim `json:"format"`
-	Bytes    int64          `json:"bytes"`
-	Readonly bool           `json:"readonly"`
-	Map      digest.Digest  `json:"map,omitempty"`
-	Image    digest.Digest  `json:"image,omitempty"`
+	Index    int           `json:"index"`
+	DeviceID Claim         `json:"deviceId"` // Cloud Hypervisor's, e.g. _disk0
+	Serial   Claim         `json:"serial"`
+	Format   Claim         `json:"format"`
+	Bytes    int64         `json:"bytes"`
+	Readonly bool          `json:"readonly"`
+	Map      digest.Digest `json:"map,omitempty"`
+	Image    digest.Digest `json:"image,omitempty"`
 }
 
 // Network is one interface as the guest knew it at the moment of capture.
 type Network struct {
-	ID         spelling.Claim `json:"id"`            // Cloud Hypervisor's, e.g. _net0
-	Name       spelling.Claim `json:"name,omitzero"` // of the network it was on
-	MAC        spelling.Claim `json:"mac"`
+	ID         Claim          `json:"id"`            // Cloud Hypervisor's, e.g. _net0
+	Name       Claim          `json:"name,omitzero"` // of the network it was on
+	MAC        Claim          `json:"mac"`
 	IPs        []netip.Prefix `json:"ips,omitempty"` // none where cocoon did not give them
 	Gateways   []netip.Addr   `json:"gateways,omitempty"`
-	GatewayMAC spelling.Claim `json:"gatewayMac,omitzero"` // of the first IPv4 gateway
+	GatewayMAC Claim          `json:"gatewayMac,omitzero"` // of the first IPv4 gateway
 	MTU        int            `json:"mtu,omitempty"`       // bytes
 }
 

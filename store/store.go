@@ -38,8 +38,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
-	"github.com/cocoonv2/cocoon/internal/base/owner"
+	"github.com/cocoonv2/cocoon/store/keyring"
 	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
 
@@ -104,10 +103,7 @@ func (s *Store) Root() string { return s.at.Root() }
 func (s *Store) Path(elem ...string) string { return s.at.Path(elem...) }
 
 // Owner is the mark of this store on what it makes outside of its folder.
-func (s *Store) Owner(ctx context.Context) (owner.Mark, error) { return s.at.Owner(ctx) }
-
-// Locks are the gate and the store lock.
-func (s *Store) Locks() filelock.Pair { return s.locks }
+func (s *Store) Owner(ctx context.Context) (storelayout.Mark, error) { return s.at.Owner(ctx) }
 
 // OnCommit and OnRemove set what follows a publish and a removal: derived
 // indexes, which must cope with their own failures: what happened stays.

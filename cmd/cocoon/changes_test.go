@@ -7,7 +7,7 @@ import (
 	"syscall"
 
 	"github.com/cocoonv2/cocoon/internal/base/guest"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
 // storeKind is a store in which the file system fails or forgets, and the verbs

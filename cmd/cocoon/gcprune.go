@@ -92,6 +92,6 @@ func (a *app) writeMetrics(ctx context.Context, path string, start time.Time, re
 	if a.opened != nil {
 		st = a.opened.Store
 	}
-	run := gc.Run{Ended: end, Took: end.Sub(start), Success: failed == nil, Report: rep}
+	run := gc.Run{Ended: end, Took: end.Sub(start), Success: failed == nil, Report: rep, Damaged: house.Damaged}
 	return gc.WriteMetrics(ctx, path, st, run)
 }

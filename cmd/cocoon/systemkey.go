@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/internal/base/private"
+	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
 func newSystemKey(a *app) *cobra.Command {

@@ -113,10 +113,13 @@ func (l *Layout) begin(ctx context.Context) error {
 	return nil
 }
 
+// Mark says which store made something; the zero value is nobody's.
+type Mark = owner.Mark
+
 // Owner is the mark of this store on what it makes outside of its folder. A store
 // that has no identity, or was copied here, gets one. One that cannot be written
 // has none, and owns nothing: the zero Mark.
-func (l *Layout) Owner(ctx context.Context) (owner.Mark, error) {
+func (l *Layout) Owner(ctx context.Context) (Mark, error) {
 	l.ownerMu.Lock()
 	defer l.ownerMu.Unlock()
 	if l.owner != (owner.Mark{}) {

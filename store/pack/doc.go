@@ -60,7 +60,7 @@ const (
 )
 
 // Hash identifies a page: SHA-256 of its 4096 bytes cut to 16 bytes.
-type Hash pagehash.Sum
+type Hash [hashBytes]byte
 
 // String is the hash in hexadecimal.
 func (h Hash) String() string { return hex.EncodeToString(h[:]) }

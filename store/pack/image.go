@@ -11,7 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
 // Source opens packs by digest for reading and gives their size in bytes, and

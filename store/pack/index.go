@@ -8,7 +8,8 @@ import (
 	"sort"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	"github.com/cocoonv2/cocoon/internal/base/pagehash"
+	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
 // Layout of a pack's end, docs/format.md "Pack". All integers little-endian.
@@ -18,7 +19,7 @@ const (
 	skippableMagic = 0x184D2A5C
 	skippableBytes = 8
 	frameEntry     = 8
-	hashBytes      = len(Hash{})
+	hashBytes      = pagehash.Bytes
 	packTailBytes  = 64
 	tailSumAt      = 24 // offset of the checksum within the tail
 	tailMagicAt    = 56

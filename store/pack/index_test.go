@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
 // FuzzOpenIndex: whoever has the key could still have made a wrong index.

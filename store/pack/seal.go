@@ -7,7 +7,7 @@ import (
 	"encoding/binary"
 	"io"
 
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
+	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
 // An encrypted pack (docs/format.md "Encrypted pack") is a head, sealed frames

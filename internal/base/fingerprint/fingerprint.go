@@ -44,7 +44,7 @@ const (
 )
 
 // Print is a fingerprint.
-type Print [Bytes]byte
+type Print = [Bytes]byte
 
 // Key makes fingerprints. It is safe for concurrent use.
 type Key struct {

@@ -7,8 +7,8 @@ import (
 	"slices"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
 // What a request may say instead of a snapshot whose pages may be reused.

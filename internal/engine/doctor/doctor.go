@@ -21,10 +21,10 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/clone"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
 // Status of a finding.

@@ -35,7 +35,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/config"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/fingerprint"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/internal/base/runfolder"
 	"github.com/cocoonv2/cocoon/internal/engine/capture"
 	"github.com/cocoonv2/cocoon/internal/engine/image"
@@ -45,6 +44,7 @@ import (
 	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
 

@@ -10,6 +10,15 @@ import (
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 
+// Damaged counts what repair.Verify finds by structure alone.
+func Damaged(ctx context.Context, st *store.Store) (int, error) {
+	rep, err := repair.Verify(ctx, st, nil, repair.VerifyOptions{})
+	if err != nil {
+		return 0, err
+	}
+	return len(rep.Damaged), nil
+}
+
 // RawCopies are the files in which pages of a snapshot may be found: its
 // materialised RAM, in the cache or linked by a VM, and the disks of the VM it
 // was taken from and of its clones.

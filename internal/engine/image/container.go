@@ -20,7 +20,7 @@ func unwrapped(f io.ReaderAt, size int64) (string, error) {
 }
 
 // RequireRaw refuses a file that is to be a disk as it is, and is none.
-func RequireRaw(path string) error {
+func (*Store) RequireRaw(path string) error {
 	fi, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return failure.New(failure.NotFound, "no such file")

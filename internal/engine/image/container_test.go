@@ -33,7 +33,7 @@ func TestOnlyARawDiskIsRaw(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := file(t, c.disk)
-			err := RequireRaw(path)
+			err := (*Store).RequireRaw(nil, path)
 			if !errors.Is(err, failure.Usage) || !strings.Contains(err.Error(), c.name) || !strings.Contains(failure.HintOf(err), c.hint) {
 				t.Errorf("as a disk: %v (hint %q)", err, failure.HintOf(err))
 			}
@@ -50,11 +50,11 @@ func TestOnlyARawDiskIsRaw(t *testing.T) {
 			}
 		})
 	}
-	if err := RequireRaw(file(t, make([]byte, 8192))); err != nil {
+	if err := (*Store).RequireRaw(nil, file(t, make([]byte, 8192))); err != nil {
 		t.Errorf("a raw disk: %v", err)
 	}
 	for path, class := range map[string]error{"/dev/null": failure.Usage, filepath.Join(t.TempDir(), "none"): failure.NotFound, file(t, make([]byte, 100)): failure.Usage} {
-		if err := RequireRaw(path); !errors.Is(err, class) {
+		if err := (*Store).RequireRaw(nil, path); !errors.Is(err, class) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}

@@ -223,6 +223,15 @@ func (i *Store) Get(ctx context.Context, ref string) (*Record, error) {
 	return spelling.Find("image", strings.TrimPrefix(ref, "sha256:"), all, func(r *Record) string { return r.ID.Encoded() })
 }
 
+// Named is Get for who needs the blob alone, as what its kind is used as.
+func (i *Store) Named(ctx context.Context, ref string) (name string, im store.ImageRef, err error) {
+	rec, err := i.Get(ctx, ref)
+	if err != nil {
+		return "", im, err
+	}
+	return rec.Name, store.ImageRef{Digest: rec.ID, Role: rec.Kind, Bytes: rec.Bytes}, nil
+}
+
 // Remove drops an image's record unless something holds its blob.
 func (i *Store) Remove(ctx context.Context, ref string, holders func(context.Context, digest.Digest) ([]string, error)) error {
 	rec, err := i.Get(ctx, ref)

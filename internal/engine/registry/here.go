@@ -9,7 +9,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/measure"
-	"github.com/cocoonv2/cocoon/store/repair"
 )
 
 // A snapshot brings its own id, and so can whoever makes one: that an id is here
@@ -83,7 +82,7 @@ func (m *Mover) sameAndSound(ctx context.Context, here, sn *store.Snapshot) (boo
 	if !same || err != nil {
 		return false, err
 	}
-	err = repair.ReadPages(ctx, m.Store, here)
+	err = readPages(ctx, m.Store, here)
 	return err == nil, err
 }
 

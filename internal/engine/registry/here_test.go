@@ -15,10 +15,10 @@ import (
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
@@ -241,7 +241,7 @@ func TestPagesThatArePromisedAreNotTakenForPages(t *testing.T) {
 	if err != nil || got.ID != sn.ID {
 		t.Fatal(err)
 	}
-	if err := repair.ReadPages(t.Context(), b.Store, got); err != nil {
+	if err := readPages(t.Context(), b.Store, got); err != nil {
 		t.Error(err)
 	}
 }

@@ -19,10 +19,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 

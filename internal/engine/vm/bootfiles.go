@@ -75,6 +75,17 @@ type Blobs interface {
 	Blob(ctx context.Context, l *store.Lease, path, role string) (store.ImageRef, error)
 }
 
+// Images are the read-only files that VMs stand on; image.Store has them.
+type Images interface {
+	Blobs
+	// Named answers an imported image by its name or digest.
+	Named(ctx context.Context, ref string) (name string, im store.ImageRef, err error)
+	// Path is where a blob lies.
+	Path(d digest.Digest) string
+	// RequireRaw refuses a file that is to be a disk as it is, and is none.
+	RequireRaw(path string) error
+}
+
 // standsOnInstead are the blobs of the record once it boots from others than
 // former.
 func (r *Record) standsOnInstead(former []BootFile) []digest.Digest {

@@ -10,7 +10,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
-	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -134,22 +133,22 @@ func (m *Manager) bootFiles(ctx context.Context, l *store.Lease, rec *Record, sp
 
 // fromImage uses an imported kernel as the kernel, an imported disk as disk 0.
 func (m *Manager) fromImage(ctx context.Context, l *store.Lease, rec *Record, spec *CreateSpec) error {
-	im, err := m.images.Get(ctx, spec.Image)
+	name, im, err := m.images.Named(ctx, spec.Image)
 	if err != nil {
 		return err
 	}
-	if err := l.Hold(ctx, im.ID); err != nil {
+	if err := l.Hold(ctx, im.Digest); err != nil {
 		return err
 	}
-	rec.Image = im.Name
-	rec.Images = append(rec.Images, im.ID)
-	switch im.Kind {
+	rec.Image = name
+	rec.Images = append(rec.Images, im.Digest)
+	switch im.Role {
 	case "kernel":
-		rec.Kernel = &store.ImageRef{Digest: im.ID, Role: "kernel", Bytes: im.Bytes}
+		rec.Kernel = &im
 	case "disk":
-		spec.Disks = append([]DiskSpec{{Path: m.images.Path(im.ID)}}, spec.Disks...)
+		spec.Disks = append([]DiskSpec{{Path: m.images.Path(im.Digest)}}, spec.Disks...)
 	default:
-		return failure.New(failure.Usage, "image %s is a %s", im.Name, im.Kind)
+		return failure.New(failure.Usage, "image %s is a %s", name, im.Role)
 	}
 	return nil
 }
@@ -157,7 +156,7 @@ func (m *Manager) fromImage(ctx context.Context, l *store.Lease, rec *Record, sp
 func (m *Manager) addDisk(ctx context.Context, l *store.Lease, rec *Record, spec DiskSpec) error {
 	i := len(rec.Disks)
 	d := Disk{Index: i, DeviceID: fmt.Sprintf("_disk%d", i), Serial: fmt.Sprintf("cow%d", i), Readonly: spec.Readonly}
-	if err := image.RequireRaw(spec.Path); err != nil {
+	if err := m.images.RequireRaw(spec.Path); err != nil {
 		return err
 	}
 	fi, err := os.Stat(spec.Path)

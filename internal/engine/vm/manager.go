@@ -17,7 +17,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/patience"
 	"github.com/cocoonv2/cocoon/internal/base/runfolder"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
-	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
@@ -50,14 +49,14 @@ type Options struct {
 // Manager does everything with VMs.
 type Manager struct {
 	st      *store.Store
-	images  *image.Store
+	images  Images
 	run     *runfolder.Folder
 	o       Options
 	rescued map[string]bool // ids of VMs that Rescue let go on
 }
 
 // New makes a Manager over a store.
-func New(st *store.Store, images *image.Store, o Options) *Manager {
+func New(st *store.Store, images Images, o Options) *Manager {
 	return &Manager{st: st, images: images, run: runfolder.New(o.RunDir, st.Owner), o: o, rescued: map[string]bool{}}
 }
 

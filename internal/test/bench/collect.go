@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
@@ -88,10 +89,11 @@ func (b *bench) beside(ctx context.Context, s *store.Store, env []string) (took,
 		})
 	}
 	var waits []time.Duration
+	locks := filelock.Pair{Gate: s.Path("gate.lock"), Store: s.Path("store.lock")}
 	g.Go(func() error {
 		for ctx.Err() == nil {
 			start := time.Now()
-			lock, err := s.Locks().Shared(context.WithoutCancel(ctx))
+			lock, err := locks.Shared(context.WithoutCancel(ctx))
 			if err != nil {
 				return err
 			}

@@ -5,8 +5,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/internal/test/ramgen"
+	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
 // kind is a store without or with a key, and what its commands took.

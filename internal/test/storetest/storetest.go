@@ -14,8 +14,8 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/keyring"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/repair"
 	"github.com/cocoonv2/cocoon/store/sleep"
 )

@@ -4,17 +4,27 @@ import (
 	"io"
 	"slices"
 
-	"github.com/cocoonv2/cocoon/internal/base/fingerprint"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
+// PrintBytes is the length of a fingerprint.
+const PrintBytes = 16
+
+// Print is a fingerprint of a page. No content can be made for which another page
+// has the same one, by anybody who does not know the key that it was made with.
+type Print = [PrintBytes]byte
+
+// Fingerprinter makes the print of a page that has this number.
+type Fingerprinter interface {
+	Make(p *Print, page []byte, number uint64)
+}
+
 // Fingerprints tell which pages of an image are still what its parent holds at
 // the same address, for a third of what hashing them costs; the others are
-// hashed. Both files have a [fingerprint.Print] for each page of their image,
-// that of page n at byte n*[fingerprint.Bytes]; what stands there for a zero page
-// means nothing.
+// hashed. Both files have a [Print] for each page of their image, that of page n at
+// byte n*[PrintBytes]; what stands there for a zero page means nothing.
 type Fingerprints struct {
-	Key *fingerprint.Key
+	Key Fingerprinter
 	// Parent has the prints of the parent's pages, made under Key when those pages
 	// were stored. Nil, or where it cannot be read: they are not known.
 	Parent io.ReaderAt
@@ -24,10 +34,10 @@ type Fingerprints struct {
 }
 
 // prints are those of the pages of a batch.
-type prints [pack.FramePages * fingerprint.Bytes]byte
+type prints [pack.FramePages * PrintBytes]byte
 
-func (p *prints) of(i int) *fingerprint.Print {
-	return (*fingerprint.Print)(p[i*fingerprint.Bytes:])
+func (p *prints) of(i int) *Print {
+	return (*Print)(p[i*PrintBytes:])
 }
 
 // Fingerprint has the image look for unchanged pages by f. It must be called
@@ -49,8 +59,8 @@ func newLook(j *job, f *found) *look {
 	if p := j.iw.prints; p != nil && p.Parent != nil && j.iw.parent != nil {
 		l.known = true
 		eachStretch(l.pages, func(from, to int) {
-			part := f.before[from*fingerprint.Bytes : to*fingerprint.Bytes]
-			if n, err := p.Parent.ReadAt(part, int64(l.pages[from])*fingerprint.Bytes); err != nil {
+			part := f.before[from*PrintBytes : to*PrintBytes]
+			if n, err := p.Parent.ReadAt(part, int64(l.pages[from])*PrintBytes); err != nil {
 				clear(part[n:])
 			}
 		})
@@ -64,7 +74,7 @@ func (l *look) page(i int, data []byte) bool {
 	f := l.f
 	f.parent[i] = parentPage{}
 	if f.zero[i] = pack.IsZero(data); f.zero[i] {
-		*f.prints.of(i) = fingerprint.Print{}
+		*f.prints.of(i) = Print{}
 		return false
 	}
 	if !l.known {
@@ -109,7 +119,7 @@ func (iw *ImageWriter) keepPrints(b *batch, f *found) {
 		return // where all is zero the file has a hole
 	}
 	eachStretch(b.pages, func(from, to int) {
-		_, _ = iw.prints.Own.WriteAt(f.prints[from*fingerprint.Bytes:to*fingerprint.Bytes], int64(b.pages[from])*fingerprint.Bytes)
+		_, _ = iw.prints.Own.WriteAt(f.prints[from*PrintBytes:to*PrintBytes], int64(b.pages[from])*PrintBytes)
 	})
 }
 

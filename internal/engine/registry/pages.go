@@ -1,4 +1,4 @@
-package repair
+package registry
 
 import (
 	"context"
@@ -9,10 +9,10 @@ import (
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
-// ReadPages reads every page of a snapshot and compares it with its hash. Blobs that
+// readPages reads every page of a snapshot and compares it with its hash. Blobs that
 // are what their digests say can still be wrong: whoever wrote a pack says in it what
 // its pages are.
-func ReadPages(ctx context.Context, st *store.Store, sn *store.Snapshot) error {
+func readPages(ctx context.Context, st *store.Store, sn *store.Snapshot) error {
 	if err := st.Unlock(ctx, sn); err != nil {
 		return err
 	}
