@@ -3,7 +3,6 @@ package vm
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,7 +15,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
-	"github.com/cocoonv2/cocoon/internal/test/programtest"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -46,7 +44,7 @@ func newBed(t *testing.T, o Options, words ...string) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.RunDir, o.Binary, o.Keeper = filepath.Join(dir, "run"), toldVMM(t, dir, words...), keeper.Program(self)
+	o.RunDir, o.Binary, o.Keeper = filepath.Join(dir, "run"), chsnaptest.Told(t, dir, append(words, "CHSIM_FILL=1M")...), keeper.Program(self)
 	b := &bed{New(st, image.New(st), o), filepath.Join(dir, "guest.elf"), filepath.Join(dir, "disk.raw")}
 	if err := errors.Join(guest.WriteFile(b.kernel), os.WriteFile(b.disk, make([]byte, 1<<20), 0o600)); err != nil {
 		t.Fatal(err)
@@ -55,32 +53,11 @@ func newBed(t *testing.T, o Options, words ...string) *bed {
 	return b
 }
 
-// toldVMM is a program that is the simulator, told so.
-func toldVMM(t *testing.T, dir string, words ...string) string {
-	t.Helper()
-	script := "#!/bin/sh\nexport CHSIM_FILL=1M\n"
-	for _, w := range words {
-		key, value, _ := strings.Cut(w, "=")
-		script += fmt.Sprintf("export %s='%s'\n", key, value)
-	}
-	f, err := os.CreateTemp(dir, "vmm-*.sh")
-	if err == nil {
-		err = f.Close()
-	}
-	if err == nil {
-		err = programtest.Write(f.Name(), []byte(script+"exec "+chsnaptest.Build(t)+` "$@"`+"\n"))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f.Name()
-}
-
 // told is another command of the same store, whose VMMs are told something else.
 func (b *bed) told(t *testing.T, words ...string) *bed {
 	t.Helper()
 	o := b.o
-	o.Binary = toldVMM(t, filepath.Dir(b.kernel), words...)
+	o.Binary = chsnaptest.Told(t, filepath.Dir(b.kernel), append(words, "CHSIM_FILL=1M")...)
 	return &bed{New(b.st, b.images, o), b.kernel, b.disk}
 }
 

@@ -42,7 +42,7 @@ func TestOnlyDisksThatWereMadeHereAreStray(t *testing.T) {
 // is taken back.
 func TestAVMSleepsAndWakesByOneFile(t *testing.T) {
 	b := newBed(t, Options{})
-	rec := b.create(t, "web", true)
+	b.create(t, "web", true)
 	must(t, b.Pause(t.Context(), "web"))
 	rec, unlock, err := b.Lock(t.Context(), "web", "test")
 	must(t, err)
