@@ -19,7 +19,7 @@ func Examine(ctx context.Context, st *store.Store, sources []garbage.Source) (e 
 	if e.Lost, err = Missing(ctx, st, sources); err != nil {
 		return e, err
 	}
-	live, err := st.LeaseHoldings(ctx)
+	live, err := st.Leases().Live(ctx)
 	if err != nil {
 		return e, err
 	}

@@ -37,6 +37,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // DefaultGrace is long enough to find out where the owner of something is.
@@ -150,7 +151,7 @@ func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	}
 	defer m.End()
 	rep := NewReport(o.DryRun)
-	c := &collector{st: s, m: m, o: o, rep: rep, sweep: s.Sweep(), started: start, dropped: map[string]bool{}, beds: map[string]bool{}, unborn: map[garbage.Key]bool{}}
+	c := &collector{st: s, m: m, o: o, rep: rep, sweep: s.Trash().Run(), started: start, dropped: map[string]bool{}, beds: map[string]bool{}, unborn: map[garbage.Key]bool{}}
 	defer c.close()
 	told, err := c.run(ctx)
 	if err != nil {
@@ -167,7 +168,7 @@ type collector struct {
 	o     Options
 	rep   *Report
 	roots *roots
-	sweep *store.Sweep
+	sweep *trash.Run
 
 	asleep  []Kept               // snapshots of suspended VMs
 	dropped map[string]bool      // snapshots that this run removed
@@ -252,7 +253,7 @@ func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) 
 	}
 	durable.Step("gc.swept")
 	c.endOutside(ctx, p)
-	err := c.st.EmptyTrash(ctx, func(name string, err error) { c.failTrash(p, name, err) })
+	err := c.m.Trash().Empty(ctx, func(name string, err error) { c.failTrash(p, name, err) })
 	c.report(p)
 	if err != nil {
 		return err

@@ -111,7 +111,7 @@ func forget(t testing.TB, s *store.Store, path string) {
 	if filepath.Base(path) == "record.json" {
 		kind, id = "vm", filepath.Base(filepath.Dir(path))
 	}
-	if _, err := s.RemoveRoot(kind, id, path); err != nil {
+	if _, err := s.Trash().Remove(kind, id, path); err != nil {
 		t.Fatal(err)
 	}
 }

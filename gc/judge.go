@@ -69,7 +69,7 @@ func (c *collector) DryRun() bool { return c.o.DryRun }
 // Making tells whether a living process is making a VM.
 func (c *collector) Making(ctx context.Context, vm string) (bool, error) {
 	if c.making == nil {
-		live, err := c.st.LeaseHoldings(ctx)
+		live, err := c.st.Leases().Live(ctx)
 		if err != nil {
 			return false, err
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // Lost is a root that was there when the store was last collected, and that no
@@ -76,7 +77,7 @@ type memory struct {
 	sources []garbage.Source
 	known   *account.Account // nil where there is none
 	damage  error            // why not, where there was one
-	traces  []store.Trace
+	traces  []trash.Trace
 	lost    []Lost
 }
 
@@ -175,7 +176,7 @@ func (m *memory) judge(missing []account.Root) (err error) {
 		return nil
 	}
 	if m.traces == nil {
-		if m.traces, err = m.st.Traces(); err != nil {
+		if m.traces, err = m.st.Trash().Traces(); err != nil {
 			return err
 		}
 	}
@@ -207,7 +208,7 @@ func (m *memory) rose(vm string, woken int) bool {
 }
 
 func (m *memory) traced(kind garbage.Kind, id string) bool {
-	return slices.ContainsFunc(m.traces, func(t store.Trace) bool { return t.Kind == string(kind) && t.ID == id })
+	return slices.ContainsFunc(m.traces, func(t trash.Trace) bool { return t.Kind == string(kind) && t.ID == id })
 }
 
 // root reads a root, as its owner does.
@@ -229,7 +230,7 @@ func (m *memory) root(kind garbage.Kind, id string) (root garbage.Root, ok bool)
 func (m *memory) confirm(r *roots) error {
 	again := &memory{st: m.st, sources: m.sources, known: m.known}
 	var err error
-	if again.traces, err = m.st.Traces(); err != nil {
+	if again.traces, err = m.st.Trash().Traces(); err != nil {
 		return err
 	}
 	if m.known == nil {

@@ -215,7 +215,7 @@ func TestWhatVerbsRemoveIsNotLost(t *testing.T) {
 	if err := image.New(f.Store).Remove(t.Context(), "disk", nobody); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.RemoveRoot("vm", someVM, f.Path("vms", someVM)); err != nil {
+	if _, err := f.Trash().Remove("vm", someVM, f.Path("vms", someVM)); err != nil {
 		t.Fatal(err)
 	}
 	rep := collect(t, f.Store, Options{})

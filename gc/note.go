@@ -10,8 +10,8 @@ import (
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/account"
 	"github.com/cocoonv2/cocoon/internal/base/durable"
-	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // remember holds the store against its account. What was lost makes this a dry
@@ -31,7 +31,7 @@ func (c *collector) remember(ctx context.Context) (told, err error) {
 		c.old = &old{before: since, until: since.Add(c.o.Grace)}
 	}
 	if c.mem.traces == nil {
-		c.mem.traces, err = c.st.Traces()
+		c.mem.traces, err = c.st.Trash().Traces()
 	}
 	return told, err
 }
@@ -84,7 +84,7 @@ func (c *collector) note() error {
 		}
 		durable.Step("gc.noted")
 	}
-	return c.st.RemoveTraces(slices.DeleteFunc(c.mem.traces, func(t store.Trace) bool { return t.Kind == string(garbage.VM) && c.beds[t.ID] }))
+	return c.m.Trash().Forget(slices.DeleteFunc(c.mem.traces, func(t trash.Trace) bool { return t.Kind == string(garbage.VM) && c.beds[t.ID] }))
 }
 
 // noteRead remembers a root that was read, for the account.

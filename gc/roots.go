@@ -69,7 +69,7 @@ func (r *roots) update(ctx context.Context) error {
 }
 
 func (r *roots) readLeases(context.Context) error {
-	ids, err := r.st.Leases()
+	ids, err := r.st.Leases().IDs()
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (r *roots) readLeases(context.Context) error {
 		if l == nil {
 			l = &leaseRead{}
 		}
-		h, next, err := r.st.ReadLease(id, l.bytes)
+		h, next, err := r.st.Leases().Read(id, l.bytes)
 		if err != nil {
 			return err
 		}

@@ -76,7 +76,7 @@ func (c *collector) sleeping(ctx context.Context) (map[store.ID]sleep.Sleeper, e
 // leased are the snapshots that a living process works with: one of them may be
 // about to become the RAM of a suspended VM.
 func (c *collector) leased(ctx context.Context) (map[store.ID]bool, error) {
-	live, err := c.st.LeaseHoldings(ctx)
+	live, err := c.st.Leases().Live(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // module collects one kind of object. Folder is where it lies below rootDir;
@@ -123,7 +123,7 @@ func listNames(folder string, batches chan<- []string) error {
 
 func (c *collector) trash(p *plan) error {
 	return c.each("trash", func(name, path string) {
-		if name == c.sweep.Name() || c.st.IsTrace(name) || c.droppedTrace(name) { // it is accounted for already
+		if name == c.sweep.Name() || c.st.Trash().IsTrace(name) || c.droppedTrace(name) { // it is accounted for already
 			return
 		}
 		c.Judge(garbage.Object{Kind: garbage.Trash, ID: name, Path: path, Reason: "discarded by an earlier run or removal"})
@@ -133,7 +133,7 @@ func (c *collector) trash(p *plan) error {
 // namesUnborn notes the VMs that the holder of a lease was making. One that cannot
 // be read names nobody: what it was making is doubtful then.
 func (c *collector) namesUnborn(lease string) {
-	h, _, err := c.st.ReadLease(lease, 0)
+	h, _, err := c.st.Leases().Read(lease, 0)
 	if err != nil {
 		return
 	}
@@ -146,10 +146,6 @@ func (c *collector) namesUnborn(lease string) {
 
 // droppedTrace: this run removed it, and has told so.
 func (c *collector) droppedTrace(entry string) bool {
-	for id := range c.dropped {
-		if strings.HasPrefix(entry, "removed-snapshot-"+id+".") {
-			return true
-		}
-	}
-	return false
+	t, ok := trash.TraceOf(entry)
+	return ok && t.Kind == string(garbage.Snapshot) && c.dropped[t.ID]
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // The store is locked for windowWork at a time, beside what reading the changed
@@ -43,7 +44,7 @@ func (c *collector) looked() int {
 
 // windows calls each for 0 … n-1 in exclusive windows that begin with before,
 // which is called outside first, so that less is left to them.
-func (c *collector) windows(ctx context.Context, n int, before func() error, each func(w *store.Window, i int) error) error {
+func (c *collector) windows(ctx context.Context, n int, before func() error, each func(w *trash.Window, i int) error) error {
 	if n > 0 && !c.o.DryRun {
 		if err := c.sweep.Prepare(); err != nil {
 			return err
@@ -53,7 +54,7 @@ func (c *collector) windows(ctx context.Context, n int, before func() error, eac
 		if err := before(); err != nil {
 			return err
 		}
-		err := c.sweep.Window(ctx, func(w *store.Window) error {
+		err := c.sweep.Window(ctx, func(w *trash.Window) error {
 			locked, looked := time.Now(), c.looked()
 			defer func() {
 				c.rep.LockMs = max(c.rep.LockMs, ms(locked))
@@ -90,13 +91,13 @@ func (c *collector) windows(ctx context.Context, n int, before func() error, eac
 // any lease become victims.
 func (c *collector) reap(ctx context.Context, p *plan) (map[string]bool, error) {
 	dead := map[string]bool{}
-	ids, err := c.st.Leases()
+	ids, err := c.st.Leases().IDs()
 	if err != nil {
 		return nil, err
 	}
 	var suspects []string
 	for _, id := range ids {
-		lives, err := c.st.LeaseLives(id)
+		lives, err := c.st.Leases().Lives(id)
 		if err != nil {
 			return nil, err
 		}
@@ -106,9 +107,9 @@ func (c *collector) reap(ctx context.Context, p *plan) (map[string]bool, error) 
 		}
 	}
 	c.rep.Leases.Live = len(ids)
-	err = c.windows(ctx, len(suspects), func() error { return nil }, func(w *store.Window, i int) error {
+	err = c.windows(ctx, len(suspects), func() error { return nil }, func(w *trash.Window, i int) error {
 		id := suspects[i]
-		lives, err := c.st.LeaseLives(id) // now it is exact
+		lives, err := c.st.Leases().Lives(id) // now it is exact
 		if err != nil || lives {
 			return err
 		}
@@ -121,7 +122,7 @@ func (c *collector) reap(ctx context.Context, p *plan) (map[string]bool, error) 
 		if c.o.DryRun {
 			return nil
 		}
-		_, err = w.Reap(id)
+		_, err = c.st.Leases().Reap(w, id)
 		return err
 	})
 	if err != nil {
@@ -152,7 +153,7 @@ func (c *collector) execute(ctx context.Context, p *plan) error {
 		}
 		return nil
 	}
-	err := c.windows(ctx, len(p.victims), update, func(w *store.Window, i int) error {
+	err := c.windows(ctx, len(p.victims), update, func(w *trash.Window, i int) error {
 		v := &p.victims[i]
 		if spared[i] = p.held(v.Key) || v.Still != nil && !v.Still(); spared[i] {
 			return nil

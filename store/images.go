@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 
@@ -25,10 +24,6 @@ const imageMode = 0o400
 // ImageBlobPath is where an image blob lies.
 func (s *Store) ImageBlobPath(d digest.Digest) string {
 	return s.Path("images", "blobs", "sha256", blobName(d))
-}
-
-func (s *Store) isImage(path string) bool {
-	return filepath.Dir(path) == s.Path("images", "blobs", "sha256")
 }
 
 // ImageInUse tells whether a VMM that lives stands on an image blob, whatever
@@ -69,7 +64,7 @@ func (s *Store) LookAtImages(ctx context.Context) (ImageGuard, error) {
 // attribute. The answer is how many it changed.
 func (s *Store) GuardImages(ctx context.Context) (changed int, err error) {
 	err = s.eachImage(ctx, func(path string, fi os.FileInfo) error {
-		return s.shared(ctx, func() error { // no collector is taking it just now
+		return s.at.Shared(ctx, func() error { // no collector is taking it just now
 			is, err := immutable.Is(path)
 			if errors.Is(err, os.ErrNotExist) {
 				return nil

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
@@ -45,7 +46,7 @@ type Ingest struct {
 
 // Ingest begins a snapshot under a lease.
 func (s *Store) Ingest(ctx context.Context, l *Lease) (*Ingest, error) {
-	in := &Ingest{st: s, lease: l, id: ID(newID()), dir: s.Path("ingest", l.ID())}
+	in := &Ingest{st: s, lease: l, id: ID(spelling.NewID()), dir: s.Path("ingest", l.ID())}
 	if err := os.MkdirAll(in.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("begin ingest: %w", err)
 	}
@@ -282,7 +283,7 @@ func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descr
 		if err := in.st.takeName(in.id, meta.Name); err != nil {
 			return err
 		}
-		err := in.st.shared(ctx, func() error { return in.publish(staged, config, sp) })
+		err := in.st.at.Shared(ctx, func() error { return in.publish(staged, config, sp) })
 		if err != nil {
 			in.st.dropName(meta.Name)
 		}

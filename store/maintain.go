@@ -11,6 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // Maintenance is the right to do what only one process may do at a time: to
@@ -51,7 +52,7 @@ func (s *Store) Survey(ctx context.Context, wait time.Duration, who string) (*Ma
 		lock, err = filelock.Exclusive(wctx, path)
 	}
 	if errors.Is(err, filelock.ErrLocked) || errors.Is(err, failure.Busy) {
-		return nil, s.keptOut()
+		return nil, s.Leases().KeptOut()
 	}
 	if durable.CannotWrite(err) {
 		err = nil // no collector ever came, and none can
@@ -66,6 +67,9 @@ func (s *Store) Survey(ctx context.Context, wait time.Duration, who string) (*Ma
 func (m *Maintenance) Lease(ctx context.Context, doing string) (*Lease, error) {
 	return m.st.Lease(ctx, m.who+": "+doing)
 }
+
+// Trash is what only a collector may do with it.
+func (m *Maintenance) Trash() trash.Collector { return trash.Collector{Trash: m.st.Trash()} }
 
 // End gives gc.lock up.
 func (m *Maintenance) End() error { return m.lock.Unlock() }

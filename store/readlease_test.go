@@ -95,7 +95,7 @@ func TestWhoReadsAReadOnlyStoreKeepsTheCollectorOut(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			if err := s.exclusive(ctx, func() error { return nil }); !errors.Is(err, context.Canceled) {
+			if err := s.at.Exclusive(ctx, func() error { return nil }); !errors.Is(err, context.Canceled) {
 				t.Errorf("a window beside the reader: %v", err)
 			}
 			if err := l.Release(); err != nil {
@@ -143,7 +143,7 @@ func TestALeaseThatCannotGrowKeepsTheCollectorOut(t *testing.T) {
 		t.Errorf("who reads: %v", err)
 	}
 	for _, l := range []*Lease{reader, writer} {
-		if _, _, err := s.ReadLease(l.ID(), 0); err != nil {
+		if _, _, err := s.Leases().Read(l.ID(), 0); err != nil {
 			t.Errorf("a lease cannot be read back: %v", err)
 		}
 		if b, err := os.ReadFile(s.Path("leases", l.ID())); err != nil || len(b) > 0 && b[len(b)-1] != '\n' {
@@ -161,7 +161,7 @@ func TestALeaseThatCannotGrowKeepsTheCollectorOut(t *testing.T) {
 		t.Error(err)
 	}
 	keepsOut(t, s, reader)
-	if ids, err := s.Leases(); err != nil || len(ids) > 0 {
+	if ids, err := s.Leases().IDs(); err != nil || len(ids) > 0 {
 		t.Errorf("leases left: %v, %v", ids, err)
 	}
 }

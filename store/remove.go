@@ -9,6 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // RemoveOptions of Remove.
@@ -16,7 +17,7 @@ type RemoveOptions struct {
 	Force bool // a protected one too
 }
 
-// Remove unpublishes a snapshot: one rename into the trash (trace.go). Its blobs
+// Remove unpublishes a snapshot: one rename into the trash (package trash). Its blobs
 // stay until gc finds that nothing names them.
 func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
 	if s.veto == nil {
@@ -30,7 +31,7 @@ func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
 		durable.Step("store.remove.checked")
 		m, _ := readMeta(s.Path("snapshots", string(id))) // of one that is damaged the link stays, until somebody wants the name
 		name = m.Name
-		return s.exclusive(ctx, func() (err error) {
+		return s.at.Exclusive(ctx, func() (err error) {
 			trashed, err = s.unpublish(ctx, id)
 			return err
 		})
@@ -60,7 +61,7 @@ func (s *Store) unlink(trashed string) error {
 	if collecting || err != nil {
 		return err
 	}
-	return s.EmptyTrace(trashed)
+	return trash.Clear(trashed)
 }
 
 // removable refuses what may not be removed; unpublish looks at the leases again,
@@ -89,12 +90,12 @@ func (s *Store) unpublish(ctx context.Context, id ID) (trashed string, err error
 	if err := s.refuseHeld(ctx, id); err != nil {
 		return "", err
 	}
-	return s.RemoveRoot("snapshot", string(id), s.Path("snapshots", string(id)))
+	return s.Trash().Remove("snapshot", string(id), s.Path("snapshots", string(id)))
 }
 
 // refuseHeld: a living process that holds the snapshot needs it.
 func (s *Store) refuseHeld(ctx context.Context, id ID) error {
-	live, err := s.LeaseHoldings(ctx)
+	live, err := s.Leases().Live(ctx)
 	if err != nil {
 		return err
 	}

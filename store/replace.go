@@ -15,6 +15,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/lease"
 )
 
 // A published snapshot is replaced by one with the same id and the same contents
@@ -34,7 +35,7 @@ func (s *Store) Current(sn *Snapshot) bool {
 
 // HeldBy says for what one of the leases holds the snapshot, "" where none does
 // but the lease own.
-func (sn *Snapshot) HeldBy(live []Holding, own string) string {
+func (sn *Snapshot) HeldBy(live []lease.Holding, own string) string {
 	for _, h := range live {
 		if h.Lease != own && (slices.Contains(h.Snapshots, sn.ID) || slices.Contains(h.Digests, sn.Manifest.Config.Digest)) {
 			return h.Purpose
@@ -129,7 +130,7 @@ var errMetaChanged = fmt.Errorf("meta.json: %w", ErrChanged)
 
 // exchange is the instant in which nobody leases, publishes or removes.
 func (m *Maintenance) exchange(ctx context.Context, in *Ingest, r *replacement, staged string) error {
-	return m.st.exclusive(ctx, func() error {
+	return m.st.at.Exclusive(ctx, func() error {
 		since := time.Now()
 		defer func() { m.locked = max(m.locked, time.Since(since)) }()
 		return m.exchangeNow(ctx, in, r, staged)
@@ -137,7 +138,7 @@ func (m *Maintenance) exchange(ctx context.Context, in *Ingest, r *replacement, 
 }
 
 func (m *Maintenance) exchangeNow(ctx context.Context, in *Ingest, r *replacement, staged string) error {
-	live, err := m.st.LeaseHoldings(ctx)
+	live, err := m.st.Leases().Live(ctx)
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,7 @@ func (s *Store) deadIngests() ([]string, error) {
 	}
 	var dead []string
 	for _, e := range entries {
-		lives, err := s.LeaseLives(e.Name())
+		lives, err := s.Leases().Lives(e.Name())
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/keyring"
+	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
 
 // Media types of what a manifest names.
@@ -25,7 +26,7 @@ const (
 )
 
 // ID of a snapshot: 32 hex digits.
-type ID string
+type ID = storelayout.ID
 
 // Descriptor names one blob: media type, digest, size.
 type Descriptor = ocispec.Descriptor

@@ -37,9 +37,10 @@ import (
 	"context"
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
-	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	storelayout "github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/lease"
+	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // Options of Open.
@@ -62,10 +63,9 @@ type Store struct {
 	maxBytes  int64
 	keys      *keyring.Ring
 	veto      func(context.Context, *Store, ID) error
-	locks     filelock.Pair
 	onCommit  func(context.Context, *Snapshot)
 	onRemove  func(context.Context, ID)
-	onReplace func(old, now *Snapshot, live []Holding) error
+	onReplace func(old, now *Snapshot, live []lease.Holding) error
 }
 
 // The documents of a store.
@@ -93,7 +93,7 @@ func Open(ctx context.Context, root string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{at: at, maxBytes: o.MaxBytes, keys: o.Keys, veto: o.Veto, locks: filelock.Pair{Gate: at.Path("gate.lock"), Store: at.Path("store.lock")}}, nil
+	return &Store{at: at, maxBytes: o.MaxBytes, keys: o.Keys, veto: o.Veto}, nil
 }
 
 // Root is the store's folder.
@@ -105,6 +105,9 @@ func (s *Store) Path(elem ...string) string { return s.at.Path(elem...) }
 // Owner is the mark of this store on what it makes outside of its folder.
 func (s *Store) Owner(ctx context.Context) (storelayout.Mark, error) { return s.at.Owner(ctx) }
 
+// Trash is how things leave the store.
+func (s *Store) Trash() *trash.Trash { return trash.In(s.at) }
+
 // OnCommit and OnRemove set what follows a publish and a removal: derived
 // indexes, which must cope with their own failures: what happened stays.
 func (s *Store) OnCommit(f func(context.Context, *Snapshot)) { s.onCommit = f }
@@ -115,4 +118,4 @@ func (s *Store) OnRemove(f func(context.Context, ID)) { s.onRemove = f }
 // OnReplace sets what goes along when a snapshot is replaced by one that names
 // other blobs, in the instant in which nobody leases, publishes or removes: live is
 // who holds what. It is short.
-func (s *Store) OnReplace(f func(old, now *Snapshot, live []Holding) error) { s.onReplace = f }
+func (s *Store) OnReplace(f func(old, now *Snapshot, live []lease.Holding) error) { s.onReplace = f }

@@ -359,31 +359,11 @@ func TestKillAtEachStepOfAPublish(t *testing.T) {
 			if want := map[bool]int{true: 2, false: 1}[step == "store.commit.published"]; err != nil || len(all) != want {
 				t.Errorf("%d snapshots, want %d (%v)", len(all), want, err)
 			}
-			if live, err := s.LeaseHoldings(t.Context()); err != nil || len(live) != 0 {
+			if live, err := s.Leases().Live(t.Context()); err != nil || len(live) != 0 {
 				t.Errorf("the dead holder's lease lives: %v %v", live, err)
 			}
 		})
 	}
-}
-
-func FuzzParseLease(f *testing.F) {
-	f.Add([]byte("for x\nsha256:" + strings.Repeat("0", 64) + "\nsnapshot:a\nvm:b\n"))
-	f.Add([]byte("sha256:torn"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		h := Holding{Lease: "x"}
-		n, err := parseLease(&h, b)
-		if err != nil && !errors.Is(err, failure.Damaged) {
-			t.Error(err)
-		}
-		if err == nil && n != bytes.LastIndexByte(b, '\n')+1 {
-			t.Errorf("%d of %d bytes were read", n, len(b))
-		}
-		for _, d := range h.Digests {
-			if d.Validate() != nil {
-				t.Errorf("digest %q was let through", d)
-			}
-		}
-	})
 }
 
 func FuzzDecodeSpec(f *testing.F) {

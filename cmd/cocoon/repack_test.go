@@ -39,7 +39,7 @@ func TestACaptureHoldsWhatItsParentNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	live, err := st.LeaseHoldings(t.Context())
+	live, err := st.Leases().Live(t.Context())
 	if err != nil || len(live) != 1 {
 		t.Fatalf("leases %v, %v", live, err)
 	}

@@ -16,6 +16,7 @@ package layout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 	"github.com/cocoonv2/cocoon/internal/base/private"
 )
@@ -80,6 +82,33 @@ func (l *Layout) Root() string { return l.root }
 // Path joins elements below the root.
 func (l *Layout) Path(elem ...string) string {
 	return filepath.Join(append([]string{l.root}, elem...)...)
+}
+
+// ID of a snapshot: 32 hex digits, the name of its folder.
+type ID string
+
+// locks are the gate and the store lock.
+func (l *Layout) locks() filelock.Pair {
+	return filelock.Pair{Gate: l.Path("gate.lock"), Store: l.Path("store.lock")}
+}
+
+// Shared runs f under the shared store lock: no collector is deciding now.
+func (l *Layout) Shared(ctx context.Context, f func() error) error {
+	lock, err := l.locks().Shared(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(), lock.Unlock())
+}
+
+// Exclusive runs f under the store lock alone: nobody leases, publishes, removes
+// or decides meanwhile.
+func (l *Layout) Exclusive(ctx context.Context, f func() error) error {
+	lock, err := l.locks().Exclusive(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(), lock.Unlock())
 }
 
 // networkFS are file systems whose locks or renames do not hold what is

@@ -32,6 +32,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/lease"
 )
 
 // Cache is that of one store. The zero Cap is no limit.
@@ -132,7 +133,7 @@ func (c Cache) use(key digest.Digest) (bool, error) {
 // moved, get its new name with that, unless somebody counts on the old one.
 // Without it a clone makes it anew.
 func Follow(st *store.Store) {
-	st.OnReplace(func(old, now *store.Snapshot, live []store.Holding) error {
+	st.OnReplace(func(old, now *store.Snapshot, live []lease.Holding) error {
 		was, is := Key(old), Key(now)
 		for _, h := range live {
 			if slices.Contains(h.Digests, was) {

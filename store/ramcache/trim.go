@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // Room is what a store's file system has for something to be made, bytes.
@@ -79,11 +80,11 @@ func (c Cache) Trim(ctx context.Context) error {
 	if err != nil || len(OverCap(all, func(digest.Digest) bool { return false }, limit)) == 0 {
 		return err
 	}
-	sweep := c.Store.Sweep()
+	sweep := c.Store.Trash().Run()
 	if err := sweep.Prepare(); err != nil {
 		return err
 	}
-	err = sweep.Window(ctx, func(w *store.Window) error {
+	err = sweep.Window(ctx, func(w *trash.Window) error {
 		held, err := c.held(ctx)
 		if err != nil {
 			return err
@@ -106,7 +107,7 @@ func (c Cache) Trim(ctx context.Context) error {
 
 // held are the digests that a living process needs.
 func (c Cache) held(ctx context.Context) (map[digest.Digest]bool, error) {
-	live, err := c.Store.LeaseHoldings(ctx)
+	live, err := c.Store.Leases().Live(ctx)
 	held := map[digest.Digest]bool{}
 	for _, h := range live {
 		for _, d := range h.Digests {

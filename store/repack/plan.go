@@ -29,6 +29,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/keyring"
+	"github.com/cocoonv2/cocoon/store/lease"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -84,7 +85,7 @@ func (p *Plan) Use(d digest.Digest) *PackUse { return p.uses[d] }
 
 // NewPlan looks at every snapshot, page map and pack index.
 func NewPlan(ctx context.Context, st *store.Store, o Options) (*Plan, error) {
-	live, err := st.LeaseHoldings(ctx)
+	live, err := st.Leases().Live(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +119,7 @@ func NewPlan(ctx context.Context, st *store.Store, o Options) (*Plan, error) {
 }
 
 // count adds what one snapshot needs.
-func (p *Plan) count(ctx context.Context, sn *store.Snapshot, live []store.Holding, seen map[mapUnder]bool) error {
+func (p *Plan) count(ctx context.Context, sn *store.Snapshot, live []lease.Holding, seen map[mapUnder]bool) error {
 	stays := ""
 	if who := sn.HeldBy(live, ""); who != "" {
 		stays = fmt.Sprintf("snapshot %s is in use by: %s", sn.ID, who)

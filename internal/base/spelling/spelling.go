@@ -3,7 +3,11 @@
 // compile than most commands run, and a listing asks of every folder.
 package spelling
 
-import "strings"
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"strings"
+)
 
 // Name: a letter or digit, then letters, digits, '_', '.' and '-', at most so
 // many characters in all.
@@ -15,6 +19,13 @@ func Name(s string, most int) bool {
 
 // ID of a snapshot, VM or lease: 32 lower-case hexadecimal digits.
 func ID[T ~string | ~[]byte](s T) bool { return Hex(s, 32) }
+
+// NewID is one that nobody has.
+func NewID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails: crypto/rand aborts the process instead
+	return hex.EncodeToString(b[:])
+}
 
 // Hex: just so many lower-case hexadecimal digits.
 func Hex[T ~string | ~[]byte](s T, digits int) bool {

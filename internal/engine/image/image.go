@@ -245,7 +245,7 @@ func (i *Store) Remove(ctx context.Context, ref string, holders func(context.Con
 	if len(who) > 0 {
 		return failure.New(failure.Conflict, "image %s is held by %s", rec.Name, strings.Join(who, ", "))
 	}
-	trashed, err := i.st.RemoveRoot("image", rec.Name, i.recordPath(rec.Name))
+	trashed, err := i.st.Trash().Remove("image", rec.Name, i.recordPath(rec.Name))
 	if err != nil {
 		return err
 	}

@@ -158,7 +158,7 @@ func (i *Store) Unpin(ctx context.Context, ref string, d digest.Digest) error {
 
 func (i *Store) removePin(p *Pin) error {
 	path := i.pinPath(p.ID)
-	trashed, err := i.st.RemoveRoot(string(garbage.Pin), p.ID, path)
+	trashed, err := i.st.Trash().Remove(string(garbage.Pin), p.ID, path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // somebody else did
 	}

@@ -47,7 +47,7 @@ func TestAPinIsReadAsItWasWritten(t *testing.T) {
 	if err := i.Unpin(t.Context(), "tiny", d); err != nil {
 		t.Fatal(err)
 	}
-	if traces, err := st.Traces(); err != nil || len(traces) != 1 || traces[0].Kind != "pin" || traces[0].ID != d.Encoded() {
+	if traces, err := st.Trash().Traces(); err != nil || len(traces) != 1 || traces[0].Kind != "pin" || traces[0].ID != d.Encoded() {
 		t.Errorf("traces %v, %v", traces, err)
 	}
 	if err := i.Unpin(t.Context(), "tiny", d); !errors.Is(err, failure.NotFound) {

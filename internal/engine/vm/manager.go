@@ -20,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // Options of a Manager.
@@ -236,7 +237,7 @@ func (m *Manager) bury(id string) error {
 	if !exists(m.recordPath(id)) && !exists(m.SleepPath(id)) {
 		kind = "creation"
 	}
-	trashed, err := m.st.RemoveRoot(kind, id, dir)
+	trashed, err := m.st.Trash().Remove(kind, id, dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -250,7 +251,7 @@ func (m *Manager) bury(id string) error {
 	if kind == "creation" {
 		return os.RemoveAll(trashed)
 	}
-	return m.st.EmptyTrace(trashed)
+	return trash.Clear(trashed)
 }
 
 // RemoveOptions of Remove.

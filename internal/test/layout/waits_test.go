@@ -30,7 +30,7 @@ var fixedTimes = map[string]string{
 	"network/arp.go": "a question that nobody needs to answer", "network/gateways.go": "a question that nobody needs to answer",
 	"network/pluginexec.go": "output that a plugin's child keeps open when the plugin has ended",
 	"refs/refs.go":          "an index that is behind is made good later",
-	"store/repair/blobs.go": "for another gc: busy, try again", "store/readlease.go": "for a gc: busy, try again",
+	"store/repair/blobs.go": "for another gc: busy, try again", "store/lease/read.go": "for a gc: busy, try again",
 	"internal/engine/registry/client.go": "of registries, see transfer.md", "internal/engine/registry/patience.go": "of registries, see transfer.md",
 
 	"store/summarycache.go": "resolution of file times", "gc/roots.go": "resolution of file times", "internal/engine/capture/livedisk.go": "resolution of file times",

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // reuseAfterRemove: pages of a removed snapshot may be reused by whoever named
@@ -92,7 +93,7 @@ func deadLeaseReaped(t *testing.T, h Harness) {
 	if err := l.File().Close(); err != nil {
 		t.Fatal(err)
 	}
-	if live, err := s.LeaseHoldings(t.Context()); err != nil || len(live) > 0 {
+	if live, err := s.Leases().Live(t.Context()); err != nil || len(live) > 0 {
 		t.Errorf("living leases: %v, %v", live, err)
 	}
 	h.collect(t, s)
@@ -164,8 +165,8 @@ func trashResume(t *testing.T, h Harness) {
 	gone := MustPublish(t, s, "gone", Image(1, 9))
 	MustPublish(t, s, "kept", Image(2, 9))
 	mustRemove(t, s, gone.ID)
-	sweep := s.Sweep()
-	err := errors.Join(sweep.Prepare(), sweep.Window(t.Context(), func(w *store.Window) error {
+	sweep := s.Trash().Run()
+	err := errors.Join(sweep.Prepare(), sweep.Window(t.Context(), func(w *trash.Window) error {
 		return w.Discard(s.BlobPath(PackOf(t, gone)))
 	}))
 	if err != nil {

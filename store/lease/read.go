@@ -1,9 +1,8 @@
-package store
+package lease
 
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
@@ -24,10 +23,10 @@ import (
 // keepOutWait is how long a collector that runs is waited for.
 const keepOutWait = 30 * time.Second
 
-// LeaseToRead is Lease for who only reads published snapshots, and need not be able
-// to write.
-func (s *Store) LeaseToRead(ctx context.Context, purpose string) (*Lease, error) {
-	l, err := s.Lease(ctx, purpose)
+// MakeToRead is Make for who only reads published snapshots, and need not be able to
+// write.
+func (ls *Leases) MakeToRead(ctx context.Context, purpose string) (*Lease, error) {
+	l, err := ls.Make(ctx, purpose)
 	if err == nil {
 		l.reads = true
 		return l, nil
@@ -35,7 +34,7 @@ func (s *Store) LeaseToRead(ctx context.Context, purpose string) (*Lease, error)
 	if !durable.CannotWrite(err) {
 		return nil, err
 	}
-	l = &Lease{id: newID(), purpose: strings.ReplaceAll(purpose, "\n", " "), st: s, reads: true}
+	l = ls.begin(purpose, true)
 	if err := l.keepOut(ctx); err != nil {
 		return nil, err
 	}
@@ -50,7 +49,7 @@ func (l *Lease) keepOut(ctx context.Context) error {
 	defer cancel()
 	var err error
 	for _, name := range []string{"gc.lock", "gate.lock"} {
-		l.out, err = filelock.Shared(ctx, l.st.Path(name))
+		l.out, err = filelock.Shared(ctx, l.at.Path(name))
 		if err == nil || !durable.CannotWrite(err) {
 			break
 		}
@@ -61,9 +60,9 @@ func (l *Lease) keepOut(ctx context.Context) error {
 	return nil
 }
 
-// keptOut says why gc.lock cannot be had: another collector, or readers.
-func (s *Store) keptOut() error {
-	path := s.Path("gc.lock")
+// KeptOut says why gc.lock cannot be had: another collector, or readers.
+func (ls *Leases) KeptOut() error {
+	path := ls.at.Path("gc.lock")
 	if alone, err := filelock.Held(path); err == nil && !alone {
 		return failure.New(failure.Busy, "commands that read snapshots keep the collector out, for they cannot write leases (the disk is full or read-only)")
 	}
