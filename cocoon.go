@@ -99,8 +99,8 @@ type Options struct {
 	// to be had. nil is slog.Default().
 	Log *slog.Logger
 	// Progress is told how far a call is, in bytes, from any goroutine. what is
-	// saving, suspending, restoring, pushing or pulling; ref is the VM or snapshot
-	// as the call named it. nil: nobody is told.
+	// saving, suspending, restoring, pushing, pulling, exporting or importing; ref is
+	// the VM or snapshot as the call named it. nil: nobody is told.
 	Progress func(what, ref string, done, total int64)
 }
 

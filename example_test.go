@@ -117,6 +117,36 @@ func ExampleHost_RestoreInPlace() {
 	// Output: the backup is of db
 }
 
+// An archive goes to another host by any means, and a VM is rebuilt there.
+func ExampleHost_Export() {
+	host := open()
+	boot(host, "traveller")
+	_, err := host.Save(ctx, "traveller", cocoon.SaveOptions{Name: "packed"})
+	check(err)
+	check(host.Export(ctx, "packed", "packed.tar"))
+
+	check(host.Remove(ctx, "packed")) // or another host
+	sn, err := host.Import(ctx, "packed.tar", "unpacked")
+	check(err)
+	vm, err := host.Restore(ctx, sn.ID, "arrived")
+	check(err)
+	fmt.Println(vm.Name, "is", vm.State, "from the snapshot of", sn.VM)
+	// Output: arrived is running from the snapshot of traveller
+}
+
+// A pinned image stays, though nothing uses it.
+func ExampleHost_PinImage() {
+	host := open()
+	_, err := host.ImportImage(ctx, "disk.raw", "base-7")
+	check(err)
+	check(host.PinImage(ctx, "base-7"))
+	fmt.Println("conflict:", errors.Is(host.RemoveImage(ctx, "base-7"), cocoon.Conflict))
+
+	check(host.UnpinImage(ctx, "base-7"))
+	check(host.RemoveImage(ctx, "base-7"))
+	// Output: conflict: true
+}
+
 // A policy goes first, then what only the removed snapshots needed is freed.
 func ExampleHost_Prune() {
 	host := open()

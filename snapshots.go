@@ -158,7 +158,7 @@ func (h *Host) Verify(ctx context.Context, readData bool, refs ...string) (affec
 	if readData {
 		o.Part, o.Parts = 1, 1
 	}
-	rep, err := repair.Verify(ctx, h.house.Store, ids, o)
+	rep, err := h.house.Verify(ctx, ids, o)
 	if err != nil || len(rep.Damaged) == 0 {
 		return nil, err
 	}
@@ -179,12 +179,7 @@ func (h *Host) Verify(ctx context.Context, readData bool, refs ...string) (affec
 // sent again. The answer is the digest of its manifest.
 func (h *Host) Push(ctx context.Context, ref, to string) (digest string, err error) {
 	defer classed(&err)
-	m, err := h.house.Mover()
-	if err != nil {
-		return "", err
-	}
-	m.OnBytes = h.telling("pushing", ref)
-	out, err := m.Push(h.patient(ctx), ref, to, true)
+	out, err := h.house.Push(h.patient(ctx), ref, to, house.Transfer{OnBytes: h.telling("pushing", ref)})
 	if err != nil {
 		return "", err
 	}
@@ -195,16 +190,51 @@ func (h *Host) Push(ctx context.Context, ref, to string) (digest string, err err
 // what is here is not fetched again.
 func (h *Host) Pull(ctx context.Context, from, name string) (taken *Snapshot, err error) {
 	defer classed(&err)
-	m, err := h.house.Mover()
-	if err != nil {
-		return nil, err
-	}
-	m.OnBytes = h.telling("pulling", from)
-	sn, err := m.Pull(h.patient(ctx), from, registry.PullOptions{Meta: store.Meta{Name: name}})
+	sn, err := h.house.Pull(h.patient(ctx), from, registry.PullOptions{Meta: store.Meta{Name: name}}, house.Transfer{OnBytes: h.telling("pulling", from)})
 	if err != nil {
 		return nil, err
 	}
 	return published(sn), nil
+}
+
+// Export writes a snapshot to a place that must not exist: FILE.tar becomes an
+// archive that Import reads on another host, anything else a folder that a bare VMM
+// restores from (cloud-hypervisor --restore).
+func (h *Host) Export(ctx context.Context, ref, to string) (err error) {
+	defer classed(&err)
+	return h.house.Export(h.patient(ctx), ref, to, "", nil, house.Transfer{OnBytes: h.telling("exporting", ref)})
+}
+
+// Import takes in a snapshot, under a name that may be empty: an archive, an OCI
+// image layout, or a folder that a VMM wrote. Of such a folder only its own files
+// are read, whatever its configuration names. A layout that holds several snapshots
+// is Usage.
+func (h *Host) Import(ctx context.Context, from, name string) (taken *Snapshot, err error) {
+	defer classed(&err)
+	sn, err := h.house.Import(h.patient(ctx), from, nil, house.ImportOptions{
+		Meta: store.Meta{Name: name}, OnBytes: h.telling("importing", from),
+		OnNote: func(text, hint string) { h.log.Warn(text, "snapshot", from, "hint", hint) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return published(sn), nil
+}
+
+// Repair reads everything back, makes damaged objects sound where that can be done
+// from what is left of them and from copies on this host, and rebuilds what is
+// derived. The answer names what was repaired; it stands beside an error, of class
+// Damaged where something could not be.
+func (h *Host) Repair(ctx context.Context) (repaired []string, err error) {
+	defer classed(&err)
+	rep, err := h.house.Repair(h.patient(ctx), house.RepairOptions{})
+	if rep == nil {
+		return nil, err
+	}
+	for _, a := range rep.Repaired {
+		repaired = append(repaired, a.Object+": "+a.What)
+	}
+	return repaired, err
 }
 
 func (h *Host) resolve(ctx context.Context, ref string) (_ store.ID, err error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -67,7 +66,7 @@ func newSystemDoctor(a *app) *cobra.Command {
 // doctor is what can be looked at before there is a store.
 func (a *app) doctor() doctor.Host {
 	return doctor.Host{
-		RootDir:    nearest(a.set("rootDir")),
+		RootDir:    house.Nearest(a.set("rootDir")),
 		CNIConfDir: a.config["cniConfDir"].List, CNIBinDir: a.config["cniBinDir"].List,
 		VMMVersion: func(ctx context.Context) (string, error) { return a.config.VMMBuild(ctx) },
 		IndexOK:    func(context.Context) error { return nil },
@@ -102,16 +101,6 @@ func unkept(r *house.House) func(context.Context) ([]string, error) {
 		}
 		slices.Sort(ids)
 		return ids, err
-	}
-}
-
-// nearest is the folder itself, or the last on the way to it that is there.
-func nearest(dir string) string {
-	for {
-		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
-			return dir
-		}
-		dir = filepath.Dir(dir)
 	}
 }
 

@@ -10,9 +10,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/cocoonv2/cocoon/gc/policy"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/listing"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -74,24 +74,12 @@ func parseLabels(list []string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, l := range list {
 		k, v, ok := strings.Cut(l, "=")
-		if !ok || !isKey(k) {
+		if !ok || !house.IsKey(k) {
 			return nil, failure.New(failure.Usage, "--label %q is not key=value", l)
 		}
 		out[k] = v
 	}
 	return out, store.CheckLabels(out)
-}
-
-// isKey: of a label. A blank beside it is a slip, and would make another key.
-func isKey(k string) bool { return k != "" && k == strings.TrimSpace(k) }
-
-// wantedLabel reads key[=value], of which Any takes every value.
-func wantedLabel(name, s string) (policy.Label, error) {
-	k, v, exact := strings.Cut(s, "=")
-	if !isKey(k) {
-		return policy.Label{}, failure.New(failure.Usage, "%s %q is not key or key=value", name, s)
-	}
-	return policy.Label{Key: k, Value: v, Any: !exact}, nil
 }
 
 func size(n int64) string { return units.BytesSize(float64(n)) }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
 )
 
 // FuzzRules: a rule that is given is refused or does something. One that came to
@@ -23,17 +24,17 @@ func FuzzRules(f *testing.F) {
 	f.Add(byte(8), "0.1", "")
 	f.Fuzz(func(t *testing.T, which byte, value, labels string) {
 		chosen := flags[int(which)%len(flags)]
-		get := func(flag string) rule {
+		get := func(flag string) house.Rule {
 			switch {
 			case flag == chosen:
-				return rule{"--" + flag, value, true}
+				return house.Rule{Name: "--" + flag, Value: value, Given: true}
 			case flag == "group-by":
-				return rule{"--" + flag, "vm", true}
+				return house.Rule{Name: "--" + flag, Value: "vm", Given: true}
 			}
-			return rule{name: "--" + flag}
+			return house.Rule{Name: "--" + flag}
 		}
 		list := strings.FieldsFunc(labels, func(r rune) bool { return r == '\n' })
-		r, err := parseRules(get, list)
+		r, err := house.ParseRules(get, list)
 		if err != nil {
 			if !errors.Is(err, failure.Usage) || strings.ContainsRune(err.Error(), '\n') {
 				t.Errorf("%q: no usage error of one line", err)
@@ -45,7 +46,7 @@ func FuzzRules(f *testing.F) {
 			t.Errorf("--%s %q came to nothing: %+v", chosen, value, r)
 		}
 		for _, l := range r.Labels {
-			if !isKey(l.Key) {
+			if !house.IsKey(l.Key) {
 				t.Errorf("label %q matches nothing", l)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/gc/garbage"
+	"github.com/cocoonv2/cocoon/gc/policy"
 	"github.com/cocoonv2/cocoon/internal/base/config"
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
@@ -45,13 +46,10 @@ func newGC(a *app) *cobra.Command {
 					return err
 				}
 			}
-			start, collect := time.Now(), a.collect
-			if prune {
-				collect = a.pruneAndCollect
-			}
-			rep, err := collect(c.Context(), o)
+			start := time.Now()
+			rep, err := a.collect(c.Context(), o, prune)
 			if metricsFile != "" {
-				err = errors.Join(err, a.writeMetrics(c.Context(), metricsFile, start, rep, err))
+				err = errors.Join(err, a.opened.WriteMetrics(c.Context(), metricsFile, start, rep, err))
 			}
 			if rep != nil {
 				err = errors.Join(err, a.printReport(rep, format, o.Explain))
@@ -108,10 +106,21 @@ func (a *app) repackOptions(flag string) (*gc.Repack, error) {
 	return &gc.Repack{Threshold: share}, err
 }
 
-func (a *app) collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
+// collect runs gc, and before that with prune the configured policy.
+func (a *app) collect(ctx context.Context, o gc.Options, prune bool) (*gc.Report, error) {
+	var rules policy.Rules
+	if prune {
+		var err error
+		if rules, err = a.config.PruneRules(); err != nil {
+			return nil, err
+		}
+	}
 	h, err := a.open(ctx)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case prune:
+		return h.PruneAndCollect(ctx, rules, o)
 	}
 	return h.Collect(ctx, o)
 }

@@ -1,36 +1,19 @@
 package main
 
 import (
+	"context"
 	"errors"
-	"time"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/base/listing"
-	"github.com/cocoonv2/cocoon/internal/engine/image"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
 )
 
 func newImage(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "Read-only images that VMs and snapshots stand on", Args: cobra.ArbitraryArgs, RunE: groupHelp}
 	c.AddCommand(newImageImport(a), newImageList(a), newImageInspect(a), newImageRemove(a), newImagePin(a), newImageUnpin(a))
 	return c
-}
-
-type imageRow struct {
-	ID           string    `json:"id"`
-	Name         string    `json:"name"`
-	Kind         string    `json:"kind"`
-	Format       string    `json:"format"`
-	Bytes        int64     `json:"bytes"`
-	VirtualBytes int64     `json:"virtualBytes"`
-	Created      time.Time `json:"created"`
-	Pinned       bool      `json:"pinned"`
-	Holders      []string  `json:"holders,omitempty"`
-}
-
-func toImageRow(r *image.Record) imageRow {
-	return imageRow{ID: string(r.ID), Name: r.Name, Kind: r.Kind, Format: r.Format, Bytes: r.Bytes, VirtualBytes: r.VirtualBytes, Created: r.Created.UTC()}
 }
 
 func newImageImport(a *app) *cobra.Command {
@@ -42,16 +25,11 @@ func newImageImport(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			lease, err := r.Store.Lease(c.Context(), "image import")
+			id, err := r.ImportImage(c.Context(), args[0], name)
 			if err != nil {
 				return err
 			}
-			defer lease.Release()
-			rec, err := r.Images.Import(c.Context(), lease, args[0], name)
-			if err != nil {
-				return err
-			}
-			a.out.Line("%s", rec.ID)
+			a.out.Line("%s", id)
 			return nil
 		},
 	}
@@ -68,18 +46,18 @@ func newImageList(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rows, err := imageRows(c.Context(), r)
+			rows, err := r.ListImages(c.Context())
 			if err != nil {
 				return err
 			}
-			return listing.Write(a.out, o, rows, func(i imageRow) string { return i.ID }, []listing.Column[imageRow]{
-				{Name: "ID", Cell: func(i imageRow) string { return short(i.ID, o.NoTrunc) }, Values: func(i imageRow) []string { return []string{i.ID} }},
-				{Name: "NAME", Cell: func(i imageRow) string { return i.Name }},
-				{Name: "KIND", Cell: func(i imageRow) string { return i.Kind }},
-				{Name: "FORMAT", Cell: func(i imageRow) string { return i.Format }},
-				{Name: "SIZE", Cell: func(i imageRow) string { return size(i.Bytes) }, Less: func(x, y imageRow) bool { return x.Bytes < y.Bytes }},
-				{Name: "CREATED", Cell: func(i imageRow) string { return ago(i.Created) }, Less: func(x, y imageRow) bool { return x.Created.Before(y.Created) }},
-				{Name: "PINNED", Cell: func(i imageRow) string { return map[bool]string{true: "yes"}[i.Pinned] }},
+			return listing.Write(a.out, o, rows, func(i house.Image) string { return i.ID }, []listing.Column[house.Image]{
+				{Name: "ID", Cell: func(i house.Image) string { return short(i.ID, o.NoTrunc) }, Values: func(i house.Image) []string { return []string{i.ID} }},
+				{Name: "NAME", Cell: func(i house.Image) string { return i.Name }},
+				{Name: "KIND", Cell: func(i house.Image) string { return i.Kind }},
+				{Name: "FORMAT", Cell: func(i house.Image) string { return i.Format }},
+				{Name: "SIZE", Cell: func(i house.Image) string { return size(i.Bytes) }, Less: func(x, y house.Image) bool { return x.Bytes < y.Bytes }},
+				{Name: "CREATED", Cell: func(i house.Image) string { return ago(i.Created) }, Less: func(x, y house.Image) bool { return x.Created.Before(y.Created) }},
+				{Name: "PINNED", Cell: func(i house.Image) string { return map[bool]string{true: "yes"}[i.Pinned] }},
 			})
 		},
 	}
@@ -95,15 +73,12 @@ func newImageInspect(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rows := []imageRow{}
+			rows := []house.Image{}
 			err = each(args, func(ref string) error {
-				row, err := imageRowOf(c.Context(), r, ref)
-				if err != nil {
-					return err
+				row, err := r.InspectImage(c.Context(), ref)
+				if row.ID != "" {
+					rows = append(rows, row)
 				}
-				row.Holders, err = r.Holders(c.Context(), digest.Digest(row.ID))
-				row.Pinned = isPinned(c.Context(), r, row.ID)
-				rows = append(rows, row)
 				return err
 			})
 			return errors.Join(a.out.JSON(rows), err)
@@ -112,14 +87,28 @@ func newImageInspect(a *app) *cobra.Command {
 }
 
 func newImageRemove(a *app) *cobra.Command {
+	c := imageVerb(a, "rm", "Remove images that no VM and no snapshot holds", (*house.House).RemoveImage)
+	c.Aliases = []string{"remove"}
+	return c
+}
+
+func newImagePin(a *app) *cobra.Command {
+	return imageVerb(a, "pin", "Keep images, though nothing else names them", (*house.House).PinImage)
+}
+
+func newImageUnpin(a *app) *cobra.Command {
+	return imageVerb(a, "unpin", "Let go of pinned images", (*house.House).UnpinImage)
+}
+
+func imageVerb(a *app, verb, help string, do func(*house.House, context.Context, string) error) *cobra.Command {
 	return &cobra.Command{
-		Use: "rm IMAGE…", Aliases: []string{"remove"}, Short: "Remove images that no VM and no snapshot holds", Args: needArgs(cobra.MinimumNArgs(1)),
+		Use: verb + " IMAGE…", Short: help, Args: needArgs(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			r, err := a.open(c.Context())
 			if err != nil {
 				return err
 			}
-			return each(args, func(ref string) error { return removeImage(c.Context(), r, ref) })
+			return each(args, func(ref string) error { return do(r, c.Context(), ref) })
 		},
 	}
 }

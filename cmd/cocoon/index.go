@@ -35,7 +35,7 @@ func newRefs(a *app) *cobra.Command {
 			if len(args) == 0 {
 				return failure.New(failure.Usage, "refs needs a digest")
 			}
-			d, err := digestOf(ctx, r, args[0])
+			d, err := r.Digest(ctx, args[0])
 			if err != nil {
 				return err
 			}

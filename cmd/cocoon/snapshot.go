@@ -34,7 +34,7 @@ func newSnapshotList(a *app) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			debug.SetGCPercent(400) // there is little to collect in a tenth of a second
 			for _, l := range labels {
-				if _, err := wantedLabel("--label", l); err != nil {
+				if _, err := house.ParseLabel("--label", l); err != nil {
 					return err
 				}
 			}

@@ -24,15 +24,15 @@ func newSnapshotVerify(a *app) *cobra.Command {
 			if err := parseSlice(readData, &o); err != nil {
 				return err
 			}
-			st, err := a.store(c.Context())
+			h, err := a.openStore(c.Context(), false)
 			if err != nil {
 				return err
 			}
-			ids, unknown := resolveAll(c.Context(), st, args)
+			ids, unknown := resolveAll(c.Context(), h.Store, args)
 			if len(ids) == 0 && unknown != nil {
 				return unknown // of none, all would be verified
 			}
-			rep, err := repair.Verify(c.Context(), st, ids, o)
+			rep, err := h.Verify(c.Context(), ids, o)
 			if err != nil {
 				return errors.Join(err, unknown)
 			}

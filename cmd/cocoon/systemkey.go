@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/private"
+	"github.com/cocoonv2/cocoon/internal/engine/house"
 	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
@@ -38,8 +38,8 @@ func newKeyCreate(a *app) *cobra.Command {
 
 // outsideStore: a key beside what it protects protects nothing.
 func (a *app) outsideStore(file string) error {
-	path, err1 := lies(file)
-	root, err2 := lies(a.set("rootDir"))
+	path, err1 := house.Lies(file)
+	root, err2 := house.Lies(a.set("rootDir"))
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
@@ -47,14 +47,6 @@ func (a *app) outsideStore(file string) error {
 		return failure.Hint(failure.New(failure.Usage, "%s lies in the store that it is to protect", path), "keep keys elsewhere, for example in /etc/cocoon")
 	}
 	return nil
-}
-
-// lies is where a path leads, as far as it does.
-func lies(path string) (string, error) {
-	if at, err := private.Resolve(path); err == nil {
-		return at, nil
-	}
-	return filepath.Abs(path)
 }
 
 func newKeyShow(a *app) *cobra.Command {

@@ -62,9 +62,12 @@ func tour(ctx context.Context, host *cocoon.Host) error {
 		},
 		func() error { return stop(ctx, host, "again", "c1", "c2") },
 		func() error { _, err := host.Prune(ctx, policy.Rules{Last: 1}, true); return err },
+		func() error { return host.Export(ctx, "first", "first.tar") },
 		func() error { return host.Remove(ctx, "first") },
 		func() error { _, err := host.Collect(ctx, false); return err },
 		func() error { _, err := host.Verify(ctx, true); return err },
+		func() error { _, err := host.Repair(ctx); return err },
+		func() error { return images(ctx, host) },
 	} {
 		if err := step(); err != nil {
 			return err
@@ -72,6 +75,13 @@ func tour(ctx context.Context, host *cocoon.Host) error {
 	}
 	if _, err := host.Inspect(ctx, "first"); !errors.Is(err, cocoon.NotFound) {
 		return fmt.Errorf("first was removed, and asking for it says %v", err)
+	}
+	back, err := host.Import(ctx, "first.tar", "back")
+	if err != nil {
+		return err
+	}
+	if err := host.Remove(ctx, back.ID); err != nil {
+		return err
 	}
 	vms, err := host.VMs(ctx)
 	if err != nil {
@@ -81,6 +91,15 @@ func tour(ctx context.Context, host *cocoon.Host) error {
 		fmt.Println(vm.Name, vm.State)
 	}
 	return nil
+}
+
+// images takes one in, keeps it, and lets it go.
+func images(ctx context.Context, host *cocoon.Host) error {
+	digest, err := host.ImportImage(ctx, "disk.raw", "base")
+	if err != nil {
+		return err
+	}
+	return errors.Join(host.PinImage(ctx, digest), host.UnpinImage(ctx, "base"), host.RemoveImage(ctx, "base"))
 }
 
 func stop(ctx context.Context, host *cocoon.Host, vms ...string) error {

@@ -4,14 +4,61 @@ import (
 	"context"
 	"path/filepath"
 
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 
-// Damaged counts what repair.Verify finds by structure alone.
-func Damaged(ctx context.Context, st *store.Store) (int, error) {
+// RepairOptions of Repair.
+type RepairOptions struct {
+	DryRun    bool
+	From      string // REGISTRY/NAME to fetch damaged blobs from; "": nowhere
+	PlainHTTP bool
+}
+
+// Repair reads everything back and makes damaged objects sound where that can be.
+// For what it has to leave the report stands beside an error, failure.Damaged.
+func (h *House) Repair(ctx context.Context, o RepairOptions) (*repair.Report, error) {
+	ro := repair.Options{DryRun: o.DryRun, Reindex: h.Reindex, Copies: h.RawCopies}
+	if o.From != "" {
+		m, err := h.mover(Transfer{PlainHTTP: o.PlainHTTP})
+		if err == nil {
+			err = m.Repository(o.From)
+		}
+		if err != nil {
+			return nil, err
+		}
+		ro.Fetch = m.BlobSource(o.From)
+	}
+	rep, err := repair.Run(ctx, h.Store, ro)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(rep.Left); n > 0 {
+		err = failure.Hint(failure.New(failure.Damaged, "%d objects could not be repaired", n), "import or pull the snapshots again, or remove them")
+	}
+	return rep, err
+}
+
+// Remake makes anew what a store must have to be opened, before it is.
+func (s Settings) Remake(ctx context.Context, dryRun bool) (actions []repair.Action, err error) {
+	made, err := layout.Remake(ctx, s.Of("rootDir"), dryRun)
+	for _, m := range made {
+		actions = append(actions, repair.Action{Object: m.Object, What: m.How})
+	}
+	return actions, err
+}
+
+// Verify checks snapshots, or all where none is given; the damage is in the report.
+func (h *House) Verify(ctx context.Context, ids []store.ID, o repair.VerifyOptions) (*repair.VerifyReport, error) {
+	return repair.Verify(ctx, h.Store, ids, o)
+}
+
+// damaged counts what repair.Verify finds by structure alone.
+func damaged(ctx context.Context, st *store.Store) (int, error) {
 	rep, err := repair.Verify(ctx, st, nil, repair.VerifyOptions{})
 	if err != nil {
 		return 0, err

@@ -4,26 +4,52 @@ import (
 	"context"
 
 	"github.com/cocoonv2/cocoon/internal/base/config"
-	"github.com/cocoonv2/cocoon/internal/engine/capture"
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/engine/registry"
+	"github.com/cocoonv2/cocoon/store"
 )
 
-// Mover is what moves snapshots in OCI form; its other fields are the caller's to
-// fill in.
-func (h *House) Mover() (*registry.Mover, error) {
+// Transfer says how a snapshot is moved in OCI form.
+type Transfer struct {
+	PlainHTTP     bool
+	Concurrency   int  // blobs under way at once; 0 is 4
+	WithoutImages bool // of what leaves: the other side has the images
+	OnBytes       func(done, total int64)
+}
+
+// Check comes before anything is opened.
+func (t Transfer) Check() error {
+	if t.Concurrency < 0 || t.Concurrency > 64 {
+		return failure.New(failure.Usage, "--concurrency %d: 1 to 64", t.Concurrency)
+	}
+	return nil
+}
+
+func (h *House) mover(t Transfer) (*registry.Mover, error) {
+	if err := t.Check(); err != nil {
+		return nil, err
+	}
 	idle, err := config.ParseDuration("registryTimeout", h.o.Settings.Of("registryTimeout"))
 	if err != nil {
 		return nil, err
 	}
-	return &registry.Mover{Store: h.Store, Images: h.Images, Idle: idle}, nil
+	return &registry.Mover{Store: h.Store, Images: h.Images, Idle: idle, Concurrency: t.Concurrency, PlainHTTP: t.PlainHTTP, OnBytes: t.OnBytes}, nil
 }
 
-// Importer takes in folders that somebody else made.
-func (h *House) Importer() *capture.Importer {
-	return &capture.Importer{Store: h.Store, Images: h.Images, Prints: h.o.fingerprints}
+// Push copies a snapshot to REGISTRY/NAME:TAG.
+func (h *House) Push(ctx context.Context, ref, to string, t Transfer) (*registry.Pushed, error) {
+	m, err := h.mover(t)
+	if err != nil {
+		return nil, err
+	}
+	return m.Push(ctx, ref, to, !t.WithoutImages)
 }
 
-// ExportCH writes a folder that a bare VMM restores from; onBytes may be nil.
-func (h *House) ExportCH(ctx context.Context, ref, dir string, onBytes func(done, total int64)) error {
-	return h.Restorer.ExportCH(ctx, ref, dir, onBytes)
+// Pull takes in a snapshot from REGISTRY/NAME:TAG.
+func (h *House) Pull(ctx context.Context, from string, o registry.PullOptions, t Transfer) (*store.Snapshot, error) {
+	m, err := h.mover(t)
+	if err != nil {
+		return nil, err
+	}
+	return m.Pull(ctx, from, o)
 }

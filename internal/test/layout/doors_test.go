@@ -49,6 +49,43 @@ func TestThePageOfTheLibraryNamesEveryCall(t *testing.T) {
 	}
 }
 
+// wired are what makes a room of a store, or runs one of the big jobs over it.
+var wired = map[string][]string{
+	"store": {"Open"}, "internal/engine/image": {"New"}, "internal/engine/vm": {"New"}, "refs": {"New"},
+	"restore": {"Engine"}, "internal/engine/capture": {"Saver", "Importer"}, "internal/engine/registry": {"Mover"},
+	"gc": {"Collect", "Missing", "WriteMetrics"}, "store/repair": {"Run", "Verify"}, "store/layout": {"Remake"},
+}
+
+// TestOneWiring: the command and package cocoon open the same house, and neither puts
+// rooms together by itself, so that what one does the other does by the same lines.
+func TestOneWiring(t *testing.T) {
+	seen := 0
+	product(t, func(rel string, file *ast.File) {
+		dir := filepath.Dir(rel)
+		if strings.HasPrefix(dir, "internal/test") || strings.HasPrefix(dir, "testdata") {
+			return
+		}
+		imported := imports(file)
+		for _, sel := range selectors(file) {
+			of, ok := sel.X.(*ast.Ident)
+			if !ok {
+				continue
+			}
+			room := strings.TrimPrefix(imported[of.Name], module)
+			switch {
+			case !slices.Contains(wired[room], sel.Sel.Name):
+			case dir == "internal/engine/house":
+				seen++
+			default:
+				t.Errorf("%s uses %s.%s: only internal/engine/house puts rooms together", rel, of.Name, sel.Sel.Name)
+			}
+		}
+	})
+	if seen < len(wired) {
+		t.Errorf("the house uses %d of %d: the test does not see them", seen, len(wired))
+	}
+}
+
 // TestPublicSignaturesMentionNothingInternal: whoever cannot write a type cannot
 // call what takes it. Every room is looked at that others can import.
 func TestPublicSignaturesMentionNothingInternal(t *testing.T) {

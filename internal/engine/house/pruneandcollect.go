@@ -1,4 +1,4 @@
-package main
+package house
 
 import (
 	"context"
@@ -7,22 +7,14 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/gc"
-	"github.com/cocoonv2/cocoon/internal/engine/house"
+	"github.com/cocoonv2/cocoon/gc/policy"
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// pruneAndCollect runs the configured policy, then gc, and reports both as one
-// run. Expired snapshots go even where no policy is configured. The report
-// stands beside an error where something went all the same.
-func (a *app) pruneAndCollect(ctx context.Context, o gc.Options) (*gc.Report, error) {
-	rules, err := a.configuredRules()
-	if err != nil {
-		return nil, err
-	}
-	h, err := a.open(ctx)
-	if err != nil {
-		return nil, err
-	}
+// PruneAndCollect applies a policy, then runs gc, and reports both as one run.
+// Expired snapshots go even where the policy has no rule. The report stands beside
+// an error where something was removed all the same.
+func (h *House) PruneAndCollect(ctx context.Context, rules policy.Rules, o gc.Options) (*gc.Report, error) {
 	if lost, err := h.Lost(ctx); err != nil || len(lost) > 0 && !o.AcceptLoss {
 		if err != nil {
 			return nil, err
@@ -50,7 +42,7 @@ func (a *app) pruneAndCollect(ctx context.Context, o gc.Options) (*gc.Report, er
 }
 
 // gone are the snapshots that the policy removes.
-func gone(p *house.PruneReport) (ids []store.ID) {
+func gone(p *PruneReport) (ids []store.ID) {
 	for _, d := range p.Decisions {
 		if d.Action != "keep" && d.Error == "" {
 			ids = append(ids, d.ID)
@@ -61,7 +53,7 @@ func gone(p *house.PruneReport) (ids []store.ID) {
 
 // addPruned puts the snapshots before the objects that they held. A snapshot
 // itself frees nothing: its blobs are objects of their own.
-func addPruned(rep *gc.Report, p *house.PruneReport) {
+func addPruned(rep *gc.Report, p *PruneReport) {
 	var removed []gc.Removed
 	var kept []gc.Kept
 	var gone []string
@@ -84,14 +76,13 @@ func addPruned(rep *gc.Report, p *house.PruneReport) {
 	rep.Removed, rep.Kept = append(removed, rep.Removed...), append(kept, rep.Kept...)
 }
 
-// writeMetrics tells about a run that began at start, also about one that
-// failed, and where the store cannot even be opened.
-func (a *app) writeMetrics(ctx context.Context, path string, start time.Time, rep *gc.Report, failed error) error {
+// WriteMetrics tells about a run of gc that began at start, also about one that
+// failed, and where the store could not even be opened: h is nil then.
+func (h *House) WriteMetrics(ctx context.Context, path string, start time.Time, rep *gc.Report, failed error) error {
 	end := time.Now()
 	var st *store.Store
-	if a.opened != nil {
-		st = a.opened.Store
+	if h != nil {
+		st = h.Store
 	}
-	run := gc.Run{Ended: end, Took: end.Sub(start), Success: failed == nil, Report: rep, Damaged: house.Damaged}
-	return gc.WriteMetrics(ctx, path, st, run)
+	return gc.WriteMetrics(ctx, path, st, gc.Run{Ended: end, Took: end.Sub(start), Success: failed == nil, Report: rep, Damaged: damaged})
 }

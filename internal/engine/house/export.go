@@ -1,0 +1,123 @@
+package house
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/private"
+)
+
+// Formats of an export.
+const (
+	OCIFormat = "oci" // an OCI image layout: a folder, FILE.tar or a stream
+	CHFormat  = "ch"  // a folder that a bare VMM restores from
+)
+
+// ToStream is what an export to a stream is called.
+const ToStream = "-"
+
+// ExportFormat checks what an export is to make, before anything is opened, and says
+// in which format: the one that is asked for, or "" for an archive where out is
+// FILE.tar or a stream, and a folder for the VMM elsewhere.
+func (s Settings) ExportFormat(out, format string) (string, error) {
+	if err := errors.Join(checkOutput(out), s.outsideFolders(out)); err != nil {
+		return "", err
+	}
+	archive := out == ToStream || strings.HasSuffix(out, ".tar")
+	switch {
+	case format == "" && archive:
+		return OCIFormat, nil
+	case format == "":
+		return CHFormat, nil
+	case format != OCIFormat && format != CHFormat:
+		return "", failure.New(failure.Usage, "--format %q: oci or ch", format)
+	case format == CHFormat && archive:
+		return "", failure.New(failure.Usage, "a Cloud Hypervisor snapshot is a folder: give -o DIR, or --format oci")
+	}
+	return format, nil
+}
+
+// Export writes a snapshot to a folder or FILE.tar that must not exist, or with
+// ToStream to w.
+func (h *House) Export(ctx context.Context, ref, out, format string, w io.Writer, t Transfer) error {
+	format, err := h.o.Settings.ExportFormat(out, format)
+	if err != nil {
+		return err
+	}
+	if format == CHFormat {
+		return h.Restorer.ExportCH(ctx, ref, out, t.OnBytes)
+	}
+	m, err := h.mover(t)
+	if err != nil {
+		return err
+	}
+	switch {
+	case out == ToStream:
+		_, err = m.ExportTar(ctx, ref, w, !t.WithoutImages)
+	case strings.HasSuffix(out, ".tar"):
+		_, err = m.ExportTarFile(ctx, ref, out, !t.WithoutImages)
+	default:
+		_, err = m.ExportDir(ctx, ref, out, !t.WithoutImages)
+	}
+	return err
+}
+
+// archives are endings of names that say that a file is meant.
+var archives = []string{".gz", ".tgz", ".zst", ".tzst", ".xz", ".txz", ".bz2", ".tbz", ".tbz2", ".lz4", ".zip", ".7z", ".tar"}
+
+// checkOutput refuses what would become a folder that is called as a file is.
+func checkOutput(out string) error {
+	if out == "-" || strings.HasSuffix(out, ".tar") {
+		return nil
+	}
+	for _, ending := range archives {
+		if strings.HasSuffix(strings.ToLower(strings.TrimRight(out, "/")), ending) {
+			return failure.Hint(failure.New(failure.Usage, "-o %s: an export is a folder, FILE.tar, or a tar stream on -", out),
+				"packs are compressed already, so give -o FILE.tar; image disks gain from: cocoon snapshot export SNAPSHOT -o - | zstd > FILE.tar.zst, which import reads")
+		}
+	}
+	return nil
+}
+
+// outsideFolders refuses an export into the folders of cocoon: gc would take it for
+// what was left there, or nobody would.
+func (s Settings) outsideFolders(out string) error {
+	if out == "-" {
+		return nil
+	}
+	abs, err := filepath.Abs(out)
+	if err != nil {
+		return err
+	}
+	at, err := Lies(Nearest(filepath.Dir(abs)))
+	for _, name := range []string{"rootDir", "runDir"} {
+		own, oerr := Lies(s.Of(name))
+		if err = errors.Join(err, oerr); err == nil && strings.HasPrefix(at+"/", own+"/") {
+			return failure.Hint(failure.New(failure.Usage, "-o %s lies in %s, %s of cocoon", out, own, name), "choose a place of its own for it")
+		}
+	}
+	return err
+}
+
+// Nearest is the folder itself, or the last on the way to it that is there.
+func Nearest(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// Lies is where a path leads, as far as it does.
+func Lies(path string) (string, error) {
+	if at, err := private.Resolve(path); err == nil {
+		return at, nil
+	}
+	return filepath.Abs(path)
+}
