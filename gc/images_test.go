@@ -9,6 +9,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	attribute "github.com/cocoonv2/cocoon/internal/base/immutable"
+	"github.com/cocoonv2/cocoon/internal/engine/image"
 )
 
 // TestAnImageUnderAVMMStays, though the record that named it is lost: the VMM holds
@@ -23,7 +24,7 @@ func TestAnImageUnderAVMMStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if used, err := s.ImageInUse(digest.FromString("base")); !used || err != nil {
+	if used, err := image.New(s).InUse(digest.FromString("base")); !used || err != nil {
 		t.Errorf("in use: %v, %v", used, err)
 	}
 	if rep := collect(t, s, Options{Explain: true}); len(rep.Removed) > 0 || len(rep.Kept) != 1 || rep.Kept[0].Kind != "image" {

@@ -16,6 +16,11 @@ import (
 // BlobPath is where a blob lies or would lie.
 func (s *Store) BlobPath(d digest.Digest) string { return s.Path("blobs", "sha256", blobName(d)) }
 
+// ImageBlobPath is where an image blob lies.
+func (s *Store) ImageBlobPath(d digest.Digest) string {
+	return s.Path("images", "blobs", "sha256", blobName(d))
+}
+
 // blobName is the name of a blob's file. What is no digest has one that nothing
 // ever has: no document leads out of the folder by what it calls a digest.
 func blobName(d digest.Digest) string {

@@ -80,7 +80,7 @@ func (a *app) doctor() doctor.Host {
 // ofStore adds the store that there is.
 func ofStore(h *doctor.Host, r *house.House) {
 	h.RootDir, h.IndexOK, h.Sealing = r.Store.Root(), r.IndexOK, r.Store.SealingKey
-	h.Store, h.Standing, h.Images, h.Unkept = r.Store.Owner, r.VMs.Standing, r.Store.LookAtImages, unkept(r)
+	h.Store, h.Standing, h.Images, h.Unkept = r.Store.Owner, r.VMs.Standing, r.Images.LookAtGuard, unkept(r)
 	h.Collection = func(ctx context.Context) (lost, doubtful []string, err error) {
 		e, err := gc.Examine(ctx, r.Store, house.Roots(r.Store))
 		for _, l := range e.Lost {
@@ -128,7 +128,7 @@ func (a *app) closeToOthers() error {
 // the guard of the images, and the index, which is derived.
 func (a *app) mend(ctx context.Context, r *house.House, h doctor.Host) error {
 	r.KeepAll(ctx)
-	guarded, err := r.Store.GuardImages(ctx)
+	guarded, err := r.Images.Guard(ctx)
 	if err != nil {
 		return err
 	}

@@ -22,8 +22,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
+	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
-	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
@@ -57,7 +57,7 @@ type Host struct {
 	// Standing lists what lies in the run folder; nil where there is no store.
 	Standing func(ctx context.Context) ([]vm.Standing, error)
 	// Images counts the image blobs of the store; nil where there is none.
-	Images func(ctx context.Context) (store.ImageGuard, error)
+	Images func(ctx context.Context) (image.Guard, error)
 	// Unkept are VMs that run without a keeper; nil where there is no store.
 	Unkept func(ctx context.Context) ([]string, error)
 	// Sealing says what new snapshots are encrypted with.

@@ -206,7 +206,7 @@ func Garbage(st *store.Store) garbage.Source {
 // record names it any more.
 func Blobs(st *store.Store) garbage.Source {
 	return garbage.Source{Folder: "images/blobs/sha256", Blobs: garbage.Image, Free: func(d digest.Digest) bool {
-		used, err := st.ImageInUse(d)
+		used, err := New(st).InUse(d)
 		return !used && err == nil
 	}}
 }

@@ -92,7 +92,7 @@ func (s *staged) name(ctx context.Context, d digest.Digest) error {
 	if err := s.lease.Hold(ctx, d); err != nil {
 		return err
 	}
-	if err := os.Chmod(s.path, 0o400); err != nil {
+	if err := os.Chmod(s.path, blobMode); err != nil {
 		return err
 	}
 	durable.Step("image.copied")
