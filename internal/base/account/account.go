@@ -1,25 +1,25 @@
-// Package account keeps what a store held when it was last collected: the one
-// thing by which a collector can tell what nobody wants any more from what is not
-// there because a volume is not mounted, a backup is half restored, or somebody
-// moved a file aside.
+// Package account records what a store held when it was last collected. Only by
+// this record can a collector tell objects that are no longer needed from objects
+// that are missing because a volume is not mounted, a backup is half restored, or
+// somebody moved a file away.
 //
-// Words: a root is what is kept for its own sake, by kind and id; a place is a
-// folder as the file system knows it; what is doubtful has no owner, and no sign
-// that it never had one; an account that is new was made for a store of which
-// nothing had been noted before.
+// Words: a root is an object kept for its own sake, identified by kind and id; a
+// place is a folder as the file system identifies it; a doubtful object has no
+// owner, and no sign that it never had one; an account is new if nothing had been
+// noted of its store before.
 //
-// What it says is compared, never obeyed: nothing is kept or removed because it
-// stands here. What it names and is not there any more was removed by one of the
-// program's own verbs, each of which leaves a trace, or else was lost; then
+// The account is only compared, never obeyed: nothing is kept or removed because
+// of an entry in it. An entry whose object no longer exists was either removed by
+// one of the program's verbs, each of which leaves a trace, or lost; in that case
 // nothing is removed until an operator has looked.
 //
 // Invariants:
 //
-//  1. It is replaced as a whole, by whoever holds gc.lock, when a collection is
-//     done. A store is made with one.
-//  2. A store is never blocked by an account that is missing or damaged: then a
-//     new one is begun. What was there before it is left alone for a while.
-//  3. One of another version is not understood, which is an error.
+//  1. It is replaced as a whole, by the holder of gc.lock, at the end of a
+//     collection. A new store is created with one.
+//  2. A missing or damaged account never blocks a store: a new one is begun, and
+//     objects older than it are left alone for a while.
+//  3. An account of another version is an error.
 //  4. No capture waits for it.
 package account
 
@@ -50,15 +50,16 @@ var document = durable.Document{Name: File, Limit: 256 << 20}
 type Account struct {
 	Version int       `json:"version"`
 	Made    time.Time `json:"made"`
-	// New is when the first account of this store was begun, where the store had
-	// been in use before; the zero time where all of its life is known.
+	// New is when the first account of this store was begun, if the store had
+	// been in use before; the zero time if its whole life is known.
 	New     time.Time        `json:"new,omitzero"`
 	Folders map[string]Place `json:"folders"`
 	// Snapshots by id, with their names.
 	Snapshots map[string]string `json:"snapshots"`
 	// Roots are all others, by their files below the store's folder.
 	Roots map[string]Root `json:"roots"`
-	// Doubtful is what has no owner, "kind/id", and when it was first seen so.
+	// Doubtful lists objects without an owner as "kind/id", with the time they
+	// were first seen so.
 	Doubtful map[string]time.Time `json:"doubtful,omitempty"`
 }
 
@@ -70,8 +71,8 @@ type Root struct {
 	Woken int    `json:"woken,omitempty"` // of a suspended VM: how often it was, before
 }
 
-// Begin makes the account of a store; now is the zero time for one that is being
-// made.
+// Begin makes the account of a store; now is the zero time for a store that is
+// just being created.
 func Begin(now time.Time) *Account {
 	return &Account{Version: version, New: now, Folders: map[string]Place{}, Snapshots: map[string]string{}, Roots: map[string]Root{}, Doubtful: map[string]time.Time{}}
 }
@@ -85,8 +86,8 @@ type sealed struct {
 // ErrNone says that there is no account that could be read.
 var ErrNone = errors.New("no account")
 
-// Read gives the account of the store in a folder: ErrNone where it is missing or
-// damaged, failure.Damaged where a newer program wrote it.
+// Read returns the account of the store in a folder: ErrNone if it is missing or
+// damaged, failure.Damaged if a newer program wrote it.
 func Read(root string) (*Account, error) {
 	b, err := document.Read(filepath.Join(root, File))
 	switch {
@@ -151,7 +152,7 @@ func (a *Account) Found(root string) error {
 	return errors.Join(err, staged.Drop(), durable.SyncDir(root))
 }
 
-// Says whether two accounts note the same; when they were made does not count.
+// Says reports whether two accounts hold the same; their times do not count.
 func (a *Account) Says(other *Account) bool {
 	return a != nil && other != nil && a.New.Equal(other.New) && maps.Equal(a.Folders, other.Folders) && maps.Equal(a.Snapshots, other.Snapshots) &&
 		maps.Equal(a.Roots, other.Roots) && maps.EqualFunc(a.Doubtful, other.Doubtful, time.Time.Equal)

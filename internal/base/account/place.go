@@ -10,20 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Place is what no other folder has in common with one: a copy, a mount point
-// without its volume, another volume on it. Device numbers change with each boot,
-// so it says only which folders are on the same file system.
+// Place identifies a folder, so that a copy, a mount point without its volume, or
+// another volume mounted on it has a different one. Device numbers change with
+// each boot, so they only show which folders are on the same file system.
 type Place struct {
 	Inode uint64 `json:"inode"`
 	Born  int64  `json:"born,omitempty"` // ns since 1970; 0 where the file system does not say
 	Group int    `json:"group"`          // 0 with the root folder
 }
 
-// Here is the folder of the store itself, among the others.
+// Here stands for the store's own folder among the others.
 const Here = "."
 
-// Places looks at root and at the folders below it, by their paths; one that is
-// missing has none.
+// Places identifies root and the folders below it, by their paths; a missing one
+// has none.
 func Places(root string, folders []string) (map[string]Place, error) {
 	type device struct{ major, minor uint32 }
 	groups := map[device]int{}
@@ -54,15 +54,15 @@ func Places(root string, folders []string) (map[string]Place, error) {
 	return places, nil
 }
 
-// Copied says that all of the store is another one than was noted: a copy, or one
-// that was restored from a backup. Then no folder below can be the one that it was.
+// Copied reports that the whole store is a different one from the noted: a copy,
+// or one restored from a backup. Then every folder below differs too.
 func Copied(was, now map[string]Place) bool {
 	a, known := was[Here]
 	b, there := now[Here]
 	return known && there && a.other(b)
 }
 
-// As gives a folder of a store that was copied the identity that it has there.
+// As gives a folder of a copied store the identity that it has there.
 func (p Place) As(now Place) Place {
 	p.Inode, p.Born = now.Inode, now.Born
 	return p
@@ -72,7 +72,8 @@ func (p Place) other(now Place) bool {
 	return p.Inode != now.Inode || p.Born != 0 && now.Born != 0 && p.Born != now.Born
 }
 
-// Differs says in words how a folder is not the one that was noted, "" if it is.
+// Differs says in words how a folder differs from the noted one, "" if it does
+// not.
 func Differs(folder string, was, now Place, there bool) string {
 	switch {
 	case !there:

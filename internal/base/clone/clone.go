@@ -6,15 +6,14 @@
 //
 // Invariants:
 //
-//  1. The destination is a fresh file, mode 0600; what exists is never written
-//     over.
-//  2. A nil error means that the bytes were fsynced, unless Options.Fleeting.
-//     The entry in the folder is the caller's to fsync, who often has more
-//     entries to make.
+//  1. The destination is a fresh file, mode 0600; an existing file is never
+//     overwritten.
+//  2. A nil error means that the bytes were fsynced, unless Options.Fleeting. The
+//     caller fsyncs the folder entry, since it often has more entries to make.
 //  3. On error, and when the context is cancelled, no destination is left.
 //
-// The caller sees to it that nobody writes to the source meanwhile: only a
-// reflink is atomic.
+// The caller ensures that nothing writes to the source meanwhile: only a reflink
+// is atomic.
 package clone
 
 import (
@@ -38,8 +37,8 @@ const (
 
 // Options of one copy.
 type Options struct {
-	// OnBytes is told how many of the file's bytes are settled, holes
-	// included, and how many there are. May be nil.
+	// OnBytes receives how many of the file's bytes are done, holes included, and
+	// how many there are. May be nil.
 	OnBytes func(done, total int64)
 	// Fleeting copies are read by this process and then removed: nothing is
 	// fsynced.
@@ -52,9 +51,9 @@ func (o Options) report(done, total int64) {
 	}
 }
 
-// File makes dst a copy of the regular file src and says by which method. A
-// missing src is failure.NotFound, an existing dst is os.ErrExist, a src that is
-// no regular file is failure.Usage.
+// File copies the regular file src to dst and returns the method used. A missing
+// src is failure.NotFound, an existing dst is os.ErrExist, a src that is not a
+// regular file is failure.Usage.
 func File(ctx context.Context, dst, src string, o Options) (method string, err error) {
 	in, err := openSource(src)
 	if err != nil {
@@ -64,7 +63,7 @@ func File(ctx context.Context, dst, src string, o Options) (method string, err e
 	return Opened(ctx, dst, in, o)
 }
 
-// Opened is File of a source that is open.
+// Opened is File for a source that is already open.
 func Opened(ctx context.Context, dst string, in *os.File, o Options) (method string, err error) {
 	defer func() {
 		if err != nil {
@@ -99,11 +98,12 @@ func Opened(ctx context.Context, dst string, in *os.File, o Options) (method str
 	return method, out.Sync()
 }
 
-// ErrNoReflink says that src and dst lie where nothing can be shared.
+// ErrNoReflink says that src and dst cannot share blocks.
 var ErrNoReflink = errors.New("no reflink between these folders")
 
-// TryReflink makes a reflink of src at dst, removes it again and says how long
-// that took, with what was dirty written out before. ErrNoReflink where the file systems cannot.
+// TryReflink makes a reflink of src at dst, removes it again and returns how long
+// that took, after writing out dirty pages. ErrNoReflink if the file systems
+// cannot.
 func TryReflink(dst, src string) (took time.Duration, err error) {
 	in, err := openSource(src)
 	if err != nil {
@@ -171,7 +171,8 @@ func fill(ctx context.Context, out, in *os.File, size int64, o Options) (string,
 	return Sparse, nil
 }
 
-// cannotReflink tells "not here" from a real failure such as ENOSPC or EIO.
+// cannotReflink tells "not supported here" from a real failure such as ENOSPC or
+// EIO.
 func cannotReflink(err error) bool {
 	for _, no := range []error{unix.EOPNOTSUPP, unix.EXDEV, unix.EINVAL, unix.ENOTTY, unix.ENOSYS, unix.EPERM, unix.ETXTBSY} {
 		if errors.Is(err, no) {
@@ -182,8 +183,8 @@ func cannotReflink(err error) bool {
 }
 
 // NextData returns the first stretch [first, end) of data at or after off in a
-// file of the given size; io.EOF when only a hole follows. A file system that
-// cannot tell holes has one stretch: everything.
+// file of the given size; io.EOF if only a hole follows. On a file system that
+// does not report holes, everything is one stretch.
 func NextData(f *os.File, off, size int64) (first, end int64, err error) {
 	first, err = unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
 	switch {
@@ -204,7 +205,7 @@ func NextData(f *os.File, off, size int64) (first, end int64, err error) {
 	return first, min(end, size), nil
 }
 
-// chunk bounds what is copied between two looks at the context.
+// chunk limits what is copied between two checks of the context.
 const chunk = 8 << 20
 
 func copyRange(ctx context.Context, out, in *os.File, from, to, total int64, o Options) error {

@@ -6,11 +6,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CanReflink asks by trying whether files below dir can share blocks. Nothing
-// is left in dir; any failure is a no.
+// CanReflink finds out by trying whether files below dir can share blocks.
+// Nothing is left in dir; any failure means no.
 func CanReflink(dir string) bool { return CanReflinkBetween(dir, dir) }
 
-// CanReflinkBetween asks the same for a copy in dstDir of a file in srcDir. Two
+// CanReflinkBetween does the same for a copy in dstDir of a file in srcDir. Two
 // mounts of one file system may answer no where one mount answers yes.
 func CanReflinkBetween(dstDir, srcDir string) bool {
 	src, err := nameless(srcDir)
@@ -30,7 +30,8 @@ func CanReflinkBetween(dstDir, srcDir string) bool {
 	return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil
 }
 
-// nameless opens a file that has no name even if we die.
+// nameless opens a file without a name, so that none is left even if the process
+// dies.
 func nameless(dir string) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
 	if err == nil {

@@ -1,5 +1,5 @@
-// Package config finds the value of each global setting and remembers where
-// it came from: flag, environment, file or default, in that order.
+// Package config finds the value of each global setting and remembers its origin:
+// flag, environment, file or default, in this order of precedence.
 //
 // The file is YAML; an unknown key is an error, since a misspelt limit that is
 // silently ignored is worse than none.
@@ -20,12 +20,12 @@ import (
 // DefaultFile is read when it exists and no other file is named.
 const DefaultFile = "/etc/cocoon/config.yaml"
 
-// fileLimit bounds a configuration file, bytes.
+// fileLimit is the maximum size of a configuration file, bytes.
 const fileLimit = 1 << 20
 
-// Value is one setting and its origin. List holds the elements where it is a
-// list, none of them blank; only they are to be used then, since an element may
-// contain what Value has between two.
+// Value is one setting and its origin. For a list setting, List holds the
+// elements, none of them blank; use these, since an element may itself contain
+// the separator of Value.
 type Value struct {
 	Key    string   `json:"key"`
 	Value  string   `json:"value"`
@@ -33,7 +33,7 @@ type Value struct {
 	List   []string `json:"list,omitempty"`
 }
 
-// Setting describes one key: where it may come from and what it is otherwise.
+// Setting describes one key: where it may come from and its default.
 type Setting struct {
 	Key     string // as in the file: rootDir
 	Env     string // COCOON_ROOT_DIR
@@ -100,7 +100,7 @@ type file struct {
 	Prune pruneSection `json:"prune"`
 }
 
-// list gives what the file has as a list, which is not to be split again.
+// list returns a list of the file as it is; it must not be split again.
 func (f file) list(key string) []string {
 	if key == "prune.keepLabel" {
 		return f.Prune.KeepLabel
@@ -123,8 +123,8 @@ func (f file) get(key string) string {
 	}[key]
 }
 
-// Load resolves every setting. flags holds only those that the user gave; path
-// is the file asked for, "" for [DefaultFile] where it exists.
+// Load resolves every setting. flags holds only those given by the user; path is
+// the requested file, "" for [DefaultFile] if it exists.
 func Load(flags map[string]string, env func(string) (string, bool), path string) (map[string]Value, error) {
 	f, from, err := readFile(path)
 	if err != nil {
@@ -155,12 +155,11 @@ func Load(flags map[string]string, env func(string) (string, bool), path string)
 	return out, nil
 }
 
-// separators are what stands between the elements of a list where it is written
-// as one text.
+// separators stand between the elements of a list written as one text.
 var separators = map[string]string{"keyFile": ":", "cniConfDir": ":", "cniBinDir": ":", "prune.keepLabel": ","}
 
-// split gives the elements of a list, nil for what is no list or empty. Around a
-// comma there may be blanks; a path may begin with one.
+// split returns the elements of a list, nil if it is empty or not a list. Blanks
+// around a comma are ignored; a path may begin with one.
 func split(key, text string) []string {
 	between := separators[key]
 	if between == "" || text == "" {

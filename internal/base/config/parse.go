@@ -10,8 +10,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// ParseSize reads bytes, or K M G T (KiB … too) as powers of 1024. name is what
-// the operator knows the value by: a setting or a flag.
+// ParseSize reads bytes, or K M G T (KiB … too) as powers of 1024. name is the
+// setting or flag, for errors.
 func ParseSize(name, s string) (int64, error) {
 	n, err := units.RAMInBytes(s)
 	if err != nil || n <= 0 {

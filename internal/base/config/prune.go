@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// pruneSection is the policy of `gc --prune`; docs/prune.md says what each key
-// means. A rule of zero is given all the same, and refused where rules are read.
+// pruneSection is the policy of `gc --prune`; docs/prune.md explains each key. A
+// rule of zero is passed on, and refused where rules are read.
 type pruneSection struct {
 	KeepLast     *int     `json:"keepLast"`
 	KeepHourly   *int     `json:"keepHourly"`
@@ -37,7 +37,7 @@ func pruneSettings() []Setting {
 	}
 }
 
-// values by key; a list is joined by commas, to be looked at.
+// values by key; a list is joined by commas, for display.
 func (p pruneSection) values() map[string]string {
 	count := func(n *int) string {
 		if n == nil {

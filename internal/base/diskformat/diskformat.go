@@ -1,13 +1,13 @@
-// Package diskformat tells what wraps a disk by what stands at its two ends.
+// Package diskformat recognises disk image formats by the two ends of a file.
 //
-// A file that is to be a disk may hold an image of one instead: qcow2, VMDK and
-// their kin. Two rooms ask. The one that takes in images must not take the
-// wrapping for the disk. The one that talks to the VMM must know as what that would
-// take a raw disk: it looks even where it was told that the disk is raw, and then
-// refuses to open it, so that a guest which has written an image straight onto its
-// disk can neither be restored nor booted. The VMM knows fewer formats, and some of
-// them more narrowly; both answers come from one table, so that neither room can
-// learn of a format alone.
+// A file meant to be a raw disk may hold an image instead: qcow2, VMDK and
+// similar. Two callers need to know. Image import must not mistake the wrapping
+// for the disk. The code that drives the VMM must know what the VMM would take a
+// raw disk for: the VMM checks even a disk that is declared raw, and then refuses
+// to open it, so a guest that wrote an image straight onto its disk could be
+// neither restored nor booted. The VMM knows fewer formats, and some of them more
+// narrowly; both answers come from one table, so that a new format cannot be
+// added for one caller alone.
 package diskformat
 
 import (
@@ -21,15 +21,15 @@ import (
 // Format wraps a disk. The zero value is none: the disk is raw.
 type Format struct {
 	Name string // "qcow2"
-	// VMM is as what the VMM would take a raw disk that begins or ends so, "" where
-	// it takes it for raw (v53; VMDK descriptors from v54 on).
+	// VMM is what the VMM would take such a raw disk for, "" if it takes it for
+	// raw (v53; VMDK descriptors from v54 on).
 	VMM string
 }
 
-// Qcow2 is the one that is read here.
+// Qcow2 is the only format read here.
 const Qcow2 = "qcow2"
 
-// endBytes is how much of either end is looked at.
+// endBytes is how much of each end is examined.
 const endBytes = 512
 
 var heads = []struct {
@@ -46,7 +46,7 @@ var heads = []struct {
 	{0, "QED\x00", Format{"QED", ""}},
 }
 
-// Of looks at a disk of size bytes.
+// Of recognises the format of a disk of size bytes.
 func Of(disk io.ReaderAt, size int64) (Format, error) {
 	head, err := read(disk, 0)
 	if err != nil {

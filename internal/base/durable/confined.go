@@ -11,10 +11,9 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// OpenRegular opens a regular file of a folder that anybody may have made, and
-// may still be changing: what it opens lies in the folder, is no link and does
-// not block. Anything else is failure.Damaged; a missing file keeps
-// os.ErrNotExist.
+// OpenRegular opens a regular file in an untrusted folder, which may change
+// meanwhile. The file lies in the folder, is not a link, and opening it does not
+// block. Anything else is failure.Damaged; a missing file keeps os.ErrNotExist.
 func OpenRegular(folder *os.Root, name string) (*os.File, error) {
 	if !filepath.IsLocal(name) {
 		return nil, notRegular(folder, name)

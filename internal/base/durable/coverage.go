@@ -2,10 +2,10 @@ package durable
 
 import "os"
 
-// Coverage is what a process of ours needs of our environment to count which of its
-// statements ran, where it was built for that (go build -cover): "GOCOVERDIR=…",
-// else nothing. Whoever gives a process an environment of its own begins with it.
-// The answer is never nil, which would be all of ours.
+// Coverage is the part of our environment that a child process needs to count
+// which statements it ran, if it was built for that (go build -cover):
+// "GOCOVERDIR=…", else nothing. Every environment built for a child starts with
+// it. The result is never nil, since a nil environment would inherit all of ours.
 func Coverage() []string {
 	if dir, ok := os.LookupEnv("GOCOVERDIR"); ok {
 		return []string{"GOCOVERDIR=" + dir}

@@ -11,15 +11,15 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// Document is a kind of small file that is written and read whole. There is no
-// other way to write one, and no other to read it: so one limit holds for both,
-// and nothing is ever written that cannot be read back.
+// Document is a kind of small file that is written and read whole, and only
+// through this type: so one size limit holds for both, and nothing is ever
+// written that cannot be read back.
 type Document struct {
-	Name  string // as an error calls it
+	Name  string // its name in errors
 	Limit int64  // bytes
 }
 
-// Check refuses contents that are too long, before anything is changed for them.
+// Check refuses contents that are too long, before anything is changed.
 func (d Document) Check(data []byte) error {
 	if int64(len(data)) > d.Limit {
 		return failure.New(failure.Usage, "%s would have %d bytes, at most %d can be read back", d.Name, len(data), d.Limit)
@@ -29,7 +29,7 @@ func (d Document) Check(data []byte) error {
 
 // Write replaces path by a file that holds data, atomically and durably. A crash
 // leaves either the old or the new contents, and at worst a file beside it that
-// Stray tells.
+// Stray recognises.
 func (d Document) Write(path string, data []byte, perm os.FileMode) error {
 	if err := d.Check(data); err != nil {
 		return err
@@ -42,7 +42,7 @@ func (d Document) Stage(path string, data []byte, perm os.FileMode) (*Staged, er
 	return d.StageBy(path, perm, func(*os.File) ([]byte, error) { return data, nil })
 }
 
-// StageBy is Stage of a file that says something of itself.
+// StageBy is Stage for contents that depend on the file itself.
 func (d Document) StageBy(path string, perm os.FileMode, content func(f *os.File) ([]byte, error)) (*Staged, error) {
 	return stageBy(path, perm, func(f *os.File) ([]byte, error) {
 		data, err := content(f)
@@ -53,12 +53,12 @@ func (d Document) StageBy(path string, perm os.FileMode, content func(f *os.File
 	})
 }
 
-// Read reads a regular file in one look: what it measured is what it reads. A
-// link, a special file or a larger one is failure.Damaged; a missing one keeps
-// os.ErrNotExist.
+// Read reads a regular file from one open descriptor: it reads exactly what it
+// measured. A link, a special file or a larger one is failure.Damaged; a missing
+// one keeps os.ErrNotExist.
 func (d Document) Read(path string) ([]byte, error) { return readSmall(path, d.Limit) }
 
-// ReadIn is Read of a file in a folder that anybody may have made.
+// ReadIn is Read of a file in an untrusted folder.
 func (d Document) ReadIn(folder *os.Root, name string) ([]byte, error) {
 	f, err := OpenRegular(folder, name)
 	if err != nil {
@@ -76,10 +76,9 @@ func (d Document) WriteIn(folder *os.Root, name string, data []byte, perm os.Fil
 	return writeFileIn(folder, name, data, perm)
 }
 
-// DecodeAll reads JSON that v takes all of: a field that v does not have, or
-// anything behind the value, is an error. What decides by a file what is not
-// needed any more reads it so: a program that is newer may have put into a new
-// field what it needs.
+// DecodeAll reads JSON strictly: an unknown field, or anything after the value,
+// is an error. Code that decides from a file what is no longer needed uses it,
+// since a newer program may keep something needed in a new field.
 func DecodeAll(data []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()

@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A draft is a file or folder in the making, beside the name that it will have,
-// outside the store: no collector comes there. It is locked for as long as its
-// maker lives, so the next draft in the same folder sees which ones nobody will
-// finish, and removes them.
+// A draft is an unfinished file or folder, beside its final name, outside the
+// store, where no collector comes. It is locked for as long as its maker lives,
+// so the next draft in the same folder recognises abandoned ones and removes
+// them.
 
-// draftPrefix is of drafts that are locked from their first moment on.
+// draftPrefix marks drafts that are locked from the moment they exist.
 const draftPrefix = ".cocoon-exporting-"
 
-// Draft is what is to become a file or folder. Drop it, also after Publish.
+// Draft is a file or folder to be published. Call Drop, also after Publish.
 type Draft struct {
 	path, target string
 	f            *os.File // locked; of a file, open for writing
@@ -49,7 +49,7 @@ func newDraft(target string, make func(pattern string) (*os.File, error)) (*Draf
 	for {
 		f, err := make(draftPrefix)
 		if errors.Is(err, os.ErrNotExist) && isDir(filepath.Dir(target)) {
-			continue // taken for a dead one before it was opened
+			continue // mistaken for an abandoned one before it was opened
 		}
 		if err != nil {
 			return nil, err
@@ -67,9 +67,9 @@ func isDir(path string) bool {
 	return err == nil && fi.IsDir()
 }
 
-// dropDead removes drafts in a folder whose makers died. Only in one in which
-// nobody else could have put something under such a name; what cannot be removed
-// is left to the next.
+// dropDead removes drafts in a folder whose makers died. Only for folders in
+// which nobody else can create such a name; what cannot be removed is left to the
+// next call.
 func dropDead(dir string) {
 	fi, err := os.Stat(dir)
 	if err != nil || !ours(fi) || fi.Mode().Perm()&0o022 != 0 && fi.Mode()&os.ModeSticky == 0 {
@@ -106,14 +106,14 @@ func ours(fi os.FileInfo) bool {
 	return ok && int(st.Uid) == os.Geteuid()
 }
 
-// Path is where it lies meanwhile.
+// Path is its temporary path.
 func (d *Draft) Path() string { return d.path }
 
 // File is a draft file, open for writing.
 func (d *Draft) File() *os.File { return d.f }
 
-// Publish makes a file or folder of it that is durable, with all that is in it;
-// os.ErrExist when its name was taken meanwhile.
+// Publish gives the draft its final name, durably with all its contents;
+// os.ErrExist if the name was taken meanwhile.
 func (d *Draft) Publish() error {
 	fi, err := d.f.Stat()
 	if err != nil {
@@ -130,7 +130,7 @@ func (d *Draft) Publish() error {
 	return Publish(d.path, d.target)
 }
 
-// Drop removes a draft that was not published; of others there is nothing to do.
+// Drop removes a draft that was not published; otherwise it does nothing.
 func (d *Draft) Drop() error {
 	if d.f == nil {
 		return nil

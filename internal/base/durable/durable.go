@@ -12,13 +12,13 @@
 //     name in the same folder and renamed.
 //
 //  2. A function that returns nil has fsynced every folder whose entries it
-//     changed; [Rename], [Replace], [Exchange] and [Trash] are the exceptions, for callers that
-//     hold a lock for an instant and fsync behind it.
+//     changed; [Rename], [Replace], [Exchange] and [Trash] are the exceptions,
+//     for callers that hold a lock for an instant and fsync after releasing it.
 //
 //  3. An fsync that failed is never repeated on the same file: the kernel may
-//     have dropped the dirty pages already. The caller gives the file up.
+//     have dropped the dirty pages already. The caller discards the file.
 //
-//  4. What is replaced is a regular file.
+//  4. Only a regular file is ever replaced.
 //
 // [Step] is the other half: code calls it between its durable effects, and a
 // test that sets COCOON_KILL_AT dies by SIGKILL exactly there.
@@ -69,9 +69,9 @@ func Rename(oldpath, newpath string) error {
 	return nil
 }
 
-// Replace renames from to to, in place of a regular file or of nothing: a device, a
-// pipe, a link or a folder stays, failure.Damaged. SyncParents must follow. There is
-// no other rename that replaces.
+// Replace renames from to to, replacing a regular file or nothing: a device, a
+// pipe, a link or a folder stays (failure.Damaged). SyncParents must follow. No
+// other rename replaces.
 func Replace(from, to string) error {
 	if err := replaceable(os.Lstat(to)); err != nil {
 		return fmt.Errorf("replace %s: %w", to, err)
@@ -89,8 +89,8 @@ func replaceable(there fs.FileInfo, err error) error {
 	return err
 }
 
-// Target refuses a place where a user wants a file that no file can be put to,
-// before anything is done for it: failure.Usage.
+// Target refuses, before anything is done, a user's path that no file can be put
+// to: failure.Usage.
 func Target(path string) error {
 	if err := replaceable(os.Lstat(path)); err != nil {
 		return failure.New(failure.Usage, "%s: %w", path, err)
@@ -101,9 +101,8 @@ func Target(path string) error {
 	return nil
 }
 
-// Exchange gives two names each other's files, in one step: neither is ever
-// missing. SyncParents must follow. failure.Incompatible where the file system
-// cannot.
+// Exchange swaps two names in one step: neither is ever missing. SyncParents must
+// follow. failure.Incompatible if the file system cannot.
 func Exchange(a, b string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
@@ -115,7 +114,7 @@ func Exchange(a, b string) error {
 	return nil
 }
 
-// Trash renames path to a fresh name below trashDir and answers that name. It
+// Trash renames path to a fresh name below trashDir and returns that name. It
 // fsyncs nothing: a power cut may bring the entry back.
 func Trash(path, trashDir string) (string, error) {
 	var tail [8]byte
@@ -138,7 +137,7 @@ func SyncParents(a, b string) error {
 }
 
 // Mkdir makes path and its missing parents, and fsyncs the parent of each entry
-// it made. A folder that exists already is success, its mode is left alone.
+// it made. An existing folder is success; its mode is left alone.
 func Mkdir(path string, perm os.FileMode) error {
 	if st, err := os.Stat(path); err == nil {
 		if st.IsDir() {

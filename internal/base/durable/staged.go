@@ -6,11 +6,11 @@ import (
 	"os"
 )
 
-// Staged is a file whose contents are durable and which has no name yet that
-// anybody looks for: the slow part of Document.Write, for callers that have to hold a
-// lock while the file gets its name.
+// Staged is a file whose contents are durable but which does not have its final
+// name yet: the slow part of Document.Write, for callers that must hold a lock
+// while the file gets its name.
 type Staged struct {
-	f    *os.File // locked while it stands under its temporary name
+	f    *os.File // locked while it has its temporary name
 	path string
 }
 
@@ -41,10 +41,11 @@ func (s *Staged) fill(data []byte, perm os.FileMode) error {
 	return s.f.Sync()
 }
 
-// Rename gives the file its name, in place of what has it; SyncDir must follow.
+// Rename gives the file its name, replacing an existing file; SyncDir must
+// follow.
 func (s *Staged) Rename() error { return s.named(Replace) }
 
-// Publish is Rename that replaces nothing: os.ErrExist where the name is taken.
+// Publish is Rename that replaces nothing: os.ErrExist if the name is taken.
 func (s *Staged) Publish() error { return s.named(Rename) }
 
 func (s *Staged) named(rename func(from, to string) error) error {
@@ -59,8 +60,7 @@ func (s *Staged) named(rename func(from, to string) error) error {
 	return nil
 }
 
-// Drop removes a file that got no name; of others and of nil there is nothing to
-// do.
+// Drop removes a file that got no name; for others and for nil it does nothing.
 func (s *Staged) Drop() error {
 	if s == nil || s.f == nil {
 		return nil

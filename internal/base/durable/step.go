@@ -10,18 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Environment variables. The first two name a step: to die there, or to stand
-// still there until SIGCONT, so that a test can let another process run
-// meanwhile. The third names a file that every step is written to, a line each.
+// Environment variables. The first two name a step at which to die, or to stop
+// until SIGCONT so that a test can let another process run meanwhile. The third
+// names a file to which every step is written, one a line.
 const (
 	KillAt  = "COCOON_KILL_AT"
 	StopAt  = "COCOON_STOP_AT"
 	StepLog = "COCOON_STEP_LOG"
 )
 
-// visits counts how often the named step was reached. It is the one variable of
-// the project that lives outside a value, for the crash it serves is one of the
-// process.
+// visits counts how often the named step was reached. It is the one package-level
+// variable of the project, since the crash it serves concerns the whole process.
 var visits atomic.Int64
 
 // Step marks a place between durable effects. When COCOON_KILL_AT is the name,
@@ -47,7 +46,7 @@ func Step(name string) {
 	}
 }
 
-// logStep is for tests: what cannot be written is missed there.
+// logStep is for tests, which notice a missing line; so write errors are ignored.
 func logStep(path, name string) {
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {

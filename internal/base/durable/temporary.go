@@ -13,9 +13,9 @@ import (
 
 const temporaryPrefix = ".tmp-"
 
-// newTemporary makes the file that is to become path. It is locked from here on,
-// so that a collector sees that its writer lives; one that was faster, between
-// the two calls, keeps what it has.
+// newTemporary makes the file that will become path. It is locked from here on,
+// so that a collector sees that its writer lives; if a collector locks it first,
+// between the two calls, another one is made.
 func newTemporary(path string) (*os.File, error) {
 	for {
 		f, err := os.CreateTemp(filepath.Dir(path), temporaryPrefix+filepath.Base(path)+"-")
@@ -66,9 +66,9 @@ func named(f *os.File) bool {
 	return err == nil && os.SameFile(at, is)
 }
 
-// Stray answers a file that a write left behind because its process died,
-// locked until it is closed: from then on nobody makes use of it. It is nil for
-// a file that is being written and for one of another kind.
+// Stray returns a file left behind by a write whose process died, locked until it
+// is closed, so that nothing else uses it. It is nil for a file that is still
+// being written and for any other file.
 func Stray(path string) (*os.File, error) {
 	if !strings.HasPrefix(filepath.Base(path), temporaryPrefix) {
 		return nil, nil

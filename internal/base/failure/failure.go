@@ -1,10 +1,10 @@
 // Package failure names the few classes of error that callers branch on.
 //
-// A class is a sentinel: errors.Is(err, failure.NotFound) asks for it however
+// A class is a sentinel: errors.Is(err, failure.NotFound) tests for it however
 // deeply it is wrapped. The command line maps a class to its exit code with
-// [Code]; that table is the only one. Libraries wrap a cause with [Wrap] or
-// make a new error with [New]; a remedy for the operator is attached with
-// [Hint] and read back with [HintOf].
+// [Code]; that table is the only one. Libraries wrap a cause with [Wrap] or make
+// a new error with [New]; a remedy for the operator is attached with [Hint] and
+// read back with [HintOf].
 package failure
 
 import (
@@ -21,7 +21,7 @@ var (
 	Conflict     = errors.New("conflict")     // 4: in use, or already exists
 	Damaged      = errors.New("damaged data") // 5
 	Incompatible = errors.New("incompatible") // 6: VMM version, CPU, device, format
-	Busy         = errors.New("store busy")   // 7: a lock was not had in time
+	Busy         = errors.New("store busy")   // 7: a lock was not obtained in time
 	NoSpace      = errors.New("no space")     // 8: refused before anything was touched
 	Interrupted  = errors.New("interrupted")  // 130
 )
@@ -55,7 +55,7 @@ type hinted struct {
 func (h *hinted) Error() string { return h.err.Error() }
 func (h *hinted) Unwrap() error { return h.err }
 
-// Hint attaches what the operator can do about err. A nil err stays nil.
+// Hint attaches a remedy for the operator. A nil err stays nil.
 func Hint(err error, hint string) error {
 	if err == nil {
 		return nil
@@ -80,9 +80,9 @@ type undone struct {
 func (u *undone) Error() string { return u.err.Error() }
 func (u *undone) Unwrap() error { return u.err }
 
-// Undone says of what failed with err what holds now that it was undone, in words
-// for the operator: "VM web is as it was". undoing is the error of that; where there
-// is one nothing holds. A nil err stays nil.
+// Undone attaches the state after a failed operation was undone, in words for the
+// operator: "VM web is as it was". undoing is the error of undoing; if there is
+// one, nothing is attached. A nil err stays nil.
 func Undone(err, undoing error, what string) error {
 	switch {
 	case err == nil:
@@ -93,7 +93,7 @@ func Undone(err, undoing error, what string) error {
 	return &undone{err, what}
 }
 
-// UndoneOf returns the outermost such words in err's chain, or "".
+// UndoneOf returns the outermost such text in err's chain, or "".
 func UndoneOf(err error) string {
 	var u *undone
 	if errors.As(err, &u) {
@@ -102,8 +102,8 @@ func UndoneOf(err error) string {
 	return ""
 }
 
-// OnlyCanceled tells whether err is nothing else than that a context was
-// cancelled: no other failure hides in it.
+// OnlyCanceled reports whether err is nothing but a cancelled context: no other
+// failure hides in it.
 func OnlyCanceled(err error) bool {
 	switch u := err.(type) {
 	case *classed:

@@ -8,17 +8,17 @@
 //
 // Invariants:
 //
-//  1. A lock file that others may open is never unlinked while it may be waited
-//     for; who unlinks per-holder files does so under another lock.
-//  2. Waiting obeys the context. A deadline that passes is failure.Busy and says
-//     who holds the lock; a cancelled context stays context.Canceled. A wait that
-//     lasts is told of ([Waits]), whatever lock it is for.
-//  3. The note in a lock file is courtesy for humans, never truth.
+//  1. A lock file that several processes open is never unlinked while it may be
+//     waited for; per-holder files are unlinked only under another lock.
+//  2. Waiting obeys the context. A deadline that passes is failure.Busy and names
+//     the holder; a cancelled context stays context.Canceled. A long wait is
+//     reported ([Waits]), whatever lock it is for.
+//  3. The note in a lock file is for human readers, never truth.
 //
-// fcntl(2) record locks are not taken: the traditional ones vanish when any
+// fcntl(2) record locks are not used: the traditional ones vanish when any
 // descriptor of the file is closed anywhere in the process, and those of open
-// file descriptions are what VMMs lock their disks with. The two kinds do not see
-// each other, so a disk can have both.
+// file descriptions are what VMMs lock their disks with. The two kinds do not
+// interact, so a disk can have both.
 package filelock
 
 import (
@@ -41,23 +41,24 @@ var ErrLocked = errors.New("lock is held")
 // Lock is a held lock. It is not safe for concurrent use.
 type Lock struct{ f *os.File }
 
-// Shared waits for a shared lock on path, which it creates 0600 when missing.
+// Shared waits for a shared lock on path, which it creates with mode 0600 if
+// missing.
 func Shared(ctx context.Context, path string) (*Lock, error) {
 	return wait(ctx, path, unix.LOCK_SH, lastPause)
 }
 
-// Exclusive waits for an exclusive lock on path, which it creates 0600 when
-// missing.
+// Exclusive waits for an exclusive lock on path, which it creates with mode 0600
+// if missing.
 func Exclusive(ctx context.Context, path string) (*Lock, error) {
 	return wait(ctx, path, unix.LOCK_EX, lastPause)
 }
 
-// Brief is Exclusive of a lock that everybody holds for instants only.
+// Brief is Exclusive for a lock that is only ever held for instants.
 func Brief(ctx context.Context, path string) (*Lock, error) {
 	return wait(ctx, path, unix.LOCK_EX, instantPause)
 }
 
-// TryExclusive takes an exclusive lock or answers ErrLocked at once.
+// TryExclusive takes an exclusive lock or returns ErrLocked at once.
 func TryExclusive(path string) (*Lock, error) {
 	f, err := open(path)
 	if err != nil {
@@ -70,9 +71,9 @@ func TryExclusive(path string) (*Lock, error) {
 	return &Lock{f: f}, nil
 }
 
-// Held reports whether somebody holds path exclusively; false where there is no
-// such file. It asks by a shared lock of an instant, so that those who ask do
-// not take each other for the holder; whoever takes the lock must be ready to
+// Held reports whether path is locked exclusively; false if there is no such
+// file. It checks by taking a shared lock for an instant, so that checks do not
+// mistake each other for the holder; code that takes the lock must be ready to
 // wait for them.
 func Held(path string) (bool, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
@@ -90,8 +91,9 @@ func Held(path string) (bool, error) {
 	return false, err
 }
 
-// HeldAtAll reports whether somebody holds path, exclusively or shared. It asks by an
-// exclusive lock of an instant, so those who take one must be ready to wait.
+// HeldAtAll reports whether path is locked, exclusively or shared. It checks by
+// taking an exclusive lock for an instant, so code that takes the lock must be
+// ready to wait.
 func HeldAtAll(path string) (bool, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -108,8 +110,8 @@ func HeldAtAll(path string) (bool, error) {
 	return false, err
 }
 
-// HeldAlone is Held of a file that has no other name: by that another could have
-// been taken.
+// HeldAlone is Held of a file that has no other name, by which another file could
+// have been locked.
 func HeldAlone(path string) (bool, error) {
 	held, err := Held(path)
 	var st unix.Stat_t
@@ -120,7 +122,7 @@ func HeldAlone(path string) (bool, error) {
 }
 
 // ExclusiveExisting waits for an exclusive lock on a file that must exist.
-// Processes of several threads give their locks up an instant after they are
+// Processes with several threads release their locks an instant after they are
 // seen to have ended.
 func ExclusiveExisting(ctx context.Context, path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
@@ -130,8 +132,8 @@ func ExclusiveExisting(ctx context.Context, path string) (*Lock, error) {
 	return waitFor(ctx, f, path, unix.LOCK_EX, lastPause)
 }
 
-// SharedExisting waits for a shared lock on a file that must exist and is not
-// written to.
+// SharedExisting waits for a shared lock on a file that must exist; it does not
+// write to it.
 func SharedExisting(ctx context.Context, path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -140,8 +142,8 @@ func SharedExisting(ctx context.Context, path string) (*Lock, error) {
 	return waitFor(ctx, f, path, unix.LOCK_SH, lastPause)
 }
 
-// ExclusiveFolder is Brief of a folder itself: for what is done to it before there
-// is any file in it.
+// ExclusiveFolder is Brief on a folder itself, for work on it before it contains
+// any file.
 func ExclusiveFolder(ctx context.Context, path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -150,8 +152,8 @@ func ExclusiveFolder(ctx context.Context, path string) (*Lock, error) {
 	return waitFor(ctx, f, path, unix.LOCK_EX, instantPause)
 }
 
-// Used tells whether somebody holds an exclusive lock on a file: by flock(2), as
-// this package does, or by fcntl(2), as VMMs do on the disks they write to.
+// Used reports whether a file is locked exclusively: by flock(2), as this package
+// does, or by fcntl(2), as VMMs do on the disks they write to.
 func Used(path string) (bool, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -176,8 +178,8 @@ func used(f *os.File) (bool, error) {
 	return l.Type == unix.F_WRLCK, nil
 }
 
-// Unused refuses a file that somebody may be writing to: a copy of it would be
-// of no moment. failure.Conflict.
+// Unused refuses a file that may be being written to, of which a copy would not
+// be of one moment: failure.Conflict.
 func Unused(path string) error {
 	used, err := Used(path)
 	if err != nil || !used {
@@ -186,8 +188,7 @@ func Unused(path string) error {
 	return inUse(path)
 }
 
-// UnusedFile is Unused of a file that is open; it holds a shared lock from then
-// on.
+// UnusedFile is Unused for an open file; it holds a shared lock from then on.
 func UnusedFile(f *os.File) error {
 	used, err := used(f)
 	if err != nil || !used {
@@ -200,15 +201,15 @@ func inUse(path string) error {
 	return failure.Hint(failure.New(failure.Conflict, "%s is in use by a running VM", path), "stop the VM, or take a snapshot of it")
 }
 
-// The pause between two tries doubles from the first to the last; it ends
-// earlier for locks that are held for instants only.
+// The pause between two tries doubles from the first to the last value; its
+// maximum is lower for locks held for instants only.
 const (
 	firstPause   = 200 * time.Microsecond
 	lastPause    = 10 * time.Millisecond
 	instantPause = 500 * time.Microsecond
 )
 
-// wait polls, because a blocking flock cannot be called off.
+// wait polls, because a blocking flock cannot be cancelled.
 func wait(ctx context.Context, path string, how int, longest time.Duration) (*Lock, error) {
 	f, err := open(path)
 	if err != nil {
@@ -217,7 +218,7 @@ func wait(ctx context.Context, path string, how int, longest time.Duration) (*Lo
 	return waitFor(ctx, f, path, how, longest)
 }
 
-// waitFor is told of, and a wait for what is held for instants is bounded, as the
+// waitFor reports the wait, and limits one for a lock held for instants, as the
 // context says.
 func waitFor(ctx context.Context, f *os.File, path string, how int, longest time.Duration) (*Lock, error) {
 	n := newNotice(ctx, path)
@@ -230,7 +231,7 @@ func waitFor(ctx context.Context, f *os.File, path string, how int, longest time
 	return lock, explain(path, err)
 }
 
-// poll is a wait whose failure is for waitFor or Pair to explain.
+// poll is a wait whose failure waitFor or Pair explains.
 func poll(ctx context.Context, f *os.File, path string, how int, longest time.Duration, n *notice) (lock *Lock, err error) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -255,7 +256,7 @@ func poll(ctx context.Context, f *os.File, path string, how int, longest time.Du
 	return nil, err
 }
 
-// explain says who holds a lock that was not had.
+// explain names the holder of a lock that was not obtained.
 func explain(path string, err error) error {
 	if err == nil {
 		return nil
@@ -275,9 +276,9 @@ func explain(path string, err error) error {
 	return failure.Hint(failure.New(failure.Busy, "lock %s: held by %s: %w", path, who, err), h.remedy())
 }
 
-// open makes the file where it is missing. On a file system that is mounted
-// read-only one that is there can be locked all the same: those who have it mounted
-// otherwise lock the same file.
+// open makes the file if it is missing. On a read-only file system an existing
+// one can still be locked: processes that have it mounted elsewhere lock the same
+// file.
 func open(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if errors.Is(err, unix.EROFS) {
@@ -320,8 +321,8 @@ func (l *Lock) Unlock() error {
 	return errors.Join(err, l.Detach())
 }
 
-// Detach closes the file without unlocking: whoever inherited the descriptor
-// holds the lock from now on, and nobody when nobody did.
+// Detach closes the file without unlocking: processes that inherited the
+// descriptor hold the lock from now on, or nobody if there are none.
 func (l *Lock) Detach() error {
 	if l == nil || l.f == nil {
 		return nil
@@ -331,11 +332,11 @@ func (l *Lock) Detach() error {
 	return f.Close()
 }
 
-// noteBytes bounds what is read of a note.
+// noteBytes limits what is read of a note.
 const noteBytes = 256
 
-// Note writes who holds the lock into its file: "holder (pid 12, since …)". EROFS
-// where that cannot be written.
+// Note writes the holder of the lock into its file: "holder (pid 12, since …)".
+// EROFS if that cannot be written.
 func (l *Lock) Note(holder string) error {
 	if flags, err := unix.FcntlInt(l.f.Fd(), unix.F_GETFL, 0); err == nil && flags&unix.O_ACCMODE == unix.O_RDONLY {
 		return fmt.Errorf("note holder of lock %s: %w", l.f.Name(), unix.EROFS)

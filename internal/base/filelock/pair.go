@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Pair is a readers-writer lock whose writers never starve: everybody takes the
-// gate first and drops it as soon as the store lock is had. A waiting writer
-// keeps the gate, so new readers queue behind it while old ones drain.
+// Pair is a readers-writer lock whose writers never starve: every process takes
+// the gate first and releases it as soon as it has the store lock. A waiting
+// writer keeps the gate, so new readers queue behind it while old ones drain.
 //
-// A reader may be slow all the same (it makes a file while the disk is busy);
-// then those behind the gate would wait for it too. So a writer opens the gate
-// again after a moment, and keeps it longer each time.
+// A reader may still be slow (it makes a file while the disk is busy), and those
+// behind the gate would wait for it too. So a writer opens the gate again after a
+// moment, and keeps it longer each time.
 //
 // The gate alone protects nothing. Both files are never unlinked.
 type Pair struct{ Gate, Store string }
@@ -55,7 +55,7 @@ func (p Pair) Exclusive(ctx context.Context) (*Lock, error) {
 	}
 }
 
-// inTheWay is the lock that somebody else holds.
+// inTheWay is the lock that another process holds.
 func (p Pair) inTheWay() string {
 	if WhoHolds(p.Store) == nil && WhoHolds(p.Gate) != nil {
 		return p.Gate
@@ -77,7 +77,7 @@ func (p Pair) exclusive(ctx context.Context, patience time.Duration, gate, store
 	return l, nil
 }
 
-// alone is a wait of which n tells, and whose failure is for Exclusive to explain.
+// alone is a wait that n reports, and whose failure Exclusive explains.
 func alone(ctx context.Context, n *notice) (*Lock, error) {
 	f, err := open(n.path)
 	if err != nil {

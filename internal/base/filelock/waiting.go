@@ -7,22 +7,22 @@ import (
 	"time"
 )
 
-// Waits says what becomes of a wait for a lock that is not had at once: somebody
-// who looks on should know for whom, and a lock that is held for instants only is
-// not waited for when its holder hangs.
+// Waits configures what happens while a lock is waited for: the wait is reported
+// with its holder, and a lock that is held for instants only is not waited for
+// once its holder hangs.
 type Waits struct {
 	// Tell is called once for each wait that has lasted After; it may be nil.
 	Tell  func(Waiting)
 	After time.Duration
-	// Bound is how long a lock that is held for instants is waited for, then it is
-	// failure.Busy; nil is for ever.
+	// Bound is how long to wait for a lock that is held for instants, before
+	// failure.Busy; nil waits for ever.
 	Bound func() time.Duration
 }
 
 // Waiting is a wait under way.
 type Waiting struct {
 	Path   string
-	Holder *Holder // nil where none is to be seen
+	Holder *Holder // nil if none can be seen
 }
 
 func (w Waiting) String() string {
@@ -35,12 +35,12 @@ func (w Waiting) String() string {
 
 type waitsKey struct{}
 
-// WithWaits is a context of which all waits for locks are such ones.
+// WithWaits returns a context in which all waits for locks behave so.
 func WithWaits(ctx context.Context, w Waits) context.Context {
 	return context.WithValue(ctx, waitsKey{}, w)
 }
 
-// notice watches over one wait.
+// notice watches one wait.
 type notice struct {
 	Waits
 	path  string
@@ -53,7 +53,7 @@ func newNotice(ctx context.Context, path string) *notice {
 	return &notice{Waits: w, path: path, begun: time.Now()}
 }
 
-// look tells of the wait if it is time.
+// look reports the wait when it is due.
 func (n *notice) look() {
 	if n.told || n.Tell == nil || time.Since(n.begun) < n.After {
 		return
@@ -62,7 +62,7 @@ func (n *notice) look() {
 	n.Tell(Waiting{n.path, WhoHolds(n.path)})
 }
 
-// bound is the context of a wait for a lock that is held for instants.
+// bound returns the context of a wait for a lock that is held for instants.
 func (n *notice) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	if n.Bound == nil {
 		return ctx, func() {}

@@ -13,11 +13,11 @@ import (
 )
 
 // Holder is a process that holds a lock, as far as this one can see. It is for
-// people: by the time they read it another may hold it.
+// display: by the time it is read, another process may hold the lock.
 type Holder struct {
 	PID     int
 	Command string
-	Since   time.Time // it took the lock, if that is noted; else it was started
+	Since   time.Time // when it took the lock, if noted; else when it was started
 	state   string    // as in /proc/PID/stat
 }
 
@@ -25,7 +25,7 @@ func (h *Holder) String() string {
 	return fmt.Sprintf("%s (pid %d, since %s)", h.Command, h.PID, h.Since.UTC().Format(time.RFC3339))
 }
 
-// remedy is what an operator can do who cannot wait.
+// remedy is what an operator in a hurry can do.
 func (h *Holder) remedy() string {
 	switch {
 	case h == nil:
@@ -36,10 +36,10 @@ func (h *Holder) remedy() string {
 	return fmt.Sprintf("wait for process %d and say it again, or end it: kill %[1]d", h.PID)
 }
 
-// WhoHolds finds a process that holds path by flock(2): one that the kernel
-// names and that has the file open. nil where there is none, or none to be seen,
-// as a process of another PID namespace. A list of locks that others take and
-// release while it is read has gaps, so that it is read again.
+// WhoHolds finds a process that holds path by flock(2): one that the kernel names
+// and that has the file open. nil if there is none, or none can be seen, such as
+// a process of another PID namespace. The kernel's list has gaps when locks
+// change while it is read, so it is read again.
 func WhoHolds(path string) *Holder {
 	for range 5 {
 		if h := nowHolds(path); h != nil {
@@ -67,8 +67,8 @@ func nowHolds(path string) *Holder {
 	return nil
 }
 
-// flockOf reads a line of /proc/locks, as
-// "1: FLOCK  ADVISORY  WRITE 4711 fd:00:1234 0 EOF"; who waits has an arrow.
+// flockOf reads a line of /proc/locks, as "1: FLOCK  ADVISORY  WRITE 4711
+// fd:00:1234 0 EOF"; waiters have an arrow.
 func flockOf(line string) (pid int, inode uint64, ok bool) {
 	f := strings.Fields(line)
 	if len(f) < 6 || f[1] != "FLOCK" {
@@ -83,13 +83,13 @@ func flockOf(line string) (pid int, inode uint64, ok bool) {
 	return pid, inode, err == nil
 }
 
-// HasOpen tells whether a process has a file open, as far as this one can see.
+// HasOpen reports whether a process has a file open, as far as this one can see.
 func HasOpen(pid int, path string) bool {
 	var st unix.Stat_t
 	return unix.Stat(path, &st) == nil && hasOpen(pid, &st)
 }
 
-// hasOpen: the number of an inode may be that of another file system's.
+// hasOpen also compares the file system, since inode numbers repeat across them.
 func hasOpen(pid int, st *unix.Stat_t) bool {
 	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 	for _, fd := range fds {
@@ -122,7 +122,7 @@ func holder(pid int, path string) *Holder {
 	return h
 }
 
-// commandBytes is what is shown of a command line.
+// commandBytes is how much of a command line is shown.
 const commandBytes = 80
 
 // ticksPerSecond of /proc/PID/stat, on all that Linux runs on here.

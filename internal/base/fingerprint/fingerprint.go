@@ -1,22 +1,22 @@
-// Package fingerprint tells whether a page is still the one it was, for less
-// than a hash costs, where guests choose what their pages hold.
+// Package fingerprint tells whether a page is unchanged, for less than a hash
+// costs, even though guests choose the contents of their pages.
 //
 // A fingerprint ([Print]) is a message authentication code: NH, the universal
-// hash of UMAC (RFC 4418), under a secret key, four times with the key moved on by
+// hash of UMAC (RFC 4418), under a secret key, four times with the key shifted by
 // one pair of words each time (Toeplitz), then AES-256 in CBC-MAC over the four
-// sums. Whoever does not know the key can make two pages of one fingerprint only
-// by luck: NH gives 2^-128 for every pair of different pages, AES about as much
-// on top. Hashes without a key, however fast, promise nothing of that kind.
+// sums. Without the key, two pages get the same fingerprint only by chance: NH
+// gives 2^-128 for every pair of different pages, AES about as much on top.
+// Hashes without a key, however fast, promise nothing of that kind.
 //
-// So a fingerprint can say "this page did not change", and never more: it has
-// no meaning without the [Key], and does not name a page as its SHA-256 does.
-// Prints of one page under different numbers differ, and prints tell nothing
-// about what is in a page.
+// So a fingerprint can say "this page did not change", and nothing else: it has
+// no meaning without the [Key], and does not identify a page as its SHA-256 does.
+// Prints of one page under different numbers differ, and prints reveal nothing
+// about the contents of a page.
 //
-// A Key belongs to one boot of one host ([Load]): it follows from a secret in
-// the run folder and from the kernel's boot id. What was kept under it is of no
-// use after a restart, so nobody has to fsync it, and a disk that is stolen
-// lacks it. docs/adr/0023 has the figures.
+// A Key belongs to one boot of one host ([Load]): it is derived from a secret in
+// the run folder and the kernel's boot id. Whatever was stored under it is
+// useless after a reboot, so it need not be fsynced, and a stolen disk lacks it.
+// docs/adr/0023 has the figures.
 package fingerprint
 
 import (
@@ -29,7 +29,8 @@ import (
 )
 
 const (
-	// PageBytes is what one pass of NH takes; content is cut into as many.
+	// PageBytes is what one pass of NH takes; content is cut into pieces of this
+	// size.
 	PageBytes = 4096
 	// Bytes is the length of a Print.
 	Bytes = aes.BlockSize
@@ -72,20 +73,19 @@ func New(secret [SecretBytes]byte, salt string) (*Key, error) {
 	return k, nil
 }
 
-// ID tells keys apart and reveals nothing.
+// ID distinguishes keys and reveals nothing about them.
 func (k *Key) ID() [idBytes]byte { return k.id }
 
-// Of is the fingerprint of the content that has this number: a page of an image
-// or a block of a disk. Content that is no whole number of pages counts as
-// filled up with zeros, so prints are only compared between contents of one
-// length.
+// Of is the fingerprint of the content with this number: a page of an image or a
+// block of a disk. Content that is not a whole number of pages counts as padded
+// with zeros, so prints are only compared between contents of one length.
 func (k *Key) Of(content []byte, number uint64) Print {
 	var p Print
 	k.Make(&p, content, number)
 	return p
 }
 
-// Make is Of without memory of its own, for who makes very many.
+// Make is Of without allocations, for callers that make very many.
 func (k *Key) Make(p *Print, content []byte, number uint64) {
 	*p = Print{}
 	binary.LittleEndian.PutUint64(p[:], number)

@@ -14,16 +14,16 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 )
 
-// SecretFile is the file below the run folder that a key follows from.
+// SecretFile is the file below the run folder that keys are derived from.
 const SecretFile = "fingerprints.key"
 
 var secretFile = durable.Document{Name: SecretFile, Limit: SecretBytes}
 
 const bootIDPath = "/proc/sys/kernel/random/boot_id"
 
-// Load gives the key of this boot of the host, the same to every process that
-// has this run folder. The first one makes the secret, 0600. Where the run
-// folder outlives the boot the key does not: the boot id is its salt.
+// Load returns the key of this boot of the host, the same to every process that
+// has this run folder. The first one makes the secret, 0600. If the run folder
+// survives a reboot the key does not: the boot id is its salt.
 func Load(ctx context.Context, runDir string) (*Key, error) {
 	boot, err := os.ReadFile(bootIDPath)
 	if err != nil {
@@ -36,8 +36,8 @@ func Load(ctx context.Context, runDir string) (*Key, error) {
 	return New(secret, strings.TrimSpace(string(boot)))
 }
 
-// secretOf reads the secret, or makes it. A file that is too short was being
-// written by a process that died.
+// secretOf reads the secret, or makes it. A file that is too short was left
+// unfinished by a process that died.
 func secretOf(ctx context.Context, runDir string) (secret [SecretBytes]byte, err error) {
 	path := filepath.Join(runDir, SecretFile)
 	if b, err := secretFile.Read(path); err == nil && len(b) == SecretBytes {

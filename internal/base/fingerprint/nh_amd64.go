@@ -2,7 +2,7 @@ package fingerprint
 
 import "golang.org/x/sys/cpu"
 
-// nh is plainNH, by the processor's vectors where it has them.
+// nh is plainNH, using the processor's vector unit if it has one.
 func nh(key *[keyWords]uint32, page *[PageBytes]byte) (sums [passes]uint64) {
 	if !cpu.X86.HasAVX2 {
 		return plainNH(key, page)

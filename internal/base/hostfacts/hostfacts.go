@@ -1,8 +1,8 @@
-// Package hostfacts asks the machine that this program runs on what several rooms want
-// to know of it: its processor, and how much room a file system has.
+// Package hostfacts reads facts about the host that several packages need: its
+// processor, and the free space of a file system.
 //
-// It decides nothing: what is too little or the wrong processor is for the rooms
-// to say.
+// It decides nothing: what is too little, or the wrong processor, is for its
+// callers to say.
 package hostfacts
 
 import (
@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Processor is what /proc/cpuinfo says of the first one.
+// Processor is what /proc/cpuinfo says about the first one.
 type Processor struct {
 	Model string
 	Flags []string
 }
 
-// CPU reads it; what is not said is left empty.
+// CPU reads it; missing fields stay empty.
 func CPU() (p Processor) {
 	f, err := os.Open("/proc/cpuinfo")
 	if err != nil {
@@ -40,8 +40,8 @@ func CPU() (p Processor) {
 	return p
 }
 
-// FreeBytes is what somebody without privileges may still write on the file system
-// of a path, and all that it has.
+// FreeBytes returns the space available to unprivileged users on the file system
+// of a path, and its total size.
 func FreeBytes(path string) (free, total int64, err error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(path, &fs); err != nil {

@@ -1,8 +1,8 @@
-// Package immutable is the attribute of that name (chattr +i): nobody writes to
-// such a file, removes it, renames it or gives it another name, root included, until
-// the attribute is taken from it. It is read, mapped, cloned (FICLONE) and locked
-// (flock) like any other. Not every file system has it, and in a container the
-// kernel may refuse it (CAP_LINUX_IMMUTABLE).
+// Package immutable sets the immutable attribute of files (chattr +i): nobody,
+// not even root, can write, remove, rename or link such a file until the
+// attribute is cleared. It can be read, mapped, cloned (FICLONE) and locked
+// (flock) like any other. Not every file system supports it, and in a container
+// the kernel may refuse it (CAP_LINUX_IMMUTABLE).
 package immutable
 
 import (
@@ -15,7 +15,7 @@ import (
 // flag is FS_IMMUTABLE_FL of linux/fs.h.
 const flag = 0x10
 
-// Is tells whether a file has the attribute. errors.ErrUnsupported where the file
+// Is reports whether a file has the attribute. errors.ErrUnsupported if the file
 // system has none.
 func Is(path string) (bool, error) {
 	f, err := open(path)
@@ -27,8 +27,8 @@ func Is(path string) (bool, error) {
 	return flags&flag != 0, err
 }
 
-// Set gives a file the attribute or takes it; that it is so already is success.
-// errors.ErrUnsupported where the file system has none or we may not.
+// Set sets or clears the attribute; if it already is so, that is success.
+// errors.ErrUnsupported if the file system has none or we lack permission.
 func Set(path string, on bool) error {
 	f, err := open(path)
 	if err != nil {

@@ -1,9 +1,9 @@
 // Package listing prints the lists of the command line: one set of rows as a
 // table, as JSON, through a Go template, or as bare ids.
 //
-// A row is any struct with JSON tags; the JSON output is exactly those rows,
-// an array even when empty. A [Column] gives a heading and a cell, and serves
-// --sort and --filter too, so a list has one vocabulary.
+// A row is any struct with JSON tags; the JSON output is exactly those rows, an
+// array even when empty. A [Column] has a heading and a cell, and serves --sort
+// and --filter too, so a list has one vocabulary.
 package listing
 
 import (
@@ -19,7 +19,7 @@ import (
 )
 
 // Column is one column of a table and one key of --filter and --sort. Cells of
-// several rows are asked for at the same time.
+// several rows may be computed at the same time.
 type Column[T any] struct {
 	Name   string // heading in capitals; its lower case is the key
 	Cell   func(T) string
@@ -37,12 +37,12 @@ type Options struct {
 	Sort    string   // key, with a leading '-' descending
 }
 
-// Write prints rows. id gives the full id of a row for -q.
+// Write prints rows. id returns the full id of a row for -q.
 func Write[T any](s *screen.Screen, o Options, rows []T, id func(T) string, columns []Column[T]) error {
 	return WriteEncoded(s, o, rows, id, func(*T) string { return "" }, columns)
 }
 
-// WriteEncoded is Write for rows whose JSON may be known already: encoded gives
+// WriteEncoded is Write for rows whose JSON may already exist: encoded returns
 // it, or "" for a row that has to be encoded.
 func WriteEncoded[T any](s *screen.Screen, o Options, rows []T, id func(T) string, encoded func(*T) string, columns []Column[T]) error {
 	if err := CheckFormat(o.Format); err != nil {
@@ -114,8 +114,8 @@ func encode[T any](rows []T, encoded func(*T) string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// inParts has every processor turn its part of the rows into text; the parts come
-// in the order of the rows.
+// inParts has every processor render its part of the rows; the parts come in the
+// order of the rows.
 func inParts[T any](rows []T, text func(rows []T) ([]byte, error)) ([][]byte, error) {
 	parts := make([][]byte, min(runtime.GOMAXPROCS(0), len(rows)))
 	var g errgroup.Group

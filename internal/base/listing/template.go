@@ -13,8 +13,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/screen"
 )
 
-// CheckFormat comes before anything is done. What is no template prints itself
-// for every row, which helps nobody.
+// CheckFormat is called before anything is done. Text without a template would
+// print itself for every row, which helps nobody.
 func CheckFormat(format string) error {
 	if format == "" || format == "table" || format == "json" {
 		return nil
@@ -26,18 +26,19 @@ func CheckFormat(format string) error {
 	return err
 }
 
-// rowTemplate is a template of the operator. What its actions print is escaped
-// as a cell is; its own text is his, \t and \n in it are tab and newline.
+// rowTemplate is a template given by the operator. What its actions print is
+// escaped as a cell is; its literal text is kept, and \t and \n in it are tab and
+// newline.
 type rowTemplate struct {
 	*template.Template
 	heading string // of "table …", else ""
 }
 
-// safeText was escaped where it was made.
+// safeText was escaped when it was made.
 type safeText string
 
-// templateFuncs go before those of text/template: what formats text knows which
-// part of it is the operator's.
+// templateFuncs override those of text/template: functions that format text must
+// know which part of it comes from the operator.
 var templateFuncs = template.FuncMap{
 	"json":    func(v any) (safeText, error) { b, err := screen.EncodeJSON(v); return safeText(b), err },
 	"join":    strings.Join,
@@ -52,7 +53,7 @@ var templateFuncs = template.FuncMap{
 	escaper: escape,
 }
 
-// escaper is put behind every pipeline that prints.
+// escaper is appended to every pipeline that prints.
 const escaper = "_escape"
 
 // escape prints what v points to, as templates do.
@@ -69,7 +70,7 @@ func escape(v any) safeText {
 	return safeText(screen.Safe(fmt.Sprint(v)))
 }
 
-// safeArgs keeps what %d and %f are for; all else is text.
+// safeArgs leaves numbers for %d and %f; everything else is text.
 func safeArgs(args []any) []any {
 	out := make([]any, len(args))
 	for i, a := range args {
@@ -130,7 +131,7 @@ func templated[T any](s *screen.Screen, text string, rows []T) error {
 	return nil
 }
 
-// withFields says what a row has to one who asked for what it has not.
+// withFields adds the available fields to an error about a missing one.
 func withFields(err error, row reflect.Type) error {
 	if !strings.Contains(err.Error(), "can't evaluate field") {
 		return err
@@ -144,7 +145,7 @@ func withFields(err error, row reflect.Type) error {
 	return fmt.Errorf("%w; a row has %s", errors.Unwrap(err), strings.Join(names, " "))
 }
 
-// escapeList goes through the nodes of a template as they stand in it.
+// escapeList walks the nodes of a template in order.
 func escapeList(list *parse.ListNode) {
 	if list == nil {
 		return
@@ -175,13 +176,13 @@ func escapeBranch(b *parse.BranchNode) {
 	escapeList(b.ElseList)
 }
 
-// isLiteral: {{"\n"}} is the operator's.
+// isLiteral: {{"\n"}} is literal text of the operator.
 func isLiteral(p *parse.PipeNode) bool {
 	return len(p.Cmds) == 1 && len(p.Cmds[0].Args) == 1 && p.Cmds[0].Args[0].Type() == parse.NodeString
 }
 
-// escapePipe puts the escaper behind a pipeline that prints, and before each
-// printf whose format does not stand there.
+// escapePipe appends the escaper to a pipeline that prints, and puts it before
+// each printf whose format is not a literal.
 func escapePipe(p *parse.PipeNode, prints bool) {
 	var cmds []*parse.CommandNode
 	for i, c := range p.Cmds {
@@ -220,8 +221,8 @@ func escaped(at *parse.PipeNode, arg parse.Node) parse.Node {
 	return &parse.PipeNode{NodeType: parse.NodePipe, Pos: at.Pos, Line: at.Line, Cmds: []*parse.CommandNode{first, escapeCommand(at)}}
 }
 
-// heading is what "table" puts over the rows: the text of the template, with the
-// name of the field in the place of each action.
+// heading is the header line of "table": the text of the template, with the name
+// of the field in place of each action.
 func heading(list *parse.ListNode) string {
 	var b strings.Builder
 	for _, n := range list.Nodes {
@@ -241,7 +242,7 @@ func heading(list *parse.ListNode) string {
 	return b.String() + "\n"
 }
 
-// fieldOf is the first field that a pipeline asks for: .VM.Name is VM NAME.
+// fieldOf is the first field of a pipeline: .VM.Name is VM NAME.
 func fieldOf(p *parse.PipeNode) string {
 	for _, c := range p.Cmds {
 		for _, arg := range c.Args {

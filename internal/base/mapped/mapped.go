@@ -1,7 +1,7 @@
-// Package mapped reads files where the kernel has them, without a copy.
+// Package mapped reads files in the page cache, without a copy.
 //
-// Where read(2) would fail, the processor faults on memory that is mapped;
-// [Guard] makes that an error again.
+// Where read(2) would fail, access to mapped memory raises a fault; [Guard] turns
+// that into an error again.
 package mapped
 
 import (
@@ -14,16 +14,18 @@ import (
 )
 
 // Open maps length bytes of f from byte off on, a multiple of the page size, for
-// reading. [Close] ends it. Bytes behind the file's end must not be looked at.
+// reading. [Close] ends it. Bytes beyond the end of the file must not be
+// accessed.
 func Open(f *os.File, off, length int64) ([]byte, error) {
 	return unix.Mmap(int(f.Fd()), off, int(length), unix.PROT_READ, unix.MAP_SHARED)
 }
 
-// Close unmaps what Open gave.
+// Close unmaps what Open returned.
 func Close(data []byte) { _ = unix.Munmap(data) }
 
-// Guard runs do, which looks at mapped memory. A fault, because the file was
-// cut or its medium cannot be read, is an error; other panics go on.
+// Guard runs do, which accesses mapped memory. A fault, because the file was
+// truncated or its medium cannot be read, becomes an error; other panics
+// propagate.
 func Guard(do func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {

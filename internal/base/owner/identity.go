@@ -24,7 +24,7 @@ type identity struct {
 	place
 }
 
-// place is what no copy of the files has in common with them.
+// place identifies the files so that no copy has the same.
 type place struct {
 	Folder uint64 `json:"folder"` // inode
 	File   uint64 `json:"file"`   // inode
@@ -48,7 +48,7 @@ func placeOf(root string, file *os.File) (place, error) {
 
 var identityFile = durable.Document{Name: File, Limit: 4096}
 
-// Read gives the id of the store in a folder, "" when none was given there.
+// Read returns the id of the store in a folder, "" if none was given there.
 func Read(root string) (string, error) {
 	folder, err := os.OpenRoot(root)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
@@ -89,9 +89,8 @@ func readIn(folder *os.Root) (string, error) {
 	return was.ID, nil
 }
 
-// Give makes sure that the store in a folder has an id, and answers it. The
-// caller keeps others from doing the same. A crash leaves the old file or the new
-// one.
+// Give ensures that the store in a folder has an id, and returns it. The caller
+// prevents concurrent calls. A crash leaves the old file or the new one.
 func Give(root string) (string, error) {
 	if id, err := Read(root); err != nil || id != "" {
 		return id, err

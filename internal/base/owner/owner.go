@@ -1,25 +1,26 @@
-// Package owner says to which store something belongs that lies outside of it:
-// run folders, staged RAM, network namespaces, processes. Several stores share
-// one host, one of them may be a copy of another, and each must leave alone what
-// is another's.
+// Package owner determines which store owns something outside of it: run folders,
+// staged RAM, network namespaces, processes. Several stores share one host, one
+// of them may be a copy of another, and each must leave alone what belongs to
+// another.
 //
 // Words: the identity of a store is a random id in its file "identity", together
-// with the place at which it was given: the inode of the store's folder, the inode
-// of the file itself and the time at which that was born. A mark is written beside
-// what is made outside: the id, where the store's folder was then by number and by
-// path, and the boot of the host.
+// with the place where it was given: the inode of the store's folder, the inode
+// of the file itself and the file's birth time. A mark is written beside
+// everything made outside: the id, the store's folder by number and by path at
+// that time, and the boot of the host.
 //
 // Invariants:
 //
-//  1. An id is believed only at the place at which it was given. A copy of the
-//     files (cp, rsync, a backup put back, reflinks, hard links) finds itself
-//     elsewhere and takes a new id; a rename within the file system, another mount
-//     point and a reboot change no inode, and keep it.
+//  1. An id is believed only at the place where it was given. A copy of the files
+//     (cp, rsync, a restored backup, reflinks, hard links) is at another place
+//     and takes a new id; a rename within the file system, another mount point
+//     and a reboot change no inode, and keep it.
 //  2. A copy of the whole block device has the same id, inodes and times. While
-//     both are there the kernel gives them different device numbers: a mark is
-//     ours only if that agrees too, as long as the host was not started again.
-//  3. Whose something is that has no mark (older programs made none) nobody
-//     guesses: it is left alone, or the kernel is asked who holds whose files open.
+//     both exist the kernel gives them different device numbers, so a mark is
+//     ours only if that agrees too, as long as the host was not rebooted.
+//  3. The owner of something without a mark (older programs made none) is never
+//     guessed: it is left alone, or the kernel is asked which process holds its
+//     files open.
 package owner
 
 import (
@@ -38,7 +39,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 )
 
-// Mark says which store made something. The zero value is nobody's.
+// Mark says which store made something. The zero value belongs to none.
 type Mark struct {
 	Store  string `json:"store"`  // id
 	Device uint64 `json:"device"` // of the store's folder
@@ -47,10 +48,10 @@ type Mark struct {
 	Boot   string `json:"boot"`
 }
 
-// Owns tells whether what has the other mark was made by the store of this one.
-// Device numbers mean something within one boot only; after it nothing that was
-// marked before can live. Within it they change when a disk is mounted again, in
-// the same place as before.
+// Owns reports whether an object with the other mark was made by the store of
+// this one. Device numbers mean something within one boot only; after a reboot
+// nothing marked before can be alive. Within a boot they change when a disk is
+// mounted again, in the same place as before.
 func (m Mark) Owns(other Mark) bool {
 	if m.Store == "" || m.Store != other.Store {
 		return false
@@ -58,7 +59,8 @@ func (m Mark) Owns(other Mark) bool {
 	return m.Boot != other.Boot || m.SameFolder(other) || m.isAt(other.Root)
 }
 
-// SameFolder tells whether both marks are of the same folder of the same device.
+// SameFolder reports whether both marks are of the same folder on the same
+// device.
 func (m Mark) SameFolder(other Mark) bool {
 	return m.Device == other.Device && m.Inode == other.Inode
 }
@@ -72,29 +74,29 @@ func (m Mark) isAt(root string) bool {
 	return m.Device == st.Dev && m.Inode == st.Ino
 }
 
-// Gone tells whether the store of a mark is not where it was: it was moved, is
-// not mounted, or its folder was removed.
+// Gone reports whether the store of a mark is no longer where it was: it was
+// moved, is not mounted, or its folder was removed.
 func (m Mark) Gone() bool {
 	id, err := Read(m.Root)
 	return err == nil && id != m.Store
 }
 
-// Inherits tells whether the store of this mark may take what has the other one
-// and would be its own by what else is known: nobody else claims it.
+// Inherits reports whether the store of this mark may take over an object with
+// the other mark that is its own by all other evidence: no other store claims it.
 func (m Mark) Inherits(other Mark) bool {
 	return m.Store != "" && (m.Owns(other) || other.Store != "" && other.Gone())
 }
 
-// tagDigits are enough to tell the stores of a host apart.
+// tagDigits are enough to distinguish the stores of a host.
 const tagDigits = 12
 
-// Tag is a mark for what has a name only.
+// Tag is a mark for objects that have only a name.
 func (m Mark) Tag() string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", m.Store, m.Device, m.Inode))
 	return hex.EncodeToString(sum[:])[:tagDigits]
 }
 
-// IsTag tells a tag from other parts of a name.
+// IsTag distinguishes a tag from other parts of a name.
 func IsTag(s string) bool { return spelling.Hex(s, tagDigits) }
 
 func (m Mark) String() string {
@@ -115,7 +117,7 @@ func WriteMark(folder *os.Root, name string, m Mark) error {
 	return markFile.WriteIn(folder, name, b, 0o600)
 }
 
-// Decode reads it. failure.Damaged for what is none.
+// Decode reads a mark; failure.Damaged if it is none.
 func Decode(b []byte) (Mark, error) {
 	var m Mark
 	if err := json.Unmarshal(b, &m); err != nil || !spelling.ID(m.Store) || markFile.Check(b) != nil {
@@ -134,7 +136,7 @@ func At(root, id string) (Mark, error) {
 	return Mark{id, st.Dev, st.Ino, root, Boot()}, nil
 }
 
-// ReadMark reads a mark from a file of a folder. What is too long is none.
+// ReadMark reads a mark from a file of a folder. Too long a file is none.
 func ReadMark(folder *os.Root, name string) (Mark, error) {
 	b, err := markFile.ReadIn(folder, name)
 	if err != nil {
@@ -143,8 +145,8 @@ func ReadMark(folder *os.Root, name string) (Mark, error) {
 	return Decode(b)
 }
 
-// Boot names the run of this host's kernel, "" where that is not known. Pids,
-// start times and device numbers do not mean anything beyond it.
+// Boot identifies the current boot of this host's kernel, "" if unknown. Pids,
+// start times and device numbers mean nothing beyond it.
 var Boot = sync.OnceValue(func() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

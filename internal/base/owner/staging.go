@@ -7,7 +7,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 )
 
-// StagingFolder is where RAM is staged if it fits, outside of every store.
+// StagingFolder is where RAM is staged if it fits, outside every store.
 const StagingFolder = "/dev/shm"
 
 // The kinds of staged RAM.
@@ -17,7 +17,7 @@ const (
 )
 
 // StagingPrefix begins the name of a folder with the RAM of a VM; a random part
-// follows. Such a folder is the VMM's to fill, so its mark is in its name:
+// follows. The VMM fills such a folder, so the mark is in its name:
 //
 //	cocoon-KIND-VM-TAG-RANDOM
 //
@@ -26,12 +26,13 @@ func (m Mark) StagingPrefix(kind, vm string) string {
 	return "cocoon-" + kind + "-" + vm + "-" + m.Tag() + "-"
 }
 
-// RoomPath is where the VMM of a VM may write its RAM there, as long as it lives.
+// RoomPath is where the VMM of a VM may write its RAM there, as long as the VMM
+// lives.
 func (m Mark) RoomPath(vm string) string {
 	return filepath.Join(StagingFolder, "cocoon-room-"+m.Tag()+"-"+vm)
 }
 
-// Rooms lists the folders of RoomPath of this store, by the VM.
+// Rooms lists the folders of RoomPath of this store, by VM.
 func (m Mark) Rooms() (map[string]string, error) {
 	found, err := filepath.Glob(m.RoomPath("*"))
 	rooms := map[string]string{}
@@ -43,7 +44,7 @@ func (m Mark) Rooms() (map[string]string, error) {
 	return rooms, err
 }
 
-// Staged lists the folders with staged RAM of whatever store.
+// Staged lists the folders with staged RAM of all stores.
 func Staged() ([]string, error) {
 	var all []string
 	for _, kind := range []string{OfCapture, OfRestore} {
@@ -56,7 +57,7 @@ func Staged() ([]string, error) {
 	return all, nil
 }
 
-// ParseStaging tells the VM and the tag of such a folder, "" for one without.
+// ParseStaging returns the VM and the tag of such a folder, "" for a missing tag.
 func ParseStaging(path string) (vm, tag string, ok bool) {
 	part := strings.Split(filepath.Base(path), "-")
 	switch {

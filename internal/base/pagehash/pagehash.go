@@ -1,10 +1,10 @@
 // Package pagehash identifies pages: the SHA-256 of their bytes cut to 16.
 //
-// SHA-256 is bound by latency: each round waits for the one before, and a
-// processor that could do twice the work idles. [Pair] therefore hashes two
-// pages of equal length side by side, where the processor has the SHA
-// instructions; elsewhere it is two calls of crypto/sha256. The results are the
-// same by test and by fuzzing; docs/adr/0005 has the figures.
+// SHA-256 is limited by latency: each round waits for the one before, and half of
+// a modern processor idles. So [Pair] hashes two pages of equal length side by
+// side on processors with SHA instructions; elsewhere it makes two calls of
+// crypto/sha256. Tests and fuzzing show that the results are the same;
+// docs/adr/0005 has the figures.
 package pagehash
 
 import "crypto/sha256"

@@ -8,7 +8,7 @@ import (
 // pairs: this processor can run pairBlocks.
 var pairs = hasSHA()
 
-// hasSHA asks for the SHA instructions and for those around them (SSSE3's
+// hasSHA checks for the SHA instructions and for the others used here (SSSE3's
 // PSHUFB and PALIGNR).
 func hasSHA() bool {
 	const ssse3, sha = 1 << 9, 1 << 29
@@ -43,7 +43,8 @@ func pair(a, b []byte) (Sum, Sum) {
 	if whole > 0 {
 		pairBlocks(&s, &a[0], &b[0], whole)
 	}
-	// What is left, a one bit, zeros, and the length in bits end the message.
+	// The rest of the data, a one bit, zeros, and the length in bits end the
+	// message.
 	var lastA, lastB [2 * sha256.BlockSize]byte
 	n := copy(lastA[:], a[whole*sha256.BlockSize:])
 	copy(lastB[:], b[whole*sha256.BlockSize:])
@@ -65,5 +66,5 @@ func pair(a, b []byte) (Sum, Sum) {
 //go:noescape
 func pairBlocks(states *[2]state, a, b *byte, blocks int)
 
-// cpuid is the instruction of that name.
+// cpuid executes the instruction of that name.
 func cpuid(leaf, subleaf uint32) (eax, ebx, ecx uint32)

@@ -2,7 +2,7 @@
 
 package pagehash
 
-// pairs: there is no pair on this kind of processor.
+// pairs: this kind of processor cannot hash pairs.
 const pairs = false
 
 func pair(a, b []byte) (Sum, Sum) { return Of(a), Of(b) }

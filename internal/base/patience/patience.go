@@ -1,15 +1,15 @@
-// Package patience says how long cocoon waits for a process that is not its own:
-// a VMM, a guard, another command.
+// Package patience says how long cocoon waits for another process: a VMM, a
+// guard, another command.
 //
-// Such a wait is bounded so that no command hangs for ever, not because what is
-// waited for should be quick. On a busy host everything takes thirty times as
-// long, and nothing may fail that only needed longer. So every bound is made
-// here, of one figure that the operator sets (vmmTimeout), and an error that
-// comes of one names it ([Within], [Passed]).
+// Such a wait is limited so that no command hangs for ever, not because the other
+// process should be quick. On a busy host everything takes thirty times as long,
+// and nothing may fail that only needed more time. So every limit is derived here
+// from one setting of the operator (vmmTimeout), and an error caused by it names
+// that setting ([Within], [Passed]).
 //
-// What is not made of it, since nothing fails when it has passed: how often
-// somebody is asked again, and how long the next, ruder step of an escalation is
-// put off. docs/reliability.md lists those.
+// Not derived from it, since nothing fails when they expire: intervals between
+// retries, and delays before the next, harsher step of an escalation.
+// docs/reliability.md lists those.
 package patience
 
 import (
@@ -19,17 +19,18 @@ import (
 	"time"
 )
 
-// Patience is how long a process may take to say or do one thing. The zero value
-// is Default.
+// Patience is how long a process may take for one answer or one action. The zero
+// value is Default.
 type Patience time.Duration
 
-// Default is vmmTimeout where nobody has set it.
+// Default is the value of vmmTimeout if it is not set.
 const Default = Patience(30 * time.Second)
 
-// slowestBytes is what moving RAM or disks makes at least, a second.
+// slowestBytes is the lowest rate at which RAM or disks are expected to move, per
+// second.
 const slowestBytes = 32 << 20
 
-// Call bounds one answer, one message, one change of state.
+// Call limits one answer, one message, one change of state.
 func (p Patience) Call() time.Duration {
 	if p <= 0 {
 		p = Default
@@ -37,23 +38,23 @@ func (p Patience) Call() time.Duration {
 	return time.Duration(p)
 }
 
-// Moving bounds a call that writes, reads, maps or gives up so many bytes.
+// Moving limits a call that writes, reads, maps or releases so many bytes.
 func (p Patience) Moving(bytes uint64) time.Duration {
 	return p.Call() + time.Duration(bytes/slowestBytes)*time.Second
 }
 
-// leastSilence is what a process may be kept from running by others, whatever
-// the operator thinks of VMMs.
+// leastSilence is how long other load may keep a process from running, whatever
+// the setting for VMMs.
 const leastSilence = 3 * time.Second
 
-// Silence is how long a process that holds a guest still may show no sign of
+// Silence is how long a process that keeps a guest paused may show no sign of
 // life.
 func (p Patience) Silence() time.Duration { return max(p.Call()/3, leastSilence) }
 
-// glance is the most that Glance answers.
+// glance is the maximum of Glance.
 const glance = 2 * time.Second
 
-// Glance bounds what a command spends on VMs that it was not asked about.
+// Glance limits the time a command spends on VMs that it was not asked about.
 func (p Patience) Glance() time.Duration { return min(p.Call(), glance) }
 
 // over is why a context of Bound ended.
@@ -61,13 +62,13 @@ type over struct{ waited time.Duration }
 
 func (o over) Error() string { return Within(o.waited) }
 
-// Bound is a context that lasts for a time that was made here; Passed says so
-// when it is over.
+// Bound returns a context with a deadline made here; Passed says so once it has
+// expired.
 func Bound(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, d, over{d})
 }
 
-// Passed ends a sentence on what did not happen before the deadline of ctx.
+// Passed ends a sentence about what did not happen before the deadline of ctx.
 func Passed(ctx context.Context) string {
 	var o over
 	if errors.As(context.Cause(ctx), &o) {
@@ -76,8 +77,7 @@ func Passed(ctx context.Context) string {
 	return "in time"
 }
 
-// Within is the end of a sentence on what did not happen in a time that was made
-// here.
+// Within ends a sentence about what did not happen within a time limit made here.
 func Within(d time.Duration) string {
 	return fmt.Sprintf("within %s (see vmmTimeout)", d.Round(time.Millisecond))
 }

@@ -1,23 +1,23 @@
-// Package private says whether a folder is ours alone: nobody but root and we can
-// put something into it, take something out of it, or lead its path elsewhere.
+// Package private checks that a folder is ours alone: only root and we can add or
+// remove entries, or redirect its path.
 //
-// Words: a way is every folder and link that the kernel passes on a path, from "/"
-// to the folder, those that links lead through included; to resolve a path is to
-// follow it once and to go on with the answer, which has no link in it.
+// Words: a way is every folder and link that the kernel passes on a path from "/"
+// to the folder, including those that links lead through; to resolve a path is to
+// follow it once and to use the result, which contains no link.
 //
 // A way is safe when
 //
 //   - each folder on it belongs to root or to us,
-//   - others cannot write to it, or it is sticky (/tmp): there nobody can rename
-//     or remove what is not his own,
+//   - others cannot write to it, or it is sticky (/tmp), so that users can rename
+//     or remove only their own entries,
 //   - each link on it belongs to root or to us.
 //
-// Others are everybody by the mode's last three bits, and a group unless it is
-// that of root. A folder is ours alone when its way is safe, it belongs to us, and
-// nobody else has any right on it.
+// Others means everybody by the mode's last three bits, and a group unless it is
+// root's. A folder is ours alone if its way is safe, it belongs to us, and nobody
+// else has any permission on it.
 //
-// What is safe once stays so: only root or we could change it. So a path that was
-// resolved may be used as a path; no descriptor needs to be kept.
+// A safe way stays safe, since only root or we could change it. So a resolved
+// path may be used as a path; no descriptor needs to be kept.
 package private
 
 import (
@@ -30,13 +30,13 @@ import (
 	"syscall"
 )
 
-// Refusal says what is wrong with a folder and how it can be mended.
+// Refusal says what is wrong with a folder and how to fix it.
 type Refusal struct {
 	Path   string // of the folder or link that is at fault
 	Why    string
 	Remedy string
 
-	Open bool // others have rights on it that they must not have, and that is all
+	Open bool // the only fault: others have permissions they must not have
 	Kind bool // it is no folder
 }
 
@@ -45,8 +45,8 @@ func (r *Refusal) Error() string { return r.Path + " " + r.Why }
 // maxLinks is how many links the kernel follows on one path.
 const maxLinks = 40
 
-// Resolve follows a path, which may end in what is not there yet, and answers
-// where it leads. A *Refusal when the way is not safe.
+// Resolve follows a path, whose last part may not exist yet, and returns where it
+// leads. A *Refusal if the way is not safe.
 func Resolve(path string) (string, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -89,13 +89,13 @@ func Resolve(path string) (string, error) {
 	return at, nil
 }
 
-// split gives the names of a path; ".." stays, since it is what the kernel makes
-// of it behind a link.
+// split returns the names of a path; ".." stays, since after a link the kernel
+// resolves it there.
 func split(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }
 
-// passable: nobody can lead the way through this folder elsewhere.
+// passable: nobody else can redirect the way through this folder.
 func passable(path string) error {
 	fi, err := os.Lstat(path)
 	if err != nil {
@@ -135,11 +135,11 @@ func writable(fi fs.FileInfo) bool {
 
 func trusted(uid uint32) bool { return uid == 0 || int(uid) == os.Geteuid() }
 
-// statOf is of a file of this host; os.Lstat gives no other.
+// statOf asserts the type that os.Lstat always returns on this host.
 func statOf(fi fs.FileInfo) *syscall.Stat_t { return fi.Sys().(*syscall.Stat_t) }
 
 // Folder refuses a folder that is not ours, or on which others have one of these
-// rights. Its way is Resolve's affair; a link is refused, one that is missing is
+// permissions. Resolve checks its way; a link is refused, a missing folder is
 // fs.ErrNotExist.
 func Folder(path string, rights fs.FileMode) error {
 	fi, err := os.Lstat(path)
@@ -149,7 +149,7 @@ func Folder(path string, rights fs.FileMode) error {
 	return Opened(path, fi, rights)
 }
 
-// Opened is Folder of one that was looked at.
+// Opened is Folder for one that was already stat'ed.
 func Opened(path string, fi fs.FileInfo, rights fs.FileMode) error {
 	if !fi.IsDir() {
 		return &Refusal{Path: path, Why: "is not a folder", Remedy: "choose another path", Kind: true}
@@ -157,7 +157,7 @@ func Opened(path string, fi fs.FileInfo, rights fs.FileMode) error {
 	if st := statOf(fi); int(st.Uid) != os.Geteuid() {
 		return &Refusal{Path: path, Why: fmt.Sprintf("belongs to user %d", st.Uid), Remedy: fmt.Sprintf("chown %d %s", os.Geteuid(), path)}
 	}
-	if fi.Mode()&fs.ModeSticky != 0 && writable(fi) { // it is everybody's on purpose
+	if fi.Mode()&fs.ModeSticky != 0 && writable(fi) { // shared on purpose
 		return &Refusal{Path: path, Why: "is a folder for everybody", Remedy: "choose a folder of its own, such as one below it"}
 	}
 	if fi.Mode().Perm()&rights != 0 {
@@ -166,6 +166,6 @@ func Opened(path string, fi fs.FileInfo, rights fs.FileMode) error {
 	return nil
 }
 
-// Others are all rights that nobody but its owner has on a folder that is ours
-// alone.
+// Others are all permissions that only the owner may have on a folder that is
+// ours alone.
 const Others fs.FileMode = 0o077

@@ -26,7 +26,7 @@ type Entry struct {
 	path string
 }
 
-// markFile says whose an entry is.
+// markFile names the owner of an entry.
 const markFile = "owner"
 
 // claim marks an entry that is not ours yet, if take lets it.
@@ -53,7 +53,7 @@ func (e *Entry) claim(me owner.Mark, take func(*Entry) error) error {
 	return nil
 }
 
-// Another says that the entry is not this store's.
+// Another says that the entry belongs to another store.
 func (e *Entry) Another() error {
 	if e.Mark.Store == "" {
 		return failure.Hint(failure.New(failure.Conflict, "%s does not say whose it is, and something is in it", e.path), "choose another folder with --run-dir, or rm -r "+e.path+" if no VM uses it")
@@ -61,14 +61,14 @@ func (e *Entry) Another() error {
 	return failure.Hint(failure.New(failure.Conflict, "%s belongs to %s", e.path, e.Mark), "choose another folder with --run-dir for this store")
 }
 
-// Close lets go of the descriptor.
+// Close closes the descriptor.
 func (e *Entry) Close() error { return e.root.Close() }
 
 // Path joins a name to the entry's path: of a socket, or for a process to open.
 func (e *Entry) Path(name string) string { return filepath.Join(e.path, name) }
 
-// Create makes a new file, in place of what has the name: one that somebody still
-// reads stays what it was.
+// Create makes a new file, replacing an existing name; a process that still reads
+// the old file is not affected.
 func (e *Entry) Create(name string) (*os.File, error) {
 	if err := e.Remove(name); err != nil {
 		return nil, err
@@ -76,8 +76,9 @@ func (e *Entry) Create(name string) (*os.File, error) {
 	return e.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
 }
 
-// Write puts a small file in place of what has the name, whole or not at all. What
-// is no file, such as a link from when others could put one here, goes first.
+// Write replaces a name by a small file, completely or not at all. Anything else
+// under the name, such as a link from when others could create one, is removed
+// first.
 func (e *Entry) Write(d durable.Document, name string, b []byte) error {
 	if fi, err := e.root.Lstat(name); err == nil && !fi.Mode().IsRegular() {
 		if err := e.Remove(name); err != nil {
@@ -93,13 +94,13 @@ func (e *Entry) Read(d durable.Document, name string) ([]byte, error) { return d
 // Open opens a regular file for reading.
 func (e *Entry) Open(name string) (*os.File, error) { return durable.OpenRegular(e.root, name) }
 
-// Has tells whether there is something of this name.
+// Has reports whether the name exists.
 func (e *Entry) Has(name string) bool {
 	_, err := e.root.Lstat(name)
 	return err == nil
 }
 
-// Remove removes a file; one that is not there is success.
+// Remove removes a file; if it does not exist that is success.
 func (e *Entry) Remove(name string) error {
 	if err := e.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -117,8 +118,8 @@ func (e *Entry) Names() ([]string, error) {
 	return dir.Readdirnames(-1)
 }
 
-// RemoveSockets removes those that a VMM or a capture which is gone left. Those
-// whose names begin so belong to programs of the host that live on.
+// RemoveSockets removes those left by a VMM or a capture that is gone. Others
+// with such names belong to programs of the host that live on.
 func (e *Entry) RemoveSockets(except string) error {
 	names, err := e.Names()
 	for _, name := range names {
@@ -129,15 +130,15 @@ func (e *Entry) RemoveSockets(except string) error {
 	return err
 }
 
-// LogFile is what a VMM prints. It holds the lock on it for as long as it lives,
-// wherever that is: the kernel tells so across PID namespaces.
+// LogFile is the VMM's log. The VMM holds the lock on it for as long as it lives,
+// which the kernel reports across PID namespaces.
 const LogFile = "vmm.log"
 
-// Lives tells whether a VMM with a locked log is there. Those that older programs
-// started have none.
+// Lives reports whether a VMM with a locked log is there. VMMs started by older
+// programs have none.
 func (e *Entry) Lives() (bool, error) { return filelock.Held(e.Path(LogFile)) }
 
-// IsDir tells whether a path is that of this very folder.
+// IsDir reports whether a path is that of this very folder.
 func (e *Entry) IsDir(path string) bool {
 	here, err := e.root.Stat(".")
 	if err != nil {

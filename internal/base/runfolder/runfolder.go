@@ -1,22 +1,22 @@
-// Package runfolder is the folder of what VMs need only while they run: sockets,
-// logs, who the VMM is. It lies outside of the stores, usually in RAM, and several
-// stores of a host may use the same one.
+// Package runfolder manages what VMs need only while they run: sockets, logs, the
+// identity of the VMM. The folder lies outside the stores, usually in RAM, and
+// several stores of a host may share it.
 //
 //	runDir/<vm id>/owner       the mark of the store: package owner
 //	runDir/<vm id>/vmm.json    who the VMM is; vmm.log, serial.log, sockets
 //
-// Words: an entry is the folder of one VM. It is ours when the mark in it is. One
-// that has no mark was made by an older program, or by a process that died in the
-// instant before it wrote it: whose it is nobody can say.
+// Words: an entry is the folder of one VM. It is ours if its mark is. One without
+// a mark was made by an older program, or by a process that died in the instant
+// before writing the mark: its owner is unknown.
 //
 // Invariants:
 //
 //  1. Nothing is read or written before the run folder was found to be ours alone
-//     (package private), on its whole way, and the entry to belong to us.
-//  2. An entry is marked before anything else is put into it. What is another
-//     store's is never changed, nor removed: there is no call for it here.
-//  3. A file is opened below the descriptor of its entry, and never through a
-//     link; one that is written was not there before.
+//     (package private), along its whole way, and the entry to belong to us.
+//  2. An entry is marked before anything else is put into it. Entries of another
+//     store are never changed or removed: this package has no call for that.
+//  3. A file is opened relative to the descriptor of its entry, and never through
+//     a link; a file being written did not exist before.
 package runfolder
 
 import (
@@ -43,7 +43,7 @@ type Folder struct {
 	owner func(context.Context) (owner.Mark, error)
 }
 
-// New is the run folder at a path, which need not be there yet, for the store
+// New returns the run folder at a path, which need not exist yet, for the store
 // with this mark.
 func New(path string, mark func(context.Context) (owner.Mark, error)) *Folder {
 	at, err := private.Resolve(path)
@@ -56,10 +56,10 @@ func New(path string, mark func(context.Context) (owner.Mark, error)) *Folder {
 // Path is where it lies.
 func (f *Folder) Path() string { return f.path }
 
-// Dir is the path of an entry, for sockets, which have no other name.
+// Dir is the path of an entry, for sockets, which can only be opened by path.
 func (f *Folder) Dir(id string) string { return filepath.Join(f.path, id) }
 
-// Check refuses a run folder that is not ours alone; that it is not there is fine.
+// Check refuses a run folder that is not ours alone; a missing one is fine.
 func (f *Folder) Check() error {
 	if f.wrong != nil {
 		return f.wrong
@@ -71,9 +71,9 @@ func (f *Folder) Check() error {
 	return refused(f.path, err)
 }
 
-// MakePrivate takes from others the rights that Check refuses, where nothing else
-// is wrong and there is nothing but what is made here: a folder that others use is
-// not to be closed. It answers whether it did.
+// MakePrivate removes the permissions that Check refuses, if nothing else is
+// wrong and the folder holds only what is made here: a folder that others use
+// must not be closed. It reports whether it did.
 func (f *Folder) MakePrivate() (mended bool, err error) {
 	var r *private.Refusal
 	if err := f.Check(); !errors.As(err, &r) || !r.Open || r.Path != f.path {
@@ -86,11 +86,11 @@ func (f *Folder) MakePrivate() (mended bool, err error) {
 	return true, os.Chmod(f.path, 0o700)
 }
 
-// files beside the entries, of the whole host.
+// files beside the entries, shared by the whole host.
 var files = []string{"fingerprints.key", "materialise.log"}
 
-// refused gives what package private refuses its class. A folder that holds more
-// than what is made here is another's, or everybody's: it is not to be closed.
+// refused gives a refusal of package private its class. A folder that holds more
+// than what is made here is shared, and must not be closed.
 func refused(path string, err error) error {
 	var r *private.Refusal
 	if !errors.As(err, &r) {
@@ -107,7 +107,7 @@ func stranger(e fs.DirEntry) bool {
 	return !spelling.ID(e.Name()) && !slices.Contains(files, e.Name())
 }
 
-// open gives the run folder's descriptor. fs.ErrNotExist where there is none.
+// open returns the run folder's descriptor; fs.ErrNotExist if there is none.
 func (f *Folder) open() (*os.Root, error) {
 	if err := f.Check(); err != nil {
 		return nil, err
@@ -115,7 +115,7 @@ func (f *Folder) open() (*os.Root, error) {
 	return os.OpenRoot(f.path)
 }
 
-// Ensure makes the folder where there is none.
+// Ensure makes the folder if it is missing.
 func (f *Folder) Ensure() error {
 	if err := f.Check(); err != nil {
 		return err
@@ -126,7 +126,7 @@ func (f *Folder) Ensure() error {
 	return f.Check()
 }
 
-// Append opens a log beside the entries, and makes the folder where there is none.
+// Append opens a log beside the entries, and makes the folder if it is missing.
 func (f *Folder) Append(name string) (*os.File, error) {
 	if err := f.Ensure(); err != nil {
 		return nil, err
@@ -139,7 +139,7 @@ func (f *Folder) Append(name string) (*os.File, error) {
 	return run.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
 }
 
-// IDs lists the entries, whoever made them, sorted.
+// IDs lists the entries of all stores, sorted.
 func (f *Folder) IDs() ([]string, error) {
 	if err := f.Check(); err != nil {
 		return nil, err
@@ -160,7 +160,7 @@ func (f *Folder) IDs() ([]string, error) {
 	return ids, nil
 }
 
-// Having lists the entries with a file of this name, whoever made them.
+// Having lists the entries of all stores that have a file of this name.
 func (f *Folder) Having(name string) ([]string, error) {
 	ids, err := f.IDs()
 	if err != nil {
@@ -172,8 +172,7 @@ func (f *Folder) Having(name string) ([]string, error) {
 	}), nil
 }
 
-// Look opens an entry, whoever made it. fs.ErrNotExist where there is none.
-// Close it.
+// Look opens an entry of any store. fs.ErrNotExist if there is none.
 func (f *Folder) Look(ctx context.Context, id string) (*Entry, error) {
 	run, err := f.open()
 	if err != nil {
@@ -205,8 +204,8 @@ func (f *Folder) look(ctx context.Context, run *os.Root, id string) (*Entry, err
 	return e, nil
 }
 
-// Make opens the entry of a VM, and makes it where there is none. One that is
-// there and not ours, it takes only if take, which may be nil, does not refuse.
+// Make opens the entry of a VM, and makes it if there is none. An existing entry
+// that is not ours is taken over only if take, which may be nil, does not refuse.
 func (f *Folder) Make(ctx context.Context, id string, take func(*Entry) error) (*Entry, error) {
 	me, err := f.owner(ctx)
 	if err == nil && me.Store == "" {
@@ -241,8 +240,8 @@ func (f *Folder) Make(ctx context.Context, id string, take func(*Entry) error) (
 	}
 }
 
-// Remove removes an entry that is ours, or that take does not refuse. What is not
-// there is success; what is left because it is another's is said by taken.
+// Remove removes an entry that is ours, or that take does not refuse. A missing
+// one is success; taken reports what is left because it belongs to another store.
 func (f *Folder) Remove(ctx context.Context, id string, take func(*Entry) error) (taken bool, err error) {
 	run, err := f.open()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -266,7 +265,7 @@ func (f *Folder) Remove(ctx context.Context, id string, take func(*Entry) error)
 	return true, run.RemoveAll(id)
 }
 
-// RemoveEmpty removes an entry in which there is nothing, not even a mark.
+// RemoveEmpty removes an entry that is empty, without even a mark.
 func (f *Folder) RemoveEmpty(id string) error {
 	run, err := f.open()
 	if err != nil {

@@ -24,7 +24,7 @@ func plain(s string) bool {
 	return true
 }
 
-// AppendSafe is Safe behind b.
+// AppendSafe appends Safe of a text to b.
 func AppendSafe(b []byte, s string) []byte {
 	if plain(s) {
 		return append(b, s...)

@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// JSON prints v, indented. A list that is nil is [], a map that is nil {}.
+// JSON prints v, indented. A nil list is [], a nil map {}.
 func (s *Screen) JSON(v any) error { return s.json(v, "  ") }
 
 // JSONLine prints v in one line.
@@ -42,9 +42,9 @@ func encode(v any, indent string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// EncodedJSON prints text that is JSON already, and escapes in it what a terminal
-// might obey. encoding/json leaves DEL, C1 and bidi characters as they are; each
-// stands within a string there, where \u means the same.
+// EncodedJSON prints text that is already JSON, and escapes what a terminal might
+// interpret. encoding/json leaves DEL, C1 and bidi characters as they are; they
+// only occur within strings, where \u means the same.
 func (s *Screen) EncodedJSON(text []byte) { _, _ = s.write(safeJSON(text)) }
 
 // JSONLog is for a logger that writes a line of JSON at a time.

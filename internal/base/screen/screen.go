@@ -1,31 +1,31 @@
-// Package screen writes what a command says, so that no name, label or message
-// from elsewhere can do more to a reader's terminal than be read.
+// Package screen writes the output of a command, so that no name, label or
+// message from elsewhere can do more to a reader's terminal than be read.
 //
-// Snapshots, registries, folders and guests choose text that ends in lists and
+// Snapshots, registries, folders and guests choose text that ends up in lists and
 // errors. Printed as it is, an escape sequence could clear the screen, a newline
-// forge a row, a bidi override turn a name around. So a verb never holds the
-// stream itself: it has a [Screen], and what it can do with it is
+// fake a row, a bidi override reverse a name. So a verb never holds the stream
+// itself; it has a [Screen], with these methods:
 //
 //   - [Screen.Line]: one line, whatever its arguments hold;
 //   - [Screen.Table]: rows of cells, one row a call;
-//   - [Screen.JSON]: JSON that is safe to look at and still the same JSON;
-//   - [Screen.Text]: text of our own in lines, such as help;
+//   - [Screen.JSON]: JSON that is safe to display and still the same JSON;
+//   - [Screen.Text]: our own text in lines, such as help;
 //   - [Screen.Log]: what a guest printed, for a terminal;
 //   - [Screen.Status]: the line of progress that is drawn over;
-//   - [Screen.Raw]: bytes as they are, for archives and pipes. It is the one way
-//     past the escaping, and a test names the files that may take it.
+//   - [Screen.Raw]: bytes as they are, for archives and pipes. It is the only way
+//     around the escaping, and a test lists the files that may use it.
 //
 // Words: a text is safe when each rune of it is printable in the sense of
 // strconv.IsPrint: no control character, C1 included, no bidi or other format
 // character, no line separator, nothing that is not UTF-8. Others are shown
 // escaped, as Go writes them: \x1b, \n, \u202e.
 //
-// What always holds:
+// Invariants:
 //
-//  1. Nothing but Raw lets an unsafe rune through, newline and tab apart where
-//     they are our own.
-//  2. A write that failed is remembered: [Screen.Err] tells it when the command
-//     is done, so no verb has to look and none can forget.
+//  1. Only Raw lets an unsafe rune through, apart from newlines and tabs of our
+//     own.
+//  2. A failed write is remembered: [Screen.Err] reports it when the command is
+//     done, so verbs need not check and cannot forget.
 package screen
 
 import (
@@ -43,7 +43,7 @@ type Screen struct {
 	w        io.Writer
 	name     string
 	err      error
-	lost     func(error) // told of err once; may be nil
+	lost     func(error) // called once with err; may be nil
 	drawn    bool        // a line of progress stands there
 	terminal bool
 }
@@ -60,15 +60,15 @@ func New(w io.Writer, name string) *Screen {
 // Name is what errors call it.
 func (s *Screen) Name() string { return s.name }
 
-// WhenLost has f told the cause of the first write that fails, as it happens: who
-// works on for nobody may want to end. f must not print.
+// WhenLost calls f with the cause of the first failed write, as it happens, so
+// that a command without a reader can end. f must not print.
 func (s *Screen) WhenLost(f func(cause error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lost = f
 }
 
-// Terminal: somebody looks at it.
+// Terminal reports whether the stream is a terminal.
 func (s *Screen) Terminal() bool { return s.terminal }
 
 // WriteError is the failure of a stream, which says nothing about the work of
@@ -96,7 +96,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// write is the one place where bytes leave. It takes the line of progress away
+// write is the only place where bytes leave. It removes the line of progress
 // first.
 func (s *Screen) write(b []byte) (int, error) {
 	s.mu.Lock()

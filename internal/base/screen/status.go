@@ -2,11 +2,11 @@ package screen
 
 import "fmt"
 
-// statusWidth is what a line of progress takes, in columns.
+// statusWidth is the width of a line of progress, in columns.
 const statusWidth = 70
 
-// Status draws a line over the one before, on a terminal. What is printed next
-// takes its place.
+// Status draws a line over the previous one, on a terminal. Whatever is printed
+// next replaces it.
 func (s *Screen) Status(line string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -14,7 +14,7 @@ func (s *Screen) Status(line string) {
 	s.drawn = true
 }
 
-// ClearStatus takes the line away.
+// ClearStatus removes the line.
 func (s *Screen) ClearStatus() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,8 +17,8 @@ func (s *Screen) Table() *Table { return &Table{s: s} }
 // Row adds one row. A newline or tab in a cell is shown escaped.
 func (t *Table) Row(cells ...string) { t.rows = AppendRow(t.rows, cells) }
 
-// AppendRow adds a row in the form that Add takes, so that several rows can be
-// made at the same time. For empty cells at its end nothing is printed.
+// AppendRow appends a row in the form that Add takes, so that several rows can be
+// made in parallel. Empty cells at its end print nothing.
 func AppendRow(b []byte, cells []string) []byte {
 	start := len(b)
 	for i, c := range cells {

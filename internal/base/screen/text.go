@@ -6,13 +6,13 @@ import (
 	"unicode/utf8"
 )
 
-// Text takes text of our own: newline and tab stay, all else that is not
-// printable is escaped. What ends within a character waits for the next write.
+// Text takes our own text: newline and tab stay, everything else unprintable is
+// escaped. An incomplete character waits for the next write.
 func (s *Screen) Text() io.Writer { return &filter{s: s} }
 
-// Log takes what a guest printed, to be looked at on a terminal: as Text, and
-// colours and the carriage return before a newline are left out, since they are
-// in every boot log and mean nothing. Close it.
+// Log takes the output of a guest for display on a terminal: like Text, but
+// without colours and without the carriage return before a newline, which are in
+// every boot log and mean nothing. Close it.
 func (s *Screen) Log() io.WriteCloser { return &filter{s: s, log: true} }
 
 // filter escapes a stream.
@@ -22,7 +22,7 @@ type filter struct {
 	held []byte // an unfinished character or sequence
 }
 
-// heldLimit bounds what waits: a colour is shorter.
+// heldLimit limits what waits: a colour sequence is shorter.
 const heldLimit = 32
 
 func (f *filter) Write(b []byte) (int, error) {
@@ -54,8 +54,8 @@ func (f *filter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// ours tells how many bytes at the start of text to leave out, and -1 where more
-// of the stream has to be seen.
+// ours returns how many bytes at the start of text to leave out, and -1 if more
+// of the stream is needed to tell.
 func (f *filter) ours(text []byte) int {
 	if !utf8.FullRune(text) {
 		return -1

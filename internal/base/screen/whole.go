@@ -6,8 +6,8 @@ import (
 	"reflect"
 )
 
-// whole gives a copy of v in which no list and no map is nil, so that scripts
-// can go through what they get. What encodes itself is left as it is.
+// whole returns a copy of v in which no list and no map is nil, so that scripts
+// can iterate over them. Values that encode themselves are left as they are.
 func whole(v any) any {
 	if v == nil {
 		return nil

@@ -5,19 +5,19 @@ import (
 	"strconv"
 )
 
-// Claim is what a document says that anybody may have written. It is no string, so
-// that nobody pastes it into a path, an argument or a line by oversight: it is
-// compared, asked whether it is a word, or printed, which shows what is no word in
-// quotes. Its JSON is that of the string.
+// Claim is a string from an untrusted document. It is not a Go string, so that it
+// cannot end up in a path, an argument or a line by oversight: it can be
+// compared, tested for being a word, or printed, which quotes it if it is not
+// one. Its JSON is that of the string.
 type Claim struct{ said string }
 
 // Claimed says s.
 func Claimed(s string) Claim { return Claim{s} }
 
-// claimLength bounds what is printed as it is, characters.
+// claimLength is how many characters are printed unquoted.
 const claimLength = 64
 
-// Word is what was said, if it is a [Word] of at most so many characters.
+// Word returns the string if it is a [Word] of at most so many characters.
 func (c Claim) Word(most int) (word string, ok bool) {
 	if !Word(c.said, most) {
 		return "", false
@@ -25,7 +25,7 @@ func (c Claim) Word(most int) (word string, ok bool) {
 	return c.said, true
 }
 
-// String is for people.
+// String is for display.
 func (c Claim) String() string {
 	if Word(c.said, claimLength) {
 		return c.said
@@ -36,7 +36,7 @@ func (c Claim) String() string {
 	return strconv.QuoteToASCII(c.said)
 }
 
-// IsZero: nothing was said.
+// IsZero reports whether it is empty.
 func (c Claim) IsZero() bool { return c.said == "" }
 
 // Equal compares.

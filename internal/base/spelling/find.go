@@ -6,16 +6,16 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// prefixLength is how many characters of an id are told from a word at least.
+// prefixLength is the minimum length of an id prefix; shorter refs are names
+// only.
 const prefixLength = 3
 
-// shown is how many of those that are meant are named.
+// shown is how many of the matching ids are listed.
 const shown = 4
 
-// Find picks the one of all whose id is ref, or which alone has one that begins
-// with it.
-// failure.NotFound where there is none, failure.Conflict where there are several;
-// both say of what kind they are.
+// Find picks the one whose id is ref, or the only one whose id begins with it.
+// failure.NotFound if there is none, failure.Conflict if there are several; both
+// name the kind of object.
 func Find[T any](kind, ref string, all []T, id func(T) string) (T, error) {
 	var found, whole []T
 	for _, x := range all {

@@ -1,6 +1,6 @@
-// Package spelling says how the names and ids of objects are written. It is by
-// hand: the regular expressions that say the same, in the test, take longer to
-// compile than most commands run, and a listing asks of every folder.
+// Package spelling defines how names and ids of objects are written. It is
+// hand-written: the equivalent regular expressions, in the test, take longer to
+// compile than most commands run, and a listing checks every folder.
 package spelling
 
 import (
@@ -32,24 +32,24 @@ func Hex[T ~string | ~[]byte](s T, digits int) bool {
 	return len(s) == digits && each(s, func(c byte) bool { return digit(c) || 'a' <= c && c <= 'f' })
 }
 
-// Digits are those of a digest as people give it: whole or its first ones, at least
-// three, with sha256: or without.
+// Digits are those of a digest as users type it: all or its first ones, at least
+// three, with or without sha256:.
 func Digits(s string) (hex string, ok bool) {
 	hex = strings.TrimPrefix(s, "sha256:")
 	return hex, len(hex) >= 3 && len(hex) <= 64 && Hex(hex, len(hex))
 }
 
-// Word: what may become a part of a comma-separated argument of the VMM, at most
-// so many characters or none: a comma or '=' in it would add options, such as
-// another path, of its own.
+// Word: what may become part of a comma-separated argument of the VMM, at most so
+// many characters; may be empty. A comma or '=' in it would add options of its
+// own, such as another path.
 func Word(s string, most int) bool {
 	return len(s) <= most && each(s, func(c byte) bool {
 		return alphanumeric(c) || c == '_' || c == '.' || c == ':' || c == '/' || c == '-'
 	})
 }
 
-// Device: a name that the kernel takes for a network device and that can be a part
-// of an argument, 1 to 15 printable ASCII characters.
+// Device: a valid name of a network device that can be part of an argument, 1 to
+// 15 printable ASCII characters.
 func Device(s string) bool {
 	return s != "" && len(s) <= 15 && s != "." && s != ".." && each(s, func(c byte) bool {
 		switch c {
