@@ -40,7 +40,7 @@ func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
 	if err != nil || s.ram.stored > e.CacheCap.Bytes() {
 		return false, err
 	}
-	if err := e.Store.Require(s.ram.stored); errors.Is(err, failure.NoSpace) {
+	if err := e.Store.Space().Require(s.ram.stored); errors.Is(err, failure.NoSpace) {
 		return false, nil
 	} else if err != nil {
 		return false, err

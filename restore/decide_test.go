@@ -16,6 +16,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/ramcache"
+	"github.com/cocoonv2/cocoon/store/space"
 )
 
 const (
@@ -64,7 +65,7 @@ func saved(t *testing.T, memory string, khz uint64) *subject {
 
 // found is what a host with room for everything says.
 func found() findings {
-	return findings{room: ramcache.Room{Room: store.Room{Free: gib}}, host: Host{
+	return findings{room: ramcache.Room{Room: space.Room{Free: gib}}, host: Host{
 		VMM:      chsnap.Version{Package: "53.0.0", Build: "v53.0"},
 		CPUFlags: []string{"fpu", "sse"}, TSC: TSC{KHz: 2_600_009, PPM: 250},
 	}}
@@ -84,20 +85,20 @@ func TestRoomIsCountedByWhatIsStored(t *testing.T) {
 		frees      int64
 		class      error
 	}{
-		"a thin disk":                         {Request{}, false, ramcache.Room{Room: store.Room{Free: mib}}, Stream, 4096, 0, 0, nil},
-		"three of a thin disk":                {Request{Clones: 3}, false, ramcache.Room{Room: store.Room{Free: 11 * mib}}, Map, 4096, 10 * mib, 0, nil},
-		"three without room for the file":     {Request{Clones: 3}, false, ramcache.Room{Room: store.Room{Free: mib}}, Stream, 4096, 0, 0, nil},
-		"three, asked to map without room":    {Request{Clones: 3, Mode: Map}, false, ramcache.Room{Room: store.Room{Free: mib}}, Map, 4096, 10 * mib, 0, failure.NoSpace},
-		"three of a file that is there":       {Request{Clones: 3}, true, ramcache.Room{Room: store.Room{Free: mib}}, Map, 4096, 0, 0, nil},
-		"each copy has its RAM":               {Request{Clones: 3, Mode: Copy}, false, ramcache.Room{Room: store.Room{Free: 20 * mib}}, Copy, 10*mib + 4096, 0, 0, failure.NoSpace},
-		"one copy":                            {Request{Mode: Copy}, false, ramcache.Room{Room: store.Room{Free: 20 * mib}}, Copy, 10*mib + 4096, 0, 0, nil},
-		"the cache gives way":                 {Request{Mode: Map}, false, ramcache.Room{Room: store.Room{Free: mib}, Cached: 20 * mib}, Map, 4096, 10 * mib, 9*mib + 4096, nil},
-		"reserves of the dead come first":     {Request{Mode: Map}, false, ramcache.Room{Room: store.Room{Free: mib, Dead: 10 * mib}, Cached: mib}, Map, 4096, 10 * mib, 0, nil},
+		"a thin disk":                         {Request{}, false, ramcache.Room{Room: space.Room{Free: mib}}, Stream, 4096, 0, 0, nil},
+		"three of a thin disk":                {Request{Clones: 3}, false, ramcache.Room{Room: space.Room{Free: 11 * mib}}, Map, 4096, 10 * mib, 0, nil},
+		"three without room for the file":     {Request{Clones: 3}, false, ramcache.Room{Room: space.Room{Free: mib}}, Stream, 4096, 0, 0, nil},
+		"three, asked to map without room":    {Request{Clones: 3, Mode: Map}, false, ramcache.Room{Room: space.Room{Free: mib}}, Map, 4096, 10 * mib, 0, failure.NoSpace},
+		"three of a file that is there":       {Request{Clones: 3}, true, ramcache.Room{Room: space.Room{Free: mib}}, Map, 4096, 0, 0, nil},
+		"each copy has its RAM":               {Request{Clones: 3, Mode: Copy}, false, ramcache.Room{Room: space.Room{Free: 20 * mib}}, Copy, 10*mib + 4096, 0, 0, failure.NoSpace},
+		"one copy":                            {Request{Mode: Copy}, false, ramcache.Room{Room: space.Room{Free: 20 * mib}}, Copy, 10*mib + 4096, 0, 0, nil},
+		"the cache gives way":                 {Request{Mode: Map}, false, ramcache.Room{Room: space.Room{Free: mib}, Cached: 20 * mib}, Map, 4096, 10 * mib, 9*mib + 4096, nil},
+		"reserves of the dead come first":     {Request{Mode: Map}, false, ramcache.Room{Room: space.Room{Free: mib, Dead: 10 * mib}, Cached: mib}, Map, 4096, 10 * mib, 0, nil},
 		"the disks of a VM that is woken":     {Request{ownDisks: true}, false, ramcache.Room{}, Stream, 0, 0, 0, nil},
-		"cold":                                {Request{Cold: true}, false, ramcache.Room{Room: store.Room{Free: 4096}}, Cold, 4096, 0, 0, nil},
-		"cold without room":                   {Request{Cold: true}, false, ramcache.Room{Room: store.Room{Free: 4095}}, Cold, 4096, 0, 1, failure.NoSpace},
+		"cold":                                {Request{Cold: true}, false, ramcache.Room{Room: space.Room{Free: 4096}}, Cold, 4096, 0, 0, nil},
+		"cold without room":                   {Request{Cold: true}, false, ramcache.Room{Room: space.Room{Free: 4095}}, Cold, 4096, 0, 1, failure.NoSpace},
 		"no room and nothing that gives way":  {Request{Mode: Stream}, false, ramcache.Room{}, Stream, 4096, 0, 4096, failure.NoSpace},
-		"not more than what is missing gives": {Request{Mode: Stream}, false, ramcache.Room{Room: store.Room{Free: 4000}, Cached: gib}, Stream, 4096, 0, 96, nil},
+		"not more than what is missing gives": {Request{Mode: Stream}, false, ramcache.Room{Room: space.Room{Free: 4000}, Cached: gib}, Stream, 4096, 0, 96, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := found()

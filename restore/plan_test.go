@@ -10,15 +10,15 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/network"
-	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/ramcache"
+	"github.com/cocoonv2/cocoon/store/space"
 )
 
 // TestAPlanSaysWhatWillBeMade: of what was asked for, of the snapshot as it was
 // read and of the host as it was found.
 func TestAPlanSaysWhatWillBeMade(t *testing.T) {
 	f := found()
-	f.room = ramcache.Room{Room: store.Room{Free: 3 * mib}, Cached: gib}
+	f.room = ramcache.Room{Room: space.Room{Free: 3 * mib}, Cached: gib}
 	f.networks = []NetworkPlan{{ID: "_net0", How: Fresh, Network: "lan", MAC: "02:00:00:00:00:01", IPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24")}, Why: "as a clone"}}
 	for name, c := range map[string]struct {
 		r    Request

@@ -64,12 +64,12 @@ func (e *Engine) makeRoom(ctx context.Context, lease *store.Lease, plans ...*Pla
 			need += p.SharedBytes
 		}
 	}
-	err := e.Store.Require(need)
+	err := e.Store.Space().Require(need)
 	if !errors.Is(err, failure.NoSpace) {
 		return err
 	}
 	if terr := e.cache().Free(ctx, need); terr != nil {
 		return errors.Join(err, terr)
 	}
-	return e.Store.Require(need)
+	return e.Store.Space().Require(need)
 }

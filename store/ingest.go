@@ -20,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
+	"github.com/cocoonv2/cocoon/store/space"
 )
 
 // Ingest is an unpublished snapshot. Its files lie in ingest/<lease>/ and go
@@ -39,14 +40,13 @@ type Ingest struct {
 	key     *keyring.Key // of this snapshot; nil: plain. Guarded by mu, as the next
 	decided bool
 
-	reserved int64 // bytes of the reserve file; guarded by mu, as the next two
-	stored   int64 // blobs of the store and of this ingest, where there is a cap
-	measured bool
+	reserve *space.Reserve
 }
 
 // Ingest begins a snapshot under a lease.
 func (s *Store) Ingest(ctx context.Context, l *Lease) (*Ingest, error) {
 	in := &Ingest{st: s, lease: l, id: ID(spelling.NewID()), dir: s.Path("ingest", l.ID())}
+	in.reserve = s.Space().Reserve(in.dir)
 	if err := os.MkdirAll(in.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("begin ingest: %w", err)
 	}
@@ -149,9 +149,13 @@ func (in *Ingest) name(d Descriptor) {
 	}
 }
 
+// Reserve sets aside what this ingest's packs may need: n bytes of the file system
+// and of the store's cap. What is left goes with the ingest.
+func (in *Ingest) Reserve(n int64) error { return in.reserve.Take(n) }
+
 // CreatePack makes Ingest a packer.Sink.
 func (in *Ingest) CreatePack(context.Context) (packer.PackFile, error) {
-	if err := in.useReserve(); err != nil {
+	if err := in.reserve.Use(); err != nil {
 		return nil, fmt.Errorf("use reserved space: %w", err)
 	}
 	return in.create()
@@ -200,7 +204,7 @@ func (f *blobFile) discard() error {
 // already: then the one that is there serves, if it is sound, and ours goes.
 func (f *blobFile) keep(ctx context.Context, d Descriptor) error {
 	f.writeback.Wait()
-	if err := errors.Join(f.has(d.Size), f.in.spend(d.Size), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(f.has(d.Size), f.in.reserve.Spend(d.Size), f.Sync(), f.Close()); err != nil {
 		return errors.Join(fmt.Errorf("write blob %s: %w", d.Digest, err), os.Remove(f.Name()))
 	}
 	durable.Step("store.ingest.blob-written")

@@ -55,13 +55,13 @@ func TestNothingPassesTheCap(t *testing.T) {
 	if err := l.Release(); err != nil {
 		t.Fatal(err)
 	}
-	if used, err := s.blobBytes(); err != nil || used > 1<<20 {
-		t.Errorf("%d bytes are stored (%v)", used, err)
+	if err := s.Space().RequireBlobs(0); err != nil {
+		t.Errorf("what is stored: %v", err)
 	}
-	if err := errors.Join(s.RequireBlobs(1000), s.Require(1000)); err != nil {
+	if err := errors.Join(s.Space().RequireBlobs(1000), s.Space().Require(1000)); err != nil {
 		t.Error(err)
 	}
-	if err := s.RequireBlobs(1 << 20); !errors.Is(err, failure.NoSpace) {
+	if err := s.Space().RequireBlobs(1 << 20); !errors.Is(err, failure.NoSpace) {
 		t.Errorf("RequireBlobs of the whole cap: %v", err)
 	}
 	if found := damages(t, s); len(found) > 0 {
@@ -106,7 +106,7 @@ func TestPacksUseUpTheReserve(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fi, err := os.Stat(filepath.Join(in.Dir(), reserveFile))
+		fi, err := os.Stat(filepath.Join(in.Dir(), "reserve"))
 		if err != nil || fi.Size() != want {
 			t.Errorf("%d bytes stay reserved, want %d (%v)", fi.Size(), want, err)
 		}
@@ -173,14 +173,14 @@ func TestTheDeadTakeNoRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dead.Dir(), reserveFile), make([]byte, 32<<20), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dead.Dir(), "reserve"), make([]byte, 32<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Require(32 << 20); !errors.Is(err, failure.NoSpace) {
+	if err := s.Space().Require(32 << 20); !errors.Is(err, failure.NoSpace) {
 		t.Fatalf("beside a living holder: %v", err)
 	}
 	killTest(t, l)
-	if err := s.Require(32 << 20); err != nil {
+	if err := s.Space().Require(32 << 20); err != nil {
 		t.Errorf("after its death: %v", err)
 	}
 }
@@ -204,11 +204,11 @@ func TestTheHintIsGCWhereItSuffices(t *testing.T) {
 		if c.dead {
 			killTest(t, l)
 		}
-		free, err := s.free()
+		room, err := s.Space().Room()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := failure.HintOf(s.Require(free - spaceMargin + 1<<20)); got != c.want {
+		if got := failure.HintOf(s.Space().Require(room.Free + 1<<20)); got != c.want {
 			t.Errorf("dead %v: hint %q, want %q", c.dead, got, c.want)
 		}
 	}

@@ -40,6 +40,7 @@ import (
 	"github.com/cocoonv2/cocoon/store/keyring"
 	storelayout "github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/lease"
+	"github.com/cocoonv2/cocoon/store/space"
 	"github.com/cocoonv2/cocoon/store/trash"
 )
 
@@ -107,6 +108,9 @@ func (s *Store) Owner(ctx context.Context) (storelayout.Mark, error) { return s.
 
 // Trash is how things leave the store.
 func (s *Store) Trash() *trash.Trash { return trash.In(s.at) }
+
+// Space is the room that the store has.
+func (s *Store) Space() space.Space { return space.Of(s.at, s.maxBytes) }
 
 // OnCommit and OnRemove set what follows a publish and a removal: derived
 // indexes, which must cope with their own failures: what happened stays.

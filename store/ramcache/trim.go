@@ -9,19 +9,20 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/space"
 	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // Room is what a store's file system has for something to be made, bytes.
 type Room struct {
-	store.Room
+	space.Room
 	Cached int64 // more, once the cache gives up RAM that nobody uses
 }
 
 // Room looks and changes nothing; store.Require and Free make of it what they can.
 // The RAM of sn, which is going to be used, is not counted as cached.
 func (c Cache) Room(sn *store.Snapshot) (r Room, err error) {
-	if r.Room, err = c.Store.Room(); err != nil {
+	if r.Room, err = c.Store.Space().Room(); err != nil {
 		return r, err
 	}
 	all, err := Files(c.Store)
@@ -57,7 +58,7 @@ func OverCap(all []File, held func(digest.Digest) bool, cap int64) []File {
 // Free has the cache give up what it must, least recently used first, for need
 // bytes to be free.
 func (c Cache) Free(ctx context.Context, need int64) error {
-	room, err := c.Store.Room()
+	room, err := c.Store.Space().Room()
 	if err != nil {
 		return err
 	}

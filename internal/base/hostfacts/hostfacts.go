@@ -9,6 +9,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -48,4 +49,16 @@ func FreeBytes(path string) (free, total int64, err error) {
 		return 0, 0, fmt.Errorf("ask for free space of %s: %w", path, err)
 	}
 	return int64(fs.Bavail) * fs.Bsize, int64(fs.Blocks) * fs.Bsize, nil
+}
+
+// FileBytes is what one file or tree occupies on disk.
+func FileBytes(path string) (sum int64) {
+	_ = filepath.WalkDir(path, func(p string, d os.DirEntry, err error) error {
+		var st unix.Stat_t
+		if err == nil && unix.Lstat(p, &st) == nil && !d.IsDir() {
+			sum += st.Blocks * 512
+		}
+		return nil
+	})
+	return sum
 }

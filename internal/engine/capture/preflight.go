@@ -11,8 +11,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
-	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/keyring"
+	"github.com/cocoonv2/cocoon/store/space"
 )
 
 // preflight makes every refusal that can be made before the pause, then, for
@@ -111,7 +111,7 @@ func (c *session) check(ctx context.Context) error {
 	}
 	// Worst case: nothing compresses, disks have no holes, RAM staged beside.
 	need := int64(info.Config.MemoryBytes()) + 2*c.diskBytes()
-	return errors.Join(c.Store.Require(need), c.Store.RequireBlobs(c.packBytes()))
+	return errors.Join(c.Store.Space().Require(need), c.Store.Space().RequireBlobs(c.packBytes()))
 }
 
 // believe takes the state of the guest from the VMM: the record knows nothing of
@@ -126,7 +126,7 @@ func (c *session) believe(state vm.State) error {
 
 // packBytes is what the packs of this capture may take at worst.
 func (c *session) packBytes() int64 {
-	return store.WorstCase(int64(c.config.MemoryBytes()) + c.diskBytes())
+	return space.WorstCase(int64(c.config.MemoryBytes()) + c.diskBytes())
 }
 
 // chooseMode decides between live and file, before anything is paused.

@@ -29,7 +29,7 @@ func (i *Store) Has(ctx context.Context, l *store.Lease, d digest.Digest, size i
 // Land takes in a blob that comes from elsewhere: exactly size bytes of
 // digest d, else failure.Damaged. It gets no name.
 func (i *Store) Land(ctx context.Context, l *store.Lease, d digest.Digest, size int64, r io.Reader) error {
-	if err := i.st.Require(size); err != nil {
+	if err := i.st.Space().Require(size); err != nil {
 		return err
 	}
 	s := &staged{i: i, lease: l}

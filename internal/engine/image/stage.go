@@ -50,7 +50,7 @@ func (i *Store) stageOpened(ctx context.Context, l *store.Lease, f *os.File) (*s
 	if err := filelock.UnusedFile(f); err != nil {
 		return nil, err
 	}
-	if err := i.st.Require(store.InfoBytes(fi)); err != nil {
+	if err := i.st.Space().Require(store.InfoBytes(fi)); err != nil {
 		return nil, err
 	}
 	s := &staged{i: i, lease: l}

@@ -215,7 +215,7 @@ func (m *Mover) layOut(ctx context.Context, from io.Reader, dir string) error {
 		return err
 	}
 	err = eachEntry(ctx, r, func(name string, h *tar.Header, body io.Reader) error {
-		if err := m.Store.Require(h.Size); err != nil {
+		if err := m.Store.Space().Require(h.Size); err != nil {
 			return err
 		}
 		return writeFile(filepath.Join(dir, filepath.FromSlash(name)), h.Size, body)

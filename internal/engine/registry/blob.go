@@ -22,7 +22,7 @@ func (m *Mover) FetchBlob(ctx context.Context, in *store.Ingest, ref string, d s
 	if err != nil {
 		return err
 	}
-	if err := m.Store.Require(d.Size); err != nil {
+	if err := m.Store.Space().Require(d.Size); err != nil {
 		return err
 	}
 	r, err := repo.Fetch(ctx, d)

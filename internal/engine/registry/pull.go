@@ -75,7 +75,7 @@ func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, 
 	if err := m.nameFree(ctx, foreign, o); err != nil {
 		return nil, err
 	}
-	if err := m.Store.Require(foreign.StoredBytes); err != nil {
+	if err := m.Store.Space().Require(foreign.StoredBytes); err != nil {
 		return nil, err
 	}
 	lease, err := m.Store.Lease(ctx, "snapshot pull")

@@ -176,7 +176,7 @@ func (m *Manager) addDisk(ctx context.Context, l *store.Lease, rec *Record, spec
 	if err := filelock.Unused(spec.Path); err != nil {
 		return err
 	}
-	if err := m.st.Require(store.FileBytes(spec.Path)); err != nil {
+	if err := m.st.Space().Require(store.FileBytes(spec.Path)); err != nil {
 		return err
 	}
 	d.File, d.Bytes = diskFile(i), fi.Size()
