@@ -9,25 +9,26 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 )
 
-// Args is the command line of a VMM in the making. Commas part its options, its
-// parser gives quotes and brackets a meaning, and what begins with a dash is the
-// next flag. So no value is pasted into it: each comes by a method or an [Option]
-// that says what kind it is, and one that its kind cannot hold is the error of
-// List, failure.Damaged for words and texts, which come from records, and
-// failure.Usage for paths, which the operator chose. The zero value is empty.
+// Args builds the command line of a VMM. Commas separate the options of an
+// argument, the VMM's parser gives quotes and brackets a meaning, and a leading
+// dash starts the next flag. So values are never concatenated: each is added by a
+// method or an [Option] of its kind, and a value that the kind cannot hold
+// becomes the error of List: failure.Damaged for words and texts, which come from
+// records, and failure.Usage for paths, which the operator chose. The zero value
+// is empty.
 type Args struct {
 	list []string
 	flag string // the last one that takes several values
 	err  error
 }
 
-// Option is one key=value of an argument, or nothing where the value is empty.
+// Option is one key=value of an argument, or nothing if the value is empty.
 type Option struct {
 	text string
 	err  error
 }
 
-// maxWord bounds ids, serials and the like, characters.
+// maxWord limits ids, serials and the like, characters.
 const maxWord = 64
 
 // WordOption is an id, a serial or another word.
@@ -46,7 +47,7 @@ func DeviceOption(key, name string) Option {
 	return option(key, name)
 }
 
-// NumberOption is a count or a size, none below zero.
+// NumberOption is a count or a size, not negative.
 func NumberOption(key string, n int64) Option {
 	if n < 0 {
 		return Option{err: failure.New(failure.Damaged, "%s %d is below zero", key, n)}
@@ -62,8 +63,8 @@ func PathOption(key, path string) Option {
 	return option(key, path)
 }
 
-// OperatorOption is text of the configuration, which may be several options: the
-// operator's own, never a snapshot's.
+// OperatorOption is text of the configuration, which may be several options:
+// always the operator's, never a snapshot's.
 func OperatorOption(text string) Option { return Option{text: text} }
 
 func option(key, value string) Option {
@@ -73,8 +74,8 @@ func option(key, value string) Option {
 	return Option{text: key + "=" + value}
 }
 
-// checkPath: the parser of options takes these characters for its own, and has no
-// way to write them otherwise that all of its versions share.
+// checkPath: these characters have a meaning to the option parser, and no escape
+// works in all versions of the VMM.
 func checkPath(path string) error {
 	if path != "" && path[0] != '-' && !strings.ContainsAny(path, `,"[]`) && !strings.ContainsFunc(path, control) {
 		return nil
@@ -85,8 +86,8 @@ func checkPath(path string) error {
 
 func control(r rune) bool { return r < ' ' || r == 0x7f }
 
-// Options adds a flag whose value is made of options. A flag that is given again
-// right after itself has several values.
+// Options adds a flag whose value consists of options. Repeating a flag directly
+// after itself gives it several values.
 func (a *Args) Options(flag string, options ...Option) {
 	var text []string
 	for _, o := range options {
@@ -101,7 +102,7 @@ func (a *Args) Options(flag string, options ...Option) {
 	a.flag, a.list = flag, append(a.list, strings.Join(text, ","))
 }
 
-// Fixed adds a flag with a value that stands in the program.
+// Fixed adds a flag with a constant value.
 func (a *Args) Fixed(flag, value string) { a.add(flag, value) }
 
 // Flag adds a flag without a value.
@@ -113,8 +114,8 @@ func (a *Args) Path(flag, path string) {
 	a.add(flag, path)
 }
 
-// Text adds a flag whose value is any text of one line, as a kernel's command
-// line is. Breaks of a line are spaces, which to a kernel they are.
+// Text adds a flag whose value is any single line of text, such as a kernel
+// command line. Line breaks become spaces, which a kernel treats alike.
 func (a *Args) Text(flag, text string) {
 	text = strings.NewReplacer("\n", " ", "\r", " ", "\t", " ").Replace(text)
 	switch {
@@ -126,8 +127,8 @@ func (a *Args) Text(flag, text string) {
 	a.add(flag, text)
 }
 
-// Operator adds arguments as they are: those that the operator gave, or said that
-// they are to be trusted.
+// Operator adds arguments unchanged: those given or explicitly trusted by the
+// operator.
 func (a *Args) Operator(args ...string) { a.flag, a.list = "", append(a.list, args...) }
 
 // Append adds the arguments of b.

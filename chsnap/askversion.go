@@ -18,9 +18,9 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
-// AskVersion asks a VMM's binary which one it is. What a release prints says it
-// all; any other is started without a VM and asked as a capture asks: then both
-// sides of a comparison come from the same answer.
+// AskVersion asks a VMM's binary for its version. For a release, the output of
+// --version suffices; any other build is started without a VM and asked as a
+// capture asks, so that both sides of a comparison come from the same answer.
 func AskVersion(ctx context.Context, binary string) (Version, error) {
 	build, err := AskBuild(ctx, binary)
 	if err != nil {
@@ -36,8 +36,8 @@ func AskVersion(ctx context.Context, binary string) (Version, error) {
 	return v, nil
 }
 
-// AskBuild is the word with the version in what --version prints: of
-// "cloud-hypervisor v53.0-246-gae44c2971" the last.
+// AskBuild returns the version from the output of --version: the last word of
+// "cloud-hypervisor v53.0-246-gae44c2971".
 func AskBuild(ctx context.Context, binary string) (string, error) {
 	cmd := exec.CommandContext(ctx, binary, "--version")
 	cmd.Env = onlyPath()
@@ -57,11 +57,11 @@ func AskBuild(ctx context.Context, binary string) (string, error) {
 	return "", failure.New(failure.Incompatible, "%s --version says %q: no version in it", binary, first)
 }
 
-// onlyPath is all that a VMM needs of an environment, which may have secrets.
+// onlyPath is all the environment that a VMM needs; the rest may contain secrets.
 func onlyPath() []string { return []string{"PATH=" + os.Getenv("PATH")} }
 
-// askRunning starts the VMM on a socket that has lost its name before anybody
-// could use it, and that one connection waits at already.
+// askRunning starts the VMM on a socket whose name was removed before anybody
+// could use it, and on which one connection already waits.
 func askRunning(ctx context.Context, binary string) (Version, error) {
 	ctx, cancel := patience.Bound(ctx, patience.Default.Call())
 	defer cancel()

@@ -28,9 +28,9 @@ type CaptureOptions struct {
 // Captured is a saved VM in a staging folder that the caller removes.
 type Captured struct {
 	Dir *Dir
-	// PauseMs is how long the guest stood still at most. File mode: from the call
-	// of vm.pause to the answer of vm.resume. Live: from when the guest was last
-	// known to run until the VMM had given it back.
+	// PauseMs is the longest the guest can have been paused. File mode: from the
+	// call of vm.pause to the answer of vm.resume. Live: from when the guest was
+	// last known to run until the VMM had resumed it.
 	PauseMs float64
 	Version Version // of the VMM
 }
@@ -38,8 +38,8 @@ type Captured struct {
 // minMajor is the oldest Cloud Hypervisor whose snapshots are sound.
 const minMajor = 51
 
-// Capture saves a VM in file mode. It is running (or paused, if it was found
-// paused) again when Capture returns, whatever happened.
+// Capture saves a VM in file mode. The VM runs again (or is paused, if it was
+// found paused) when Capture returns, whatever happened.
 func Capture(ctx context.Context, o CaptureOptions) (*Captured, error) {
 	if o.Client == nil || o.StagingDir == "" {
 		return nil, failure.New(failure.Usage, "a capture needs a Client and a StagingDir")
@@ -87,13 +87,13 @@ func Capture(ctx context.Context, o CaptureOptions) (*Captured, error) {
 	return &Captured{Dir: dir, PauseMs: pauseMs, Version: ping.Is()}, nil
 }
 
-// save is the only place where a guest stands still.
+// save is the only place where a guest is paused.
 func save(ctx context.Context, o CaptureOptions, ram uint64, wasRunning bool) (pauseMs float64, err error) {
 	start := time.Now()
 	busy := o.Client.patience.Call() // what the VMM may take before it hears us
 	if wasRunning {
-		// The resume is owed from the moment the pause is asked for: a pause
-		// that timed out here may still be carried out by the VMM.
+		// From the moment the pause is requested, the guest must be resumed: a
+		// pause that timed out here may still be carried out by the VMM.
 		defer func() {
 			err = errors.Join(err, o.Client.EnsureRunning(context.WithoutCancel(ctx), busy))
 			pauseMs = float64(time.Since(start).Microseconds()) / 1000
@@ -117,15 +117,15 @@ func save(ctx context.Context, o CaptureOptions, ram uint64, wasRunning bool) (p
 	return 0, ctx.Err()
 }
 
-// EnsureRunning resumes the VM; one that runs already is fine. within bounds what
-// the VMM may still have to do before. A [StuckError] says that the guest stands
-// still for all that can be done from here.
+// EnsureRunning resumes the VM; a running one is fine. within limits what the VMM
+// may still have to do first. A [StuckError] says that the guest stays paused
+// whatever this program can do.
 func (c *Client) EnsureRunning(ctx context.Context, within time.Duration) error {
 	return c.ensure(ctx, "vm.resume", "Running", within)
 }
 
-// LetGo is EnsureRunning with nothing known about the VM: was is the state that the
-// VMM said before, "" if it said nothing. One that sends itself says Running.
+// LetGo is EnsureRunning without knowledge of the VM: was is the state that the
+// VMM last reported, "" if none. A VMM that is migrating reports Running.
 func (c *Client) LetGo(ctx context.Context, within time.Duration) (was string, err error) {
 	asking, cancel := patience.Bound(ctx, within)
 	defer cancel()
@@ -135,8 +135,8 @@ func (c *Client) LetGo(ctx context.Context, within time.Duration) (was string, e
 	return was, c.EnsureRunning(asking, within)
 }
 
-// StuckError says of a VMM that lives that it could not be brought to let its
-// guest go on: it does not answer, or it refuses every call.
+// StuckError says that a living VMM could not be made to resume its guest: it
+// does not answer, or it refuses every call.
 type StuckError struct {
 	Cause   error
 	Answers bool // but does not do what it is told
@@ -145,9 +145,9 @@ type StuckError struct {
 func (e *StuckError) Error() string   { return e.Cause.Error() }
 func (e *StuckError) Unwrap() []error { return []error{failure.Conflict, e.Cause} }
 
-// ensure calls verb until the VM is in the state it leads to. A VMM may be busy
-// for a while, e.g. with a vm.snapshot that nobody waits for any more, or with
-// a migration that has just failed.
+// ensure calls verb until the VM is in the resulting state. A VMM may be busy for
+// a while, e.g. with a vm.snapshot that nobody waits for any more, or with a
+// migration that has just failed.
 func (c *Client) ensure(ctx context.Context, verb, state string, within time.Duration) error {
 	ctx, cancel := patience.Bound(ctx, within)
 	defer cancel()
@@ -190,11 +190,11 @@ func requireSpace(dir string, ram uint64) error {
 	return nil
 }
 
-// tmpfs is where RAM is staged when there is room for it.
+// tmpfs is where RAM is staged if there is room.
 const tmpfs = "/dev/shm"
 
-// PickStaging answers /dev/shm when both its size and the host's available
-// memory have room for ram bytes twice over, else fallback.
+// PickStaging returns /dev/shm if both its size and the host's available memory
+// hold ram bytes twice over, else fallback.
 func PickStaging(ram uint64, fallback string) string {
 	free, _, err := hostfacts.FreeBytes(tmpfs)
 	if err != nil || uint64(free) < ram+stagingMargin || availableMemory() < 2*ram+stagingMargin {

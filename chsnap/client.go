@@ -18,13 +18,13 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
-// answerLimit bounds an answer, bytes.
+// answerLimit limits an answer, bytes.
 const answerLimit = 16 << 20
 
 // ErrUnreachable says that no VMM answers on the socket.
 var ErrUnreachable = errors.New("the VMM does not answer")
 
-// errNobodyListens is ErrUnreachable for good: the VMM is gone.
+// errNobodyListens is a permanent ErrUnreachable: the VMM is gone.
 var errNobodyListens = fmt.Errorf("%w: no VMM listens", ErrUnreachable)
 
 // Client speaks the REST API of one VMM process. The VMM answers one request at a
@@ -35,8 +35,8 @@ type Client struct {
 	patience patience.Patience
 }
 
-// NewClient makes a client; nothing is connected yet. The VMM keeps at most ten
-// connections, idle ones included, so each call uses its own. p bounds each call.
+// NewClient makes a client; it does not connect yet. The VMM keeps at most ten
+// connections, idle ones included, so each call uses its own. p limits each call.
 func NewClient(socket string, p Patience) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
@@ -47,8 +47,8 @@ func NewClient(socket string, p Patience) *Client {
 // Socket is the path of the API socket.
 func (c *Client) Socket() string { return c.socket }
 
-// APIError is an answer of the VMM that is no success. Chain holds its error
-// messages, outermost first.
+// APIError is an error answer of the VMM. Chain holds its messages, outermost
+// first.
 type APIError struct {
 	Call   string
 	Status int
@@ -73,7 +73,7 @@ func parseError(call string, status int, body []byte) *APIError {
 	return e
 }
 
-// call makes one request; timeout 0 leaves only ctx to end it.
+// call makes one request; with timeout 0 only ctx ends it.
 func (c *Client) call(ctx context.Context, timeout time.Duration, method, path string, body any) ([]byte, error) {
 	if timeout > 0 {
 		var cancel context.CancelFunc
@@ -115,7 +115,7 @@ func newRequest(ctx context.Context, method, path string, body any) (*http.Reque
 	return req, err
 }
 
-// unreachable tells a dead VMM from one that hangs.
+// unreachable distinguishes a dead VMM from one that hangs.
 func (c *Client) unreachable(ctx context.Context, path string, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -140,7 +140,7 @@ type Ping struct {
 	PID          int    `json:"pid"`
 }
 
-// Is which Cloud Hypervisor answered.
+// Is returns the version that answered.
 func (p *Ping) Is() Version { return Version{Package: p.Version, Build: p.BuildVersion} }
 
 // Ping asks whether the VMM lives and which version it is.
@@ -179,10 +179,10 @@ func (c *Client) Info(ctx context.Context) (*Info, error) {
 	return &Info{Config: cfg, State: v.State}, err
 }
 
-// Pause stops the virtual CPUs; the answer comes when devices are quiet too.
+// Pause stops the virtual CPUs; the answer comes once the devices are quiet too.
 func (c *Client) Pause(ctx context.Context) error { return c.put(ctx, "vm.pause", nil) }
 
-// Resume lets a paused VM go on.
+// Resume resumes a paused VM.
 func (c *Client) Resume(ctx context.Context) error { return c.put(ctx, "vm.resume", nil) }
 
 // Shutdown ends the guest at once.
@@ -195,8 +195,8 @@ func (c *Client) PowerButton(ctx context.Context) error { return c.put(ctx, "vm.
 func (c *Client) ShutdownVMM(ctx context.Context) error { return c.put(ctx, "vmm.shutdown", nil) }
 
 // Snapshot writes config.json, state.json and memory-ranges into an existing
-// folder that has none of them; ram, bytes, says how long that may take. Only a
-// paused VM can be saved. The VMM goes on writing when ctx ends.
+// folder that has none of them; ram, in bytes, determines the time limit. Only a
+// paused VM can be saved. The VMM keeps writing when ctx ends.
 func (c *Client) Snapshot(ctx context.Context, dir string, ram uint64) error {
 	_, err := c.call(ctx, c.patience.Moving(ram), http.MethodPut, "vm.snapshot", map[string]string{"destination_url": "file://" + dir})
 	return err
@@ -219,16 +219,17 @@ func (c *Client) Create(ctx context.Context, config *Config) error {
 	return c.put(ctx, "vm.create", json.RawMessage(config.Bytes()))
 }
 
-// Boot starts the VM that was created; ram, bytes, may have to be filled before.
+// Boot starts the VM that was created; ram, in bytes, may have to be filled
+// first.
 func (c *Client) Boot(ctx context.Context, ram uint64) error {
 	_, err := c.call(ctx, c.patience.Moving(ram), http.MethodPut, "vm.boot", nil)
 	return err
 }
 
 // ReceiveMigration makes a VMM that has no VM yet wait on socket, which must not
-// exist, for a VM to be pushed (see package migration). It returns when the VM
-// is there. The VMM answers nothing else meanwhile, not even a signal, and
-// waits for ever: whoever gives up must kill it.
+// exist, for a VM to be pushed (see package migration). It returns once the VM is
+// there. Until then the VMM answers nothing else, not even a signal, and waits
+// for ever: a caller that gives up must kill it.
 func (c *Client) ReceiveMigration(ctx context.Context, socket string) error {
 	_, err := c.call(ctx, 0, http.MethodPut, "vm.receive-migration", map[string]string{"receiver_url": "unix:" + socket})
 	return err

@@ -17,9 +17,9 @@ const (
 	kvmClockRealtime = 1 << 2
 )
 
-// HoldClock lets the guest's clock go on from where it was at the capture. The
-// VMM's own way is to let it catch up: the guest's time of day is right at once,
-// and its monotonic clock leaps by the age of the snapshot.
+// HoldClock lets the guest's clock continue from where it was at the capture. By
+// default the VMM lets it catch up: the guest's time of day is right at once, and
+// its monotonic clock jumps by the age of the snapshot.
 func (s *State) HoldClock() error {
 	raw, err := editPath(s.raw, []string{"snapshot_data", "state"}, func(b []byte) ([]byte, error) {
 		var text string

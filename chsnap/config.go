@@ -15,7 +15,7 @@ type Config struct {
 	view configView
 }
 
-// configView is what is read of it; everything else is only carried.
+// configView is the part that is read; everything else is only carried.
 type configView struct {
 	CPUs struct {
 		Boot int `json:"boot_vcpus"`
@@ -86,7 +86,7 @@ type NetConfig struct {
 	ID          string `json:"id"`
 	Tap         string `json:"tap"`
 	MAC         string `json:"mac"`
-	MTU         int    `json:"mtu"`        // bytes, 0 when the VMM was told none
+	MTU         int    `json:"mtu"`        // bytes, 0 if the VMM was given none
 	Queues      int    `json:"num_queues"` // two for a pair
 	VhostUser   bool   `json:"vhost_user"`
 	VhostSocket string `json:"vhost_socket"`
@@ -135,7 +135,7 @@ func (c *Config) MemoryBytes() uint64 {
 	return sum
 }
 
-// HotplugBytes is how much RAM can be plugged in beside that at boot.
+// HotplugBytes is how much RAM can be plugged in, in addition to that at boot.
 func (c *Config) HotplugBytes() uint64 {
 	sum := c.view.Memory.HotplugSize
 	for _, z := range c.view.Memory.Zones {
@@ -144,7 +144,7 @@ func (c *Config) HotplugBytes() uint64 {
 	return sum
 }
 
-// Payload of the VM; no kernel for one that was restored without.
+// Payload of the VM; without a kernel if it was restored without one.
 func (c *Config) Payload() Payload {
 	p := c.view.Payload
 	if p.Kernel == noKernel {
@@ -153,8 +153,8 @@ func (c *Config) Payload() Payload {
 	return p
 }
 
-// SetPayload changes what the VM boots from: "" for a file that there is not. A
-// VM without kernel and firmware has no payload at all; its RAM can be loaded.
+// SetPayload changes what the VM boots from: "" for a missing file. A VM without
+// kernel and firmware has no payload at all; its RAM can still be loaded.
 func (c *Config) SetPayload(kernel, firmware, initramfs string) error {
 	var b []byte
 	var err error

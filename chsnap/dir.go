@@ -22,8 +22,8 @@ type Dir struct {
 	Ranges     []Range
 }
 
-// OpenFolder opens a snapshot folder that anybody may have made. Nothing outside
-// it is reached by way of it, whatever links are put into it and when.
+// OpenFolder opens an untrusted snapshot folder. Nothing outside it can be
+// reached through it, whatever links are put into it and when.
 func OpenFolder(dir string) (*os.Root, error) {
 	fi, err := os.Lstat(dir)
 	if os.IsNotExist(err) {
@@ -49,7 +49,7 @@ func ReadDir(dir string) (*Dir, error) {
 }
 
 // ReadFolder reads a folder of OpenFolder: regular files only, the documents
-// bounded and parsed, and memory-ranges exactly as long as the table says (the
+// limited and parsed, and memory-ranges exactly as long as the table says (the
 // VMM itself restores a short one with silent zeros).
 func ReadFolder(folder *os.Root) (*Dir, error) {
 	cb, err := readDocument(folder, "config.json")
@@ -75,8 +75,8 @@ func ReadFolder(folder *os.Root) (*Dir, error) {
 	return d, f.Close()
 }
 
-// OpenMemory opens memory-ranges of the folder that d was read from, if it is as
-// long as it has to be.
+// OpenMemory opens memory-ranges of the folder that d was read from, if its
+// length is right.
 func (d *Dir) OpenMemory(folder *os.Root) (*os.File, error) {
 	f, err := durable.OpenRegular(folder, memoryFile)
 	if errors.Is(err, os.ErrNotExist) {

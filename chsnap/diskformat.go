@@ -8,8 +8,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// CheckRaw is failure.Incompatible for a disk's file that the VMM would not open
-// as raw.
+// CheckRaw is failure.Incompatible for a disk file that the VMM would not open as
+// raw.
 func CheckRaw(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -23,7 +23,7 @@ func CheckRaw(path string) error {
 	return RefuseFormat(f, fi.Size())
 }
 
-// RefuseFormat is CheckRaw of a disk that is open.
+// RefuseFormat is CheckRaw for an open disk.
 func RefuseFormat(disk io.ReaderAt, size int64) error {
 	is, err := diskformat.Of(disk, size)
 	if err != nil || is.VMM == "" {

@@ -11,10 +11,10 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// exactKeys refuses an object anywhere in b with a key that is not spelt as the
-// VMM spells its own, in lower case. Go takes a key for a field whatever its
-// case, the VMM does not: "SRC" behind "src" would be what is judged here, and
-// "src" what is opened.
+// exactKeys refuses any object in b with a key that is not spelt exactly as the
+// VMM spells it, in lower case. Go matches keys to fields whatever their case,
+// the VMM does not: with "SRC" after "src", this program would check the former
+// and the VMM open the latter.
 func exactKeys(b []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	var objects []bool // what is open, outermost first: an object, or an array

@@ -20,17 +20,16 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
-// Guard is a process that watches this one while a guest stands still for it, and
-// lets the guest go on if this one cannot: because it died, or because somebody
-// stopped it. The guard hears beats from it; when they stop it ends this process,
-// by SIGTERM first, so that it undoes what it began by itself, and by SIGKILL if
-// that is not heard either. A guest is let go on by the process that holds it
-// still, or by another one once that is dead: nothing that was read of a guest
-// that stood still is ever published by somebody who does not know that it ran
-// on meanwhile.
+// Guard is a process that watches this one while a guest is paused for it, and
+// resumes the guest if this process cannot: because it died, or because it was
+// stopped. This process sends heartbeats; when they stop the guard ends it, first
+// by SIGTERM, so that it undoes its own work, and if that does not help by
+// SIGKILL. A guest is resumed by the process that paused it, or by another one
+// once that is dead: so a process that was stopped can never publish what it read
+// of a paused guest that has run since.
 //
-// The two ends talk over a socket: beats go out, each with the silence that is
-// borne, and each is echoed. A guard that is gone or does not echo is replaced.
+// The two ends talk over a socket: each beat carries the silence that is
+// tolerated, and is echoed. A guard that is gone or does not echo is replaced.
 type Guard struct {
 	patience patience.Patience
 	start    func() (*watcher, error)
@@ -48,23 +47,23 @@ type watcher struct {
 	conn *net.UnixConn
 }
 
-// Beats that a guard or what it guards may miss: silence is counted by who
-// listens, so that nobody is blamed for the time in which the listener itself, or
-// the whole host, stood still.
+// Beats that either side may miss. The listener counts missed beats by its own
+// clock, so that nobody is blamed for time in which the listener itself, or the
+// whole host, was not running.
 const beatsPerSilence = 10
 
-// Messages between the two ends, each one packet. Any other from this end is a
-// beat: the silence that is borne, as time.Duration writes it.
+// Messages between the two ends, each one packet. Any other message from this end
+// is a beat: the tolerated silence, formatted by time.Duration.
 const (
 	released = "released"
 	echo     = "watching"
 )
 
-// GuardCommand is the command that calls RunGuard. The zero value is none: nobody
-// is guarded.
+// GuardCommand is the command that calls RunGuard. The zero value is none:
+// nothing is guarded.
 type GuardCommand struct {
 	Argv   []string // to which the arguments of RunGuard are added
-	Stderr *os.File // where it says whom it ended; may be nil
+	Stderr *os.File // where it reports which process it ended; may be nil
 }
 
 // GuardOptions of StartGuard.
@@ -72,12 +71,12 @@ type GuardOptions struct {
 	Command GuardCommand
 	Client  *Client
 	Staging string // folder that goes with the pause; "" for none
-	Unless  string // file; when it is there by then, the VM is not resumed; "" for none
-	Owed    string // file; when it is gone by then, somebody has resumed the VM already; "" for none
+	Unless  string // file; if it exists by then, the VM is not resumed; "" for none
+	Owed    string // file; if it is gone by then, the VM was already resumed; "" for none
 	RAM     uint64 // bytes that the VMM may still be moving then
 }
 
-// StartGuard starts the guard's command. Without one the answer guards nothing.
+// StartGuard starts the guard's command. Without one the result guards nothing.
 func StartGuard(o GuardOptions) (*Guard, error) {
 	argv := o.Command.Argv
 	if len(argv) == 0 {
@@ -130,7 +129,7 @@ func startWatcher(cmd *exec.Cmd) (*watcher, error) {
 	return &watcher{cmd, ours}, nil
 }
 
-// socketPair is two ends that keep the borders of messages.
+// socketPair returns two connected sockets that preserve message boundaries.
 func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -146,8 +145,8 @@ func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
 	return conn.(*net.UnixConn), theirs, nil
 }
 
-// Arm returns once the guard counts our beats: from here on a guest may stand
-// still. failure.Conflict if the guard does not answer. A second call does
+// Arm returns once the guard counts our beats: from here on a guest may be
+// paused. failure.Conflict if the guard does not answer. A second call does
 // nothing.
 func (g *Guard) Arm(ctx context.Context) error {
 	if g.w == nil || g.beating != nil {
@@ -174,7 +173,7 @@ func (g *Guard) Arm(ctx context.Context) error {
 	return nil
 }
 
-// beats tells the guard that we live, and looks whether it does.
+// beats sends heartbeats to the guard and checks that it lives.
 func (g *Guard) beats() {
 	tick := time.NewTicker(g.patience.Silence() / beatsPerSilence)
 	defer tick.Stop()
@@ -198,8 +197,8 @@ func (g *Guard) beatOnce() {
 	if g.quiet++; err == nil && g.quiet <= 2*beatsPerSilence {
 		return
 	}
-	// One that cannot be started now is tried again at the next beat: that the
-	// guest stands still unguarded is no reason to lose what is being read of it.
+	// If it cannot be started now, the next beat tries again: that the guest is
+	// paused unguarded is no reason to lose what is being read.
 	g.quiet = 0
 	w, err := g.start()
 	if err != nil {
@@ -222,7 +221,7 @@ func (w *watcher) send(msg string) (err error) {
 	return errors.Join(w.control(func(fd int) { err = unix.Send(fd, []byte(msg), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) }), err)
 }
 
-// echoed takes what the guard has answered by now.
+// echoed reads the echoes that have arrived.
 func (w *watcher) echoed() (any bool) {
 	b := make([]byte, len(echo))
 	for {
@@ -249,8 +248,8 @@ func (w *watcher) kill() {
 	_ = w.cmd.Wait()
 }
 
-// Release ends the guard: the VM is in hand. One that does not end by itself is
-// killed; none of that is a failure of what was guarded.
+// Release ends the guard: the VM is safe. A guard that does not end by itself is
+// killed; its failure is no failure of the guarded work.
 func (g *Guard) Release() {
 	if g.w == nil {
 		return

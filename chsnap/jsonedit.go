@@ -9,8 +9,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// documentLimit bounds config.json and state.json, bytes; configLimit the former,
-// of which a few kilobytes are usual and each three bytes can be a disk.
+// documentLimit limits config.json and state.json, bytes; configLimit the former,
+// which is usually a few kilobytes and in which each three bytes can be a disk.
 const (
 	documentLimit = 64 << 20
 	configLimit   = 4 << 20
@@ -59,7 +59,7 @@ func members(b []byte) ([]member, error) {
 	return out, nil
 }
 
-// get returns the bytes of a key's value, nil when the key is missing.
+// get returns the bytes of a key's value, nil if the key is missing.
 func get(b []byte, key string) ([]byte, error) {
 	all, err := members(b)
 	if err != nil {
@@ -80,8 +80,8 @@ func splice(b []byte, start, end int, value []byte) []byte {
 	return append(out, b[end:]...)
 }
 
-// set replaces a key's value, or appends the key when it is missing; every
-// other byte stays.
+// set replaces a key's value, or appends the key if it is missing; every other
+// byte stays.
 func set(b []byte, key string, value any) ([]byte, error) {
 	if !utf8.ValidString(key) {
 		return nil, failure.New(failure.Usage, "JSON: key %q is not UTF-8", key)
@@ -136,8 +136,8 @@ func drop(b []byte, key string) ([]byte, error) {
 	return b, nil
 }
 
-// edit replaces a key's value by what change makes of it; a missing or null
-// key is left alone.
+// edit replaces a key's value by the result of change; a missing or null key is
+// left alone.
 func edit(b []byte, key string, change func([]byte) ([]byte, error)) ([]byte, error) {
 	v, err := get(b, key)
 	if err != nil || v == nil || bytes.Equal(v, []byte("null")) {

@@ -7,11 +7,11 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// Judge tells whether a VM can be rebuilt of a configuration and a state, by
-// doing on copies of them all that a restore does: what is only found out when
-// the guest is gone is found out too late. state is nil before a capture, when
-// only the configuration is known; what the VMM would write is then judged by
-// it alone. failure.Incompatible names what is in the way.
+// Judge checks whether a VM can be rebuilt from a configuration and a state, by
+// doing everything a restore does on copies of them: a problem found only after
+// the guest is gone is found too late. state is nil before a capture, when only
+// the configuration is known; then that alone is checked. failure.Incompatible
+// names the obstacle.
 func Judge(config *Config, state *State, w Rewrite) error {
 	c, s := config.Clone(), state.Clone()
 	var err error
@@ -58,14 +58,15 @@ func (s *State) Clone() *State {
 	return &copied
 }
 
-// HasVsock: the VM has a vsock device, and so a socket that only one VM can have.
+// HasVsock reports whether the VM has a vsock device, and so a socket that only
+// one VM can have.
 func (c *Config) HasVsock() bool { return c.view.Vsock != nil }
 
-// Confined: the VMM of this VM confines itself by Landlock.
+// Confined reports whether the VMM of this VM confines itself by Landlock.
 func (c *Config) Confined() bool { return c.view.Landlock }
 
-// MayWrite tells whether the VMM may make files below dir. One that confines
-// itself by Landlock may only where a rule of its own says so.
+// MayWrite reports whether the VMM may make files below dir. A VMM confined by
+// Landlock may only if it has a rule for that.
 func (c *Config) MayWrite(dir string) bool {
 	if !c.view.Landlock {
 		return true

@@ -5,17 +5,17 @@ import (
 	"fmt"
 )
 
-// fate is what becomes of a key of config.json when a VM is rebuilt.
+// fate says what happens to a key of config.json when a VM is rebuilt.
 type fate int
 
 const (
-	carried   fate = iota + 1 // as it was saved: it names nothing of a host
-	rewritten                 // by Config.Rewrite: it names what only one VM process has
+	carried   fate = iota + 1 // kept as saved: it refers to nothing on a host
+	rewritten                 // changed by Config.Rewrite: it names what only one VM process has
 	refused                   // the VM can neither be saved nor rebuilt
 )
 
-// key is one key of an object of config.json. in are the keys of the object, or
-// of each object of the list, that stands behind it; nil where there is none.
+// key is one key of an object of config.json. in are the keys of its object, or
+// of each object of its list; nil if its value has none.
 type key struct {
 	fate fate
 	in   keys
@@ -24,11 +24,11 @@ type key struct {
 
 type keys map[string]key
 
-// configKeys are all keys of config.json that the VMM has, v52 to main, those
-// that only builds with other features write among them. A key that is not
-// here is refused: a snapshot may come from anybody, and devices, files and
-// sockets of this host would be opened for whoever made it. A later VMM whose
-// keys are not all here fails a test (testdata/openapi-*.txt), not its users.
+// configKeys are all keys of config.json that the VMM has, v52 to main, including
+// those that only builds with other features write. A key that is not here is
+// refused: a snapshot may come from anybody, and an unknown key could open
+// devices, files and sockets of this host. A later VMM with more keys fails a
+// test (testdata/openapi-*.txt), rather than its users.
 var configKeys = keys{
 	"cpus": {fate: carried, in: keys{
 		"boot_vcpus": is(carried), "max_vcpus": is(carried), "kvm_hyperv": is(carried), "max_phys_bits": is(carried),
@@ -77,7 +77,7 @@ var configKeys = keys{
 	"iommu":         is(carried),
 	"watchdog":      is(carried),
 	"rtc":           {fate: carried, in: pci(keys{})},
-	"gdb":           is(rewritten), // to false: nobody waits at the other end
+	"gdb":           is(rewritten), // to false: nothing waits at the other end
 	"numa": {fate: carried, in: keys{
 		"guest_numa_id": is(carried), "cpus": is(carried), "distances": of(carried, "destination", "distance"),
 		"memory_zones": is(carried), "pci_segments": is(carried), "device_id": is(carried),
@@ -93,7 +93,7 @@ var configKeys = keys{
 		"tdx":        no("TDX guest", "the processor keeps its state", "boot it as an ordinary guest"),
 		"sev_snp":    no("SEV-SNP guest", "the processor keeps its state", "boot it as an ordinary guest"),
 	}},
-	"landlock_enable": is(rewritten), // as this host is set up
+	"landlock_enable": is(rewritten), // set by this host's configuration
 	"landlock_rules":  of(rewritten, "path", "access"),
 
 	"devices":            no("VFIO device", "its state lies in the hardware", "detach it before the snapshot"),
@@ -137,8 +137,8 @@ func pci(in keys) keys {
 }
 
 // problems names every key of an object of config.json, and of the objects and
-// lists of objects in it, that is refused or unknown. A key whose value says
-// nothing is neither.
+// lists of objects in it, that is refused or unknown. A key with an empty value
+// is neither.
 func (ks keys) problems(b []byte, path string) ([]Problem, error) {
 	all, err := members(b)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
-// MemorySink takes the RAM of a guest that is captured live.
+// MemorySink receives the RAM of a guest that is captured live.
 type MemorySink interface {
 	// Begin announces the RAM, by address, before any of it comes.
 	Begin(ctx context.Context, ranges []Range) error
@@ -30,15 +30,15 @@ type LiveOptions struct {
 	Client *Client
 	Socket string // where to listen for the stream; what is there is removed
 	Memory MemorySink
-	// WhilePaused runs while the guest stands still, after its RAM and devices
-	// were saved: the disks are cloned.
+	// WhilePaused runs while the guest is paused, after its RAM and devices were
+	// saved: the disks are cloned.
 	WhilePaused func(ctx context.Context) error
 	Guard       GuardCommand
 	Owed        string // as in GuardOptions
 }
 
-// RefusedError says that the VMM would not begin a live capture; nothing has
-// happened to the guest.
+// RefusedError says that the VMM refused to begin a live capture; the guest is
+// untouched.
 type RefusedError struct{ Cause error }
 
 func (e *RefusedError) Error() string {
@@ -46,10 +46,11 @@ func (e *RefusedError) Error() string {
 }
 func (e *RefusedError) Unwrap() error { return e.Cause }
 
-// CaptureLive saves a VM while it runs: the VMM believes that it migrates to
-// us, and takes the guest back when we refuse the very last message. RAM goes
-// to o.Memory, never to a file of its own size. The VM is in the state it was
-// found in when CaptureLive returns, unless its VMM died or hangs.
+// CaptureLive saves a VM while it runs: the VMM believes that it migrates to us,
+// and keeps the guest when we refuse the very last message. RAM goes to o.Memory,
+// never to a file of its own size. When CaptureLive returns the VM is in the
+// state it was found in, unless its VMM died or hangs. If this process dies, the
+// VMM notices and resumes the guest itself. If it is stopped, the VMM waits.
 func CaptureLive(ctx context.Context, o LiveOptions) (*Captured, error) {
 	if o.Client == nil || o.Socket == "" || o.Memory == nil {
 		return nil, failure.New(failure.Usage, "a live capture needs a Client, a Socket and a Memory to put RAM into")
@@ -98,7 +99,8 @@ func CaptureLive(ctx context.Context, o LiveOptions) (*Captured, error) {
 	return c, nil
 }
 
-// record lets the VMM send to us and receives until it has closed the stream.
+// record lets the VMM send to us and receives until the VMM has closed the
+// stream.
 func (o LiveOptions) record(ctx context.Context, ram uint64, guard *Guard) (*migration.Recording, error) {
 	if err := os.Remove(o.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove old migration socket: %w", err)
@@ -114,8 +116,8 @@ func (o LiveOptions) record(ctx context.Context, ram uint64, guard *Guard) (*mig
 	return r.Record(ctx, &recordHandler{o: o, guard: guard})
 }
 
-// beginMigration waits for the end of a migration whose recorder was killed a
-// moment ago: the VMM gives up once it sees that nobody reads.
+// beginMigration waits for the end of a migration whose recorder was just killed:
+// the VMM aborts it once it notices that nobody reads.
 func (c *Client) beginMigration(ctx context.Context, socket string, ram uint64) error {
 	ctx, cancel := patience.Bound(ctx, c.patience.Call())
 	defer cancel()
@@ -128,16 +130,16 @@ func (c *Client) beginMigration(ctx context.Context, socket string, ram uint64) 
 	}
 }
 
-// downtimeMs is the stall that the VMM aims at. It sends rounds of dirty pages
+// downtimeMs is the pause that the VMM aims at. It sends rounds of dirty pages
 // until the next one would take no longer.
 const downtimeMs = 5
 
-// slowestStream is what the pre-copy of RAM makes at least, bytes a second:
-// guests that dirty it faster are paused when that time is over.
+// slowestStream is the lowest expected rate of the pre-copy of RAM, bytes a
+// second: a guest that dirties it faster is paused when the time is over.
 const slowestStream = 128 << 20
 
-// sendMigration asks the VMM to send itself to a socket. It answers at once; a
-// call that it does not carry out is a RefusedError.
+// sendMigration asks the VMM to send itself to a socket. It returns at once; a
+// refused call is a RefusedError.
 func (c *Client) sendMigration(ctx context.Context, socket string, ram uint64) error {
 	seconds := 10 + int(math.Ceil(float64(ram)/slowestStream))
 	_, err := c.call(ctx, c.patience.Call(), http.MethodPut, "vm.send-migration", struct {
@@ -145,8 +147,8 @@ func (c *Client) sendMigration(ctx context.Context, socket string, ram uint64) e
 		Local    bool   `json:"local"` // false: pages over the socket, no shared memory needed
 		Downtime int    `json:"downtime_ms"`
 		Seconds  int    `json:"timeout_s"`
-		// Ignore: when the rounds do not converge in time, the last one is
-		// longer. The other choice is that a busy guest can never be saved.
+		// Ignore: if the rounds do not converge in time, the last one is longer.
+		// With the other choice a busy guest could never be saved.
 		Strategy string `json:"timeout_strategy"`
 	}{"unix:" + socket, false, downtimeMs, seconds, "Ignore"})
 	var refused *APIError
@@ -156,9 +158,9 @@ func (c *Client) sendMigration(ctx context.Context, socket string, ram uint64) e
 	return err
 }
 
-// givenBack waits until the VMM has ended the migration and the guest is in
-// the state that it had before. While it is sending, vm.info shows the state of
-// the beginning, so only a call that would change the state tells the truth.
+// givenBack waits until the VMM has ended the migration and the guest is in its
+// former state. During a migration vm.info shows the state at its start, so only
+// a call that would change the state tells the truth.
 func (c *Client) givenBack(ctx context.Context, state string) error {
 	if state == "Running" {
 		return c.EnsureRunning(ctx, c.patience.Call())
@@ -166,7 +168,7 @@ func (c *Client) givenBack(ctx context.Context, state string) error {
 	return c.ensure(ctx, "vm.pause", state, c.patience.Call())
 }
 
-// migrating tells whether the VMM refused a call because it is still sending.
+// migrating reports whether the VMM refused a call because it is still sending.
 func migrating(err error) bool {
 	var e *APIError
 	return errors.As(err, &e) && (strings.Contains(e.Error(), "currently migrating") || strings.Contains(e.Error(), "ongoing migration"))
@@ -186,8 +188,8 @@ func (h *recordHandler) Page(round int, gpa uint64, p []byte) error {
 	return h.o.Memory.Page(round, gpa, p)
 }
 
-// Passed: the VMM pauses the guest when it likes from here on. Before that it
-// waits for us with a guest that runs, and may wait for long.
+// Passed: from here on the VMM may pause the guest at any time. Before that it
+// waits for us with a running guest, possibly for long.
 func (h *recordHandler) Passed(ctx context.Context) error { return h.guard.Arm(ctx) }
 
 func (h *recordHandler) Quiet(ctx context.Context) error {
@@ -205,7 +207,7 @@ func rangesOf(ram []migration.Range) []Range {
 	return out
 }
 
-// recorded makes the documents of a snapshot folder of what came beside RAM.
+// recorded makes the documents of a snapshot folder from what came beside RAM.
 func recorded(rec *migration.Recording) (*Captured, error) {
 	cb, err := get(rec.Config, "vm_config")
 	if err != nil {

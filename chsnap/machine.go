@@ -8,16 +8,17 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// The VMM reads no request that is longer (micro_http, MAX_PAYLOAD_SIZE).
-// deviceRoom is kept free for what each device is given at a boot: paths.
+// requestLimit is the longest request that the VMM reads (micro_http,
+// MAX_PAYLOAD_SIZE). deviceRoom is reserved for what each device gets at a boot:
+// paths.
 const (
 	requestLimit = 51200
 	deviceRoom   = 256
 )
 
-// Machine is what the VM is: the configuration without all that only one VM
-// process has. A path, a TAP or a socket of the one that was saved is nowhere in it.
-// failure.Incompatible where no VM can be rebuilt of it, or none by one request.
+// Machine is the machine itself: the configuration without anything that belongs
+// to one VM process. It contains no path, TAP or socket of the VM that was saved.
+// failure.Incompatible if no VM can be rebuilt from it, or not by one request.
 func (c *Config) Machine() (*Config, error) {
 	m := c.Clone()
 	if _, err := m.normalise(); err != nil {
@@ -44,7 +45,7 @@ func (c *Config) Machine() (*Config, error) {
 	return m, m.read()
 }
 
-// nowhere is the rewriting of a VM that has no files.
+// nowhere is a rewrite for a VM that has no files.
 func (c *Config) nowhere() Rewrite {
 	w := Rewrite{Disks: map[string]DiskFile{}, Taps: map[string]string{}, Vsock: "-"}
 	for _, d := range c.view.Disks {
@@ -64,7 +65,8 @@ func without(b []byte, key string) ([]byte, error) {
 	return editEach(b, func(_ int, o []byte) ([]byte, error) { return drop(o, key) })
 }
 
-// Boot is what a machine boots with: its files, and what is another at each boot.
+// Boot is what a machine boots with: its files, and everything that differs from
+// boot to boot.
 type Boot struct {
 	Rewrite
 	Cmdline string          // of the kernel
@@ -73,11 +75,12 @@ type Boot struct {
 
 // Link is what an interface is attached to.
 type Link struct {
-	MAC string // the guest's; "" leaves that of the machine
-	MTU int    // bytes that the network takes; 0: nobody knows
+	MAC string // the guest's; "" keeps that of the machine
+	MTU int    // bytes that the network accepts; 0: unknown
 }
 
-// Boot makes a Machine the configuration of one VM process, for [Client.Create].
+// Boot turns a Machine into the configuration of one VM process, for
+// [Client.Create].
 func (c *Config) Boot(boot Boot) error {
 	if err := c.Rewrite(boot.Rewrite); err != nil {
 		return err
@@ -100,7 +103,7 @@ func (c *Config) Boot(boot Boot) error {
 	return c.read()
 }
 
-// link: the machine keeps its MTU unless the network takes less by now.
+// link: the machine keeps its MTU unless the network now accepts less.
 func (boot Boot) link(n []byte) ([]byte, error) {
 	var v NetConfig
 	if err := json.Unmarshal(n, &v); err != nil {

@@ -8,10 +8,10 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// MapMemory rewrites both documents so that the VMM maps file privately
-// instead of reading it: memory.size becomes 0 with one zone of the whole size
-// on that file, each mapping's file_offset is where its range stands in the
-// file, and the range table is empty. Seen on v53.0 with guests booted plainly.
+// MapMemory rewrites both documents so that the VMM maps file privately instead
+// of reading it: memory.size becomes 0 with one zone of the whole size on that
+// file, each mapping's file_offset is the position of its range in the file, and
+// the range table is empty. Observed on v53.0 with plainly booted guests.
 func MapMemory(c *Config, s *State, file string) error {
 	if why := c.MapRefusal(); why != "" {
 		return failure.New(failure.Incompatible, "map restore: %s", why)
@@ -42,8 +42,8 @@ func MapMemory(c *Config, s *State, file string) error {
 	})
 }
 
-// setZone makes plain memory one zone on the file; memory that is one zone
-// already stays the zone that it is.
+// setZone makes plain memory one zone on the file; memory that already is one
+// zone keeps it.
 func setZone(m []byte, id string, total uint64, file string) ([]byte, error) {
 	var v memoryView
 	if err := json.Unmarshal(m, &v); err != nil {
@@ -85,10 +85,10 @@ func setOffsets(mm []byte, offsets map[uint64]uint64) ([]byte, error) {
 	})
 }
 
-// Normalise takes out what only the captured process had: files that RAM was
-// mapped from privately, whose offsets become 0; the zone that a mapped restore
-// made of plain memory, which becomes a plain size again; and host_mac (the TAP's
-// own address, which v53.0 persists).
+// Normalise removes what only the captured process had: files that RAM was mapped
+// from privately, whose offsets become 0; the zone that a mapped restore made of
+// plain memory, which becomes a plain size again; and host_mac (the TAP's own
+// address, which v53.0 persists).
 func Normalise(c *Config, s *State) error {
 	mapped, err := c.normalise()
 	if err != nil || !mapped {
@@ -97,7 +97,7 @@ func Normalise(c *Config, s *State) error {
 	return s.editMemoryManager(func(mm []byte) ([]byte, error) { return setOffsets(mm, nil) })
 }
 
-// normalise tells whether RAM was mapped from a file.
+// normalise also reports whether RAM was mapped from a file.
 func (c *Config) normalise() (mapped bool, err error) {
 	raw, err := edit(c.raw, "net", func(list []byte) ([]byte, error) {
 		return editEach(list, func(_ int, n []byte) ([]byte, error) { return drop(n, "host_mac") })

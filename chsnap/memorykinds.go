@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// MapRefusal says why the RAM cannot be mapped from a file, "" when it can:
-// plain private memory, or one zone of it, under whatever id. With a balloon it
-// could (CH v53 only warns), but nothing that the guest gives back would be freed.
+// MapRefusal says why the RAM cannot be mapped from a file, "" if it can: plain
+// private memory, or one zone of it under any id. With a balloon it would work
+// (CH v53 only warns), but nothing that the guest gives back would be freed.
 func (c *Config) MapRefusal() string {
 	m := c.view.Memory
 	switch {
@@ -43,16 +43,15 @@ func (c *Config) hotplugs() bool {
 		slices.ContainsFunc(m.Zones, func(z zoneView) bool { return z.HotplugSize > 0 || z.Hotplugged > 0 })
 }
 
-// minLiveMajor is the first Cloud Hypervisor that sends a migration in the
-// background and resumes the guest by itself when it fails.
+// minLiveMajor is the first Cloud Hypervisor that migrates in the background and
+// resumes the guest itself when that fails.
 const minLiveMajor = 53
 
-// LiveRefusal says why a VM cannot be captured live, "" when it can: what was
-// not seen to work is refused before anything is paused. Shared memory was seen
-// not to: the thread that sends it asks for the size of its file, by a call of
-// glibc (newfstatat) that the VMM's own filter answers with SIGSYS, and the guest
-// is gone with the VMM. A build with musl may be spared; nobody can tell from
-// outside.
+// LiveRefusal says why a VM cannot be captured live, "" if it can: what was not
+// seen to work is refused before anything is paused. Shared memory was seen to
+// fail: the thread that sends it asks for the size of its file by a glibc call
+// (newfstatat) that the VMM's own filter answers with SIGSYS, which kills VMM and
+// guest. A musl build may not be affected; that cannot be told from outside.
 func LiveRefusal(version string, c *Config) string {
 	switch {
 	case Major(version) < minLiveMajor:
@@ -69,9 +68,9 @@ func LiveRefusal(version string, c *Config) string {
 	return ""
 }
 
-// StreamRefusal says why the RAM cannot be pushed into a VMM, "" when it can:
-// the kind of memory does not matter, for the VMM allocates it as it would at
-// boot, but descriptors cannot be passed along.
+// StreamRefusal says why the RAM cannot be pushed into a VMM, "" if it can: the
+// kind of memory does not matter, since the VMM allocates it as at boot, but
+// descriptors cannot be passed along.
 func (c *Config) StreamRefusal() string {
 	for _, n := range c.view.Nets {
 		if len(n.FDs) > 0 {
@@ -81,8 +80,8 @@ func (c *Config) StreamRefusal() string {
 	return ""
 }
 
-// HugePages is how many bytes of RAM are in huge pages, by their size; size 0 is
-// the kernel's default.
+// HugePages returns how many bytes of RAM are in huge pages, by page size; size 0
+// is the kernel's default.
 func (c *Config) HugePages() map[uint64]uint64 {
 	m := c.view.Memory
 	out := map[uint64]uint64{}

@@ -11,10 +11,10 @@ import (
 // vm.receive-migration takes RAM over several connections.
 const StreamVersion = 53
 
-// MigrationConfig makes the document that a VMM in vm.receive-migration takes
-// first: vm_config is config.json, memory_manager_data the memory manager's
-// part of state.json without its table of ranges, common_cpuid what state.json
-// says of the processor. State.Bytes is the document that it takes last.
+// MigrationConfig makes the first document that a VMM in vm.receive-migration
+// expects: vm_config is config.json, memory_manager_data the memory manager's
+// part of state.json without its table of ranges, common_cpuid the processor's
+// part of state.json. State.Bytes is the last one it expects.
 func MigrationConfig(c *Config, s *State) ([]byte, error) {
 	if why := c.StreamRefusal(); why != "" {
 		return nil, failure.New(failure.Incompatible, "stream restore: %s", why)
@@ -37,7 +37,7 @@ func MigrationConfig(c *Config, s *State) ([]byte, error) {
 	}{c.raw, cpuid, mm})
 }
 
-// commonCPUID is in the JSON string at snapshot_data.state; nil where the
+// commonCPUID is in the JSON string at snapshot_data.state; nil if the
 // architecture has none.
 func (s *State) commonCPUID() ([]byte, error) {
 	data, err := get(s.raw, "snapshot_data")

@@ -11,11 +11,11 @@ import (
 // Problem is one reason why a VM cannot be saved or rebuilt.
 type Problem struct{ Device, Reason, Remedy string }
 
-// Unsupported names everything that a snapshot would not bring back, or that a
-// rebuild would have to open and must not.
+// Unsupported lists everything that a snapshot would not bring back, or that a
+// rebuild would have to open but must not.
 func (c *Config) Unsupported() []Problem {
 	out, err := configKeys.problems(c.raw, "")
-	if err != nil { // read has seen all of it
+	if err != nil { // read has checked all of it
 		return []Problem{{"configuration", err.Error(), "save the VM again"}}
 	}
 	for _, d := range c.view.Disks {
@@ -41,19 +41,18 @@ func (c *Config) Unsupported() []Problem {
 	return out
 }
 
-// rawTypes are how configurations name a disk that is nothing but the bytes that the
-// guest sees. No other type is rebuilt, be the disk read-only: what stands in it came
-// from elsewhere too.
+// rawTypes are the names of raw disks in configurations. No other type is
+// rebuilt, even read-only: its contents came from elsewhere too.
 var rawTypes = []string{"", "Unknown", "Raw"}
 
-// Check is failure.Incompatible where something is Unsupported.
+// Check is failure.Incompatible if anything is Unsupported.
 func (c *Config) Check() error {
 	return refuse("the VM has what cannot be brought back", c.Unsupported())
 }
 
-// problems of a disk. Disks are raw, and none names further files:
-// a guest writes its own disk, and could write the header of a qcow2 whose
-// backing file is any file of the host.
+// problems of a disk. Disks are raw, and none may name further files: a guest
+// writes its own disk, and could write the header of a qcow2 whose backing file
+// is any file of the host.
 func (d DiskConfig) problems() []Problem {
 	switch {
 	case d.VhostUser || d.VhostSocket != "":
@@ -66,7 +65,7 @@ func (d DiskConfig) problems() []Problem {
 	return nil
 }
 
-// refuse is the error for the problems of something, nil without any.
+// refuse returns the error for a list of problems, nil if it is empty.
 func refuse(what string, problems []Problem) error {
 	if len(problems) == 0 {
 		return nil

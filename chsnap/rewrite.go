@@ -8,26 +8,26 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// Rewrite says what of a configuration belongs to one VM process.
+// Rewrite holds the parts of a configuration that belong to one VM process.
 type Rewrite struct {
 	Disks                       map[string]DiskFile // by device id; every disk must be named
-	Kernel, Firmware, Initramfs string              // "" for none; without the first two it can only be restored
+	Kernel, Firmware, Initramfs string              // "" for none; without kernel and firmware it can only be restored
 	SerialFile                  string
 	Taps                        map[string]string // device id → TAP, "" for one that the VMM makes; every interface must be named
 	Vsock                       string            // path of its socket, of a VM that has one
-	Confine                     bool              // by Landlock, to what the configuration names and these
+	Confine                     bool              // by Landlock, to the files in the configuration and these
 	Writable, Readable          []string          // folders and files
 }
 
-// DiskFile is the file of a disk. Whether the VMM may write to it is the new VM's
-// affair: others may stand on the same file.
+// DiskFile is the file of a disk. Whether the VMM may write to it depends on the
+// new VM, since others may share the file.
 type DiskFile struct {
 	Path     string
 	Readonly bool
 }
 
-// foreignNet are fields of an interface that only its own TAP had: the TAP's MAC
-// (which v53.0 persists), its address, and descriptors of the source process.
+// foreignNet are fields of an interface that belonged to its old TAP: the TAP's
+// MAC (which v53.0 persists), its address, and descriptors of the source process.
 var foreignNet = []string{"host_mac", "ip", "mask", "fds"}
 
 // Rewrite points every path at the new VM's own files. A path that it does not
@@ -63,7 +63,7 @@ func (w Rewrite) disks(b []byte) ([]byte, error) {
 			}
 			if v.ImageType == "" || v.ImageType == "Unknown" {
 				var err error
-				if d, err = set(d, "image_type", "Raw"); err != nil { // else what stands in it would say what it is
+				if d, err = set(d, "image_type", "Raw"); err != nil { // else its contents would determine its type
 					return nil, err
 				}
 			}
@@ -103,9 +103,9 @@ func (w Rewrite) nets(b []byte) ([]byte, error) {
 	})
 }
 
-// noKernel is what a VM boots from of which nobody has a kernel or firmware. The
-// VMM restores none that names neither, opens neither to do so, and can boot
-// nothing of this one (v53; Landlock wants a file that is there).
+// noKernel is the boot file of a VM without kernel or firmware. The VMM restores
+// no configuration that names neither, opens neither to do so, and can boot
+// nothing from this one (v53; Landlock wants a file that exists).
 const noKernel = "/dev/null"
 
 func (w Rewrite) payload(b []byte) ([]byte, error) {
@@ -152,7 +152,7 @@ func (w Rewrite) consoles(b []byte) ([]byte, error) {
 	}
 	if console, err := get(b, "console"); err != nil {
 		return nil, err
-	} else if console == nil { // the VMM's own choice is its terminal, where its log is
+	} else if console == nil { // the VMM's default is its terminal, where its log goes
 		if b, err = set(b, "console", struct{}{}); err != nil {
 			return nil, err
 		}
@@ -174,8 +174,8 @@ func (w Rewrite) consoles(b []byte) ([]byte, error) {
 	return b, nil
 }
 
-// muteConsole: a console that wrote to a file, pty or terminal of the source
-// has no place here. Null keeps the virtio device, Off stays Off.
+// muteConsole: a console on a file, pty or terminal of the source has no place
+// here. Null keeps the virtio device, Off stays Off.
 func muteConsole(s []byte) ([]byte, error) {
 	mode, err := get(s, "mode")
 	if err != nil || bytes.Equal(mode, []byte(`"Off"`)) {
@@ -193,14 +193,14 @@ func (w Rewrite) vsock(b []byte) ([]byte, error) {
 	})
 }
 
-// entropy are the devices that a VM's random numbers may come from.
+// entropy are the devices allowed as a VM's source of random numbers.
 var entropy = []string{"/dev/urandom", "/dev/random", "/dev/hwrng"}
 
-// zones lets go of files that RAM was mapped from privately: all that the guest
-// sees of them is in the snapshot. Normalise does so at capture.
+// zones drops files that RAM was mapped from privately: all that the guest sees
+// of them is in the snapshot. Normalise does so at capture.
 func zones(b []byte) ([]byte, error) { return edit(b, "memory", privateFiles) }
 
-// landlock confines the VMM or does not, whatever the source did.
+// landlock confines the VMM or does not, regardless of the source.
 func (w Rewrite) landlock(b []byte) ([]byte, error) {
 	b, err := unconfined(b)
 	if err != nil || !w.Confine {
@@ -219,7 +219,7 @@ func (w Rewrite) landlock(b []byte) ([]byte, error) {
 	return set(b, "landlock_rules", rules)
 }
 
-// unconfined takes out what a VMM was allowed: paths of its host.
+// unconfined removes the paths that a VMM was allowed on its host.
 func unconfined(b []byte) ([]byte, error) {
 	b, err := drop(b, "landlock_rules")
 	if err != nil {
@@ -228,7 +228,7 @@ func unconfined(b []byte) ([]byte, error) {
 	return edit(b, "landlock_enable", func([]byte) ([]byte, error) { return []byte("false"), nil })
 }
 
-// ofTheSource takes out what else only the source's VMM had: a debugger's socket.
+// ofTheSource removes what else only the source's VMM had: a debugger's socket.
 func ofTheSource(b []byte) ([]byte, error) {
 	return edit(b, "gdb", func([]byte) ([]byte, error) { return []byte("false"), nil })
 }

@@ -15,8 +15,8 @@ type State struct {
 	zone   string // of the first mapping
 }
 
-// Range is a stretch of guest RAM, guest-physical bytes. Their order is that
-// of the bytes in memory-ranges.
+// Range is a stretch of guest RAM, guest-physical bytes. Their order is that in
+// memory-ranges.
 type Range struct {
 	GPA    uint64 `json:"gpa"`
 	Length uint64 `json:"length"`
@@ -29,7 +29,7 @@ type mapping struct {
 	Zone string `json:"zone_id"`
 }
 
-// maxRanges bounds the table; one VM has one to a few.
+// maxRanges limits the table; one VM has one to a few.
 const maxRanges = 1 << 16
 
 // ParseState reads state.json and checks its table of memory ranges.
@@ -99,7 +99,7 @@ func (s *State) bytes() (sum uint64) {
 	return sum
 }
 
-// zoneID is the zone of RAM that the VMM looks for when it restores.
+// zoneID is the zone of RAM that the VMM expects at a restore.
 func (s *State) zoneID() string { return s.zone }
 
 // memoryManager is the JSON document inside the JSON string at

@@ -9,12 +9,12 @@ import (
 )
 
 // tscKey is the frequency of a virtual CPU's time stamp counter, in the state of
-// that CPU. The VMM sets it before the guest runs; without it the counter goes at
+// that CPU. The VMM sets it before the guest runs; without it the counter runs at
 // the host's rate.
 const tscKey = "tsc_khz"
 
-// TSCKHz is the frequency of the guest's time stamp counter; 0 where the state
-// has none.
+// TSCKHz is the frequency of the guest's time stamp counter; 0 if the state has
+// none.
 func (s *State) TSCKHz() (uint64, error) {
 	cpus, err := s.cpus()
 	if err != nil || cpus == nil {
@@ -48,8 +48,8 @@ func (s *State) TSCKHz() (uint64, error) {
 	return n, nil
 }
 
-// DropTSC takes the frequency out of every CPU's state: the guest's counter goes
-// on at the rate of the host that runs it.
+// DropTSC removes the frequency from every CPU's state: the guest's counter then
+// runs at the rate of its host.
 func (s *State) DropTSC() error {
 	raw, err := editPath(s.raw, []string{"snapshots", "cpu-manager", "snapshots"}, func(cpus []byte) ([]byte, error) {
 		all, err := members(cpus)

@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// Version says which Cloud Hypervisor a VMM is, in its two own words. A release
-// says the same in both; one that was built from git between two releases has the
-// package's version of the next.
+// Version holds the two version strings of a Cloud Hypervisor. For a release both
+// agree; a build from git between two releases has the package version of the
+// next.
 type Version struct {
-	Package string // what vmm.ping answers, "54.0.0": compatibility goes by it
-	Build   string // where git was, "v53.0-246-gae44c2971": what --version prints
+	Package string // from vmm.ping, "54.0.0": decides compatibility
+	Build   string // from --version, the git revision: "v53.0-246-gae44c2971"
 }
 
-// String names a VMM by both words where they differ.
+// String shows both if they differ.
 func (v Version) String() string {
 	if v.Build == "" || strings.HasPrefix(strings.TrimPrefix(v.Build, "v"), strings.TrimSuffix(v.Package, ".0")) {
 		return v.Package
@@ -32,25 +32,25 @@ func Major(version string) int {
 	return n
 }
 
-// Passage says by which ways a VMM takes what another has saved.
+// Passage says how a VMM accepts what another has saved.
 type Passage int
 
 const (
 	NoWay       Passage = iota // not at all, as far as is promised
-	ByMigration                // as the end of a migration: stream
+	ByMigration                // as the receiver of a migration: stream
 	AnyWay
 )
 
-// Cloud Hypervisor promises from v54 on that it takes migrations from the two
-// major versions before, and never from a later one. Snapshot folders it promises
-// for the same major version only, at every version.
+// From v54 on, Cloud Hypervisor promises to accept migrations from the two major
+// versions before, and never from a later one. Snapshot folders it promises for
+// the same major version only, at every version.
 const (
 	windowFrom = 54
 	windowWide = 2
 )
 
-// Takes says by which ways this VMM takes what was saved by one of the package
-// version made, "" when that is not known.
+// Takes says how this VMM accepts what was saved by one of package version made,
+// "" if unknown.
 func (v Version) Takes(made string) Passage {
 	here, there := Major(v.Package), Major(made)
 	switch {
@@ -62,15 +62,14 @@ func (v Version) Takes(made string) Passage {
 	return NoWay
 }
 
-// between is a build that git places between two releases.
+// between matches a build between two releases.
 var between = regexp.MustCompile(`^v[0-9.]+-[0-9]+-g[0-9a-f]+`)
 
-// release is a build that is a release, perhaps with a word more of whoever
-// packed it.
+// release matches a release build, perhaps with a suffix added by its packager.
 var release = regexp.MustCompile(`^v([0-9]+(\.[0-9]+){0,2})(-[^0-9].*)?$`)
 
-// packageOf is the package's version of a build, "" when only the VMM itself can
-// tell.
+// packageOf derives the package version from a build, "" if only the VMM itself
+// knows.
 func packageOf(build string) string {
 	m := release.FindStringSubmatch(build)
 	if m == nil || between.MatchString(build) {

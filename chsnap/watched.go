@@ -17,18 +17,18 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// Watched is, in a guard process, the one that it guards.
+// Watched is the guarded process, as seen by its guard.
 type Watched struct {
 	conn    net.Conn
 	process *os.File // pidfd
 	say     func(text string)
 
-	silence time.Duration // that it allows itself; 0 before its first beat
+	silence time.Duration // the silence it allows itself; 0 before its first beat
 	asked   bool          // to end
 }
 
 // Guarding takes over descriptors 3 and 4, which Watch gives to a guard process.
-// What there is to be told, a line, goes to say.
+// Messages, one line each, go to say.
 func Guarding(say func(text string)) (*Watched, error) {
 	end, process := os.NewFile(3, "guard"), os.NewFile(4, "pidfd")
 	conn, err := net.FileConn(end)
@@ -41,8 +41,8 @@ func Guarding(say func(text string)) (*Watched, error) {
 	return &Watched{conn: conn, process: process, say: say}, nil
 }
 
-// Abandoned waits for the end of what is guarded: true when the process died,
-// false when it released the guard. One that stands still is ended.
+// Abandoned waits for the end of the guarded process: true if it died, false if
+// it released the guard. A process that shows no life is ended.
 func (w *Watched) Abandoned() (bool, error) {
 	deaf(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer w.conn.Close()
@@ -75,21 +75,20 @@ func (w *Watched) Abandoned() (bool, error) {
 	}
 }
 
-// deaf takes signals and does nothing about them. To ignore them would be
-// inherited by what is started later.
+// deaf receives signals and ignores them; ignoring them in the kernel would be
+// inherited by child processes.
 func deaf(sig ...os.Signal) { signal.Notify(make(chan os.Signal, 1), sig...) }
 
 func (w *Watched) heard(beat string) (err error) {
 	if w.silence, err = time.ParseDuration(beat); err != nil || w.silence <= 0 {
 		return failure.New(failure.Usage, "guard: %q is no beat", beat)
 	}
-	_, _ = w.conn.Write([]byte(echo)) // who has died meanwhile is seen at the next read
+	_, _ = w.conn.Write([]byte(echo)) // a process that died meanwhile is noticed at the next read
 	return nil
 }
 
-// end makes a process that stands still go away: first so that it can undo what
-// it began, then so that it cannot help it. One that is gone is seen by its
-// socket.
+// end ends a stopped process: first so that it can undo its work, then
+// unconditionally. Its socket shows when it is gone.
 func (w *Watched) end() {
 	fd := int(w.process.Fd())
 	if w.asked {
@@ -104,8 +103,8 @@ func (w *Watched) end() {
 
 // RunGuard is the body of the guard process; args are the socket, the staging
 // folder, the files of GuardOptions.Unless and Owed, and the nanoseconds in which
-// the VMM must be done with what it was asked before. When what is guarded is
-// gone, the VM is resumed, if the files say so, and the staged RAM removed.
+// the VMM must be done with earlier requests. When the guarded process is gone,
+// the VM is resumed, if the files say so, and the staged RAM removed.
 func RunGuard(args []string, w *Watched) error {
 	if len(args) != 5 {
 		return failure.New(failure.Usage, "the guard takes a socket, a folder, two files and a time")

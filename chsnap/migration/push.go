@@ -26,11 +26,10 @@ type Pusher struct {
 	Timeout time.Duration // of every single answer
 }
 
-// Push sends config, then the RAM that ram sends over the lanes, then state,
-// and leaves the guest loaded and paused. ram returns when it has sent
-// everything; RAM that it does not send is zero. On any error the VMM is in a
-// state of which nothing is known: it may wait for us for ever and must be
-// killed.
+// Push sends config, then the RAM that ram sends over the lanes, then state, and
+// leaves the guest loaded and paused. ram returns when it has sent everything;
+// RAM that it does not send is zero. After any error the state of the VMM is
+// unknown: it may wait for ever and must be killed.
 func (p *Pusher) Push(ctx context.Context, config, state []byte, ram func(ctx context.Context, lanes []*Lane) error) error {
 	if p.Socket == "" || p.Timeout <= 0 {
 		return failure.New(failure.Usage, "migration: a Pusher needs a Socket and a Timeout: %q, %s", p.Socket, p.Timeout)
@@ -56,7 +55,7 @@ func (p *Pusher) Push(ctx context.Context, config, state []byte, ram func(ctx co
 	return nil
 }
 
-// dial waits for the socket: the VMM binds it some time after the call came in.
+// dial waits for the socket: the VMM binds it some time after the call arrived.
 func (p *Pusher) dial(ctx context.Context) (*net.UnixConn, error) {
 	deadline := time.Now().Add(p.Timeout)
 	for {
@@ -85,8 +84,8 @@ func (p *Pusher) request(c *net.UnixConn, cmd Command, payload []byte) error {
 	return readResponse(c, cmd)
 }
 
-// memory opens the lanes, has RAM sent, and waits until all of it was taken: at
-// State the VMM drops whatever it has not acknowledged yet.
+// memory opens the lanes, has RAM sent, and waits until all of it was
+// acknowledged: at State the VMM drops the rest.
 func (p *Pusher) memory(ctx context.Context, ram func(context.Context, []*Lane) error) error {
 	var lanes []*Lane
 	defer func() {
@@ -153,8 +152,8 @@ func growBuffer(c *net.UnixConn) {
 	}
 }
 
-// Send sends extents by one message; neighbours become one range. It returns
-// when the last byte was handed over; the answer is waited for by the next call.
+// Send sends extents in one message; adjacent ones become one range. It returns
+// once the last byte is handed over; the next call waits for the answer.
 func (l *Lane) Send(extents []Extent) error {
 	if err := l.settle(); err != nil {
 		return err

@@ -15,7 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// Handler takes what a Recorder receives, in the order of the stream.
+// Handler receives what a Recorder gets, in the order of the stream.
 type Handler interface {
 	// RAM announces the guest's memory, by address, before any of it comes.
 	RAM(ctx context.Context, ram []Range) error
@@ -25,8 +25,8 @@ type Handler interface {
 	// Passed is called once, after the full pass and before it is answered: the
 	// guest has run so far.
 	Passed(ctx context.Context) error
-	// Quiet is called once while the guest stands still and its RAM and state
-	// have arrived: the moment to clone its disks.
+	// Quiet is called once while the guest is paused and its RAM and state have
+	// arrived: the moment to clone its disks.
 	Quiet(ctx context.Context) error
 }
 
@@ -39,14 +39,14 @@ type Recording struct {
 	Bytes  int64 // of RAM received, all rounds
 	Paused bool  // the VM was paused before (CompletePaused)
 	// LastRan is when the guest was last known to run: our answer to the round
-	// before the last, or to the full pass when nothing followed it. The VMM
-	// pauses the guest some time after it and before State.
+	// before the last, or to the full pass if nothing followed it. The VMM pauses
+	// the guest some time after it and before State.
 	LastRan time.Time
 }
 
 // Recorder listens on a unix socket for one VM.
 type Recorder struct {
-	// Timeout bounds every wait for the peer: the first connection, the next
+	// Timeout limits every wait for the peer: the first connection, the next
 	// header, the next chunk.
 	Timeout  time.Duration
 	listener *net.UnixListener
@@ -57,7 +57,7 @@ const chunkBytes = 1 << 20
 
 // Listen opens the socket, 0600. The path must not exist.
 func Listen(path string, timeout time.Duration) (*Recorder, error) {
-	if path == "" || timeout <= 0 { // "" would be any name at all, of which others could know
+	if path == "" || timeout <= 0 { // "" would bind an abstract name that others could connect to
 		return nil, failure.New(failure.Usage, "a migration stream is received on a socket, within a time: %q, %s", path, timeout)
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -75,7 +75,7 @@ func (r *Recorder) Close() error { return r.listener.Close() }
 
 // Record receives one VM. On success the final answer was Error on purpose and
 // the peer has closed the connection. On any failure the connection is closed,
-// which makes the VMM give the guest back as well.
+// which makes the VMM resume the guest as well.
 func (r *Recorder) Record(ctx context.Context, h Handler) (*Recording, error) {
 	if err := r.listener.SetDeadline(time.Now().Add(r.Timeout)); err != nil {
 		return nil, err
@@ -149,7 +149,7 @@ func (s *session) run(ctx context.Context) error {
 	}
 }
 
-// lost explains a stream that ended or stood still; damage keeps its class.
+// lost explains a stream that ended or stalled; damage keeps its class.
 func (s *session) lost(err error) error {
 	var timeout net.Error
 	switch {
@@ -306,7 +306,7 @@ func (s *session) receive(r Range) error {
 	return nil
 }
 
-// complete clones the disks and then refuses, so that the guest goes on here.
+// complete clones the disks and then refuses, so that the guest resumes here.
 func (s *session) complete(ctx context.Context, c Command) error {
 	if s.rec.Config == nil || s.rec.State == nil {
 		return failure.New(failure.Damaged, "migration: %s before Config and State", c)
@@ -326,7 +326,7 @@ func (s *session) complete(ctx context.Context, c Command) error {
 	return nil
 }
 
-// drain waits until the VMM has closed its end: it has taken our answer.
+// drain waits until the VMM has closed its end, so it has received our answer.
 func (s *session) drain() error {
 	for {
 		if err := s.extend(); err != nil {

@@ -2,9 +2,9 @@
 // both ends, to save and to load a VM without RAM-sized files.
 //
 // [Recorder] is the receiving end of vm.send-migration: RAM arrives while the
-// guest runs, then what it dirtied, then (the guest stands still from here)
+// guest runs, then the pages it dirtied, then (the guest is paused from here on)
 // the device state. Answering Error to the last message makes the migration
-// "fail", and the VMM lets the guest go on by itself.
+// "fail", and the VMM resumes the guest itself.
 //
 // [Pusher] is the sending end of vm.receive-migration: it gives a fresh VMM
 // its configuration, the non-zero pages over several connections, the device
@@ -16,9 +16,9 @@
 // u16, padding, length u64 = 0}. A Memory payload is a table of {gpa u64,
 // length u64}; the bytes of its ranges follow and are not counted.
 //
-// Invariants: no length is believed before it is bounded; every read and write
-// has a time-out of ours, since the peer has none; whatever goes wrong before
-// Complete is answered leaves the guest running.
+// Invariants: no length is used before it is checked; every read and write has a
+// time-out, since the peer has none; a failure before Complete is answered leaves
+// the guest running.
 package migration
 
 import (
@@ -60,9 +60,9 @@ const (
 
 const (
 	headerBytes = 16
-	// maxTableBytes bounds one Memory table: a million ranges.
+	// maxTableBytes limits one Memory table: a million ranges.
 	maxTableBytes = 16 << 20
-	// maxJSONBytes bounds Config and State; seen: 7 KiB and 64 KiB.
+	// maxJSONBytes limits Config and State; seen: 7 KiB and 64 KiB.
 	maxJSONBytes = 64 << 20
 	// roleMemory begins an extra connection that carries Memory commands only.
 	roleMemory = 1
@@ -147,7 +147,7 @@ func encodeTable(ranges []Range) []byte {
 	return b
 }
 
-// decodeTable reads a Memory table and holds every range against the RAM that
+// decodeTable reads a Memory table and checks every range against the RAM that
 // Config announced.
 func decodeTable(b []byte, ram []Range) ([]Range, error) {
 	if len(b)%16 != 0 {
