@@ -14,9 +14,9 @@ import (
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
-// Doubtful is what no root names, and what may all the same be the last that there
-// is of something: its owner may only be aside. It stays where it is until a time
-// of grace is over, so that it is whole again as soon as its owner is back.
+// Doubtful is an object that no root names, but that may still be the last copy
+// of something: its owner may only be temporarily missing. It stays until a grace
+// period is over, so that it is whole again as soon as its owner is back.
 type Doubtful struct {
 	Kind   garbage.Kind `json:"kind"`
 	ID     string       `json:"id"`
@@ -26,8 +26,8 @@ type Doubtful struct {
 	Until  *time.Time   `json:"until"` // null: until somebody removes it
 }
 
-// doubts finds what is doubtful and holds it as long as its grace lasts. It comes
-// behind the marks and before the objects are judged, which takes what is not held.
+// doubts finds what is doubtful and holds it for its grace period. It runs after
+// marking and before the objects are judged, which takes everything not held.
 func (c *collector) doubts(ctx context.Context, p *plan) error {
 	held := func(k garbage.Key) bool { return p.held(k) || c.unborn[k] }
 	for _, src := range c.o.Sources {
@@ -50,8 +50,8 @@ func (c *collector) doubts(ctx context.Context, p *plan) error {
 	})
 }
 
-// doubt holds an object whose grace is not over, which begins when gc first tells
-// of it.
+// doubt holds an object whose grace period, which begins when gc first reports
+// it, is not over.
 func (c *collector) doubt(p *plan, of garbage.Doubt) {
 	key := doubtKey(of.Kind, of.ID)
 	d := Doubtful{Kind: of.Kind, ID: of.ID, Reason: of.Reason, Since: c.started, Bytes: store.FileBytes(of.Path)}
@@ -70,10 +70,10 @@ func (c *collector) doubt(p *plan, of garbage.Doubt) {
 	p.hold(of.Key, p.by(holder{name: "nobody; it " + d.Reason + ", and stays until " + until.Format(time.DateTime)}), false)
 }
 
-// doubtKey is how the account names it.
+// doubtKey is its name in the account.
 func doubtKey(kind garbage.Kind, id string) string { return string(kind) + "/" + id }
 
-// reasonOf is why an object goes whose grace is over.
+// reasonOf is why an object goes after its grace period.
 func (c *collector) reasonOf(kind garbage.Kind, id, reason string) string {
 	if since, doubted := c.next.Doubtful[doubtKey(kind, id)]; doubted {
 		delete(c.next.Doubtful, doubtKey(kind, id))
@@ -82,8 +82,8 @@ func (c *collector) reasonOf(kind garbage.Kind, id, reason string) string {
 	return reason
 }
 
-// old judges blobs that nobody names in a store of which nothing was noted before:
-// those that were there then may be what snapshots need that are not back yet.
+// old judges unreferenced blobs in a store of which nothing was noted before:
+// those that existed then may be needed by snapshots that are not back yet.
 type old struct {
 	before, until time.Time
 	holder        uint32
@@ -117,7 +117,7 @@ func (c *collector) tellOld() {
 	})
 }
 
-// doubtBed reports a snapshot on which a VM slept of which nobody knows whether it
+// doubtBed reports a snapshot of a suspended VM of which it is unknown whether it
 // was woken: it may be the only copy of its RAM.
 func (c *collector) doubtBed(b sleep.Bed) {
 	key := doubtKey(garbage.Snapshot, string(b.Snapshot))

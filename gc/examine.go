@@ -8,13 +8,14 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Examination is what a collection would find odd; it is made without one.
+// Examination is what a collection would report as odd, found without a
+// collection.
 type Examination struct {
 	Lost  []Lost
 	Disks []string // ids of VMs that have disks and no record
 }
 
-// Examine looks at a store for somebody who asks how it is.
+// Examine checks a store for a health report.
 func Examine(ctx context.Context, st *store.Store, sources []garbage.Source) (e Examination, err error) {
 	if e.Lost, err = Missing(ctx, st, sources); err != nil {
 		return e, err

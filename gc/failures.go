@@ -10,12 +10,12 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// failuresTold bounds how many objects the error of a run names; the report
-// names all.
+// failuresTold limits how many objects the error of a run names; the report names
+// all.
 const failuresTold = 5
 
-// failures are what could not be removed: told at the end of the run, and no
-// reason to leave anything else.
+// failures are objects that could not be removed: reported at the end of the run,
+// and no reason to keep anything else.
 type failures struct {
 	first []error
 	count int
@@ -45,7 +45,7 @@ func (f *failures) err() error {
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // failTrash notes that an entry of the trash stays; what an earlier run could not
-// unlink is a victim of this one.
+// unlink is a victim of this run.
 func (c *collector) failTrash(p *plan, name string, err error) {
 	at := slices.IndexFunc(p.victims, func(v victim) bool { return v.Kind == garbage.Trash && v.ID == name })
 	if at < 0 {

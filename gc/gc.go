@@ -1,27 +1,27 @@
-// Package gc frees what nothing names and says why.
+// Package gc frees what nothing references and says why.
 //
-// Words: a root is what is kept for its own sake (a snapshot, a VM record, an
-// image record, a pin, a live lease); mark finds every object that a root
-// names; an orphan is an object that is not marked; sweep moves orphans to the
-// trash under the store lock and unlinks them outside it. The account is what the
-// last run found (internal/base/account); lost is a root that it names, that is gone,
-// and that no verb of ours removed; doubtful is what has no owner though it looks
-// as if it had one.
+// Words: a root is an object kept for its own sake (a snapshot, a VM record, an
+// image record, a pin, a live lease); mark finds every object that a root names;
+// an orphan is an object that is not marked; sweep moves orphans to the trash
+// under the store lock and unlinks them outside it. The account is what the last
+// run found (internal/base/account). A lost root is in the account, gone, and was
+// not removed by a cocoon command. A doubtful object has no owner but looks as if
+// it had one.
 //
 // Order of a run: gc.lock (another gc: failure.Busy, naming it) → the account is
-// held against what is there: where something was lost, and that is not accepted,
-// all that follows is a dry run → what dead restores left is undone, snapshots that VMs do not sleep on any more are
-// removed → leases of dead holders are reaped → poor packs are rewritten, if asked
-// to → roots → mark → plan, all without the store lock → windows: exclusive store
-// lock, for instants; read what changed of the roots, rename the victims that are
-// still nobody's to the trash → unlink → the new account is written, and the traces
-// of removals go that it has taken note of. A dry run is the same plan, not executed.
+// compared with what exists; if something was lost, and that is not accepted, the
+// rest is a dry run → half-done restores of dead processes are undone, snapshots
+// that suspended VMs no longer need are removed → leases of dead holders are
+// reaped → poor packs are rewritten, if requested → roots → mark → plan, all
+// without the store lock → windows: exclusive store lock, for instants; read what
+// changed in the roots, rename victims that are still unreferenced to the trash →
+// unlink → write the new account, and remove the traces of removals that it
+// covers. A dry run is the same plan, not executed.
 //
-// Invariants: a root that cannot be read, or was lost, means that nothing is swept;
-// age is never a reason, though being doubtful for long enough is none to stay
-// either; nothing is discarded outside a window in which the roots were
-// read to their end; every removal carries its reason, every kept object its
-// holders.
+// Invariants: if a root cannot be read, or was lost, nothing is swept; age alone
+// is never a reason to remove, though a doubtful object stays only for its grace
+// period; nothing is discarded outside a window in which the roots were read to
+// their end; every removal has its reason, every kept object its holders.
 package gc
 
 import (
@@ -40,31 +40,33 @@ import (
 	"github.com/cocoonv2/cocoon/store/trash"
 )
 
-// DefaultGrace is long enough to find out where the owner of something is.
+// DefaultGrace is long enough to find out where the owner of an object is.
 const DefaultGrace = 7 * 24 * time.Hour
 
-// Options of Collect. The zero value takes nothing that it was not told to take,
-// and is refused for its want of Sources.
+// Options of Collect. The zero value removes nothing beyond the default, and is
+// refused because it has no Sources.
 type Options struct {
 	DryRun  bool
-	Explain bool          // report what is kept and by whom
+	Explain bool          // report what is kept and its holders
 	Wait    time.Duration // for another gc
-	// Sources are all roots but leases and snapshots, and all objects outside of the
-	// folders that gc looks at itself, from the rooms that own them. Whoever leaves out one
-	// that has no roots leaves its objects alone.
+	// Sources provide all roots except leases and snapshots, and all objects
+	// outside the folders that gc reads itself, from the packages that own them.
+	// A source that has no roots may be left out: its objects are then left
+	// alone.
 	Sources []garbage.Source
-	// ForgetNetworks are ids of VMs that do not exist, or beginnings of them: what
-	// stands of their networks is dropped though its plugins cannot undo it.
+	// ForgetNetworks are ids, or prefixes of ids, of VMs that do not exist: their
+	// networks are dropped even if the plugins cannot undo them.
 	ForgetNetworks []string
 	Repack         *Repack // nil: packs stay as they are
-	// AcceptLoss goes on though roots vanished, and takes what only they held.
+	// AcceptLoss continues although roots vanished, and frees what only they
+	// held.
 	AcceptLoss bool
-	// Grace is how long what is doubtful stays, from the first run that tells of it:
-	// 0 is DefaultGrace, negative not at all.
+	// Grace is how long doubtful objects stay, from the first run that reports
+	// them: 0 is DefaultGrace, negative not at all.
 	Grace time.Duration
 }
 
-// Removed is one object that went, or would go.
+// Removed is one object that was removed, or would be.
 type Removed struct {
 	Kind   garbage.Kind `json:"kind"`
 	ID     string       `json:"id"`
@@ -72,7 +74,7 @@ type Removed struct {
 	Reason string       `json:"reason"`
 }
 
-// Failed is one object that should have gone and could not be removed.
+// Failed is one object that should have been removed but could not be.
 type Failed struct {
 	Kind   garbage.Kind `json:"kind"`
 	ID     string       `json:"id"`
@@ -80,7 +82,7 @@ type Failed struct {
 	Reason string       `json:"reason"`
 }
 
-// Kept is one object that stays, and who needs it.
+// Kept is one object that stays, with its holders.
 type Kept struct {
 	Kind    garbage.Kind `json:"kind"`
 	ID      string       `json:"id"`
@@ -96,15 +98,15 @@ type Leases struct {
 	Reaped int `json:"reaped"`
 }
 
-// Windows are the instants in which the store was locked: how many, and at how
-// many entries of leases, snapshots and records one had to look at most. That
-// grows with what happens beside the run, not with the store.
+// Windows are the instants in which the store was locked: how many, and the most
+// entries of leases, snapshots and records that one had to look at. That number
+// grows with concurrent activity, not with the store.
 type Windows struct {
 	Count       int `json:"count"`
 	MostEntries int `json:"mostEntries"`
 }
 
-// Report is the answer of Collect.
+// Report is the result of Collect.
 type Report struct {
 	DryRun         bool              `json:"dryRun"`
 	Removed        []Removed         `json:"removed"`
@@ -112,27 +114,27 @@ type Report struct {
 	Kept           []Kept            `json:"kept,omitempty"`
 	ReclaimedBytes int64             `json:"reclaimedBytes"`
 	Foreign        []garbage.Foreign `json:"foreign"` // left alone
-	Lost           []Lost            `json:"lost"`    // that nothing is removed for, unless accepted
-	Refused        bool              `json:"refused"` // for what is lost; the report is that of a dry run
+	Lost           []Lost            `json:"lost"`    // because of them nothing is removed, unless accepted
+	Refused        bool              `json:"refused"` // because of a loss; the report is that of a dry run
 	Doubtful       []Doubtful        `json:"doubtful"`
 	Leases         Leases            `json:"leases"`
 	DurationMs     float64           `json:"durationMs"`
-	LockMs         float64           `json:"lockMs"` // the longest that the store was locked at once
+	LockMs         float64           `json:"lockMs"` // the longest single lock of the store
 	Windows        Windows           `json:"windows"`
 
 	Repack *RepackReport `json:"repack,omitempty"`
 }
 
-// NewReport is one of a run that did nothing.
+// NewReport is the report of a run that did nothing.
 func NewReport(dryRun bool) *Report {
 	return &Report{DryRun: dryRun, Removed: []Removed{}, Failed: []Failed{}, Foreign: []garbage.Foreign{}, Lost: []Lost{}, Doubtful: []Doubtful{}}
 }
 
 func ms(since time.Time) float64 { return float64(time.Since(since).Microseconds()) / 1000 }
 
-// Collect runs the collector once. A report beside an error says what was done
-// all the same: packs that stay because there is no room to rewrite them, objects
-// that cannot be removed.
+// Collect runs the collector once. A report returned with an error still says
+// what was done: packs may stay because there is no room to rewrite them, objects
+// because they cannot be removed.
 func Collect(ctx context.Context, s *store.Store, o Options) (*Report, error) {
 	start := time.Now()
 	if err := complete(o.Sources); err != nil {
@@ -172,7 +174,7 @@ type collector struct {
 
 	asleep  []Kept               // snapshots of suspended VMs
 	dropped map[string]bool      // snapshots that this run removed
-	beds    map[string]bool      // VMs whose traces stay: a snapshot that they slept on does
+	beds    map[string]bool      // VMs whose traces stay, because the snapshot they were suspended on does
 	unborn  map[garbage.Key]bool // VMs that dead processes were making
 
 	started time.Time
@@ -181,12 +183,13 @@ type collector struct {
 	old     *old             // nil where nothing is old
 	atEnd   []func()
 	plan    *plan
-	making  map[string]bool // VMs that living processes make; nil: nobody has asked
+	making  map[string]bool // VMs that living processes make; nil: not determined yet
 
 	failures failures
 }
 
-// run answers two errors: what is told beside the report, and what ended the run.
+// run returns two errors: one to report beside the result, and one that ended the
+// run.
 func (c *collector) run(ctx context.Context) (told, err error) {
 	refused, err := c.remember(ctx)
 	if err != nil {
@@ -264,8 +267,8 @@ func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) 
 	return nil
 }
 
-// unreadable: what is needed is not known where a root cannot be read, nor where
-// only a newer program could.
+// unreadable: if a root cannot be read, or only by a newer program, what it needs
+// is unknown.
 func unreadable(err error) error {
 	err = fmt.Errorf("gc: nothing is swept, a root cannot be read: %w", err)
 	if errors.Is(err, failure.Incompatible) {
@@ -274,8 +277,8 @@ func unreadable(err error) error {
 	return err
 }
 
-// complete refuses to collect while nobody says what a folder holds that can be had
-// back from a backup only.
+// complete refuses to collect if no source is responsible for a folder that can
+// only be recovered from a backup.
 func complete(sources []garbage.Source) error {
 	for _, folder := range layout.Truth() {
 		if slices.ContainsFunc(modules, func(m module) bool { return m.folder == folder }) {

@@ -14,10 +14,10 @@ import (
 
 // A collector is the garbage.Run and the garbage.Undoing of the sources.
 
-// Held tells whether somebody needs an object.
+// Held reports whether an object is needed.
 func (c *collector) Held(k garbage.Key) bool { return c.plan.held(k) }
 
-// Hold keeps an object for a reason that no root has.
+// Hold keeps an object for a reason other than a root.
 func (c *collector) Hold(k garbage.Key, why string) {
 	c.plan.hold(k, c.plan.by(holder{name: why}), false)
 }
@@ -46,10 +46,10 @@ func occupied(path string) int64 {
 	return store.FileBytes(path)
 }
 
-// Leave reports what is not this store's.
+// Leave reports what does not belong to this store.
 func (c *collector) Leave(f garbage.Foreign) { c.rep.Foreign = append(c.rep.Foreign, f) }
 
-// GivenUp: the operator gives up what cannot be undone of this VM.
+// GivenUp: the operator abandons what cannot be undone for this VM.
 func (c *collector) GivenUp(vm string) bool {
 	return slices.ContainsFunc(c.o.ForgetNetworks, func(part string) bool { return strings.HasPrefix(vm, part) })
 }
@@ -66,7 +66,7 @@ func (c *collector) close() {
 // DryRun is that of the options.
 func (c *collector) DryRun() bool { return c.o.DryRun }
 
-// Making tells whether a living process is making a VM.
+// Making reports whether a living process is making a VM.
 func (c *collector) Making(ctx context.Context, vm string) (bool, error) {
 	if c.making == nil {
 		live, err := c.st.Leases().Live(ctx)
@@ -83,17 +83,17 @@ func (c *collector) Making(ctx context.Context, vm string) (bool, error) {
 	return c.making[vm], nil
 }
 
-// Undone reports an object of which a source has taken back all.
+// Undone reports an object that a source has completely undone.
 func (c *collector) Undone(k garbage.Kind, id, reason string) {
 	c.rep.Removed = append(c.rep.Removed, Removed{k, id, 0, reason})
 }
 
-// NotUndone reports one of which it could not.
+// NotUndone reports one that it could not undo.
 func (c *collector) NotUndone(k garbage.Kind, id, reason string, err error) {
 	c.fail(&victim{Object: garbage.Object{Kind: k, ID: id, Reason: reason}}, err)
 }
 
-// undo has every source take back what the dead left half-done.
+// undo has every source undo the half-done work of dead processes.
 func (c *collector) undo(ctx context.Context) error {
 	for _, src := range c.o.Sources {
 		if src.Undo == nil {
@@ -110,7 +110,7 @@ func (c *collector) undo(ctx context.Context) error {
 	return nil
 }
 
-// judge looks at every object and decides.
+// judge decides about every object.
 func (c *collector) judge(ctx context.Context, p *plan) error {
 	for _, m := range modules {
 		if err := errors.Join(ctx.Err(), m.collect(c, p)); err != nil {
@@ -137,8 +137,7 @@ func (c *collector) judge(ctx context.Context, p *plan) error {
 	return nil
 }
 
-// endOutside removes what lies outside the store, in the order in which it was
-// planned.
+// endOutside removes objects outside the store, in the planned order.
 func (c *collector) endOutside(ctx context.Context, p *plan) {
 	for i := range p.victims {
 		v := &p.victims[i]

@@ -19,8 +19,8 @@ import (
 	"github.com/cocoonv2/cocoon/store/trash"
 )
 
-// Lost is a root that was there when the store was last collected, and that no
-// command removed; or a folder that is not the one that it was.
+// Lost is a root that existed when the store was last collected and that no
+// command removed; or a folder that is not the same any more.
 type Lost struct {
 	Kind   garbage.Kind `json:"kind"`
 	ID     string       `json:"id"`
@@ -38,7 +38,7 @@ func (l Lost) String() string {
 	return fmt.Sprintf("%s %s (%s)", l.Kind, l.Name, l.ID)
 }
 
-// Missing says what was lost of a store since it was last collected.
+// Missing returns what a store lost since it was last collected.
 func Missing(ctx context.Context, st *store.Store, sources []garbage.Source) ([]Lost, error) {
 	for {
 		m, err := remember(ctx, st, sources)
@@ -48,14 +48,14 @@ func Missing(ctx context.Context, st *store.Store, sources []garbage.Source) ([]
 		if len(m.lost) == 0 {
 			return nil, nil
 		}
-		// A collector may have taken note of a removal, and of its trace, meanwhile.
+		// A collector may have noted a removal, and removed its trace, meanwhile.
 		if now, err := account.Read(st.Root()); err != nil || now.Says(m.known) {
 			return m.lost, nil
 		}
 	}
 }
 
-// Refusal is the error for what was lost, nil for nothing.
+// Refusal is the error for a loss, nil without one.
 func Refusal(lost []Lost) error {
 	if len(lost) == 0 {
 		return nil
@@ -71,18 +71,18 @@ func Refusal(lost []Lost) error {
 		"mount the volume or put back what is missing; if that is lost for good, see what would go with cocoon gc --dry-run, then cocoon gc --accept-loss")
 }
 
-// memory is what the last collection noted, held against what is there.
+// memory is what the last collection noted, compared with what exists.
 type memory struct {
 	st      *store.Store
 	sources []garbage.Source
-	known   *account.Account // nil where there is none
+	known   *account.Account // nil if there is none
 	damage  error            // why not, where there was one
 	traces  []trash.Trace
 	lost    []Lost
 }
 
 // remember reads the account and looks for what it names: the files only, not
-// what is in them.
+// their contents.
 func remember(ctx context.Context, st *store.Store, sources []garbage.Source) (*memory, error) {
 	m := &memory{st: st, sources: sources}
 	var err error
@@ -106,8 +106,8 @@ func remember(ctx context.Context, st *store.Store, sources []garbage.Source) (*
 	return m, m.judge(missing)
 }
 
-// first holds a store of which nothing was noted to what can never be right: a
-// store that has blobs and not one snapshot.
+// first checks a store without an account for what can never be right: blobs and
+// not a single snapshot.
 func (m *memory) first() error {
 	ids, err := m.st.IDs()
 	if err != nil || len(ids) > 0 {
@@ -170,7 +170,7 @@ func (m *memory) missing(ctx context.Context) (missing []account.Root, err error
 	return missing, ctx.Err()
 }
 
-// judge takes for lost what is missing without a trace.
+// judge treats as lost what is missing without a trace.
 func (m *memory) judge(missing []account.Root) (err error) {
 	if len(missing) == 0 {
 		return nil
@@ -189,7 +189,7 @@ func (m *memory) judge(missing []account.Root) (err error) {
 	return nil
 }
 
-// removed: one of our verbs did it.
+// removed: a command removed it.
 func (m *memory) removed(r account.Root) bool {
 	if r.Kind != string(garbage.Asleep) {
 		return m.traced(garbage.Kind(r.Kind), r.ID)
@@ -197,8 +197,8 @@ func (m *memory) removed(r account.Root) bool {
 	return m.rose(r.ID, r.Woken)
 }
 
-// rose: there is a sign that a VM does not sleep any more that was woken so often
-// before: it was removed, or its record says so.
+// rose: there is evidence that a VM, woken so often before, is no longer
+// suspended: it was removed, or its record says so.
 func (m *memory) rose(vm string, woken int) bool {
 	if m.traced(garbage.VM, vm) {
 		return true
@@ -211,7 +211,7 @@ func (m *memory) traced(kind garbage.Kind, id string) bool {
 	return slices.ContainsFunc(m.traces, func(t trash.Trace) bool { return t.Kind == string(kind) && t.ID == id })
 }
 
-// root reads a root, as its owner does.
+// root reads a root with its owner's decoder.
 func (m *memory) root(kind garbage.Kind, id string) (root garbage.Root, ok bool) {
 	for _, src := range m.sources {
 		if src.Find == nil {
@@ -225,8 +225,8 @@ func (m *memory) root(kind garbage.Kind, id string) (root garbage.Root, ok bool)
 	return garbage.Root{}, false
 }
 
-// confirm holds the account against what was marked: nothing more may have gone
-// while gc came.
+// confirm compares the account with what was marked: nothing more may have
+// vanished during the run.
 func (m *memory) confirm(r *roots) error {
 	again := &memory{st: m.st, sources: m.sources, known: m.known}
 	var err error

@@ -5,12 +5,11 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// holder is who needs an object, in words, and its id where it is a snapshot.
+// holder describes what needs an object, and has its id if it is a snapshot.
 type holder struct{ name, snapshot string }
 
-// marks are the objects that somebody needs. They only ever grow: what a run
-// has once found to be needed stays for this run, whatever happens to the
-// holder meanwhile.
+// marks are the needed objects. They only ever grow: what a run has once found to
+// be needed stays for this run, whatever happens to the holder.
 type marks struct {
 	everyHolder bool // else only the first of each object is remembered
 	holders     []holder
@@ -53,8 +52,7 @@ func (m *marks) hold(o garbage.Key, by uint32, needed bool) {
 	m.objects[o] = x
 }
 
-// holdName is hold for a name that was read from a file; an empty one holds
-// nothing.
+// holdName is hold for a name read from a file; an empty one holds nothing.
 func (m *marks) holdName(name string, by uint32, needed bool) error {
 	if name == "" {
 		return nil
@@ -72,7 +70,7 @@ func (m *marks) held(o garbage.Key) bool {
 	return ok
 }
 
-// see notes that an object is there and reports whether somebody needs it.
+// see notes that an object exists and reports whether it is needed.
 func (m *marks) see(o garbage.Key) bool {
 	x, ok := m.objects[o]
 	if ok && !x.seen {

@@ -16,23 +16,23 @@ import (
 	"github.com/cocoonv2/cocoon/store/layout"
 )
 
-// metricsFile is for others to read.
+// metricsFile is readable by others.
 var metricsFile = durable.Document{Name: "metrics file", Limit: 16 << 20}
 
-// Run is what is told about one run in a metrics file.
+// Run is what a metrics file reports about one run.
 type Run struct {
 	Ended   time.Time
 	Took    time.Duration
 	Success bool
-	Report  *Report // nil where the run failed before it had a plan
+	Report  *Report // nil if the run failed before it had a plan
 	// Damaged counts the objects of the store that are missing or not what a
 	// snapshot needs, by structure alone.
 	Damaged func(context.Context, *store.Store) (int, error)
 }
 
 // WriteMetrics replaces the file at path by Prometheus text about the run and
-// about the store as it is now. What cannot be measured is left out and is an
-// error; the rest is written all the same. A nil store could not be opened.
+// about the present state of the store. What cannot be measured is left out and
+// is an error; the rest is still written. A nil store could not be opened.
 func WriteMetrics(ctx context.Context, path string, s *store.Store, run Run) error {
 	m := &metrics{}
 	m.run(run)
@@ -98,7 +98,7 @@ func (m *metrics) run(r Run) {
 	m.gauges("cocoon_gc_removed_objects", "Objects that the last gc removed.", "kind", removed)
 }
 
-// repack is told only by runs that were asked for it.
+// repack is reported only by runs with --repack.
 func (m *metrics) repack(r *RepackReport) {
 	packs := map[string]float64{"rewrite": 0, "keep": 0}
 	for _, p := range r.Packs {

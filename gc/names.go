@@ -6,8 +6,8 @@ import (
 	"github.com/cocoonv2/cocoon/gc/garbage"
 )
 
-// names takes the links of names that no snapshot has any more, and makes those
-// that are missing. It comes after the windows: links are made and removed under
+// names removes the links of names that no snapshot has any more, and makes
+// missing ones. It runs after the windows, since links are made and removed under
 // names.lock, which is not taken under the store lock.
 func (c *collector) names(ctx context.Context) error {
 	stale, err := c.st.StaleNames(c.roots.named)

@@ -14,8 +14,8 @@ import (
 	"github.com/cocoonv2/cocoon/store/trash"
 )
 
-// remember holds the store against its account. What was lost makes this a dry
-// run, unless it was accepted; that is what is told then.
+// remember compares the store with its account. A loss makes this a dry run,
+// unless it was accepted; that is reported then.
 func (c *collector) remember(ctx context.Context) (told, err error) {
 	if c.mem, err = remember(ctx, c.st, c.o.Sources); err != nil {
 		return nil, err
@@ -36,8 +36,8 @@ func (c *collector) remember(ctx context.Context) (told, err error) {
 	return told, err
 }
 
-// since is when the life of this store began to be noted; the zero time where all
-// of it was, or is taken for known.
+// since is when this store's history began to be noted; the zero time if all of
+// it was, or counts as known.
 func (c *collector) since() time.Time {
 	switch {
 	case c.o.AcceptLoss:
@@ -50,9 +50,9 @@ func (c *collector) since() time.Time {
 	return c.mem.known.New
 }
 
-// note writes down what is there now, for the next run, and then lets go of the
-// traces that say no more than that. What was removed since they were listed has
-// one for the next run.
+// note records what exists now, for the next run, and then removes the traces
+// that the new account covers. What was removed since they were listed has a
+// trace for the next run.
 func (c *collector) note() error {
 	gone := map[[2]string]bool{}
 	for _, t := range c.mem.traces {
@@ -91,7 +91,7 @@ func (c *collector) note() error {
 func (r *roots) noteRead(path string, root garbage.Root) {
 	rel, err := filepath.Rel(r.st.Root(), path)
 	if err != nil {
-		rel = path // then it is taken for lost the next time, which is told
+		rel = path // then the next run reports it as lost
 	}
 	noted := account.Root{Kind: string(root.Kind), ID: root.ID, Name: root.Name}
 	if root.Kind == garbage.Asleep {

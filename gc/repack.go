@@ -10,27 +10,27 @@ import (
 	"github.com/cocoonv2/cocoon/store/repack"
 )
 
-// Repack of a run: packs of which less than Threshold (0 to 1) is live are
-// rewritten. Without are snapshots that a dry run takes for gone.
+// Repack configures rewriting: packs of which less than Threshold (0 to 1) is
+// live are rewritten. Without lists snapshots that a dry run treats as removed.
 type Repack struct {
 	Threshold float64
 	Without   []store.ID
 }
 
-// RepackReport is what a run did, or a dry run would do, about packs.
+// RepackReport is what a run did, or a dry run would do, with packs.
 type RepackReport struct {
 	Threshold float64        `json:"threshold"`
 	Packs     []RepackedPack `json:"packs"`
 	Snapshots []store.ID     `json:"snapshots"` // that have a new manifest
-	// Bytes of the packs that are rewritten, of their live pages by estimate, and of
-	// the new packs; the last is 0 in a dry run.
+	// Bytes of the rewritten packs, of their live pages by estimate, and of the
+	// new packs; the last is 0 in a dry run.
 	OldBytes      int64 `json:"oldBytes"`
 	ExpectedBytes int64 `json:"expectedBytes"`
 	WrittenBytes  int64 `json:"writtenBytes"`
 }
 
 // RepackedPack is a pack whose live share is below the threshold; with Explain
-// every pack is told.
+// every pack is listed.
 type RepackedPack struct {
 	ID            string  `json:"id"`
 	Action        string  `json:"action"` // rewrite or keep
@@ -43,9 +43,9 @@ type RepackedPack struct {
 	Reason        string  `json:"reason"`
 }
 
-// repack comes before the mark: the packs that it gives up are nobody's then and
-// go as any blob does. What keeps it from ending is told when the rest of the run
-// is done.
+// repack runs before the mark: the packs it replaces are unreferenced then and go
+// like any blob. An error that stops it is reported when the rest of the run is
+// done.
 func (c *collector) repack(ctx context.Context) (told error, err error) {
 	if c.o.Repack == nil {
 		return nil, nil

@@ -23,28 +23,27 @@ import (
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
-// roots reads all that is kept for its own sake into marks. The first update
-// reads everything, without a lock; the next ones, inside each window, only
-// what changed since.
+// roots reads all roots into marks. The first update reads everything, without a
+// lock; the next ones, inside each window, only what changed since.
 //
-// Leases are read before everything else. Whoever lets go of a lease has
-// written the root that takes over before: either the lease is still there to be
+// Leases are read before everything else. A process writes the root that takes
+// over before it releases its lease: so either the lease is still there to be
 // read, or the root is.
 type roots struct {
 	st        *store.Store
 	sources   []garbage.Source
 	marks     *marks
 	leases    map[string]*leaseRead
-	dead      map[string]bool // leases that nobody holds any more
+	dead      map[string]bool // leases without a living holder
 	snapshots stamp
 	known     map[store.ID]uint64     // snapshots that were read, with the inode of their folder
 	files     map[string]stamp        // of the sources
 	named     map[store.ID]string     // names of the snapshots that were read
 	read      map[string]account.Root // roots of the sources by path below the store
-	checked   bool                    // what snapshots named so far was looked for
+	checked   bool                    // what snapshots named so far was checked for existence
 
 	watch  *watch // of the folder snapshots; nil: it is listed
-	listed bool   // the watch tells all that came since the last listing
+	listed bool   // the watch reports everything that came since the last listing
 	looked int    // entries looked at, for the report
 }
 
@@ -57,8 +56,8 @@ func newRoots(st *store.Store, sources []garbage.Source, m *marks, dead map[stri
 	return &roots{st: st, sources: sources, watch: newWatch(st.Path("snapshots")), marks: m, leases: map[string]*leaseRead{}, dead: dead, known: map[store.ID]uint64{}, files: map[string]stamp{}, named: map[store.ID]string{}, read: map[string]account.Root{}}
 }
 
-// update reads what is new. A root that cannot be read is an error: what is
-// needed is not known then.
+// update reads what is new. A root that cannot be read is an error, since what it
+// needs is unknown then.
 func (r *roots) update(ctx context.Context) error {
 	for _, read := range []func(context.Context) error{r.readLeases, r.readSnapshots, r.readRecords} {
 		if err := read(ctx); err != nil {
@@ -105,10 +104,10 @@ func (r *roots) readLeases(context.Context) error {
 	return nil
 }
 
-// readSnapshots reads the manifests that came since the last time. A folder
-// that is there already changes only under gc.lock, which this run holds. The id
-// of a removed snapshot can come back by a pull, but in a folder with another
-// inode: as long as this run lasts the removed one is not unlinked.
+// readSnapshots reads the manifests that came since the last time. An existing
+// folder changes only under gc.lock, which this run holds. The id of a removed
+// snapshot can come back by a pull, but in a folder with another inode: as long
+// as this run lasts the removed one is not unlinked.
 func (r *roots) readSnapshots(ctx context.Context) error {
 	if r.watch != nil && r.listed {
 		if names, ok := r.watch.came(); ok {
@@ -132,7 +131,7 @@ func (r *roots) markNew(ctx context.Context, names []string) error {
 }
 
 func (r *roots) listSnapshots(ctx context.Context) error {
-	if r.watch != nil { // what comes from here on is told, what came before is listed
+	if r.watch != nil { // what comes from here on is reported, what came before is listed
 		if _, ok := r.watch.came(); !ok {
 			r.watch.close()
 			r.watch = newWatch(r.st.Path("snapshots"))
@@ -164,7 +163,7 @@ func (r *roots) listSnapshots(ctx context.Context) error {
 	return nil
 }
 
-// inodes gives that of every snapshot folder.
+// inodes returns the inode of every snapshot folder.
 func inodes(st *store.Store) (map[store.ID]uint64, error) {
 	found := map[store.ID]uint64{}
 	err := layout.EachEntry(st.Path("snapshots"), func(name []byte, inode uint64) {
@@ -190,7 +189,7 @@ func (r *roots) markSnapshots(ctx context.Context, ids []store.ID) error {
 					continue // removed, or without a manifest: a module's
 				}
 				if err != nil && sn == nil {
-					return err // what it needs is not known; where only its meta.json is lost it is
+					return err // what it needs is unknown, unless only its meta.json is lost
 				}
 				edges, err := edgesOf(sn)
 				if err != nil {
@@ -248,8 +247,8 @@ func (r *roots) markSnapshot(sn *store.Snapshot, edges []garbage.Key) error {
 	return nil
 }
 
-// check looks for what the snapshots name and the listing of the blobs did not
-// show: it came since, or it is missing.
+// check looks for blobs that snapshots name and the listing did not show: they
+// came since, or are missing.
 func (r *roots) check() error {
 	for o, x := range r.marks.objects {
 		if x.needed && !x.seen {
@@ -262,8 +261,8 @@ func (r *roots) check() error {
 	return nil
 }
 
-// present refuses a dangling root: where a snapshot names a blob that is gone,
-// something is wrong that a sweep would make worse.
+// present refuses a dangling root: if a snapshot names a missing blob, something
+// is wrong that a sweep would make worse.
 func (r *roots) present(d digest.Digest, by uint32) error {
 	if exists(r.st.BlobPath(d)) || exists(r.st.ImageBlobPath(d)) {
 		return nil
@@ -344,8 +343,8 @@ func (r *roots) markRoot(root garbage.Root) error {
 }
 
 // stamp changes whenever a file is replaced or an entry of a folder comes or
-// goes, unless two changes fall into one tick of the file system's clock: one
-// that was young when it was taken proves nothing.
+// goes, unless two changes fall into one tick of the file system's clock: a stamp
+// taken right after a change proves nothing.
 type stamp struct {
 	inode, links, bytes uint64
 	mtime, ctime        int64 // ns
@@ -365,8 +364,8 @@ func stampOf(path string) (stamp, error) {
 	return stamp{st.Ino, uint64(st.Nlink), uint64(st.Size), st.Mtim.Nano(), st.Ctim.Nano(), now}, nil
 }
 
-// holds reports whether what was read under the earlier stamp is still all
-// there is.
+// holds reports whether what was read under the earlier stamp is still
+// everything.
 func (s stamp) holds(earlier stamp) bool {
 	if earlier.taken.IsZero() {
 		return false

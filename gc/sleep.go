@@ -13,9 +13,9 @@ import (
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
-// sleepers looks at the snapshots that suspended VMs sleep on. They are kept as
-// any snapshot is; what was made only for a VM to sleep on goes, by the way of
-// any removal, once that VM runs again or is gone.
+// sleepers examines the snapshots of suspended VMs. They are kept like any
+// snapshot; one made only by a suspend is removed, like by any removal, once its
+// VM runs again or is gone.
 func (c *collector) sleepers(ctx context.Context) error {
 	asleep, err := c.sleeping(ctx)
 	if err != nil {
@@ -50,14 +50,14 @@ func (c *collector) sleepers(ctx context.Context) error {
 	return nil
 }
 
-// risen: the VM that slept on this does not any more, and there is a sign of it.
-// That its suspend.json is not there is none: it may not be back yet.
+// risen: the VM suspended on this snapshot no longer is, and there is evidence of
+// it. A missing suspend.json is none: it may not be back yet.
 func (c *collector) risen(b sleep.Bed) bool {
 	now, ok := c.mem.root(garbage.VM, b.VM)
 	return ok && now.Awake || c.mem.rose(b.VM, b.Woken)
 }
 
-// sleeping are the suspended VMs by their snapshots, each of which is there.
+// sleeping are the suspended VMs by their snapshots, each of which exists.
 func (c *collector) sleeping(ctx context.Context) (map[store.ID]sleep.Sleeper, error) {
 	asleep, err := sleep.Sleepers(c.st)
 	if err != nil {
@@ -73,8 +73,8 @@ func (c *collector) sleeping(ctx context.Context) (map[store.ID]sleep.Sleeper, e
 	return asleep, nil
 }
 
-// leased are the snapshots that a living process works with: one of them may be
-// about to become the RAM of a suspended VM.
+// leased are the snapshots in use by living processes: one of them may be about
+// to become the RAM of a suspended VM.
 func (c *collector) leased(ctx context.Context) (map[store.ID]bool, error) {
 	live, err := c.st.Leases().Live(ctx)
 	if err != nil {

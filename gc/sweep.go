@@ -13,16 +13,16 @@ import (
 	"github.com/cocoonv2/cocoon/store/trash"
 )
 
-// module collects one kind of object. Folder is where it lies below rootDir;
-// "" is a place outside it.
+// module collects one kind of object. Folder is its place below rootDir, "" for a
+// place outside.
 type module struct {
 	folder  string
 	collect func(*collector, *plan) error
 }
 
-// modules are what gc looks at itself. A folder of the store that stands neither
-// here nor in handled, and of which no source says what is in it, ends the run
-// before it begins: no kind of object can be forgotten.
+// modules are what gc collects itself. A folder of the store that is neither here
+// nor in handled, and that no source covers, ends the run before it begins: no
+// kind of object can be forgotten.
 var modules = []module{
 	{"snapshots", (*collector).snapshots},
 	{"blobs/sha256", func(c *collector, p *plan) error {
@@ -31,7 +31,7 @@ var modules = []module{
 	{"trash", (*collector).trash},
 }
 
-// handled are folders whose leftovers are dealt with before the modules run (leases,
+// handled are folders whose leftovers are treated before the modules run (leases,
 // ingest) or after them (names).
 var handled = []string{"leases", "ingest", "names"}
 
@@ -61,8 +61,8 @@ func (c *collector) snapshots(p *plan) error {
 	})
 }
 
-// blobs are listed beside being judged; few of a million are judged by more than
-// their name.
+// blobs are listed and judged concurrently; few of a million need more than their
+// name.
 func (c *collector) blobs(p *plan, src garbage.Source) error {
 	batches := make(chan []string, 4)
 	var listing errgroup.Group
@@ -87,7 +87,7 @@ func (c *collector) blobs(p *plan, src garbage.Source) error {
 	return nil
 }
 
-// free is what a source asks of a blob that nobody names.
+// free is a source's check of an unreferenced blob.
 func free(src garbage.Source, k garbage.Key) func() bool {
 	if src.Free == nil {
 		return nil
@@ -95,11 +95,10 @@ func free(src garbage.Source, k garbage.Key) func() bool {
 	return func() bool { return src.Free(k.Digest()) }
 }
 
-// namesAtOnce bounds what a folder of a million entries costs.
+// namesAtOnce limits the cost of a folder with a million entries.
 const namesAtOnce = 1024
 
-// listNames gives the names in a folder, many at once, each batch cut from one
-// text.
+// listNames returns the names in a folder in batches, each cut from one text.
 func listNames(folder string, batches chan<- []string) error {
 	var text []byte
 	var ends []int
@@ -130,8 +129,8 @@ func (c *collector) trash(p *plan) error {
 	})
 }
 
-// namesUnborn notes the VMs that the holder of a lease was making. One that cannot
-// be read names nobody: what it was making is doubtful then.
+// namesUnborn notes the VMs that the holder of a lease was making. An unreadable
+// lease names none: what it was making is doubtful then.
 func (c *collector) namesUnborn(lease string) {
 	h, _, err := c.st.Leases().Read(lease, 0)
 	if err != nil {
@@ -144,7 +143,7 @@ func (c *collector) namesUnborn(lease string) {
 	}
 }
 
-// droppedTrace: this run removed it, and has told so.
+// droppedTrace: this run removed it, and has reported it.
 func (c *collector) droppedTrace(entry string) bool {
 	t, ok := trash.TraceOf(entry)
 	return ok && t.Kind == string(garbage.Snapshot) && c.dropped[t.ID]

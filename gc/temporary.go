@@ -14,9 +14,9 @@ import (
 // another, or which have a collector of their own for what is unfinished.
 var withoutTemporaries = []string{"blobs", "images/blobs", "cache/memory", "cache/fingerprints", "ingest", "leases", "names", "trash"}
 
-// temporaries: a small file is written under another name and renamed. One whose
-// writer died before that stays beside what it was to replace, wherever that is.
-// Each is locked until the run ends, and so is nobody's.
+// temporaries: a small file is written under another name and renamed. If the
+// writer died before that, the file stays beside the one it was to replace,
+// wherever that is. Each is locked until the run ends, so nothing uses it.
 func (c *collector) temporaries(*plan) error {
 	root := c.st.Root()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {

@@ -9,17 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watch tells which entries came into a folder since it was asked last, so that a
-// window need not list a folder of 10,000. The kernel queues what happened before
-// the call that does it returns: whoever waits for those who publish, as a window
-// does, misses nothing. When the kernel lost count, or cannot watch, the folder is
-// listed.
+// watch reports which entries came into a folder since the last query, so that a
+// window need not list a folder of 10,000. The kernel queues the event before the
+// causing call returns: a window, which waits for all publishers, misses nothing.
+// If the kernel lost count, or cannot watch, the folder is listed.
 type watch struct {
 	fd  int
 	buf []byte
 }
 
-// newWatch answers nil where nothing can be watched.
+// newWatch returns nil if nothing can be watched.
 func newWatch(folder string) *watch {
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
 	if err != nil {
@@ -32,7 +31,7 @@ func newWatch(folder string) *watch {
 	return &watch{fd: fd, buf: make([]byte, 64<<10)}
 }
 
-// came gives the names of what came; false when that is not known.
+// came returns the names of what came; false if that is unknown.
 func (w *watch) came() (names []string, ok bool) {
 	for {
 		n, err := unix.Read(w.fd, w.buf)

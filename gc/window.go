@@ -12,8 +12,8 @@ import (
 	"github.com/cocoonv2/cocoon/store/trash"
 )
 
-// The store is locked for windowWork at a time, beside what reading the changed
-// roots takes; between two windows others get their turn.
+// The store is locked for windowWork at a time, plus the time for reading changed
+// roots; between two windows other processes get their turn.
 const (
 	windowWork = 3 * time.Millisecond
 	breath     = 5 * time.Millisecond
@@ -23,7 +23,7 @@ const (
 type plan struct {
 	*marks
 	victims []victim
-	last    []victim // to be put behind all others
+	last    []victim // to be added after all others
 	kept    []Kept
 }
 
@@ -34,7 +34,7 @@ type victim struct {
 	failed bool // it could not be removed, and is in Failed
 }
 
-// looked counts the entries that were looked at to learn what is needed.
+// looked counts the entries that were examined to learn what is needed.
 func (c *collector) looked() int {
 	if c.roots == nil {
 		return 0
@@ -43,7 +43,7 @@ func (c *collector) looked() int {
 }
 
 // windows calls each for 0 … n-1 in exclusive windows that begin with before,
-// which is called outside first, so that less is left to them.
+// which is first called outside, so that less is left to them.
 func (c *collector) windows(ctx context.Context, n int, before func() error, each func(w *trash.Window, i int) error) error {
 	if n > 0 && !c.o.DryRun {
 		if err := c.sweep.Prepare(); err != nil {
@@ -86,9 +86,9 @@ func (c *collector) windows(ctx context.Context, n int, before func() error, eac
 	return nil
 }
 
-// reap removes the leases of dead holders with what they had staged, and
-// answers which ones those are; a dry run only answers. Staged folders without
-// any lease become victims.
+// reap removes the leases of dead holders with what they had staged, and returns
+// which those are; a dry run only returns them. Staged folders without any lease
+// become victims.
 func (c *collector) reap(ctx context.Context, p *plan) (map[string]bool, error) {
 	dead := map[string]bool{}
 	ids, err := c.st.Leases().IDs()
@@ -143,8 +143,8 @@ func (c *collector) addDead(p *plan, kind garbage.Kind, id string) *victim {
 	return &p.victims[len(p.victims)-1]
 }
 
-// execute discards the victims, each only if in its window nobody needs it
-// after all; those are taken off the plan. A dry run looks without discarding.
+// execute discards the victims, each only if in its window it is still not
+// needed; the others are taken off the plan. A dry run checks without discarding.
 func (c *collector) execute(ctx context.Context, p *plan) error {
 	spared := make([]bool, len(p.victims))
 	update := func() error {
@@ -182,7 +182,7 @@ func (c *collector) execute(ctx context.Context, p *plan) error {
 	return nil
 }
 
-// keep reports an object that stays; nobody but --explain asks for it.
+// keep reports an object that stays; only --explain shows it.
 func (p *plan) keep(kind garbage.Kind, id string, o garbage.Key, bytes int64) {
 	if !p.everyHolder {
 		return

@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Announce tells the network who has the attachment's IPv4 addresses, so that
-// neighbours drop what they remember of an earlier holder; Attach does that once.
-// With Fresh it also tells the guest the MAC of its gateway and answers for an
-// IPv6 gateway: call it after each resume and boot, since the guest hears it only
-// when it runs and the kernel forgets for whom it answers when a VMM closes the
-// TAP. For None, Tap and Unplugged it does nothing.
+// Announce announces the attachment's IPv4 addresses on the network, so that
+// neighbours forget an earlier owner; Attach does so once. With Fresh it also
+// announces the MAC of its gateway to the guest and answers for an IPv6 gateway:
+// call it after each resume and boot, since the guest receives it only while it
+// runs and the kernel forgets the proxy entries when a VMM closes the TAP. For
+// None, Tap and Unplugged it does nothing.
 func Announce(a Attachment) error {
 	if a.Netns == "" || a.Network == Unplugged {
 		return nil
@@ -35,8 +35,8 @@ func Announce(a Attachment) error {
 }
 
 // announceOutside has the kernel send gratuitous ARP for each address of the
-// device, which it does when a MAC is set, be it the same. A packet socket would
-// cost an RCU grace period, 20 ms, for its close.
+// device, which it does whenever a MAC is set, even the same one. A packet socket
+// would cost an RCU grace period, 20 ms, to close.
 func announceOutside(a Attachment) error {
 	if err := sysctl("net/ipv4/conf/"+a.Ifname+"/arp_notify", "1"); err != nil {
 		return err
@@ -79,15 +79,15 @@ func gratuitous(dev, mac string, ip netip.Addr) error {
 	return s.send(s.index, arpFrame(from, ip, ip))
 }
 
-// probeEvery and probeFor pace the question for a gateway's MAC.
+// probeEvery and probeFor pace the requests for a gateway's MAC.
 const (
 	probeEvery = 100 * time.Millisecond
 	probeFor   = time.Second
 )
 
-// Observe returns what the guest believes now, for a snapshot to keep: Inside
-// with the MAC of its IPv4 gateway, "" when the gateway does not answer within a
-// second. The running guest does not notice.
+// Observe returns what the guest uses now, for a snapshot to record: Inside with
+// the MAC of its IPv4 gateway, "" if the gateway does not answer within a second.
+// The running guest does not notice.
 func Observe(ctx context.Context, a Attachment) (Guest, error) {
 	g := a.Inside()
 	if a.Guest != nil || a.Netns == "" {
@@ -137,7 +137,7 @@ func firstIPv4(a Attachment) (self, gw netip.Addr, ok bool) {
 }
 
 // packetSocket sees every frame of a device before the redirect takes it: the
-// kernel hands frames to ETH_P_ALL first. It sends out of any device of its netns.
+// kernel delivers frames to ETH_P_ALL first. It sends on any device of its netns.
 type packetSocket struct{ fd, index int }
 
 func openPacket(dev string) (*packetSocket, error) {
@@ -170,7 +170,7 @@ func (s *packetSocket) send(index int, frame []byte) error {
 	return nil
 }
 
-// answer waits until a moment for the next neighbour that says which MAC it has.
+// answer waits until a deadline for the next neighbour that reports its MAC.
 func (s *packetSocket) answer(until time.Time) (who netip.Addr, mac net.HardwareAddr, ok bool) {
 	buf := make([]byte, 128)
 	for left := time.Until(until); left > 0; left = time.Until(until) {
@@ -189,7 +189,7 @@ func (s *packetSocket) answer(until time.Time) (who netip.Addr, mac net.Hardware
 	return who, nil, false
 }
 
-// answerOf waits for one of them, "" when it does not say so.
+// answerOf waits for a certain one, "" if it does not answer.
 func (s *packetSocket) answerOf(ip netip.Addr, until time.Time) string {
 	for {
 		who, mac, ok := s.answer(until)
@@ -204,7 +204,7 @@ func (s *packetSocket) answerOf(ip netip.Addr, until time.Time) string {
 
 const arpBytes = 42 // Ethernet header and ARP for IPv4
 
-// arpFrame asks all who has an address; target == sender announces it.
+// arpFrame broadcasts a request for an address; target == sender announces it.
 func arpFrame(mac net.HardwareAddr, sender, target netip.Addr) []byte {
 	f := make([]byte, 0, arpBytes)
 	f = append(f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)

@@ -14,16 +14,16 @@ import (
 const (
 	None      = "none"      // no interface
 	Tap       = "tap"       // a TAP of the operator, in the netns of the host
-	Unplugged = "unplugged" // a TAP in the VM's netns that leads nowhere
+	Unplugged = "unplugged" // an unconnected TAP in the VM's netns
 )
 
-// Identity says whose MAC and addresses the guest uses.
+// Identity says which MAC and addresses the guest uses.
 type Identity string
 
 // The identities; the zero value of a request is Keep.
 const (
 	Keep  Identity = "keep"  // those of the outside device
-	Fresh Identity = "fresh" // those that its memory remembers, mapped by NAT
+	Fresh Identity = "fresh" // those in its memory, mapped by NAT
 )
 
 // MaxInterfaces is how many interfaces a VM may have.
@@ -32,7 +32,7 @@ const MaxInterfaces = 16
 // maxQueuePairs is the limit of the kernel's TAP driver (MAX_TAP_QUEUES).
 const maxQueuePairs = 256
 
-// Guest is what a guest believes of one interface.
+// Guest is the guest's own view of one interface.
 type Guest struct {
 	MAC        string         `json:"mac"`
 	IPs        []netip.Prefix `json:"ips"`
@@ -46,16 +46,16 @@ type Request struct {
 	Index      int          `json:"index"`         // of the interface in the VM, from 0
 	Network    string       `json:"network"`       // name of a conflist, None (also ""), Tap or Unplugged
 	Tap        string       `json:"tap,omitempty"` // with Network Tap: its name
-	MAC        string       `json:"mac,omitempty"` // wanted outside, "" = any
-	IPs        []netip.Addr `json:"ips,omitempty"` // wanted outside, empty = any
+	MAC        string       `json:"mac,omitempty"` // requested outside, "" = any
+	IPs        []netip.Addr `json:"ips,omitempty"` // requested outside, empty = any
 	MTU        int          `json:"mtu,omitempty"` // bytes that the guest sends at most, 0 = as the network
 	QueuePairs int          `json:"queuePairs,omitempty"`
 	Identity   Identity     `json:"identity,omitempty"`
 	Guest      *Guest       `json:"guest,omitempty"` // with Fresh: what the guest remembers
 }
 
-// Attachment is one interface of a VM as it was made: what the VM's record
-// keeps and Detach takes.
+// Attachment is one interface of a VM as it was made: what the VM's record keeps
+// and Detach expects.
 type Attachment struct {
 	VM         string         `json:"vm"`
 	Index      int            `json:"index"`
@@ -73,8 +73,8 @@ type Attachment struct {
 	Guest      *Guest         `json:"guest,omitempty"` // with Fresh only
 }
 
-// Inside is the identity that the guest itself uses: its MAC is the one for the
-// VMM's command line, its addresses are for the guest's configuration.
+// Inside is the identity that the guest itself uses: the MAC is for the VMM's
+// command line, the addresses are for the guest's configuration.
 func (a Attachment) Inside() Guest {
 	if a.Guest != nil {
 		return *a.Guest
@@ -83,7 +83,7 @@ func (a Attachment) Inside() Guest {
 }
 
 // Request asks for the same attachment again, with its MAC and addresses, for
-// instance after the host was rebooted.
+// instance after a reboot of the host.
 func (a Attachment) Request() Request {
 	r := Request{
 		VM: a.VM, Index: a.Index, Network: a.Network, MAC: a.MAC,
@@ -98,8 +98,7 @@ func (a Attachment) Request() Request {
 	return r
 }
 
-// Wanted is the attachment that r asks for, before it is made: Attach of its
-// Request makes it.
+// Wanted is the attachment that r asks for, before it is made by Attach.
 func Wanted(r Request) Attachment {
 	a := Attachment{
 		VM: r.VM, Index: r.Index, Network: r.Network, Tap: r.Tap, MAC: r.MAC, MTU: r.MTU,
@@ -171,7 +170,7 @@ func (r Request) checkIdentity(bad func(string, ...any) error) error {
 	return nil
 }
 
-// parseMAC refuses what no interface may have: other lengths than 6 bytes,
+// parseMAC refuses MACs that no interface may have: other lengths than 6 bytes,
 // multicast, zero.
 func parseMAC(s string) (net.HardwareAddr, error) {
 	mac, err := net.ParseMAC(s)

@@ -23,7 +23,7 @@ func (h Host) cni() *libcni.CNIConfig {
 	return libcni.NewCNIConfigWithCacheDir(h.pluginDirs(), filepath.Join(h.CacheDir, "cni"), &pluginExec{})
 }
 
-// runtimeConf asks for the MAC and addresses both ways: old IPAM plugins read
+// runtimeConf passes the MAC and addresses both ways: old IPAM plugins read
 // CNI_ARGS, others only what their conflist declares as a capability. Without
 // IgnoreUnknown, plugins refuse arguments that are not theirs, on DEL as well.
 func runtimeConf(r Request, a Attachment) *libcni.RuntimeConf {
@@ -46,7 +46,7 @@ func runtimeConf(r Request, a Attachment) *libcni.RuntimeConf {
 	return rt
 }
 
-// add runs the plugins and fills rec.Attachment with what they answered.
+// add runs the plugins and fills rec.Attachment with their result.
 func (h Host) add(ctx context.Context, rec *record, list *libcni.NetworkConfigList) error {
 	if err := healBridges(list); err != nil {
 		return err
@@ -69,8 +69,8 @@ func (h Host) add(ctx context.Context, rec *record, list *libcni.NetworkConfigLi
 	return take(rec, result)
 }
 
-// askForAll writes two and more wanted addresses into the configuration: by
-// CNI_ARGS host-local takes one, and capabilities may not be declared.
+// askForAll writes two or more requested addresses into the configuration:
+// host-local takes only one by CNI_ARGS, and capabilities may not be declared.
 func askForAll(list *libcni.NetworkConfigList, r Request) (*libcni.NetworkConfigList, error) {
 	if len(r.IPs) < 2 {
 		return list, nil
@@ -90,7 +90,7 @@ func askForAll(list *libcni.NetworkConfigList, r Request) (*libcni.NetworkConfig
 	return &out, nil
 }
 
-// take copies a result into the attachment and holds it against the request.
+// take copies a result into the attachment and compares it with the request.
 func take(rec *record, result *types100.Result) error {
 	a := &rec.Attachment
 	a.IPs, a.Gateways = nil, nil
@@ -116,8 +116,8 @@ func take(rec *record, result *types100.Result) error {
 	return nil
 }
 
-// prefixOf gives an address with its length; one of IPv4 may be written as one
-// of IPv6. It is not valid where the two do not fit.
+// prefixOf returns an address with its length; one of IPv4 may be written as
+// IPv6. It is invalid if the two do not match.
 func prefixOf(n net.IPNet) netip.Prefix {
 	ip, _ := netip.AddrFromSlice(n.IP)
 	ones, bits := n.Mask.Size()
@@ -145,8 +145,8 @@ func (h Host) del(ctx context.Context, rec *record, list *libcni.NetworkConfigLi
 	return nil
 }
 
-// delEach is del for an ADD that failed half-way: a plugin that cannot undo
-// what it never did must not keep the others from undoing what they did.
+// delEach is del for an ADD that failed half-way: a plugin that cannot undo what
+// it never did must not keep the others from undoing their part.
 func (h Host) delEach(ctx context.Context, rec *record, list *libcni.NetworkConfigList) error {
 	whole := h.del(ctx, rec, list)
 	if whole == nil {
@@ -170,9 +170,9 @@ func (h Host) delEach(ctx context.Context, rec *record, list *libcni.NetworkConf
 	return nil
 }
 
-// delConf names the netns only when it is that of the VM: plugins delete the
-// interface in it, and take "" for one that is gone. lost says that it is gone
-// and nobody has its name.
+// delConf names the netns only if it is that of the VM: plugins delete the
+// interface in it, and accept "" for one that is gone. lost means that it is gone
+// and its name is unused.
 func (h Host) delConf(rec *record) (rt *libcni.RuntimeConf, lost bool, err error) {
 	rt = runtimeConf(rec.Request, rec.Attachment)
 	owner, err := h.ownerOf(rt.NetNS)
@@ -186,7 +186,7 @@ func (h Host) delConf(rec *record) (rt *libcni.RuntimeConf, lost bool, err error
 	return rt, lost, nil
 }
 
-// classify gives a failed ADD its class and remedy. The words are those of the
+// classify gives a failed ADD its class and remedy. The texts are those of the
 // host-local plugin, 1.1 to 1.9.
 func classify(ctx context.Context, r Request, config []byte, err error) error {
 	text := err.Error()
@@ -208,8 +208,8 @@ func classify(ctx context.Context, r Request, config []byte, err error) error {
 	return failure.Hint(err, "the message is the plugin's: see the conflist and the plugin's manual")
 }
 
-// healBridges gives a bridge without ports and MAC a MAC: the state that a
-// failed first ADD leaves, in which every later ADD fails too
+// healBridges gives a bridge without ports and MAC a MAC: a failed first ADD
+// leaves it in this state, in which every later ADD fails too
 // (containernetworking/plugins#620).
 func healBridges(list *libcni.NetworkConfigList) error {
 	for _, name := range bridges(list) {
@@ -224,7 +224,7 @@ func healBridges(list *libcni.NetworkConfigList) error {
 	return nil
 }
 
-// randomMAC is a unicast address of the locally administered kind.
+// randomMAC returns a locally administered unicast address.
 func randomMAC() net.HardwareAddr {
 	mac := make(net.HardwareAddr, 6)
 	rand.Read(mac) // never fails: crypto/rand aborts the process instead

@@ -14,15 +14,15 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// conflist is a network as the operator wrote it. list.Bytes holds every plugin,
-// also those that stood in files beside it.
+// conflist is a network as written by the operator. list.Bytes holds every
+// plugin, including those in files beside it.
 type conflist struct {
 	path string
 	list *libcni.NetworkConfigList
 }
 
-// find returns the conflist of a name; within a folder the first file in
-// lexical order wins. Every plugin of it is known to be installed.
+// find returns the conflist of a name; within a folder the first file in lexical
+// order wins. It has checked that every plugin is installed.
 func (h Host) find(name string) (*conflist, error) {
 	var broken []error
 	var known []string

@@ -11,12 +11,12 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// mapping is one address of the guest and the one that the network sees.
+// mapping is one address of the guest and the one seen by the network.
 type mapping struct{ inside, outside netip.Addr }
 
-// translate routes between the outside device and the TAP. The TAP has the MAC
-// of the guest's old gateway and answers ARP for all that lies beyond, so what
-// the guest remembers stays true; NAT maps its addresses.
+// translate routes between the outside device and the TAP. The TAP has the MAC of
+// the guest's old gateway and answers ARP for everything beyond it, so what the
+// guest remembers stays valid; NAT maps its addresses.
 func translate(a *Attachment, out, tap netlink.Link) error {
 	pairs, err := pair(a)
 	if err != nil {
@@ -58,7 +58,7 @@ func translate(a *Attachment, out, tap netlink.Link) error {
 	return nat(a.Ifname, a.Tap, pairs, gateways)
 }
 
-// pair gives each remembered address a new one of its family, in order.
+// pair assigns each remembered address a new one of its family, in order.
 func pair(a *Attachment) ([]mapping, error) {
 	var out []mapping
 	used := map[netip.Addr]bool{}
@@ -81,8 +81,8 @@ next:
 	return out, nil
 }
 
-// forward turns routing and the answering of ARP on. proxy_delay is 0 because
-// the kernel otherwise waits up to 0.8 s before each answer.
+// forward enables routing and proxy ARP. proxy_delay is 0 because the kernel
+// otherwise waits up to 0.8 s before each answer.
 func forward(a *Attachment, pairs []mapping) error {
 	keys := [][2]string{
 		{"net/ipv4/ip_forward", "1"},
@@ -118,10 +118,10 @@ func forward(a *Attachment, pairs []mapping) error {
 	return nil
 }
 
-// routeInside leads to the guest's address over the TAP. The neighbour is fixed,
-// so nothing is asked of the guest. When the network happened to give the old
-// address again it is no longer local: the netns forwards it like any other and
-// answers ARP for it as a proxy.
+// routeInside adds the route to the guest's address over the TAP. The neighbour
+// entry is fixed, so no ARP request reaches the guest. If the network happened to
+// assign the old address again it is no longer local: the netns forwards it like
+// any other and answers ARP for it as a proxy.
 func routeInside(p mapping, guestMAC net.HardwareAddr, out, tap netlink.Link) error {
 	if p.inside == p.outside {
 		local := &netlink.Route{LinkIndex: out.Attrs().Index, Dst: host(p.outside), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL}
@@ -151,8 +151,8 @@ func routeInside(p mapping, guestMAC net.HardwareAddr, out, tap netlink.Link) er
 	return nil
 }
 
-// playGateways leads from the old gateways to the new ones, of which proxy ARP
-// on the TAP also follows.
+// playGateways maps the old gateways to the new ones, from which proxy ARP on the
+// TAP also follows.
 func playGateways(a *Attachment, out netlink.Link) ([]mapping, error) {
 	var pairs []mapping
 	for _, old := range a.Guest.Gateways {
@@ -162,7 +162,7 @@ func playGateways(a *Attachment, out netlink.Link) ([]mapping, error) {
 			}
 			if gw != old {
 				pairs = append(pairs, mapping{inside: old, outside: gw})
-				// Proxy ARP answers only for what is routed elsewhere.
+				// Proxy ARP answers only for addresses routed to another device.
 				via := &netlink.Route{LinkIndex: out.Attrs().Index, Dst: host(old), Gw: gw.AsSlice()}
 				if err := netlink.RouteReplace(via); err != nil {
 					return nil, fmt.Errorf("route the old gateway %s to %s: %w", old, gw, err)

@@ -9,22 +9,22 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// Attached is what Garbage asks of a Host.
+// Attached is what Garbage needs of a Host.
 type Attached interface {
-	// Attached lists the ids of all VMs for which something stands.
+	// Attached lists the ids of all VMs that have anything on the network.
 	Attached() ([]string, error)
-	// Leftovers lists what stands for VMs that are not in live.
+	// Leftovers lists VMs that have something on the network and are not in live.
 	Leftovers(live []string) ([]Leftover, error)
-	// RemoveVM undoes all that stands for a VM, whose VMM has ended.
+	// RemoveVM undoes the network of a VM whose VMM has ended.
 	RemoveVM(ctx context.Context, id string) error
-	// DropRecords forgets a VM whose network is another store's.
+	// DropRecords forgets a VM whose network belongs to another store.
 	DropRecords(ctx context.Context, id string) error
 	// ForgetVM is RemoveVM without the plugins: what they keep elsewhere stays.
 	ForgetVM(ctx context.Context, id string) error
 }
 
-// Garbage is the Source of networks: interfaces, netns, leases and NAT of VMs that do
-// not exist. The id of an object is the VM's.
+// Garbage is the Source for networks: interfaces, netns, leases and NAT of VMs
+// that do not exist. The id of an object is the VM's.
 func Garbage(h Attached) garbage.Source {
 	return garbage.Source{Folder: "network", Objects: func(_ context.Context, r garbage.Run) error {
 		if err := collect(h, r); err != nil {
@@ -71,8 +71,8 @@ func (l *Leftover) why() string {
 	return why
 }
 
-// end undoes what stands for a VM; where its plugins cannot and the operator has
-// given it up, it is dropped.
+// end undoes the network of a VM; if its plugins cannot and the operator has
+// abandoned it, it is dropped.
 func end(ctx context.Context, h Attached, r garbage.Run, l Leftover) (more string, err error) {
 	if l.Owner != "" {
 		return "", h.DropRecords(ctx, l.VM)

@@ -14,21 +14,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gatewaysFor bounds the wait for the gateways of a guest that runs already,
-// askEvery paces the questions.
+// gatewaysFor limits the wait for the gateways of a running guest, askEvery paces
+// the requests.
 const (
 	gatewaysFor = 300 * time.Millisecond
 	askEvery    = 50 * time.Millisecond
 )
 
-// TellGateways tells a guest that goes on from its memory which MACs its gateways
-// have now: a bridge that was made anew, by a reboot or with its first port, has
-// another than the guest remembers, and what it sends there is lost until it
-// doubts. Each gateway is asked in the name of the guest, and its answer put to
-// the TAP as an announcement (gratuitous ARP, unsolicited neighbour
-// advertisement). One that does not answer in time is left to the guest. Call it
-// when the guest runs, after Announce; with Fresh, where the TAP is the gateway,
-// it does nothing.
+// TellGateways announces the current MACs of its gateways to a guest that
+// continues from its memory. A bridge that was recreated, by a reboot or with its
+// first port, has another MAC than the guest remembers, and the guest's frames
+// are lost until its ARP entry expires. Each gateway is queried on the guest's
+// behalf, and its answer sent to the TAP as an announcement (gratuitous ARP,
+// unsolicited neighbour advertisement). If one does not answer in time, the guest
+// has to find out itself. Call it when the guest runs, after Announce; with
+// Fresh, where the TAP is the gateway, it does nothing.
 func TellGateways(ctx context.Context, a Attachment) error {
 	if a.Netns == "" || a.Network == Unplugged || a.Guest != nil || len(a.Gateways) == 0 {
 		return nil
@@ -84,7 +84,7 @@ func tellGateways(ctx context.Context, a Attachment) error {
 	return ctx.Err()
 }
 
-// selfFor is the address in whose name a gateway can be asked.
+// selfFor is the address of the guest from which a gateway can be queried.
 func (a Attachment) selfFor(gw netip.Addr) (netip.Addr, bool) {
 	i := slices.IndexFunc(a.IPs, func(p netip.Prefix) bool { return p.Addr().Is4() == gw.Is4() })
 	if i < 0 {
@@ -93,7 +93,7 @@ func (a Attachment) selfFor(gw netip.Addr) (netip.Addr, bool) {
 	return a.IPs[i].Addr(), true
 }
 
-// question asks who has gw, announcement says so.
+// question requests the MAC of gw, announcement announces it.
 func question(mac net.HardwareAddr, self, gw netip.Addr) []byte {
 	if gw.Is4() {
 		return arpFrame(mac, self, gw)
@@ -161,8 +161,8 @@ func onesComplement(b []byte) uint16 {
 }
 
 // answered reads a frame: an ARP reply, or an advertisement with the MAC of its
-// target. A MAC that no interface may have is no answer: as that of the gateway
-// in a snapshot it would be refused at the restore.
+// target. A MAC that no interface may have is ignored: recorded as the gateway's
+// in a snapshot, it would be refused at the restore.
 func answered(f []byte) (who netip.Addr, mac net.HardwareAddr, ok bool) {
 	if len(f) < arpBytes {
 		return who, nil, false

@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// Holder is who has a MAC or address.
+// Holder is the owner of a MAC or address.
 type Holder struct {
-	What  string // "MAC …" or "address …"; "" when nobody has it
+	What  string // "MAC …" or "address …"; "" if it is free
 	VM    string // id, for a VM with a record
-	Other string // whom the host-local IPAM names, otherwise
+	Other string // otherwise the name in the host-local IPAM
 }
 
 func (h Holder) String() string {
@@ -26,9 +26,9 @@ func (h Holder) String() string {
 	return h.What + " is leased by " + h.Other
 }
 
-// Holder finds who has the MAC or an address that r wants: a VM with a record,
-// or whoever holds a lease of the host-local IPAM. Other IPAMs answer only when
-// they are asked, which Attach does. It fails as Check does.
+// Holder finds the owner of the MAC or an address that r requests: a VM with a
+// record, or the holder of a host-local IPAM lease. Other IPAMs only answer
+// during an Attach. It fails as Check does.
 func (h Host) Holder(r Request) (Holder, error) {
 	conf, err := h.find(r.Network)
 	if err != nil {
@@ -51,7 +51,7 @@ func (h Host) Holder(r Request) (Holder, error) {
 	return Holder{}, nil
 }
 
-// Check finds a network of that name with all its plugins; classes as those of
+// Check finds a network by name with all its plugins; error classes as those of
 // Attach.
 func (h Host) Check(name string) error {
 	_, err := h.find(name)
@@ -62,8 +62,8 @@ func (h Host) Check(name string) error {
 // conflist says dataDir.
 const hostLocalDir = "/var/lib/cni/networks"
 
-// leaseHolder reads who leases an address from the folder of the host-local
-// plugin: a file of the address's name whose first line is the container's id.
+// leaseHolder reads the holder of an address from the folder of the host-local
+// plugin: a file named like the address, whose first line is the container's id.
 // "" without such a file, and with any other IPAM.
 func leaseHolder(config []byte, network string, ip netip.Addr) string {
 	var list struct {

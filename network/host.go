@@ -15,26 +15,26 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
-// Patience is how long a process is waited for; 0 is thirty seconds.
+// Patience limits the wait for a process; 0 is thirty seconds.
 type Patience = patience.Patience
 
-// Mark says which store made something; the zero value is nobody's.
+// Mark says which store made something; the zero value names none.
 type Mark = owner.Mark
 
-// Host says where things are. The zero value of each field but CacheDir is the
-// usual place.
+// Host holds the paths. The zero value of each field but CacheDir is the usual
+// place.
 type Host struct {
-	// CacheDir holds the records and libcni's results, and is nobody else's. It
-	// must outlive a reboot, as the leases of IPAM plugins do.
+	// CacheDir holds the records and libcni's results, and is used by nothing
+	// else. It must survive a reboot, as the leases of IPAM plugins do.
 	CacheDir   string
 	ConfDirs   []string // of conflists; /etc/cni/net.d
 	PluginDirs []string // /opt/cni/bin, /usr/lib/cni, /usr/libexec/cni
 	NetnsDir   string   // /var/run/netns, where `ip netns` looks
-	// Owner is the mark of the store on what is made here; the zero value marks
+	// Owner is the store's mark on everything made here; the zero value marks
 	// nothing.
 	Owner Mark
-	// Patience bounds every wait for a process: a plugin that undoes, a VMM that has
-	// been killed, another command.
+	// Patience limits every wait for a process: a plugin that undoes, a VMM that
+	// has been killed, another command.
 	Patience Patience
 }
 
@@ -61,13 +61,13 @@ func (h Host) netnsDir() string {
 
 // Attach makes one interface of a VM and returns when its TAP is up; on error
 // nothing is left. What an earlier Attach of the same interface left is undone
-// first, so it is also how a network is repaired after a reboot or a crash. The
-// interfaces of one VM are attached one after the other, VMs at the same time.
+// first, so it also repairs a network after a reboot or a crash. The interfaces
+// of one VM are attached one after the other, several VMs in parallel.
 //
-// Classes: failure.Usage for a request or conflist that cannot be,
-// failure.NotFound for a missing conflist, plugin or TAP, failure.Conflict for
-// a MAC, address, TAP or netns that another holds, failure.Incompatible for a
-// network that cannot give what is asked and for a kernel without a feature.
+// Classes: failure.Usage for an impossible request or conflist, failure.NotFound
+// for a missing conflist, plugin or TAP, failure.Conflict for a MAC, address, TAP
+// or netns in use, failure.Incompatible for a network that cannot provide what is
+// requested and for a kernel without a feature.
 func (h Host) Attach(ctx context.Context, r Request) (*Attachment, error) {
 	if r.Network == "" {
 		r.Network = None
@@ -143,7 +143,7 @@ func (h Host) build(ctx context.Context, rec *record, list *libcni.NetworkConfig
 }
 
 func (h Host) rollback(ctx context.Context, rec *record, list *libcni.NetworkConfigList) error {
-	ctx, cancel := patience.Bound(context.WithoutCancel(ctx), h.Patience.Call()) // no cancelled context may cut it short
+	ctx, cancel := patience.Bound(context.WithoutCancel(ctx), h.Patience.Call()) // a cancelled context must not interrupt it
 	defer cancel()
 	if err := errors.Join(h.delEach(ctx, rec, list), h.removeWires(rec.Attachment)); err != nil {
 		return fmt.Errorf("roll back: %w", err)
@@ -158,7 +158,7 @@ func (h Host) undoEarlier(ctx context.Context, r Request) error {
 		return h.refuseInUse(h.netnsPath(r.VM), r.VM, tapName(r.Index))
 	}
 	if errors.Is(err, failure.Incompatible) {
-		return err // what a newer program has made cannot be guessed
+		return err // what a newer version made is unknown
 	}
 	if err != nil {
 		rec = &record{Attachment: Attachment{VM: r.VM, Index: r.Index, Network: r.Network, Netns: h.netnsPath(r.VM), Ifname: ifname(r.Index), Tap: tapName(r.Index)}}
@@ -173,7 +173,7 @@ func (h Host) undoEarlier(ctx context.Context, r Request) error {
 }
 
 // Detach undoes an attachment: plugins, TAP, and with the last TAP the netns.
-// What is gone already is success, so it may be repeated; on error the record
+// What is already gone is success, so it may be repeated; on error the record
 // stays for the next try. The VMM must have ended.
 func (h Host) Detach(ctx context.Context, a Attachment) error {
 	if a.Network == "" || a.Network == None || a.Network == Tap {

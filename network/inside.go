@@ -10,10 +10,10 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 )
 
-// InNetns runs do on a thread in the netns at path and waits; "" is the netns
-// of the calling thread. Sockets and files that do opens stay in that netns for
-// their life. do starts no goroutine that must be there too. A missing netns is
-// fs.ErrNotExist.
+// InNetns runs do on a thread in the netns at path and waits; "" is the netns of
+// the calling thread. Sockets and files that do opens stay in that netns for
+// their lifetime. do must not start goroutines that need the netns. A missing
+// netns is fs.ErrNotExist.
 func InNetns(path string, do func() error) error {
 	if path == "" {
 		return do()

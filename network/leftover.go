@@ -11,18 +11,18 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// Leftover is what stands for a VM that does not live any more.
+// Leftover is what is left on the network for a VM that no longer exists.
 type Leftover struct {
 	VM      string   `json:"vm"`              // id
 	Netns   string   `json:"netns,omitempty"` // path, "" when there is none
 	Ifnames []string `json:"ifnames"`         // with a record
-	Owner   string   `json:"owner,omitempty"` // the store whose it is, if not this one's: only its records can go
+	Owner   string   `json:"owner,omitempty"` // the owning store, if another one: then only the records can go
 }
 
-// Leftovers lists, in the order of their ids, the VMs with a record that are not
-// in live. A netns without a record is never one: it is of another store, since
-// the record comes before the netns and goes after it. The caller knows live
-// while no Attach of another VM can run.
+// Leftovers lists, ordered by id, the VMs with a record that are not in live. A
+// netns without a record is never one: it belongs to another store, since the
+// record is made before the netns and removed after it. The caller determines
+// live while no Attach of another VM can run.
 func (h Host) Leftovers(live []string) ([]Leftover, error) {
 	names, err := h.names()
 	if err != nil {
@@ -64,8 +64,8 @@ func (h Host) Attached() ([]string, error) {
 	return slices.Compact(out), err
 }
 
-// netnsOf returns the path of a VM's netns, also of one with no namespace
-// behind the name, "" when there is none or it is another's.
+// netnsOf returns the path of a VM's netns, even if no namespace is behind the
+// name; "" if there is none or it belongs to another store.
 func (h Host) netnsOf(vm string) (string, error) {
 	path := h.netnsPath(vm)
 	owner, err := h.ownerOf(path)
@@ -80,9 +80,9 @@ func (h Host) netnsOf(vm string) (string, error) {
 	return path, nil
 }
 
-// RemoveVM undoes all that stands for a VM, whatever its records say. That
-// nothing does is success. Of a network that is another store's only the records
-// go.
+// RemoveVM undoes the whole network of a VM, whatever its records say. If there
+// is none, that is success. Of a network of another store only the records are
+// removed.
 func (h Host) RemoveVM(ctx context.Context, vm string) error {
 	if h.CacheDir == "" {
 		return nil
@@ -102,10 +102,10 @@ func (h Host) RemoveVM(ctx context.Context, vm string) error {
 	return h.Remove(ctx, Leftover{VM: vm, Ifnames: names})
 }
 
-// ForgetVM drops what stands here for a VM whose plugins cannot undo what they
-// did: TAPs, netns, what libcni cached and the records. What the plugins keep
-// elsewhere, such as the lease of a DHCP server, stays. failure.Conflict while a
-// process has a TAP of it open.
+// ForgetVM drops the network of a VM whose plugins cannot undo it: TAPs, netns,
+// libcni's cache and the records. What the plugins keep elsewhere, such as the
+// lease of a DHCP server, stays. failure.Conflict while a process has one of its
+// TAPs open.
 func (h Host) ForgetVM(_ context.Context, vm string) error {
 	if h.CacheDir == "" || !isID(vm) {
 		return failure.New(failure.Usage, "network of VM %q: no id, or no folder for the records", vm)
@@ -150,8 +150,8 @@ func (h Host) Remove(ctx context.Context, l Leftover) error {
 	return nil
 }
 
-// removeDamaged undoes what libcni cached for an interface with a torn record.
-// With neither there is no telling what the plugins did; the record stays then.
+// removeDamaged undoes what libcni cached for an interface with a damaged record.
+// With neither it is unknown what the plugins did; then the record stays.
 func (h Host) removeDamaged(ctx context.Context, vm, ifname string, damage error) error {
 	cached, err := h.cni().GetCachedAttachments(vm)
 	if err != nil {

@@ -22,8 +22,8 @@ const (
 	idDigits    = 12 // of the VM's id in the name of its netns
 )
 
-// errStale is a name in the netns folder with no namespace mounted on it: what
-// a crash between the making of both leaves.
+// errStale is a name in the netns folder without a mounted namespace: a crash
+// between making the two leaves it.
 var errStale = errors.New("no namespace is mounted there")
 
 func isID(s string) bool {
@@ -35,13 +35,13 @@ func (h Host) netnsPath(vm string) string {
 }
 
 // storeMark begins the alternative name of the loopback in a netns of ours; the
-// tag of its store follows. The alias names the VM, and a store that was copied
-// has the same VMs.
+// tag of its store follows. The alias names the VM, which is not enough since a
+// copied store has the same VMs.
 const storeMark = "cocoon-store-"
 
-// ownerOf returns the id of the VM that the netns at path was made for, "" when
-// it is not one of ours, and something that is no id when it is one of another
-// store. errStale or fs.ErrNotExist when there is none.
+// ownerOf returns the id of the VM that the netns at path was made for, "" if it
+// is not one of ours, and a value that is no id if it belongs to another store.
+// errStale or fs.ErrNotExist if there is none.
 func (h Host) ownerOf(path string) (vm string, err error) {
 	var tag string
 	err = InNetns(path, func() error {
@@ -66,8 +66,8 @@ func (h Host) ownerOf(path string) (vm string, err error) {
 	return vm, err
 }
 
-// ensureNetns makes the netns of a VM, or finds it. A stale name is repaired, a
-// netns of somebody else under the name is failure.Conflict.
+// ensureNetns makes the netns of a VM, or finds it. A stale name is repaired; a
+// foreign netns under the name is failure.Conflict.
 func (h Host) ensureNetns(vm string) (string, error) {
 	path := h.netnsPath(vm)
 	unlock, err := h.lockNetnsDir()
@@ -103,8 +103,8 @@ func taken(path, owner string) error {
 		"if nothing uses it: ip netns del "+filepath.Base(path))
 }
 
-// removeNetns removes the netns of a VM; one that is gone is success, one of
-// somebody else is failure.Conflict.
+// removeNetns removes the netns of a VM; one that is gone is success, a foreign
+// one is failure.Conflict.
 func (h Host) removeNetns(vm string) error {
 	path := h.netnsPath(vm)
 	unlock, err := h.lockNetnsDir()
@@ -125,7 +125,7 @@ func (h Host) removeNetns(vm string) error {
 	}
 }
 
-// makeNetns names the namespace only after it was marked as ours.
+// makeNetns names the namespace only after marking it as ours.
 func makeNetns(path, vm, tag string) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o444)
 	if err != nil {
@@ -169,8 +169,8 @@ func markAndMount(path, vm, tag string) error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	// The devices to come shall not speak IPv6 with the guest's MAC; a plugin
-	// that assigns an IPv6 address turns it on for its device by itself.
+	// The devices to come must not speak IPv6 with the guest's MAC; a plugin that
+	// assigns an IPv6 address enables it for its device itself.
 	if err := sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func markAndMount(path, vm, tag string) error {
 }
 
 // addTag marks a netns with its store. Before Linux 5.5 there are no alternative
-// names: the record alone tells then.
+// names; then only the record shows the owner.
 func addTag(lo netlink.Link, tag string) error {
 	if tag == "" {
 		return nil
@@ -190,8 +190,8 @@ func addTag(lo netlink.Link, tag string) error {
 	return err
 }
 
-// retag makes a netns this store's that is its own by what hasTag says: an older
-// program's, or one from before the store was moved.
+// retag marks as this store's a netns that belongs to it according to hasTag: one
+// of an older program, or from before the store was moved.
 func (h Host) retag(path string) error {
 	return InNetns(path, func() error {
 		lo, err := netlink.LinkByName("lo")
@@ -218,9 +218,9 @@ func dropNetns(path string) error {
 	return nil
 }
 
-// lockNetnsDir makes the folder what `ip netns` makes it, a shared mount, so
-// that other mount namespaces see what is mounted below, and takes the lock
-// that `ip netns` takes too.
+// lockNetnsDir sets up the folder as `ip netns` does, as a shared mount, so that
+// other mount namespaces see what is mounted below, and takes the same lock as
+// `ip netns`.
 func (h Host) lockNetnsDir() (unlock func(), err error) {
 	dir := h.netnsDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -247,7 +247,7 @@ func (h Host) lockNetnsDir() (unlock func(), err error) {
 	return func() { d.Close() }, nil
 }
 
-// openNetns tells a missing and a stale name from other errors.
+// openNetns distinguishes a missing and a stale name from other errors.
 func openNetns(path string) (ns.NetNS, error) {
 	n, err := ns.GetNS(path)
 	var missing ns.NSPathNotExistErr

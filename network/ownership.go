@@ -14,15 +14,16 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 )
 
-// A store that was copied has the records of the original's attachments, and they
-// name the netns and leases of guests that may run there. So a record says which
-// store wrote it, and a netns which one made it. What is undone, by plugins or in
-// a netns, is what this store made; and, when a verb asks for that VM by name, what
-// a store made that is not where it was any more: this one before it was moved. The
-// rest is another's, of which only the copy of the record is ours to drop. What has
-// no mark was made by an older program, and is believed to be this store's.
+// A copied store has the records of the original's attachments, and they name the
+// netns and leases of guests that may run there. So a record names the store that
+// wrote it, and a netns the one that made it. Only what this store made is
+// undone, by plugins or in a netns; when a verb is used on a VM by name, also
+// what was made by a store that is no longer where it was, that is, this one
+// before it was moved. The rest belongs to another store, and only our copy of
+// the record may be dropped. Things without a mark were made by an older program,
+// and count as this store's.
 
-// tag marks netns, "" where nobody says which store this is.
+// tag marks netns, "" if this store is unknown.
 func (h Host) tag() string {
 	if h.Owner.Store == "" {
 		return ""
@@ -57,7 +58,8 @@ func (h Host) recordsOf(vm string) (recs []*record, err error) {
 	return recs, err
 }
 
-// CheckOwner refuses a VM whose network is another store's. failure.Conflict.
+// CheckOwner refuses a VM whose network belongs to another store:
+// failure.Conflict.
 func (h Host) CheckOwner(vm string) error {
 	if h.CacheDir == "" {
 		return nil
@@ -83,8 +85,8 @@ func notOurs(vm string, m owner.Mark) error {
 		"save it there and make another VM of the snapshot: cocoon vm create NAME --from-snapshot REF")
 }
 
-// foreign names the store whose the network of a VM is, if it is not this one's,
-// by its first record.
+// foreign names the other store that owns the network of a VM, if any, by its
+// first record.
 func (h Host) foreign(vm string, mine func(owner.Mark) bool) (string, error) {
 	recs, err := h.recordsOf(vm)
 	if err != nil {
@@ -98,8 +100,8 @@ func (h Host) foreign(vm string, mine func(owner.Mark) bool) (string, error) {
 	return "", nil
 }
 
-// DropRecords forgets a VM whose network is another store's, and touches nothing
-// of it: only the copies of the records are ours.
+// DropRecords forgets a VM whose network belongs to another store, without
+// touching the network: only the copies of the records are ours.
 func (h Host) DropRecords(_ context.Context, vm string) error {
 	if h.CacheDir == "" || !isID(vm) {
 		return failure.New(failure.Usage, "network of VM %q: no id, or no folder for the records", vm)
@@ -123,7 +125,7 @@ func (h Host) dropRecords(vm string) error {
 	return errors.Join(errs...)
 }
 
-// recordNames are the interfaces of a VM with a record, whole or not.
+// recordNames are the interfaces of a VM with a record, damaged ones included.
 func (h Host) recordNames(vm string) ([]string, error) {
 	found, err := filepath.Glob(h.recordPath(vm, "*"))
 	var names []string

@@ -15,13 +15,13 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// pluginExec runs plugins for libcni. Unlike libcni's own it ends a plugin with
-// all its children when the context does, and never waits for a child that
-// keeps the plugin's output open.
+// pluginExec runs plugins for libcni. Unlike libcni's own it ends a plugin and
+// all its children with the context, and never waits for a child that keeps the
+// plugin's output open.
 type pluginExec struct{ version.PluginDecoder }
 
-// outputDelay is how long the output of an ended plugin may stay open: a child of
-// it that keeps it open for ever is waited for no longer.
+// outputDelay is how long to wait for the output of an ended plugin that a child
+// keeps open.
 const outputDelay = 5 * time.Second
 
 func (*pluginExec) FindInPath(plugin string, paths []string) (string, error) {

@@ -27,7 +27,7 @@ const recordVersion = 1
 var recordFile = durable.Document{Name: "network record", Limit: 4 << 20}
 
 // record is CacheDir/attachments/<vm>.<ifname>.json. Until the plugins have
-// answered, the attachment holds what was asked for.
+// answered, the attachment holds the request.
 type record struct {
 	Version    int             `json:"version"`
 	Request    Request         `json:"request"`
@@ -52,7 +52,7 @@ func (h Host) recordPath(vm, ifname string) string {
 	return filepath.Join(h.recordsDir(), vm+"."+ifname+".json")
 }
 
-// claim writes the record unless another VM on the same network has the wanted
+// claim writes the record unless another VM on the same network has the requested
 // MAC or address.
 func (h Host) claim(ctx context.Context, rec *record) error {
 	if err := durable.Mkdir(h.recordsDir(), 0o700); err != nil {
@@ -86,7 +86,7 @@ func collide(r Request, o Attachment) error {
 		"remove that VM, or give this one a fresh identity")
 }
 
-// claims names the wanted MAC or address that another attachment has.
+// claims names the requested MAC or address that another attachment has.
 func claims(r Request, o Attachment) (what string) {
 	if o.Network != r.Network || o.Network == Unplugged || o.VM == r.VM && o.Index == r.Index {
 		return ""
@@ -110,8 +110,8 @@ func (h Host) write(rec *record) error {
 	return recordFile.Write(h.recordPath(rec.Attachment.VM, rec.Attachment.Ifname), b, 0o600)
 }
 
-// read returns a record: fs.ErrNotExist when there is none, failure.Damaged
-// when it cannot be understood.
+// read returns a record: fs.ErrNotExist if there is none, failure.Damaged if it
+// cannot be decoded.
 func (h Host) read(vm, ifname string) (*record, error) {
 	path := h.recordPath(vm, ifname)
 	b, err := recordFile.Read(path)
@@ -136,7 +136,7 @@ func (h Host) read(vm, ifname string) (*record, error) {
 	return &rec, nil
 }
 
-// names lists the VM and interface of every record, whole or not.
+// names lists the VM and interface of every record, damaged ones included.
 func (h Host) names() ([][2]string, error) {
 	entries, err := os.ReadDir(h.recordsDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -172,7 +172,7 @@ func (h Host) records() ([]*record, error) {
 	return out, nil
 }
 
-// forget removes the record, the last act of undoing.
+// forget removes the record, the last step of undoing.
 func (h Host) forget(a Attachment) error {
 	err := os.Remove(h.recordPath(a.VM, a.Ifname))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -12,10 +12,10 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// delStandIn undoes with a netns in the place of a lost one, in which a device
-// has the name and addresses of the attachment's. Plugins read from it what they
-// undo on the host: the bridge plugin removes the masquerading of the addresses
-// that it finds there, and of none without a netns.
+// delStandIn runs DEL with a stand-in for a lost netns, in which a device has the
+// name and addresses of the attachment's. Plugins read from it what to undo on
+// the host: the bridge plugin removes the masquerading of the addresses it finds
+// there, and of none without a netns.
 func (h Host) delStandIn(ctx context.Context, rec *record, list *libcni.NetworkConfigList) error {
 	a := rec.Attachment
 	if _, err := h.ensureNetns(a.VM); err != nil {
@@ -29,7 +29,7 @@ func (h Host) delStandIn(ctx context.Context, rec *record, list *libcni.NetworkC
 }
 
 func standIn(name string, ips []netip.Prefix) error {
-	// The peer is never used; a veth is what every kernel with CNI has.
+	// The peer is never used; every kernel with CNI has veth.
 	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-lost"}
 	if err := netlink.LinkAdd(pair); err != nil {
 		return lacking("veth", "make "+name, err)

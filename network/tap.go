@@ -16,8 +16,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// makeTap makes a persistent TAP in the netns of the thread, down. Its flags
-// must be those that the VMM opens it with, or it gets EINVAL: Cloud Hypervisor
+// makeTap makes a persistent TAP in the netns of the thread, down. Its flags must
+// match those the VMM opens it with, or the VMM gets EINVAL: Cloud Hypervisor
 // sets IFF_MULTI_QUEUE for more than one queue pair only.
 func makeTap(name string, mtu, queuePairs int) (netlink.Link, error) {
 	if err := dropLink(name); err != nil {
@@ -56,10 +56,10 @@ func dropLink(name string) error {
 	return nil
 }
 
-// opened says whether a process has the TAP open: only then it has a carrier.
+// opened reports whether a process has the TAP open: only then it has a carrier.
 func opened(link netlink.Link) bool { return link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 }
 
-// adopt takes a TAP of the operator, which stays his: Detach leaves it alone.
+// adopt uses a TAP of the operator, who keeps it: Detach leaves it alone.
 func adopt(r Request) (*Attachment, error) {
 	bad := func(class error, hint, format string, args ...any) error {
 		return failure.Hint(failure.New(class, "TAP %s: %s", r.Tap, fmt.Sprintf(format, args...)), hint)
@@ -116,9 +116,9 @@ func tooSmall(r Request, mtu int) error {
 }
 
 // refuseInUse is failure.Conflict while a process has a TAP of the VM open; no
-// names means any. Whoever kills a VMM waits until the last of its
-// threads has let go, so this waits for a glance. A netns that is not there, or not
-// of this VM, holds no TAP of it.
+// names means any. A caller that killed the VMM has waited until the last of its
+// threads was gone, so this waits only briefly. A missing netns, or one of
+// another VM, has no TAP of it.
 func (h Host) refuseInUse(path, vm string, taps ...string) error {
 	if owner, err := h.ownerOf(path); err != nil || owner != vm {
 		return nil

@@ -9,9 +9,9 @@ import (
 // defaultMTU is that of Ethernet, bytes.
 const defaultMTU = 1500
 
-// unplugged makes the TAP of an interface without a cable, in the netns of the
-// thread: the VMM of a saved VM cannot start without the interface that the
-// guest has.
+// unplugged makes the TAP of an unconnected interface, in the netns of the
+// thread: the VMM of a saved VM cannot start without the interface that the guest
+// has.
 func unplugged(a *Attachment) error {
 	if a.MTU == 0 {
 		a.MTU = defaultMTU

@@ -10,7 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// wire makes the TAP and joins it with the outside device, both up, in the
+// wire makes the TAP and connects it with the outside device, both up, in the
 // netns of the thread. It fills in the MAC and the MTU.
 func wire(r Request, a *Attachment) error {
 	out, err := netlink.LinkByName(a.Ifname)
@@ -40,8 +40,8 @@ func wire(r Request, a *Attachment) error {
 	return errors.Join(redirect(out, tap), redirect(tap, out))
 }
 
-// assertMAC gives the device the wanted MAC where the plugins ignored the wish:
-// only then do frames to the guest reach it.
+// assertMAC sets the requested MAC if the plugins ignored it: only then do frames
+// for the guest reach the device.
 func assertMAC(out netlink.Link, r Request) (netlink.Link, error) {
 	if r.MAC == "" {
 		return out, nil
@@ -61,8 +61,8 @@ func assertMAC(out netlink.Link, r Request) (netlink.Link, error) {
 }
 
 // redirect sends every frame that arrives at one device out of another, before
-// the netns sees it. The u32 filter without keys matches all; it is used because
-// kernels built without matchall have it.
+// the netns sees it. It uses the u32 filter without keys, which matches
+// everything, because some kernels lack matchall.
 func redirect(from, to netlink.Link) error {
 	ingress := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: from.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
@@ -85,7 +85,7 @@ func redirect(from, to netlink.Link) error {
 	return nil
 }
 
-// lacking names the kernel feature when netlink says that there is none.
+// lacking names the kernel feature when netlink reports that it is missing.
 func lacking(feature, doing string, err error) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
 		return failure.Hint(failure.New(failure.Incompatible, "%s: the kernel has no %s: %w", doing, feature, err),

@@ -1,14 +1,14 @@
 // Package refs is the index of who holds which blob, in bbolt.
 //
-// It is derived from manifests and records and never trusted for a removal:
+// It is derived from manifests and records and never trusted for a removal: if
 // lost, damaged or stale, it is rebuilt. The schema:
 //
 //	meta        version → 1, generation → u64, one more with each change
 //	holders     <kind>/<id> → entry: name, digests, summary
 //	digests     <digest> 0x00 <kind>/<id> → name
 //
-// Every value ends with the CRC-32C of its key's length, its key and what is
-// before it.
+// Every value ends with the CRC-32C of its key's length, its key and the value
+// itself.
 //
 // Invariants: the file is opened for one transaction and closed again, with a
 // time-out, since bbolt locks it for as long as it is open; no callback runs
@@ -72,7 +72,7 @@ type DB struct {
 	timeout time.Duration
 }
 
-// New names an index file, which is made on the first write.
+// New names an index file, which is created on the first write.
 func New(path string, o Options) *DB {
 	if o.Timeout == 0 {
 		o.Timeout = 2 * time.Second
@@ -127,8 +127,8 @@ type tx struct {
 }
 
 // transact opens the file for one transaction. bbolt trusts the pages of its
-// file: what a damaged one makes it do is caught here, bad addresses included,
-// where openSound has not refused it.
+// file: what damaged pages make it do is caught here, bad addresses included,
+// unless openSound has refused the file.
 func (db *DB) transact(ctx context.Context, path string, write bool, f func(*tx) error) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -173,7 +173,7 @@ func (db *DB) transact(ctx context.Context, path string, write bool, f func(*tx)
 }
 
 // checkSize refuses a file that is too short for the pages its meta names:
-// reading past a mapping's end is a fault, not an error.
+// reading beyond the end of a mapping is a fault, not an error.
 func checkSize(path string, write bool) error {
 	fi, err := os.Stat(path)
 	if err != nil || (write && fi.Size() == 0) {
@@ -293,12 +293,12 @@ func recordDigest(tx *tx, d digest.Digest, h Holder) error {
 	return put(tx.Bucket(bucketDigests), digestKey(d, h), []byte(h.Name))
 }
 
-// fullPages is how much of a page is used of what is written in the order of its
-// keys; bbolt's own half is for what comes at random.
+// fullPages is the fill ratio for keys written in order; bbolt's own, one half,
+// suits random order.
 const fullPages = 0.9
 
-// fill records entries into an empty index, each bucket in the order of its
-// keys: at random the pages would be half empty and each touched many times.
+// fill records entries into an empty index, each bucket in the order of its keys:
+// in random order the pages would be half empty and each touched many times.
 func fill(tx *tx, all []Entry) error {
 	slices.SortStableFunc(all, func(a, b Entry) int { return bytes.Compare(a.Holder.key(), b.Holder.key()) })
 	type edge struct {
@@ -334,7 +334,7 @@ func (db *DB) Forget(ctx context.Context, h Holder) error {
 	})
 }
 
-// fit asks whether all of an entry can be written.
+// fit checks that all of an entry can be written.
 func (e Entry) fit(tx *tx) error {
 	if err := tx.pages.fits(bucketHolders, e.Holder.key()); err != nil {
 		return err
@@ -379,7 +379,7 @@ func decode(key, raw []byte) (Entry, error) {
 	return e, nil
 }
 
-// Holders answers who holds a digest.
+// Holders returns the holders of a digest.
 func (db *DB) Holders(ctx context.Context, d digest.Digest) ([]Holder, error) {
 	var out []Holder
 	err := db.transact(ctx, db.path, false, func(tx *tx) error {
@@ -407,8 +407,8 @@ func (db *DB) Generation(ctx context.Context) (n uint64, err error) {
 	return n, err
 }
 
-// Rebuild writes a new index beside the old one and renames it over. One process
-// does so at a time: another waits for it.
+// Rebuild writes a new index beside the old one and renames it over. Only one
+// process does so at a time: another waits for it.
 func (db *DB) Rebuild(ctx context.Context, entries iter.Seq2[Entry, error]) error {
 	lock, err := filelock.Exclusive(ctx, db.path+".lock")
 	if err != nil {

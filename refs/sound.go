@@ -17,14 +17,14 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// bbolt believes what its file says of pages. Most of what a damaged one makes
-// it do is caught (transact), but a branch that leads back to itself ends the
-// stack, and a list of free pages that is absurdly long ends the memory, and
-// neither can be caught. So branches and that list are looked at before bbolt
-// sees the file: every page is led to once, and none is free. Leaves, of which
-// there are twenty for each branch, lead nowhere and are not read. But who writes
-// makes room for what a leaf says that it holds, and frees what it says that it
-// takes, gigabytes maybe: so whoever writes asks before (fits).
+// bbolt trusts the pages of its file. Most of what a damaged file makes it do can
+// be caught (transact), but a branch that leads back to itself overflows the
+// stack, and an absurdly long list of free pages exhausts memory, and neither can
+// be caught. So branches and that list are checked before bbolt sees the file:
+// every page is referenced once, and none of them is free. Leaves, of which there
+// are twenty for each branch, lead nowhere and are not read. But a writer
+// allocates what a leaf says it holds, and frees what it says it occupies,
+// possibly gigabytes: so a write checks its leaves first (fits).
 
 // Layout of the file, bbolt version 2, little-endian. A page begins with id u64,
 // kind u16, count u16, overflow u32; then come count elements.
@@ -63,7 +63,8 @@ func openSound(path string, flag int, mode os.FileMode, timeout time.Duration) (
 	return f, p, nil
 }
 
-// lock takes the lock that bbolt takes, so that it finds it taken by itself.
+// lock takes the lock that bbolt takes, so that bbolt finds it held by this
+// process.
 func lock(f *os.File, how int, timeout time.Duration) error {
 	for end := time.Now().Add(timeout); ; time.Sleep(time.Millisecond) {
 		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
@@ -116,8 +117,8 @@ func (p *pages) sound() error {
 	return nil
 }
 
-// readMeta takes the last of the two meta pages that is whole. With none, bytes
-// stays 0, and bbolt says what is wrong.
+// readMeta takes the later of the two meta pages that is whole. With none, bytes
+// stays 0, and bbolt reports the error.
 func (p *pages) readMeta(fileBytes uint64) error {
 	le := binary.LittleEndian
 	var last []byte
@@ -160,7 +161,7 @@ func (p *pages) claim(id uint64) error {
 	return nil
 }
 
-// load gives the bytes of a page, with those that it overflows into.
+// load returns the bytes of a page, including its overflow pages.
 func (p *pages) load(id uint64) (page []byte, kind uint16, err error) {
 	page = make([]byte, p.bytes)
 	if err := p.at(page, int64(id*p.bytes)); err != nil {
@@ -295,7 +296,7 @@ func appendChildren(to []leaf, id uint64, page []byte) ([]leaf, error) {
 	return to, nil
 }
 
-// holds refuses a leaf that does not hold what it says.
+// holds refuses a leaf whose contents do not match its header.
 func holds(id uint64, page []byte) error {
 	if len(page) < headBytes || binary.LittleEndian.Uint16(page[8:]) != leafPage {
 		return broken(id, "it is no leaf")
@@ -312,8 +313,8 @@ func holds(id uint64, page []byte) error {
 	return nil
 }
 
-// partsOf says where the key of an element of a leaf begins, and its value, and
-// where that ends.
+// partsOf returns where the key and the value of a leaf element begin, and where
+// the value ends.
 func partsOf(e []byte) (key, value, end uint64) {
 	le := binary.LittleEndian
 	key = uint64(le.Uint32(e[4:]))
@@ -321,8 +322,8 @@ func partsOf(e []byte) (key, value, end uint64) {
 	return key, value, value + uint64(le.Uint32(e[12:]))
 }
 
-// buckets looks at the trees of the buckets in a leaf. The pages of small ones
-// stand in it.
+// buckets checks the trees of the buckets in a leaf. Small buckets are stored
+// inline.
 func (p *pages) buckets(id uint64) error {
 	page, _, err := p.load(id)
 	if err == nil {
@@ -354,8 +355,8 @@ func (p *pages) buckets(id uint64) error {
 	return nil
 }
 
-// fits refuses to write a key of a bucket where one of the leaves that this may
-// change, its own and those beside it, does not hold what it says.
+// fits refuses to write a key of a bucket if one of the leaves that this may
+// change, its own and its neighbours, is inconsistent.
 func (p *pages) fits(bucket, key []byte) error {
 	leaves := p.trees[string(bucket)] // none of a bucket without pages
 	at := sort.Search(len(leaves), func(i int) bool { return bytes.Compare(leaves[i].first, key) > 0 }) - 1

@@ -1,23 +1,23 @@
-// Package garbage is the language in which rooms tell the collector what they keep
-// and what they have. Package gc speaks no other: but for the store, on whose locks
-// it stands, it knows no file, field or folder of a room, and no room knows how gc
-// decides.
+// Package garbage is the interface by which packages present to the collector
+// what they keep and what they have. Package gc uses no other: apart from the
+// store, whose locks it needs, it knows no file, field or folder of another
+// package, and no package knows how gc decides.
 //
-// Words: an object is what may be removed, of one of the kinds that are declared in
-// kinds.go; a key names one that others can need (a blob, a VM, a snapshot); a root
-// is what is kept for its own sake, and the keys that it needs; a source is a
-// room's account of its roots and its objects; a doubt is about an object whose
-// owner may only be aside.
+// Words: an object is something that may be removed, of one of the kinds declared
+// in kinds.go; a key identifies one that others can need (a blob, a VM, a
+// snapshot); a root is kept for its own sake, together with the keys it needs; a
+// source lists the roots and objects of one package; a doubt is about an object
+// whose owner may only be temporarily missing.
 //
 // Invariants:
 //
-//  1. A root is read by the room that writes it, with the same decoder, and is read
-//     whole or is an error: who cannot say all that it needs says nothing, and the
-//     run ends.
-//  2. A source decides nothing: it says what there is and why it would go; whether
-//     somebody needs it is asked of the marks, again and again until it is gone.
-//  3. Nothing is removed by a source but by Object.End, which is called when the
-//     last window is over.
+//  1. A root is read by the package that writes it, with the same decoder, and is
+//     read whole or is an error: if not everything it needs is known, the run
+//     ends.
+//  2. A source decides nothing: it lists what exists and why it would go; the
+//     marks say whether it is needed, and are asked again until it is gone.
+//  3. A source removes only by Object.End, which is called when the last window
+//     is over.
 package garbage
 
 import (
@@ -27,42 +27,43 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Source is one room's account of one folder of the store, or of what it has
-// outside of it. What it leaves nil it does not have.
+// Source lists the contents of one folder of the store, or objects outside of it,
+// for one package. Nil fields are what it does not have.
 type Source struct {
-	Folder string // of the store, which this source answers for; "" outside of it
-	// Files lists the roots by their files; one that it lists need not be there.
+	Folder string // of the store, covered by this source; "" outside of it
+	// Files lists the roots by their files; a listed file need not exist.
 	Files func() ([]string, error)
-	// Read reads one. It is failure.Damaged unless all of it was understood: what a
-	// newer program has added may be what something needs. os.ErrNotExist when there
-	// is none any more.
+	// Read reads one. It is failure.Damaged unless everything in it was
+	// understood: a newer program may have added something that is needed.
+	// os.ErrNotExist if it is gone.
 	Read func(path string) (Root, error)
-	// Find is the file of a root of this kind; "" where the source has none of it.
+	// Find returns the file of a root of this kind; "" if the source has none of
+	// it.
 	Find func(kind Kind, id string) string
-	// Undo takes back what processes that died had left half-done. It comes before
-	// the roots are read.
+	// Undo undoes the half-done work of dead processes. It is called before the
+	// roots are read.
 	Undo func(ctx context.Context, u Undoing) error
-	// Doubts tells of objects that nobody holds and that look as if they had an owner.
+	// Doubts lists objects without a holder that look as if they had an owner.
 	Doubts func(ctx context.Context, held func(Key) bool, tell func(Doubt)) error
-	// Blobs says that there is nothing in the folder but blobs of this kind, named by
-	// their digests; gc lists them itself, for there may be a million. Free, which may
-	// be nil, is asked of one that nobody names, also in the window.
+	// Blobs says that the folder holds only blobs of this kind, named by their
+	// digests; gc lists them itself, for there may be a million. Free, which may
+	// be nil, is called for an unreferenced one, also in the window.
 	Blobs Kind
 	Free  func(d digest.Digest) bool
-	// Objects judges all else that there is.
+	// Objects judges everything else.
 	Objects func(ctx context.Context, r Run) error
 }
 
-// Root is something that a room keeps for its own sake, and what that needs.
+// Root is something kept for its own sake, with what it needs.
 type Root struct {
 	Kind      Kind
 	ID        string          // of its kind
-	Name      string          // for operators, "" where the ID is one
+	Name      string          // for display, "" if the ID serves
 	Digests   []digest.Digest // of blobs and images
 	Snapshots []string        // ids
 	VM        string          // id of the VM whose folder it keeps, "" for none
-	// Of a VM: how often it was woken from a sleep, and whether it surely does not
-	// sleep, whatever else is there or not.
+	// For a VM: how often it was woken, and whether it certainly is not
+	// suspended, whatever else exists.
 	Woken int
 	Awake bool
 }
@@ -74,26 +75,26 @@ func (r Root) String() string {
 	return fmt.Sprintf("%s %s (%s)", r.Kind, r.Name, r.ID)
 }
 
-// Object is one that there is.
+// Object is one existing object.
 type Object struct {
 	Kind   Kind
 	ID     string
-	Key    Key    // by which others need it; the zero value: nobody can
+	Key    Key    // by which others need it; the zero value: not referable
 	Path   string // what it occupies, "" for nothing
 	Reason string // why it goes, if it does
-	// Still is asked again in the window in which it goes; nil is yes.
+	// Still is called again in the window in which it goes; nil means yes.
 	Still func() bool
 	// InStore: Path is moved to the trash in a window.
 	InStore bool
-	// End removes it when the windows are over; more is put behind its reason. With
-	// neither an End nor InStore something else takes it along.
+	// End removes it when the windows are over; more is appended to its reason.
+	// With neither End nor InStore, it goes together with another object.
 	End func(ctx context.Context) (more string, err error)
-	// Last: it goes when all others have, such as a network when no VMM has its TAPs.
+	// Last: it goes after all others, such as a network once no VMM has its TAPs.
 	Last bool
 }
 
-// Doubt is about an object that has no owner, and that may be the last that there is
-// of something.
+// Doubt is about an object that has no owner and may be the last copy of
+// something.
 type Doubt struct {
 	Kind   Kind
 	ID     string
@@ -102,28 +103,28 @@ type Doubt struct {
 	Path   string
 }
 
-// Foreign is what lies outside the store and is left alone because it is another
-// store's, or nobody says whose it is.
+// Foreign is something outside the store that is left alone because it belongs to
+// another store, or its owner is unknown.
 type Foreign struct {
 	Kind   Kind   `json:"kind"`
 	ID     string `json:"id"`
 	Bytes  int64  `json:"bytes"`
-	Owner  string `json:"owner"` // "" where nobody says
+	Owner  string `json:"owner"` // "" if unknown
 	Reason string `json:"reason"`
 	PIDs   []int  `json:"pids"`
 }
 
-// Run is a collection, as a source sees it when the roots are marked.
+// Run is a collection, as a source sees it once the roots are marked.
 type Run interface {
-	// Held tells whether somebody needs an object.
+	// Held reports whether an object is needed.
 	Held(k Key) bool
-	// Hold keeps an object for a reason that no root has.
+	// Hold keeps an object for a reason other than a root.
 	Hold(k Key, why string)
 	// Judge keeps an object that is held, and plans the end of any other.
 	Judge(o Object)
-	// Leave reports what is not this store's.
+	// Leave reports what does not belong to this store.
 	Leave(f Foreign)
-	// GivenUp: the operator gives up what cannot be undone of this VM.
+	// GivenUp: the operator abandons what cannot be undone for this VM.
 	GivenUp(vm string) bool
 	// AtEnd is called when the run is over.
 	AtEnd(f func())
@@ -131,7 +132,7 @@ type Run interface {
 
 // Undoing is a collection, as a source sees it before the roots are read.
 type Undoing interface {
-	// DryRun: nothing is undone, only told.
+	// DryRun: nothing is undone, only reported.
 	DryRun() bool
 	// Making: a living process is making this VM.
 	Making(ctx context.Context, vm string) (bool, error)

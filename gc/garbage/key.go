@@ -7,8 +7,9 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Key names what can be needed, small enough to hold a million of: a digest, the
-// id of a VM or a snapshot, or the RAM of snapshots. The zero value names nothing.
+// Key identifies something that can be needed, small enough for a million of
+// them: a digest, the id of a VM or a snapshot, or the RAM of snapshots. The zero
+// value names nothing.
 type Key struct {
 	kind byte // 'd', 'v', 's', 'r'
 	id   [32]byte
@@ -37,7 +38,7 @@ func VMKey(id string) (Key, bool) { return key('v', 16, id) }
 // SnapshotKey is that of a snapshot by its id.
 func SnapshotKey(id string) (Key, bool) { return key('s', 16, id) }
 
-// RAMKey is that of the RAM of snapshots, whatever form it has; d is what names it.
+// RAMKey is that of the RAM of snapshots, in whatever form; d identifies it.
 func RAMKey(d digest.Digest) (Key, bool) {
 	if d.Validate() != nil {
 		return Key{}, false

@@ -3,8 +3,8 @@ package garbage
 // Kind of an object, of a root, or of both.
 type Kind string
 
-// Kinds of objects that a run may remove. Whoever adds one adds it to Kinds; docs/gc.md
-// says when it goes.
+// Kinds of objects that a run may remove. A new one must be added to Kinds;
+// docs/gc.md says when it goes.
 const (
 	Snapshot  Kind = "snapshot"
 	Blob      Kind = "blob"

@@ -8,9 +8,9 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 )
 
-// JudgeStray judges a small file that was being written in place of another: one whose
-// writer died is locked until the run is over, and so is nobody's. inStore is where it
-// lies.
+// JudgeStray judges a small file that was being written to replace another: if
+// its writer died, it is locked until the run is over, so nothing uses it.
+// inStore is its path in the store.
 func JudgeStray(r Run, id, path string, inStore bool) error {
 	f, err := durable.Stray(path)
 	if errors.Is(err, os.ErrNotExist) {

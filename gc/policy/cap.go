@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// capPerVM lets the newest MaxPerVM snapshots of each VM stay, of those that
-// may go at all.
+// capPerVM keeps the newest MaxPerVM snapshots of each VM, among those that may
+// go at all.
 func (r Rules) capPerVM(all []*Decision) {
 	if r.MaxPerVM <= 0 {
 		return
@@ -23,7 +23,7 @@ func (r Rules) capPerVM(all []*Decision) {
 	}
 }
 
-// stored counts blobs as a store does: one that several name lies there once.
+// stored counts blobs as a store does: a shared one exists once.
 type stored struct {
 	holders map[string]int
 	bytes   int64
@@ -54,14 +54,13 @@ func (s *stored) drop(sn Snapshot) {
 	}
 }
 
-// capBytes takes the least valuable snapshots until the rest fits, then gives
-// back, most valuable first, what fits beside the rest after all or frees
-// nothing. The answer is the bytes that stay; above MaxBytes where what may not
-// go is larger.
+// capBytes removes the least valuable snapshots until the rest fits, then takes
+// back, most valuable first, those that fit after all or free nothing. It returns
+// the bytes that stay; more than MaxBytes if what must stay is larger.
 //
 // The newest snapshot of each VM does not go: a cap that is too small must not
-// empty the store. All that came from elsewhere is one VM here, or whoever makes
-// snapshots of many VMs would have ours go.
+// empty the store. All snapshots from elsewhere count as one VM here; otherwise
+// somebody who makes snapshots of many VMs could displace ours.
 func (r Rules) capBytes(all []*Decision) int64 {
 	s := stored{holders: map[string]int{}}
 	for _, d := range all {
@@ -90,8 +89,8 @@ func (r Rules) capBytes(all []*Decision) int64 {
 	return s.bytes
 }
 
-// leastValuable orders what the cap on bytes may take: what came from elsewhere
-// first, then what the fewest keep rules name, then the oldest.
+// leastValuable orders what the cap on bytes may remove: snapshots from elsewhere
+// first, then those kept by the fewest rules, then the oldest.
 func leastValuable(all []*Decision) []*Decision {
 	newest := map[string]*Decision{}
 	of := func(d *Decision) string {

@@ -78,8 +78,8 @@ func (b bucketRule) apply(group []*Decision) {
 	}
 }
 
-// keepWithin counts back from the newest snapshot, not from now: a VM that is
-// not saved any more keeps what it has.
+// keepWithin counts back from the newest snapshot, not from now: a VM that is no
+// longer saved keeps what it has.
 func keepWithin(group []*Decision, within time.Duration) {
 	edge := group[0].Snapshot.Created.Add(-within)
 	for _, d := range group {

@@ -1,37 +1,37 @@
 // Package policy decides which snapshots go, and says why. It is a pure
 // function: no clock, no files, the same answer for any order of its input.
 //
-// Words: a keep rule (last, hourly … yearly, within, label) names snapshots
-// that stay; a cap (per VM, bytes) takes some of those away again; a group is
-// what the keep rules look at one at a time.
+// Words: a keep rule (last, hourly … yearly, within, label) names snapshots that
+// stay; a cap (per VM, bytes) removes some of those again; the keep rules apply
+// to each group separately.
 //
 // Order of a decision, the first that applies:
 //
 //  1. protected, or needed by something that cannot do without it: stays, and
-//     neither counts for a rule nor for a cap per VM;
-//  2. only there for a VM to sleep on (a bed), which does not: is no rule's to take,
-//     and counts for none;
-//  3. damaged: stays, since what it is cannot be read; it displaces no sound one;
+//     counts neither for a rule nor for a cap per VM;
+//  2. made only for a suspended VM (a bed) that is no longer suspended on it: no
+//     rule may remove it, and it counts for none;
+//  3. damaged: stays, since its labels cannot be read; it displaces no sound one;
 //  4. expired: goes, whatever keep rules say;
 //  5. from the future: stays and counts for nothing, since some clock is wrong,
 //     and with now in the past nothing goes at all;
-//  6. keep rules, where at least one of last … yearly or within is given: what
-//     none of them and no label matches goes;
+//  6. keep rules, if at least one of last … yearly or within is given: what none
+//     of them and no label matches goes;
 //  7. the cap per VM: all but its newest go;
 //  8. the cap on bytes: the least valuable go until the rest fits.
 //
-// A bed goes once no VM sleeps on it, and may do so at any time: so it is the newest
-// of its VM to none of these, needed or not, and nothing goes because of it. What it
-// takes is counted as stored while it is needed, not when it is gc's.
+// A bed goes once no VM is suspended on it, which may happen at any time: so it
+// is never the newest of its VM, needed or not, and nothing goes because of it.
+// Its bytes count as stored while it is needed, not once it is left to gc.
 //
-// Keep rules are independent of each other, as restic's are: each looks at all
-// snapshots of a group and one match is enough. So a rule that is added never
-// makes more go. (In Proxmox Backup Server a later rule skips the periods that
-// an earlier one covers, which does not have this property.)
+// Keep rules are independent of each other, as in restic: each looks at all
+// snapshots of a group and one match is enough. So adding a rule never removes
+// more. (In Proxmox Backup Server a later rule skips the periods that an earlier
+// one covers, which does not have this property.)
 //
-// What came from elsewhere says itself of which VM it is. It is never in a group,
+// A snapshot from elsewhere only claims to be of some VM. It is never in a group,
 // under a cap per VM or among the newest of a VM with what was captured here,
-// unless one group is made of all or of a label; and the cap on bytes takes it
+// unless one group is made of all or of a label; and the cap on bytes removes it
 // before any of those.
 //
 // Buckets are calendar hours, days, ISO weeks, months and years in UTC; of each
@@ -51,15 +51,15 @@ import (
 type Snapshot struct {
 	ID        string
 	Name      string
-	VM        string // identity of the VM, not its name: names are used again
+	VM        string // identity of the VM, not its name: names are reused
 	VMName    string
-	Foreign   bool // it came from elsewhere: VM and VMName are the words of whoever made it
+	Foreign   bool // it came from elsewhere: VM and VMName are its maker's claims
 	Created   time.Time
 	Expires   *time.Time
 	Labels    map[string]string
 	Protected bool
-	Needed    string // by what, "" when by nothing
-	Bed       bool   // only there for a VM to sleep on
+	Needed    string // by what, "" if by nothing
+	Bed       bool   // made only for a suspended VM
 	Damaged   bool
 	Blobs     []Blob // all that it names, shared ones too; needed by MaxBytes only
 }
@@ -70,7 +70,8 @@ type Blob struct {
 	Bytes  int64
 }
 
-// Idle tells whether it is a bed that nothing needs: gc's, not the rules'.
+// Idle reports whether it is a bed that nothing needs: left to gc, not to the
+// rules.
 func (s Snapshot) Idle() bool { return s.Bed && s.Needed == "" }
 
 // Rules of one run. Zero turns a rule off.
@@ -90,8 +91,8 @@ type Label struct {
 	Any        bool
 }
 
-// Group says what the keep rules look at one at a time. The zero value is by
-// VM; Label is the key of a label; All makes one group of everything.
+// Group forms the groups to which the keep rules apply. The zero value is by VM;
+// Label is the key of a label; All makes one group of everything.
 type Group struct {
 	Label string
 	All   bool
@@ -115,12 +116,13 @@ type Result struct {
 	Bytes     int64      // of the blobs that kept snapshots name, each once
 }
 
-// Selects tells whether keep rules make what they do not match go.
+// Selects reports whether there are keep rules, so that what they do not match
+// goes.
 func (r Rules) Selects() bool {
 	return r.Last > 0 || r.Hourly > 0 || r.Daily > 0 || r.Weekly > 0 || r.Monthly > 0 || r.Yearly > 0 || r.Within > 0
 }
 
-// Removes tells whether any rule or cap can make an unexpired snapshot go.
+// Removes reports whether any rule or cap can make an unexpired snapshot go.
 func (r Rules) Removes() bool { return r.Selects() || r.MaxPerVM > 0 || r.MaxBytes > 0 }
 
 // Decide applies the rules at the time now.
@@ -163,7 +165,7 @@ func (g Group) key(s Snapshot) string {
 	return s.vm()
 }
 
-// vm tells VMs apart: one of elsewhere is none of ours, whatever its id.
+// vm identifies VMs: one from elsewhere is none of ours, whatever its id.
 func (s Snapshot) vm() string {
 	if s.Foreign {
 		return "elsewhere\x00" + s.VM
@@ -181,7 +183,7 @@ func (g Group) name(s Snapshot) string {
 	return s.VMName
 }
 
-// decideFixed decides what no rule can change and answers the rest.
+// decideFixed decides what no rule can change and returns the rest.
 func decideFixed(group []*Decision, now time.Time) []*Decision {
 	var rest []*Decision
 	for _, d := range group {
@@ -219,7 +221,7 @@ func (d *Decision) leave(reason string) {
 	d.Keep, d.Reasons = false, []string{reason}
 }
 
-// free tells whether a cap may take the snapshot.
+// free reports whether a cap may remove the snapshot.
 func (d *Decision) free() bool { return d.Keep && !d.fixed }
 
 func (l Label) matches(s Snapshot) bool {
