@@ -10,9 +10,9 @@ import (
 // missing ones. It runs after the windows, since links are made and removed under
 // names.lock, which is not taken under the store lock.
 func (c *collector) names(ctx context.Context) error {
-	stale, err := c.st.StaleNames(c.roots.named)
+	stale, err := c.st.Names().Stale(c.roots.named)
 	if err == nil && !c.o.DryRun {
-		stale, err = c.st.TidyNames(ctx, stale, c.roots.named)
+		stale, err = c.st.Names().Tidy(ctx, stale, c.roots.named)
 	}
 	for _, name := range stale {
 		c.rep.Removed = append(c.rep.Removed, Removed{Kind: garbage.Name, ID: name, Reason: "no snapshot has it any more"})

@@ -12,5 +12,5 @@ func (s *Store) DropDerived(ctx context.Context) error {
 	if err := os.Remove(s.summaryPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return s.RemakeNames(ctx)
+	return s.Names().Complete(ctx)
 }

@@ -21,36 +21,6 @@ import (
 
 const fuzzID = "0123456789abcdef0123456789abcdef"
 
-// FuzzNameLink: wherever the link of a name leads, it finds a snapshot of that name
-// or none, and whoever wants a name that nobody has gets it.
-func FuzzNameLink(f *testing.F) {
-	s := openTest(f)
-	sn := mustPublish(f, s, "web", make([]byte, 4096))
-	for _, to := range []string{".", "/", "../../etc", "../snapshots/" + fuzzID, "../snapshots/" + string(sn.ID), "../snapshots/" + string(sn.ID) + "/", "..\n"} {
-		f.Add(to)
-	}
-	f.Fuzz(func(t *testing.T, to string) {
-		for _, name := range []string{"web", "other"} {
-			path := s.Path(storelayout.Names, name)
-			_ = os.Remove(path)
-			if os.Symlink(to, path) != nil {
-				t.Skip("no link can lead there")
-			}
-			want := map[string]ID{"web": sn.ID, "other": fuzzID}[name]
-			if id, err := s.holder(name); err != nil || id != "" && (id != sn.ID || name != "web") {
-				t.Errorf("%s is %s, %v", name, id, err)
-			}
-			err := s.takeName(fuzzID, name)
-			if taken := errors.Is(err, failure.Conflict); taken != (name == "web") {
-				t.Errorf("%s is taken: %v", name, err)
-			}
-			if id, err := s.linked(name); err != nil || id != want {
-				t.Errorf("afterwards %s leads to %s, %v", name, id, err)
-			}
-		}
-	})
-}
-
 // FuzzSummaryLine: a line is a summary of the snapshot that it begins with, and
 // is written again as the same.
 func FuzzSummaryLine(f *testing.F) {

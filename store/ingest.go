@@ -283,13 +283,13 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 
 // publishStaged makes a staged snapshot exist and tells who follows the store.
 func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descriptor, sp *Spec, meta Meta) (*Snapshot, error) {
-	err := in.st.names(ctx, func() error {
-		if err := in.st.takeName(in.id, meta.Name); err != nil {
+	err := in.st.Names().Lock(ctx, func() error {
+		if err := in.st.Names().Take(in.id, meta.Name); err != nil {
 			return err
 		}
 		err := in.st.at.Shared(ctx, func() error { return in.publish(staged, config, sp) })
 		if err != nil {
-			in.st.dropName(meta.Name)
+			in.st.Names().Drop(meta.Name)
 		}
 		return err
 	})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/names"
 )
 
 // Meta is what may change about a snapshot: meta.json, rewritten atomically.
@@ -36,6 +37,14 @@ type Meta struct {
 // Meta reads that of a snapshot. failure.NotFound when the whole snapshot is gone,
 // failure.Damaged when its meta.json alone is lost.
 func (s *Store) Meta(id ID) (Meta, error) { return readMeta(s.Path("snapshots", string(id))) }
+
+// Names finds snapshots by name, and says which are free.
+func (s *Store) Names() *names.Names {
+	return names.Of(s.at, func(id ID) (string, error) {
+		m, err := s.Meta(id)
+		return m.Name, err
+	})
+}
 
 // readMeta reads what each published snapshot has: one without is damaged, and
 // its protection unknown. failure.NotFound when the whole snapshot is gone.
@@ -87,7 +96,7 @@ func lostMeta(dir string, why error) error {
 // given.
 func (m Meta) Check() error {
 	if m.Name != "" {
-		if err := ValidateName(m.Name); err != nil {
+		if err := names.Validate(m.Name); err != nil {
 			return err
 		}
 	}
@@ -115,7 +124,7 @@ func (m Meta) encode() ([]byte, error) {
 
 // SetMeta changes a snapshot's meta.json. A new name must be free.
 func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) error {
-	return s.names(ctx, func() error {
+	return s.Names().Lock(ctx, func() error {
 		if _, err := os.Stat(s.Path("snapshots", string(id), "manifest.json")); err != nil {
 			return failure.New(failure.NotFound, "no snapshot %s", id)
 		}
@@ -142,37 +151,16 @@ func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) er
 		if m.Name == old {
 			return metaDocument.Write(filepath.Join(dir, "meta.json"), b, 0o600)
 		}
-		err = s.takeName(id, m.Name)
+		err = s.Names().Take(id, m.Name)
 		if err == nil {
 			err = metaDocument.Write(filepath.Join(dir, "meta.json"), b, 0o600)
 		}
 		if err != nil {
-			s.dropName(m.Name)
+			s.Names().Drop(m.Name)
 			return err
 		}
 		durable.Step("store.name.given")
-		s.dropName(old)
+		s.Names().Drop(old)
 		return nil
 	})
-}
-
-// NameFree refuses a name that cannot be given now; "" can always. It is a
-// forecast: whoever takes the name asks again, under names.lock.
-func (s *Store) NameFree(ctx context.Context, name string) error {
-	if name == "" {
-		return nil
-	}
-	if err := ValidateName(name); err != nil {
-		return err
-	}
-	if !s.namesWhole() {
-		if err := s.RemakeNames(ctx); err != nil {
-			return err
-		}
-	}
-	id, err := s.idOf(ctx, name)
-	if err != nil || id == "" {
-		return err
-	}
-	return failure.New(failure.Conflict, "snapshot name %q is taken by %s", name, id)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/names"
 )
 
 // RemakeMeta gives a snapshot whose meta.json cannot be read another one, and says
@@ -15,10 +16,10 @@ import (
 // last: its labels, description and expiry; its name has a link. Whether it was protected since
 // they do not know, so it is protected.
 func (s *Store) RemakeMeta(ctx context.Context, id ID, dryRun bool) (how string, err error) {
-	err = s.names(ctx, func() error {
+	err = s.Names().Lock(ctx, func() error {
 		m := s.lastKnown(id)
 		if m.Name != "" {
-			if holder, err := s.holder(m.Name); err != nil || holder != "" {
+			if holder, err := s.Names().Holder(m.Name); err != nil || holder != "" {
 				m.Name = "" // somebody else has it by now
 			}
 		}
@@ -39,7 +40,7 @@ func (s *Store) RemakeMeta(ctx context.Context, id ID, dryRun bool) (how string,
 func (s *Store) writeMeta(id ID, m Meta) error {
 	b, err := m.encode()
 	if err == nil {
-		err = s.takeName(id, m.Name)
+		err = s.Names().Take(id, m.Name)
 	}
 	if err != nil {
 		return err
@@ -54,10 +55,10 @@ func (s *Store) lastKnown(id ID) (m Meta) {
 	if l, ok := s.readLines()[id]; ok && l.parse(&c, false) == nil {
 		m = Meta{Name: c.Summary.Name, Description: c.Summary.Description, Labels: c.Summary.Labels, Expires: c.Summary.Expires}
 	}
-	if name := s.nameByLink(id, m.Name); name != "" || s.namesWhole() { // a link goes with its name
+	if name := s.Names().ByLink(id, m.Name); name != "" || s.Names().Whole() { // a link goes with its name
 		m.Name = name
 	}
-	if m.Name != "" && ValidateName(m.Name) != nil {
+	if m.Name != "" && names.Validate(m.Name) != nil {
 		m.Name = ""
 	}
 	m.Origin = &Origin{Lost: true, At: time.Now().UTC()}

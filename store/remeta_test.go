@@ -85,7 +85,7 @@ func TestALostMetaIsMadeAgain(t *testing.T) {
 			if _, err := s.Summaries(t.Context()); err != nil { // which does not forget it
 				t.Fatal(err)
 			}
-			if stale, err := s.StaleNames(nil); err != nil || len(stale) > 0 {
+			if stale, err := s.Names().Stale(nil); err != nil || len(stale) > 0 {
 				t.Errorf("stale names: %v, %v", stale, err)
 			}
 			for _, dryRun := range []bool{true, false} {
@@ -101,7 +101,7 @@ func TestALostMetaIsMadeAgain(t *testing.T) {
 				t.Errorf("afterwards: %+v, %v", got.Meta, err)
 			}
 			if tc.name != "" {
-				if id, err := s.ResolveName(t.Context(), tc.name); err != nil || id != sn.ID {
+				if id, err := s.Names().Resolve(t.Context(), tc.name); err != nil || id != sn.ID {
 					t.Errorf("by its name: %s, %v", id, err)
 				}
 			}
@@ -120,7 +120,7 @@ func TestALostNameIsNotTakenFromAnother(t *testing.T) {
 	if _, err := s.RemakeMeta(t.Context(), sn.ID, false); err != nil {
 		t.Fatal(err)
 	}
-	if id, err := s.ResolveName(t.Context(), "wanted"); err != nil || id != other.ID {
+	if id, err := s.Names().Resolve(t.Context(), "wanted"); err != nil || id != other.ID {
 		t.Errorf("the name leads to %s, %v; want %s", id, err, other.ID)
 	}
 	if got, err := s.Get(t.Context(), sn.ID); err != nil || got.Meta.Name != "" {

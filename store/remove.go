@@ -24,7 +24,7 @@ func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
 		return fmt.Errorf("remove snapshot %s: the store was opened without a Veto", id)
 	}
 	var trashed, name string
-	err := s.names(ctx, func() error {
+	err := s.Names().Lock(ctx, func() error {
 		if err := s.removable(ctx, id, o); err != nil {
 			return err
 		}
@@ -45,7 +45,7 @@ func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
 	if name != "" { // whose link goes when the snapshot cannot come back any more
-		_ = s.names(ctx, func() error { s.dropName(name); return nil })
+		_ = s.Names().Lock(ctx, func() error { s.Names().Drop(name); return nil })
 	}
 	if s.onRemove != nil {
 		s.onRemove(ctx, id)

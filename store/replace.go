@@ -110,7 +110,7 @@ func (m *Maintenance) replace(ctx context.Context, in *Ingest, r *replacement) e
 			return err
 		}
 		durable.Step("store.repack.staged")
-		err = m.st.names(ctx, func() error {
+		err = m.st.Names().Lock(ctx, func() error {
 			if now, err := rawMeta(r.old.Dir); err != nil || !bytes.Equal(now, meta) {
 				return errors.Join(errMetaChanged, err)
 			}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"os"
-	"slices"
 
 	jsonv1 "github.com/go-json-experiment/json/v1"
 	"github.com/opencontainers/go-digest"
@@ -14,7 +13,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
-	storelayout "github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/names"
 )
 
 // Snapshot is a published snapshot as read from its folder.
@@ -38,17 +37,6 @@ const (
 	Quarantined State = "quarantined" // damage was found, see Quarantine
 	Damaged     State = "damaged"     // a part of it cannot be read
 )
-
-// nameLength bounds the name of a snapshot, characters.
-const nameLength = 128
-
-// ValidateName refuses what is no snapshot name; one that looks like an id too.
-func ValidateName(name string) error {
-	if !spelling.Name(name, nameLength) || spelling.ID(name) {
-		return failure.New(failure.Usage, "name %q: 1 to 128 of letters, digits, '_', '.', '-', beginning with a letter or digit, and no id", name)
-	}
-	return nil
-}
 
 // Get reads a snapshot: manifest, spec (verified by digest) and meta. Where only
 // meta.json is lost the snapshot stands beside the error.
@@ -166,20 +154,8 @@ func (sn *Snapshot) readManifest(b []byte) error {
 	return nil
 }
 
-// IDs lists the snapshot folders, sorted; others' files are not ours to judge.
-func (s *Store) IDs() ([]ID, error) {
-	var ids []ID
-	err := storelayout.EachEntry(s.Path("snapshots"), func(name []byte, _ uint64) {
-		if spelling.ID(name) {
-			ids = append(ids, ID(name))
-		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list snapshots: %w", err)
-	}
-	slices.Sort(ids)
-	return ids, nil
-}
+// IDs lists the snapshot folders, sorted.
+func (s *Store) IDs() ([]ID, error) { return s.at.IDs() }
 
 // List yields every snapshot; one that cannot be read yields an error and the
 // listing goes on with the next.
@@ -202,23 +178,11 @@ func (s *Store) List(ctx context.Context) iter.Seq2[*Snapshot, error] {
 	}
 }
 
-// ResolveName finds the snapshot of exactly this name.
-func (s *Store) ResolveName(ctx context.Context, name string) (ID, error) {
-	id, err := s.idOf(ctx, name)
-	if err == nil && id == "" {
-		id, err = s.idInFiles(ctx, name)
-	}
-	if err == nil && id == "" {
-		err = failure.New(failure.NotFound, "no snapshot %q", name)
-	}
-	return id, err
-}
-
 // Resolve finds a snapshot by name, id, or unique id prefix of at least three.
 func (s *Store) Resolve(ctx context.Context, ref string) (ID, error) {
-	couldBeName := spelling.Name(ref, nameLength) && !spelling.ID(ref)
+	couldBeName := names.CouldBe(ref)
 	if couldBeName {
-		if id, err := s.idOf(ctx, ref); err != nil || id != "" {
+		if id, err := s.Names().Find(ctx, ref); err != nil || id != "" {
 			return id, err
 		}
 	}
@@ -228,7 +192,7 @@ func (s *Store) Resolve(ctx context.Context, ref string) (ID, error) {
 	}
 	id, err := spelling.Find("snapshot", ref, ids, func(id ID) string { return string(id) })
 	if couldBeName && errors.Is(err, failure.NotFound) {
-		return s.ResolveName(ctx, ref)
+		return s.Names().Resolve(ctx, ref)
 	}
 	return id, err
 }

@@ -17,7 +17,7 @@
 //	blobs/sha256/<hex>     packs, page maps, CH config and state, specs
 //	images/ vms/ pins/ cache/ journals/ network/   of other rooms
 //	cache/fingerprints/<hex>   which pages did not change: package prints
-//	names/<name>           a link to the snapshot of that name: names.go
+//	names/<name>           a link to the snapshot of that name: package names
 //	cache/summaries cache/families   derived: see their files here
 //	ingest/<lease>/ leases/<id> trash/<run>/
 //

@@ -199,7 +199,7 @@ func (c *cutter) whole(what, dir string) *store.Store {
 		c.t.Errorf("%s: verify: %+v, %v", what, rep, err)
 	}
 	c.sleepers(what, s)
-	if _, err := s.ResolveName(context.Background(), "keep"); err != nil {
+	if _, err := s.Names().Resolve(context.Background(), "keep"); err != nil {
 		c.t.Errorf("%s: %v", what, err)
 	}
 	named(c.t, what, s)
@@ -256,19 +256,19 @@ func (c *cutter) acknowledged() {
 		}
 	}
 	if c.verb.snap != nil {
-		_, err := s.ResolveName(context.Background(), c.verb.snap("a"))
+		_, err := s.Names().Resolve(context.Background(), c.verb.snap("a"))
 		holds("snapshot", err)
 	}
 	switch c.verb.name {
 	case "rm", "prune":
-		if _, err := s.ResolveName(context.Background(), "target"); !errors.Is(err, failure.NotFound) {
+		if _, err := s.Names().Resolve(context.Background(), "target"); !errors.Is(err, failure.NotFound) {
 			c.t.Errorf("a removed snapshot is back after a power cut (%v)", err)
 		}
 	case "rename":
-		_, err := s.ResolveName(context.Background(), "t-a")
+		_, err := s.Names().Resolve(context.Background(), "t-a")
 		holds("name", err)
 	case "tag":
-		id, err := s.ResolveName(context.Background(), "target")
+		id, err := s.Names().Resolve(context.Background(), "target")
 		if err == nil {
 			var sn *store.Snapshot
 			if sn, err = s.Get(context.Background(), id); err == nil && sn.Meta.Labels["by"] != "a" {

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
 )
 
 // Folders with a million entries are listed here by the names alone, in two thirds
@@ -54,6 +57,21 @@ func EachEntry(folder string, visit func(name []byte, inode uint64)) error {
 			b = b[length:]
 		}
 	}
+}
+
+// IDs lists the snapshot folders, sorted; others' files are not ours to judge.
+func (l *Layout) IDs() ([]ID, error) {
+	var ids []ID
+	err := EachEntry(l.Path("snapshots"), func(name []byte, _ uint64) {
+		if spelling.ID(name) {
+			ids = append(ids, ID(name))
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	slices.Sort(ids)
+	return ids, nil
 }
 
 // JSONFiles lists the files *.json of a folder.

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/parallel"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -52,18 +50,11 @@ func Beds(ctx context.Context, st *store.Store) ([]Bed, error) {
 		return nil, err
 	}
 	found := make([]Bed, len(ids))
-	g, ctx := errgroup.WithContext(ctx)
-	workers := min(runtime.GOMAXPROCS(0), len(ids))
-	for w := range workers {
-		g.Go(func() (err error) {
-			for i := w; i < len(ids) && err == nil; i += workers {
-				found[i], err = bedOf(st, ids[i])
-				err = errors.Join(err, ctx.Err())
-			}
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+	err = parallel.Each(len(ids), func(i int) (err error) {
+		found[i], err = bedOf(st, ids[i])
+		return errors.Join(err, ctx.Err())
+	})
+	if err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(found, func(b Bed) bool { return b.Snapshot == "" }), nil

@@ -9,6 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/names"
 )
 
 // publication is what was saved of a VM, or lies in a folder, on its way to its
@@ -32,9 +33,9 @@ func checkMeta(ctx context.Context, st *store.Store, meta store.Meta, takeOver b
 		return nil
 	}
 	if takeOver {
-		return store.ValidateName(meta.Name)
+		return names.Validate(meta.Name)
 	}
-	return st.NameFree(ctx, meta.Name)
+	return st.Names().Free(ctx, meta.Name)
 }
 
 // publish packs what is not in packs yet and makes the snapshot exist.

@@ -100,11 +100,11 @@ func taken(here, foreign *store.Snapshot, why error) error {
 
 // nameFree refuses a name that something else has.
 func (m *Mover) nameFree(ctx context.Context, foreign *store.Snapshot, o PullOptions) error {
-	taken := m.Store.NameFree(ctx, o.Meta.Name)
+	taken := m.Store.Names().Free(ctx, o.Meta.Name)
 	if !errors.Is(taken, failure.Conflict) {
 		return taken
 	}
-	id, err := m.Store.ResolveName(ctx, o.Meta.Name)
+	id, err := m.Store.Names().Resolve(ctx, o.Meta.Name)
 	if err != nil {
 		return err
 	}

@@ -122,7 +122,7 @@ func thinned(t *testing.T, m *Mover) *store.Snapshot {
 	t.Helper()
 	publishPages(t, m, "whole", 0, 300)
 	sn := publishPages(t, m, "part", 10, 40)
-	if err := m.Store.Remove(t.Context(), must(m.Store.ResolveName(t.Context(), "whole")), store.RemoveOptions{}); err != nil {
+	if err := m.Store.Remove(t.Context(), must(m.Store.Names().Resolve(t.Context(), "whole")), store.RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	return sn

@@ -103,13 +103,13 @@ func linksLie(t *testing.T, h Harness) {
 		}
 		for name, want := range map[string]store.ID{"c": a, "b": b} {
 			wants(t, state+": a name twice", rename(map[string]store.ID{"c": b, "b": a}[name], name), failure.Conflict)
-			wants(t, state+": a name twice", s.NameFree(t.Context(), name), failure.Conflict)
+			wants(t, state+": a name twice", s.Names().Free(t.Context(), name), failure.Conflict)
 			if got, err := s.Resolve(t.Context(), name); err != nil || got != want {
 				t.Errorf("%s: %s is %s, %v, want %s", state, name, got, err, want)
 			}
 		}
 		for _, free := range []string{"a", "nobody"} {
-			if err := s.NameFree(t.Context(), free); err != nil {
+			if err := s.Names().Free(t.Context(), free); err != nil {
 				t.Errorf("%s: %v", state, err)
 			}
 			_, err := s.Resolve(t.Context(), free)
@@ -138,7 +138,7 @@ func comesByHand(t *testing.T, h Harness) {
 	}
 	for how, notice := range map[string]func() error{
 		"it came back":         func() error { return nil },
-		"asked for":            func() error { _, err := s.ResolveName(t.Context(), "b"); return err },
+		"asked for":            func() error { _, err := s.Names().Resolve(t.Context(), "b"); return err },
 		"collected":            func() error { return h.Collect(t.Context(), s) },
 		"what is derived goes": func() error { return s.DropDerived(t.Context()) },
 	} {
@@ -150,7 +150,7 @@ func comesByHand(t *testing.T, h Harness) {
 		if err := notice(); err != nil {
 			t.Fatalf("%s: %v", how, err)
 		}
-		wants(t, how+": a name twice, foreseen", s.NameFree(t.Context(), "b"), failure.Conflict)
+		wants(t, how+": a name twice, foreseen", s.Names().Free(t.Context(), "b"), failure.Conflict)
 		l := Lease(t, s)
 		_, err := Publish(t.Context(), s, l, store.Meta{Name: "b"}, Image(3, 3))
 		wants(t, how+": a name twice", errors.Join(err, l.Release()), failure.Conflict)

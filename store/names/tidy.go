@@ -1,4 +1,4 @@
-package store
+package names
 
 import (
 	"context"
@@ -9,16 +9,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	storelayout "github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
-// linkedNames lists the names that have a link, sorted. What else lies in the
+// linkedAll lists the names that have a link, sorted. What else lies in the
 // folder is not ours.
-func (s *Store) linkedNames() ([]string, error) {
+func (n *Names) linkedAll() ([]string, error) {
 	var all []string
-	err := storelayout.EachEntry(s.Path(storelayout.Names), func(name []byte, _ uint64) {
-		if n := string(name); ValidateName(n) == nil {
-			all = append(all, n)
+	err := layout.EachEntry(n.at.Path(layout.Names), func(name []byte, _ uint64) {
+		if Validate(string(name)) == nil {
+			all = append(all, string(name))
 		}
 	})
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -28,23 +28,23 @@ func (s *Store) linkedNames() ([]string, error) {
 	return all, nil
 }
 
-// StaleNames lists the names whose link leads to no snapshot that has them. known
+// Stale lists the names whose link leads to no snapshot that has them. known
 // are names of snapshots that were read lately: those are not read again.
-func (s *Store) StaleNames(known map[ID]string) ([]string, error) {
-	all, err := s.linkedNames()
+func (n *Names) Stale(known map[layout.ID]string) ([]string, error) {
+	all, err := n.linkedAll()
 	if err != nil {
 		return nil, err
 	}
 	var stale []string
 	for _, name := range all {
-		id, err := s.linked(name)
+		id, err := n.linked(name)
 		if err != nil {
 			return nil, err
 		}
 		if id != "" && known[id] == name {
 			continue
 		}
-		nobodys, err := s.nobodys(name)
+		nobodys, err := n.nobodys(name)
 		if err != nil {
 			return nil, err
 		}
@@ -55,12 +55,12 @@ func (s *Store) StaleNames(known map[ID]string) ([]string, error) {
 	return stale, nil
 }
 
-// TidyNames removes links that are stale, each looked at again, and makes those
+// Tidy removes links that are stale, each looked at again, and makes those
 // that known shows to be missing. It gives the names whose links it removed.
-func (s *Store) TidyNames(ctx context.Context, stale []string, known map[ID]string) (removed []string, err error) {
+func (n *Names) Tidy(ctx context.Context, stale []string, known map[layout.ID]string) (removed []string, err error) {
 	for _, name := range stale {
-		err := s.names(ctx, func() error {
-			if s.dropName(name) {
+		err := n.Lock(ctx, func() error {
+			if n.Drop(name) {
 				removed = append(removed, name)
 			}
 			return nil
@@ -69,13 +69,13 @@ func (s *Store) TidyNames(ctx context.Context, stale []string, known map[ID]stri
 			return removed, err
 		}
 	}
-	whole := s.namesWhole()
+	whole := n.Whole()
 	for id, name := range known {
 		if !whole {
 			break
 		}
-		if name != "" && ValidateName(name) == nil {
-			to, err := s.linked(name)
+		if name != "" && Validate(name) == nil {
+			to, err := n.linked(name)
 			if err != nil {
 				return removed, err
 			}
@@ -85,30 +85,30 @@ func (s *Store) TidyNames(ctx context.Context, stale []string, known map[ID]stri
 	if whole {
 		return removed, nil
 	}
-	return removed, s.RemakeNames(ctx)
+	return removed, n.Complete(ctx)
 }
 
-// RemakeNames makes the links that are missing. A store that cannot be written has
+// Complete makes the links that are missing. A store that cannot be written has
 // those that it has.
-func (s *Store) RemakeNames(ctx context.Context) error {
-	err := s.names(ctx, s.completeNames)
+func (n *Names) Complete(ctx context.Context) error {
+	err := n.Lock(ctx, n.complete)
 	if errors.Is(err, unix.EROFS) {
 		return nil
 	}
 	return err
 }
 
-// nameByLink is the name whose link leads to a snapshot that cannot say it itself.
+// ByLink is the name whose link leads to a snapshot that cannot say it itself.
 // Of two, as a rename leaves them that died half-way, it is the one that is
 // preferred.
-func (s *Store) nameByLink(id ID, preferred string) string {
-	all, err := s.linkedNames()
+func (n *Names) ByLink(id layout.ID, preferred string) string {
+	all, err := n.linkedAll()
 	if err != nil {
 		return ""
 	}
 	var found []string
 	for _, name := range all {
-		if to, err := s.linked(name); err == nil && to == id {
+		if to, err := n.linked(name); err == nil && to == id {
 			found = append(found, name)
 		}
 	}
