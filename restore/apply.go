@@ -23,9 +23,9 @@ func (e *Engine) Apply(ctx context.Context, p *Plan) (*VM, error) {
 	return recs[0], nil
 }
 
-// ApplyAll makes the VMs of several plans side by side: all or none. No guest
-// runs before all of them can: one that runs takes processors from those that
-// are still being made, and none has run where another cannot be made.
+// ApplyAll makes the VMs of several plans in parallel: all or none. No guest runs
+// before all of them can: a running guest takes processors from those still being
+// made, and would have run although another could not be made.
 func (e *Engine) ApplyAll(ctx context.Context, plans []*Plan) ([]*VM, error) {
 	lease, err := e.Store.Lease(ctx, "restore "+string(plans[0].SnapshotID))
 	if err != nil {
@@ -63,7 +63,7 @@ type cohort struct {
 	runs   []*run
 }
 
-// sideBySide bounds how many VMs are worked on at once: they wait for the disk,
+// sideBySide limits how many VMs are worked on at once: they wait for the disk,
 // the kernel's network and their VMMs longer than they compute.
 const sideBySide = 16
 
@@ -121,7 +121,7 @@ func (c *cohort) records() []*vm.Record {
 	return recs
 }
 
-// undo takes every VM apart, whatever becomes of the others.
+// undo removes every VM, whatever happens to the others.
 func (c *cohort) undo(ctx context.Context) error {
 	errs := make([]error, len(c.runs))
 	var g errgroup.Group

@@ -12,17 +12,17 @@ import (
 
 func (e *Engine) cache() ramcache.Cache { return ramcache.Cache{Store: e.Store, Cap: e.CacheCap} }
 
-// materialise answers the raw, sparse RAM file of a snapshot in the cache and
-// makes it where it is missing.
+// materialise returns the raw, sparse RAM file of a snapshot in the cache, and
+// makes it if it is missing.
 func (e *Engine) materialise(ctx context.Context, lease *store.Lease, s *subject, onBytes told) (string, error) {
 	return e.cache().Make(ctx, lease, s.snapshot, s.ram.bytes, func(ctx context.Context, f *os.File, wrote func(int64)) error {
 		return e.fillMemory(ctx, s, f, onBytes, wrote)
 	})
 }
 
-// Materialise makes the RAM file of a snapshot ahead of the next clone, unless
-// it is there, another process is at it, or the cache has no room for it. It
-// answers whether the file is there afterwards.
+// Materialise makes the RAM file of a snapshot ahead of the next clone, unless it
+// exists, another process is making it, or the cache has no room for it. It
+// reports whether the file exists afterwards.
 func (e *Engine) Materialise(ctx context.Context, ref string) (bool, error) {
 	if err := e.complete(); err != nil {
 		return false, err

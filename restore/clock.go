@@ -8,8 +8,8 @@ type GuestClock string
 
 // The ways of a clock; the zero value of a request is CatchUp.
 const (
-	CatchUp    GuestClock = "catch-up"    // the time of day is right at once, the monotonic clock leaps
-	StandStill GuestClock = "stand-still" // nothing leaps; the time of day is behind until the guest sets it
+	CatchUp    GuestClock = "catch-up"    // the time of day is right at once, the monotonic clock jumps
+	StandStill GuestClock = "stand-still" // nothing jumps; the time of day is behind until the guest sets it
 )
 
 // clock is the choice, checked.

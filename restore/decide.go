@@ -11,11 +11,11 @@ import (
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
-// findings are what a plan is decided by. They were read; to decide touches
-// nothing.
+// findings are the facts that decide a plan. They were read before; deciding
+// touches nothing.
 type findings struct {
 	networks []NetworkPlan // none for a VM that has its own
-	cached   bool          // the RAM lies in the cache
+	cached   bool          // the RAM is in the cache
 	room     ramcache.Room
 	huge     []hugePages
 	host     Host
@@ -27,7 +27,7 @@ type hugePages struct {
 	need, free int64
 }
 
-// find reads what decides about a restore.
+// find reads the facts that decide a restore.
 func (e *Engine) find(ctx context.Context, r Request, s *subject, host func() (Host, error)) (f findings, err error) {
 	if !r.ownDisks {
 		if f.networks, err = e.planNetworks(s, r); err != nil {
@@ -58,8 +58,8 @@ func (e *Engine) find(ctx context.Context, r Request, s *subject, host func() (H
 	return f, err
 }
 
-// lookAtDisks refuses disks that no VMM would open as the raw ones that they are:
-// an older program saved what a guest had written.
+// lookAtDisks refuses disks that a VMM would not open as raw: older versions
+// saved whatever a guest had written.
 func (e *Engine) lookAtDisks(ctx context.Context, s *subject) error {
 	for i, d := range s.snapshot.Spec.Disks {
 		if s.sizes[i].stored == 0 {
@@ -95,8 +95,8 @@ func (p *Plan) decide(r Request, f findings) error {
 		}
 		return p.decideRoom(r, f)
 	}
-	// All that a restore does with the documents, in advance: the capture or the
-	// pull may have judged by other rules, or could not without a key.
+	// Everything a restore does with the documents, in advance: the capture or
+	// the pull may have checked by other rules, or lacked the key.
 	if err := p.source.Judge(p.config, p.state); err != nil {
 		return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
 	}
@@ -118,7 +118,7 @@ func (p *Plan) decide(r Request, f findings) error {
 	return p.decideHugePages(r, f)
 }
 
-// warnOfSizes: what an older program published of a disk that had been grown.
+// warnOfSizes: older versions published wrong sizes of grown disks.
 func (p *Plan) warnOfSizes() {
 	for i, d := range p.disks {
 		if said := p.snapshot.Spec.Disks[i].Bytes; d.bytes != said && p.snapshot.Spec.Disks[i].Image == "" {
@@ -163,7 +163,7 @@ func (p *Plan) checkHost(r Request, f findings) (chsnap.Passage, error) {
 }
 
 // checkTSC says what is wrong with the frequency of the guest's time stamp
-// counter on this host, "" when nothing is.
+// counter on this host, "" if nothing is.
 func (p *Plan) checkTSC(f findings) (string, error) {
 	if f.host.TSC.KHz == 0 || f.host.TSC.Scales {
 		return "", nil

@@ -15,17 +15,17 @@ import (
 	"github.com/cocoonv2/cocoon/network"
 )
 
-// Trial is the VM that a snapshot makes, built in full beside the one whose
-// place it is to take: its disks are written, and its RAM and devices were
-// loaded by a VMM. It has an id of its own, which nobody sees, and a journal: if
-// this process dies, gc takes it apart as any restore that died.
+// Trial is the VM of a snapshot, built in full beside the one it is to replace:
+// its disks are written, and a VMM loaded its RAM and devices. It has a hidden id
+// of its own and a journal: if this process dies, gc removes it like any restore
+// that died.
 type Trial struct {
 	*run
 	of *vm.Record
 }
 
-// Try builds the VM of r.Snapshot for the place of rec, whose lock the caller
-// holds, and touches nothing of rec. Close the answer.
+// Try builds the VM of r.Snapshot as a replacement for rec, whose lock the caller
+// holds, without touching rec. Close the result.
 func (e *Engine) Try(ctx context.Context, rec *VM, r Request) (*Trial, error) {
 	p, err := e.planTrial(ctx, rec, r)
 	if err != nil {
@@ -46,7 +46,8 @@ func (e *Engine) Try(ctx context.Context, rec *VM, r Request) (*Trial, error) {
 	if err := t.doOrUndo(ctx, "exchange.", append(steps, t.loadSteps()...)); err != nil {
 		return nil, errors.Join(fmt.Errorf("restore snapshot %s in place of VM %s: %w", p.SnapshotID, rec.Name, err), t.Close(ctx))
 	}
-	// It works. The VMM is not needed any more, its TAPs are not the right ones.
+	// It works. The VMM is no longer needed, since its TAPs are not the right
+	// ones.
 	if err := errors.Join(t.kill(ctx), t.VMs.ReleaseMemory(t.rec.ID)); err != nil {
 		return nil, errors.Join(err, t.Close(ctx))
 	}
@@ -54,7 +55,7 @@ func (e *Engine) Try(ctx context.Context, rec *VM, r Request) (*Trial, error) {
 }
 
 // PlanExchange makes every refusal of Try and changes nothing. The plan is that
-// of the VM, not of the one that is built beside it for a while.
+// of the VM, not of its temporary replacement.
 func (e *Engine) PlanExchange(ctx context.Context, rec *VM, r Request) (*Plan, error) {
 	p, err := e.planTrial(ctx, rec, r)
 	if err != nil {
@@ -71,7 +72,7 @@ func (e *Engine) PlanExchange(ctx context.Context, rec *VM, r Request) (*Plan, e
 	return p, nil
 }
 
-// planTrial is the plan of the VM that is built beside rec.
+// planTrial is the plan of the VM built beside rec.
 func (e *Engine) planTrial(ctx context.Context, rec *vm.Record, r Request) (*Plan, error) {
 	r.Name, r.Paused = "exchange-"+rec.ID[:12], true
 	r.Networks = []Wish{{How: None}} // the VM has the real ones
@@ -82,8 +83,8 @@ func (e *Engine) planTrial(ctx context.Context, rec *vm.Record, r Request) (*Pla
 	return p, sameInterfaces(p, rec)
 }
 
-// sameInterfaces: the VM keeps its identity, which the guest of the snapshot
-// must have too.
+// sameInterfaces: the VM keeps its identity, so the guest of the snapshot must
+// have the same one.
 func sameInterfaces(p *Plan, rec *vm.Record) error {
 	var have, want []string
 	for _, n := range p.source.Interfaces() {
@@ -99,7 +100,7 @@ func sameInterfaces(p *Plan, rec *vm.Record) error {
 		"make another VM of it: cocoon vm create NAME --from-snapshot "+string(p.SnapshotID))
 }
 
-// Close takes apart what is left of the trial.
+// Close removes what is left of the trial.
 func (t *Trial) Close(ctx context.Context) error {
 	var err error
 	if t.rec != nil {
@@ -109,8 +110,7 @@ func (t *Trial) Close(ctx context.Context) error {
 	return errors.Join(err, t.lease.Release())
 }
 
-// Become lets the VM that the trial is of, which has no process, go on as what
-// was tried:
+// Become lets the VM, which has no process, continue as its trial:
 //
 //	1 adopt     the trial's disks move into the VM's folder, beside its own
 //	2 network, memory, launch, load: as in a wake
@@ -140,8 +140,8 @@ func (t *Trial) Become(ctx context.Context) error {
 	return errors.Join(t.VMs.DropStrayDisks(rec), t.VMs.AnnounceSaved(ctx, rec))
 }
 
-// future is the record of the VM once it has become what was tried: all of the
-// snapshot but its identity.
+// future is the record of the VM after the exchange: everything from the snapshot
+// but its identity.
 func (t *Trial) future() *vm.Record {
 	rec, of := *t.rec, t.of
 	rec.ID, rec.Name, rec.Created, rec.Labels, rec.Networks, rec.Woken = of.ID, of.Name, of.Created, of.Labels, of.Networks, of.Woken

@@ -11,11 +11,11 @@ import (
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
-// told is progress in bytes; nil where nobody listens.
+// told receives progress in bytes; may be nil.
 type told = func(done, total int64)
 
-// writeMemory expands a snapshot's RAM into one new sparse file: its ranges
-// one after the other, in the order of the table in state.json. Every page is
+// writeMemory expands a snapshot's RAM into one new sparse file: its ranges one
+// after the other, in the order of the table in state.json. Every page is
 // verified. The file is not fsynced.
 func (e *Engine) writeMemory(ctx context.Context, s *subject, onBytes told, path string) error {
 	return newSparse(path, s.ram.bytes, func(f *os.File) error { return e.fillMemory(ctx, s, f, onBytes, func(int64) {}) })
@@ -44,7 +44,7 @@ func (e *Engine) fillMemory(ctx context.Context, s *subject, f *os.File, onBytes
 	return nil
 }
 
-// meter sums up progress that several goroutines tell of.
+// meter sums up the progress of several goroutines.
 type meter struct {
 	done    atomic.Int64
 	total   int64
@@ -73,8 +73,8 @@ func writeImage(ctx context.Context, im *pack.Image, path string, onBytes told) 
 	})
 }
 
-// newSparse makes a file of size bytes, all holes, and has it filled. On error
-// no file is left.
+// newSparse makes a file of size bytes, all holes, and has it filled. On error no
+// file is left.
 func newSparse(path string, size int64, fill func(*os.File) error) (err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {

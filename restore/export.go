@@ -15,10 +15,9 @@ import (
 )
 
 // ExportCH writes a folder that `cloud-hypervisor --restore
-// source_url=file://DIR` accepts: config.json with every path inside the
-// folder, state.json, memory-ranges, the disks and the boot files. The folder
-// must not exist yet; it appears under its name only when it is whole. onBytes may
-// be nil.
+// source_url=file://DIR` accepts: config.json with every path inside the folder,
+// state.json, memory-ranges, the disks and the boot files. The folder must not
+// exist; it gets its name only when it is whole. onBytes may be nil.
 func (e *Engine) ExportCH(ctx context.Context, ref, dir string, onBytes func(done, total int64)) (err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
@@ -57,7 +56,7 @@ func (e *Engine) ExportCH(ctx context.Context, ref, dir string, onBytes func(don
 	return cannotMake(dir, d.Publish())
 }
 
-// cannotMake says why an export cannot be made where it was asked for.
+// cannotMake says why an export cannot be made at the requested place.
 func cannotMake(dir string, err error) error {
 	if errors.Is(err, os.ErrExist) {
 		return failure.New(failure.Conflict, "%s exists already", dir)
@@ -68,8 +67,8 @@ func cannotMake(dir string, err error) error {
 	return nil
 }
 
-// roomFor refuses an export that the file system of dir has no room for. Disks
-// that are images may be shared with their blobs.
+// roomFor refuses an export that does not fit the file system of dir. Disks that
+// are images may be shared with their blobs.
 func (s *subject) roomFor(dir string) error {
 	need := s.ram.stored + stored(s.sizes)
 	free, _, err := hostfacts.FreeBytes(dir)

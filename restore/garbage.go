@@ -11,8 +11,8 @@ import (
 	"github.com/cocoonv2/cocoon/store/layout"
 )
 
-// Garbage is the Source of journals: restores whose process died are undone. Forget
-// drops the network of a VM whose plugins cannot undo it.
+// Garbage is the Source of journals: restores whose process died are undone.
+// Forget drops the network of a VM whose plugins cannot undo it.
 func (e *Engine) Garbage(forget func(ctx context.Context, vm string) error) garbage.Source {
 	return garbage.Source{Folder: "journals", Undo: func(ctx context.Context, u garbage.Undoing) error {
 		files, err := layout.JSONFiles(e.Store.Path("journals"))
@@ -41,7 +41,7 @@ func (e *Engine) recoverDead(ctx context.Context, u garbage.Undoing, path string
 		return err
 	}
 	const why = "a restore that died half-way"
-	if u.DryRun() { // its entry in the run folder is told by itself
+	if u.DryRun() { // its entry in the run folder is reported separately
 		u.Undone(garbage.Journal, j.VM, why)
 		return nil
 	}

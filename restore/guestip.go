@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// addressOf is what a kernel's command line says of the address of interface i, of
-// so many: ip=ADDRESS:SERVER:GATEWAY:NETMASK:HOSTNAME:DEVICE:… of Linux. Without a
-// device it is the first one's; the name of a device counts where it has a number,
-// as eth1, or where there is one interface only. What is not static (dhcp, off)
-// says nothing.
+// addressOf reads the address of interface i, of so many, from a kernel command
+// line: ip=ADDRESS:SERVER:GATEWAY:NETMASK:HOSTNAME:DEVICE:… of Linux. Without a
+// device it is the first interface's; a device name counts if it has a number,
+// such as eth1, or if there is only one interface. A non-static setting (dhcp,
+// off) yields nothing.
 func addressOf(cmdline string, i, interfaces int) (ip netip.Prefix, gateways []netip.Addr, ok bool) {
 	for word := range strings.FieldsSeq(cmdline) {
 		value, is := strings.CutPrefix(word, "ip=")
@@ -35,7 +35,7 @@ func addressOf(cmdline string, i, interfaces int) (ip netip.Prefix, gateways []n
 	return ip, nil, false
 }
 
-// means tells whether a device is interface i.
+// means reports whether a device is interface i.
 func means(device string, i, interfaces int) bool {
 	if device == "" {
 		return i == 0
@@ -44,8 +44,8 @@ func means(device string, i, interfaces int) bool {
 	return err == nil && n == i || err != nil && interfaces == 1
 }
 
-// prefixLength of a netmask; without one it is that of the address's class, as the
-// kernel takes it.
+// prefixLength of a netmask; without one it is that of the address class, as in
+// the kernel.
 func prefixLength(netmask string, of netip.Addr) int {
 	if m, err := netip.ParseAddr(netmask); err == nil && m.Is4() {
 		if ones, bits := net.IPMask(m.AsSlice()).Size(); bits == 32 && ones > 0 {

@@ -13,21 +13,22 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 )
 
-// Host is what of this host decides whether it can go on with what another had.
+// Host holds the facts about this host that decide whether it can continue a
+// guest of another.
 type Host struct {
 	VMM      chsnap.Version
 	CPUFlags []string
 	TSC      TSC
 }
 
-// TSC is the time stamp counter that guests of this host can have.
+// TSC describes the time stamp counter available to guests of this host.
 type TSC struct {
-	KHz    uint64 // 0: not known, and not compared
-	Scales bool   // the processor can show a guest another frequency
-	PPM    uint64 // how far from its own KVM takes a frequency for the same
+	KHz    uint64 // 0: unknown, and not compared
+	Scales bool   // the processor can present another frequency to a guest
+	PPM    uint64 // tolerance within which KVM treats a frequency as its own
 }
 
-// ReadHost asks a VMM's binary and this host.
+// ReadHost reads the facts from a VMM's binary and this host.
 func ReadHost(ctx context.Context, binary string) (Host, error) {
 	v, err := chsnap.AskVersion(ctx, binary)
 	if err != nil {
@@ -36,7 +37,7 @@ func ReadHost(ctx context.Context, binary string) (Host, error) {
 	return Host{VMM: v, CPUFlags: hostfacts.CPU().Flags, TSC: readTSC()}, nil
 }
 
-// lacks are the processor flags of a snapshot that this host has not.
+// lacks are the processor flags of a snapshot that this host does not have.
 func (h Host) lacks(want []string) []string {
 	var missing []string
 	for _, f := range want {
@@ -47,17 +48,17 @@ func (h Host) lacks(want []string) []string {
 	return missing
 }
 
-// tscVerdict is what becomes of a guest whose counter went at khz.
+// tscVerdict says what happens to a guest whose counter ran at khz.
 type tscVerdict int
 
 const (
 	sameTSC   tscVerdict = iota
-	slowerTSC            // the host's is slower: KVM keeps the guest's up by software
+	slowerTSC            // the host's is slower: KVM keeps the guest's pace in software
 	fasterTSC            // the host's is faster: KVM refuses
 )
 
-// compare answers as KVM does when the VMM sets the frequency of a virtual CPU: a
-// processor that cannot scale can only be helped on.
+// compare decides as KVM does when the VMM sets the frequency of a virtual CPU:
+// without scaling, KVM can only slow a guest's clock down.
 func (t TSC) compare(khz uint64) tscVerdict {
 	switch {
 	case khz == 0 || t.KHz == 0 || t.Scales:
@@ -79,11 +80,11 @@ const (
 	kvmCapTSCControl  = 60
 )
 
-// defaultPPM is what KVM tolerates unless its module was told otherwise.
+// defaultPPM is KVM's tolerance unless its module parameter says otherwise.
 const defaultPPM = 250
 
-// readTSC asks KVM. Where it does not answer, nothing is compared: the VMM says
-// what it thinks of it when it loads.
+// readTSC asks KVM. If it does not answer, nothing is compared, and the VMM
+// decides when it loads.
 func readTSC() TSC {
 	t := TSC{PPM: defaultPPM}
 	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
@@ -106,7 +107,7 @@ func readTSC() TSC {
 	return t
 }
 
-// tscOf asks a VM, or its virtual CPU where the kernel is older than v5.16.
+// tscOf asks a VM, or its virtual CPU on kernels older than v5.16.
 func tscOf(kvm int) (int, error) {
 	vm, err := ioctl(kvm, kvmCreateVM, 0)
 	if err != nil {

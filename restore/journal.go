@@ -13,8 +13,8 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Journal is the durable note of a restore under way: which VM has to be taken
-// apart if nobody finishes it. File journals/<vm id>.json.
+// Journal is the durable note of a restore in progress: which VM to remove if
+// nobody finishes it. File journals/<vm id>.json.
 type Journal struct {
 	VM       string    `json:"vm"`
 	Snapshot string    `json:"snapshot"`

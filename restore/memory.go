@@ -13,8 +13,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 )
 
-// documents are the VMM's, patched for the new VM; what belongs to none stays as
-// it was captured.
+// documents are the VMM's, patched for the new VM; everything that belongs to no
+// VM stays as captured.
 func (r *run) documents(ctx context.Context, writable ...string) (*chsnap.Config, *chsnap.State, error) {
 	c, s := r.plan.config.Clone(), r.plan.state.Clone()
 	if r.plan.dropTSC {
@@ -41,8 +41,8 @@ func writeFolder(dir string, c *chsnap.Config, s *chsnap.State) error {
 	return os.WriteFile(filepath.Join(dir, "state.json"), s.Bytes(), 0o600)
 }
 
-// copyMemory builds the CH snapshot folder: on tmpfs where RAM allows, else in
-// the VM's folder.
+// copyMemory builds the CH snapshot folder: on tmpfs if RAM allows, else in the
+// VM's folder.
 func (r *run) copyMemory(ctx context.Context) error {
 	base := chsnap.PickStaging(uint64(r.plan.MemoryBytes), r.VMs.Dir(r.rec.ID))
 	if err := r.makeStaging(ctx, base); err != nil {
@@ -58,9 +58,9 @@ func (r *run) copyMemory(ctx context.Context) error {
 	return r.writeMemory(ctx, r.plan.subject, r.plan.onBytes, filepath.Join(r.staging, "memory-ranges"))
 }
 
-// mapMemory points the VMM at the materialised RAM file. The VM keeps a hard
-// link to it, so the cache may forget the file while the VM lives, and the VMM
-// opens it by another name, which startAfresh takes from it.
+// mapMemory points the VMM at the materialised RAM file. The VM keeps a hard link
+// to it, so the cache may drop the file while the VM lives. The VMM opens it by
+// another name, which startAfresh then replaces.
 func (r *run) mapMemory(ctx context.Context) error {
 	file, err := r.materialise(ctx, r.lease, r.plan.subject, r.plan.onBytes)
 	if err != nil {
@@ -87,7 +87,8 @@ func (r *run) mapMemory(ctx context.Context) error {
 	return writeFolder(r.staging, c, s)
 }
 
-// loadMapped lets the VMM map the RAM, and then lets nobody map it again.
+// loadMapped has the VMM map the RAM, and then makes sure that it is never mapped
+// again.
 func (r *run) loadMapped(ctx context.Context) error {
 	if err := r.load(ctx); err != nil {
 		return err
@@ -95,12 +96,12 @@ func (r *run) loadMapped(ctx context.Context) error {
 	return r.startAfresh()
 }
 
-// startAfresh puts zeros where the VMM has found the RAM. It has mapped the file,
-// whatever becomes of the name; it opens the name again when the guest reboots, in
-// the same process, and a guest may expect to boot on zeros. A VMM that confines
-// itself by Landlock may open the very files that it was told of, by whatever
-// name, and looks again at a reboot whether all are there: so the zeros are there
-// before it loads, and keep their name.
+// startAfresh puts zeros where the VMM found the RAM. The VMM has mapped the
+// file, so the name no longer matters to it; but it opens the name again when the
+// guest reboots, in the same process, and a guest may expect to boot on zeros. A
+// VMM confined by Landlock may open only the files it was given, by whatever
+// name, and checks again at a reboot that all exist: so the zeros exist before it
+// loads, and keep their name.
 func (r *run) startAfresh() error {
 	dir := r.VMs.Dir(r.rec.ID)
 	name := filepath.Join(dir, vm.MemoryNew)

@@ -11,30 +11,30 @@ import (
 type Mode string
 
 const (
-	Auto   Mode = "auto"   // the fastest that is right for this guest, see choose
+	Auto   Mode = "auto"   // the fastest that works for this guest, see choose
 	Copy   Mode = "copy"   // a CH snapshot folder that the VMM reads in full; works for every guest
 	Map    Mode = "map"    // the materialised file, mapped privately and shared by clones
 	Stream Mode = "stream" // pages pushed from the packs into the VMM, no file
 	Cold   Mode = "cold"   // disks only: boot from the record
 )
 
-// facts decide which mode is right and which is fastest.
+// facts decide which modes work and which is fastest.
 type facts struct {
-	noMap    string // why the RAM cannot be mapped, "" when it can
+	noMap    string // why the RAM cannot be mapped, "" if it can
 	noStream string // why it cannot be pushed
 	noCopy   string // why the VMM cannot read a snapshot folder
 	noRoom   bool   // for the file that is mapped
-	cached   bool   // the materialised file is there
+	cached   bool   // the materialised file exists
 	clones   int    // how many VMs are made of the snapshot at once
 }
 
-// refusal says why a mode would be wrong, "" when it would not.
+// refusal says why a mode would not work, "" if it would.
 func (f facts) refusal(m Mode) string {
 	return map[Mode]string{Map: f.noMap, Stream: f.noStream, Copy: f.noCopy}[m]
 }
 
-// choose answers the mode and the reason for it. A mode that was asked for and
-// would be wrong is failure.Incompatible, never replaced by another.
+// choose returns the mode and the reason. A requested mode that would not work is
+// failure.Incompatible, never replaced by another.
 func choose(asked Mode, f facts) (Mode, string, error) {
 	switch asked {
 	case Copy, Map, Stream:
@@ -67,7 +67,7 @@ func choose(asked Mode, f facts) (Mode, string, error) {
 	return m, f.noMap + "; " + f.noStream, nil
 }
 
-// instead names what is right.
+// instead names modes that work.
 func (f facts) instead() string {
 	m := fastest(f)
 	if f.refusal(m) != "" {

@@ -12,7 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// NetworkPlan is how one interface will be attached, and why so.
+// NetworkPlan says how one interface will be attached, and why.
 type NetworkPlan struct {
 	ID      string         `json:"id"` // the VMM's, e.g. _net0
 	How     string         `json:"how"`
@@ -34,8 +34,8 @@ func (n NetworkPlan) String() string {
 	return fmt.Sprintf("interface %s: %s%s (%s)", n.ID, n.How, where, n.Why)
 }
 
-// planNetworks decides for each interface of the snapshot. One wish is for all
-// of them, more are one each, in order.
+// planNetworks decides for each interface of the snapshot. One wish applies to
+// all of them, several are one each, in order.
 func (e *Engine) planNetworks(s *subject, r Request) (plans []NetworkPlan, err error) {
 	src, id := s.source.Interfaces(), s.snapshot.ID
 	if len(src) == 0 && slices.ContainsFunc(r.Networks, Wish.attaches) {
@@ -68,7 +68,7 @@ func (e *Engine) planNetworks(s *subject, r Request) (plans []NetworkPlan, err e
 	return plans, nil
 }
 
-// describe fills in what is told of the choice for a guest.
+// describe fills in what is displayed.
 func (n *NetworkPlan) describe(id string, g network.Guest) {
 	n.ID, n.Network, n.Tap, n.MAC = id, n.request.Network, n.request.Tap, g.MAC
 	if n.How == None || n.How == Tap {
@@ -84,16 +84,15 @@ type choice struct {
 	*Engine
 	snapshot *store.Snapshot
 	source   vm.Interface
-	guest    network.Guest // what the guest believes; see remember
-	said     bool          // by the operator or its command line, not by the snapshot
+	guest    network.Guest // the guest's own view; see remember
+	said     bool          // from the operator or its command line, not from the snapshot
 	wish     Wish
 	clones   int
 	self     string // id of the VM, if there is one, and
-	index    int    // which of its interfaces this is: what that has is in nobody's way
+	index    int    // which of its interfaces this is: its own addresses do not conflict
 }
 
-// remember answers how it is known what the guest believes, "" where the snapshot
-// says so.
+// remember says how the guest's view is known, "" if from the snapshot.
 func (c *choice) remember(i, interfaces int, cmdline string) (told string) {
 	c.guest = c.source.Remembered
 	switch {
@@ -153,9 +152,9 @@ func (c choice) byDefault() (*NetworkPlan, error) {
 	return c.keep("nobody has its address")
 }
 
-// ours: the snapshot may say on which of this host's networks it is. One that came
-// from elsewhere may not. Earlier programs did not note where one came from: it may
-// be on the network that the VM which it names, one of this store, has itself.
+// ours: the snapshot may choose one of this host's networks. One from elsewhere
+// may not. Earlier versions did not record the origin: then the snapshot may use
+// the network that the VM it names, if it is in this store, has itself.
 func (c choice) ours() bool {
 	sn := c.snapshot
 	if sn.Meta.Origin != nil || sn.Foreign() {
@@ -164,7 +163,7 @@ func (c choice) ours() bool {
 	return c.VMs.HasInterface(sn.Spec.VM.ID, vm.Network{ID: c.source.ID, Attachment: c.source.Attachment})
 }
 
-// base is what each request says of the device that the guest has.
+// base holds what every request says about the guest's device.
 func (c choice) base(net string) network.Request {
 	return network.Request{Network: net, MTU: c.source.SavedMTU, QueuePairs: c.source.QueuePairs}
 }
@@ -184,8 +183,8 @@ func (c choice) tap(name, why string) (*NetworkPlan, error) {
 	return &NetworkPlan{How: Tap, Why: why, request: r}, nil
 }
 
-// kept asks for what the network saw of the source: of one with a fresh identity
-// that is not what its guest remembers.
+// kept requests what the network saw of the source; with a fresh identity that
+// differs from what its guest remembers.
 func (c choice) kept() network.Request {
 	r := c.base(c.source.Network)
 	if c.wish.Network != "" {
@@ -220,7 +219,7 @@ func (c choice) keep(why string) (*NetworkPlan, error) {
 	return &NetworkPlan{How: Keep, Why: why, request: r}, nil
 }
 
-// free refuses a MAC or an address that somebody else has.
+// free refuses a MAC or an address that is in use.
 func (c choice) free(r network.Request) error {
 	r.VM, r.Index = c.self, c.index
 	holder, err := c.VMs.AddressHolder(r)
@@ -265,7 +264,7 @@ func (c choice) elsewhere(err error) error {
 	return failure.Hint(err, hint)
 }
 
-// wantNetworks puts what the plan decided into the record of the new VM.
+// wantNetworks puts the plan's decisions into the record of the new VM.
 func wantNetworks(rec *vm.Record, p *Plan) {
 	rec.Networks = []vm.Network{}
 	for i, n := range p.Networks {

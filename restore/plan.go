@@ -1,12 +1,12 @@
 // Package restore rebuilds a fresh virtual machine from any snapshot, after
 // the source VM is gone.
 //
-// A [Plan] is made first and changes nothing: every refusal that can be
-// foreseen (missing or damaged objects, documents that could not be rewritten,
-// VMM version, processor, name, address, space) is made there, and it can be
-// printed. First everything is read, once: the snapshot ([subject]) and the host
-// ([findings]); then a function that touches nothing judges it (planOf).
-// [Engine.ApplyAll] runs numbered steps, each with its undo:
+// A [Plan] is made first and changes nothing: every foreseeable refusal (missing
+// or damaged objects, documents that could not be rewritten, VMM version,
+// processor, name, address, space) is made there, and it can be printed. First
+// everything is read, once: the snapshot ([subject]) and the host ([findings]);
+// then a function that touches nothing decides (planOf). [Engine.ApplyAll] runs
+// numbered steps, each with its undo:
 //
 //	1 reserve   id, folders; a journal that names them
 //	2 network   netns, devices, addresses: kept, fresh or none; TAPs are up
@@ -19,14 +19,14 @@
 //	8 announce  who is where, to the network and to a guest that must know
 //	9 record    the VM exists from here on
 //
-// Several VMs are made side by side and meet twice: none goes on to step 7
+// Several VMs are made in parallel and meet twice: none continues to step 7
 // before all have done step 6, and all are recorded at once. A failing step
 // undoes those before it, last first, of every VM. A crash leaves the journals;
 // [Engine.Recover], which gc runs, finishes the undoing.
 //
 // Invariants: no VM record before the guest is loaded; no journal left after a
-// success or a clean failure; nothing that an imported snapshot says becomes a
-// path on this host except through chsnap's allow-list.
+// success or a clean failure; nothing in an imported snapshot becomes a path on
+// this host except through chsnap's allow-list.
 package restore
 
 import (
@@ -46,14 +46,14 @@ type Request struct {
 	Snapshot          string // reference
 	Name              string // of the new VM
 	Mode              Mode   // "" is Auto
-	Clones            int    // how many VMs are made of the snapshot at once; 0 is one
+	Clones            int    // how many VMs are made from the snapshot at once; 0 is one
 	Cold              bool   // boot from the disks, leave the RAM
 	Paused            bool   // do not resume
 	AllowIncompatible bool
 	Clock             GuestClock // "" is CatchUp
-	Networks          []Wish     // none: by default; one: for every interface; else one each
-	// OnNetwork is told how each interface of a VM that is woken will be attached,
-	// where Networks says so; may be nil.
+	Networks          []Wish     // empty: the default; one: for every interface; else one each
+	// OnNetwork is called with how each interface of a woken VM will be attached,
+	// if Networks is set; may be nil.
 	OnNetwork func(NetworkPlan)
 	OnBytes   func(done, total int64) // progress of what is read; may be nil
 
@@ -66,15 +66,17 @@ type Plan struct {
 	Name       string   `json:"name"`
 	Mode       Mode     `json:"mode"`
 	Why        string   `json:"why"` // why this mode
-	// Ahead says that further clones could be mapped: worth making the file for.
+	// Ahead says that further clones could be mapped, so making the file is
+	// worthwhile.
 	Ahead  bool `json:"ahead"`
 	Paused bool `json:"paused"`
-	// Clock is "" where no RAM is loaded.
+	// Clock is "" if no RAM is loaded.
 	Clock       GuestClock `json:"guestClock,omitempty"`
 	MemoryBytes int64      `json:"memoryBytes"` // as the guest sees them
 	DiskBytes   int64      `json:"diskBytes"`
-	// NeedBytes is what this VM may take of the store's file system, pages of
-	// zeros left out; SharedBytes what all that are made at once take beside it.
+	// NeedBytes is what this VM may take of the store's file system, without
+	// pages of zeros; SharedBytes what all VMs made at once take in addition.
+	// FreesBytes is how much unused RAM the cache removes for it.
 	NeedBytes   int64 `json:"needBytes"`
 	SharedBytes int64 `json:"sharedBytes,omitempty"`
 	// FreesBytes is how much RAM that nobody uses the cache gives up for it.
@@ -85,20 +87,20 @@ type Plan struct {
 
 	*subject
 	disks   []sized // that are written for the VM
-	dropTSC bool    // the guest's counter goes at this host's rate
+	dropTSC bool    // the guest's counter runs at this host's rate
 	onBytes func(done, total int64)
 }
 
-// What the engine stands on has names of this room, so that its signatures can be
-// read and written without others: VM is the record of one, Network an interface of
-// it; VMs manages them, and whoever wires all rooms makes one.
+// The engine's dependencies have aliases in this package, so that its signatures
+// need no other names: VM is the record of one, Network an interface of it; VMs
+// manages them, and is made by the code that wires all packages.
 type (
 	VM      = vm.Record
 	Network = vm.Network
 	VMs     = vm.Manager
 )
 
-// Images are where the read-only files of VMs lie.
+// Images holds the read-only files of VMs.
 type Images interface {
 	Path(d digest.Digest) string
 }
@@ -108,12 +110,12 @@ type Engine struct {
 	Store  *store.Store
 	VMs    *VMs
 	Images Images
-	// Host asks what of this host decides; see ReadHost.
+	// Host reads the facts about this host; see ReadHost.
 	Host     func(ctx context.Context) (Host, error)
-	CacheCap ramcache.Cap // what the raw RAM files of the cache may occupy
+	CacheCap ramcache.Cap // limit of the raw RAM files in the cache
 }
 
-// complete refuses an Engine that was not given what everything here needs.
+// complete refuses an Engine with missing fields.
 func (e *Engine) complete() error {
 	if e.Store == nil || e.VMs == nil || e.Images == nil {
 		return failure.New(failure.Usage, "restore.Engine needs Store, VMs and Images")
@@ -122,8 +124,8 @@ func (e *Engine) complete() error {
 }
 
 // NewPlan reads the snapshot and refuses whatever cannot work. It holds nothing
-// and changes nothing: what has to give way is in the plan, and does when it is
-// applied.
+// and changes nothing: what has to make room is in the plan, and does so when it
+// is applied.
 func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 	if err := e.complete(); err != nil {
 		return nil, err
@@ -156,15 +158,14 @@ func (e *Engine) NewPlan(ctx context.Context, r Request) (*Plan, error) {
 		if err == nil || e.Store.Current(sn) {
 			return p, err
 		}
-		// The snapshot was replaced or removed while we looked at what it named.
+		// The snapshot was replaced or removed while we read what it names.
 	}
 }
 
-// needsHost: the VMM is going to load what the snapshot has.
+// needsHost: the VMM will load the RAM of the snapshot.
 func (r Request) needsHost() bool { return !r.Cold }
 
-// plan reads what the plan is made of, and makes it. host waits for the VMM's
-// answer.
+// plan reads the facts and makes the plan. host waits for the VMM's answer.
 func (e *Engine) plan(ctx context.Context, r Request, sn *store.Snapshot, host func() (Host, error)) (*Plan, error) {
 	s, err := e.read(ctx, sn)
 	if err != nil {
@@ -177,7 +178,7 @@ func (e *Engine) plan(ctx context.Context, r Request, sn *store.Snapshot, host f
 	return planOf(r, s, f)
 }
 
-// planOf makes the plan of a snapshot as it was read, or refuses. It touches
+// planOf makes the plan from a snapshot as it was read, or refuses. It touches
 // nothing.
 func planOf(r Request, s *subject, f findings) (*Plan, error) {
 	p := outline(r, s, f)
@@ -187,7 +188,7 @@ func planOf(r Request, s *subject, f findings) (*Plan, error) {
 	return p, nil
 }
 
-// outline is a plan in which nothing is decided yet.
+// outline is a plan without any decision.
 func outline(r Request, s *subject, f findings) *Plan {
 	p := &Plan{
 		subject: s, SnapshotID: s.snapshot.ID, Name: r.Name, Paused: r.Paused, MemoryBytes: s.ram.bytes,
@@ -202,8 +203,7 @@ func outline(r Request, s *subject, f findings) *Plan {
 	return p
 }
 
-// NewPlans plans one VM for each name, all of one snapshot, which is looked at
-// once.
+// NewPlans plans one VM for each name, all from one snapshot, which is read once.
 func (e *Engine) NewPlans(ctx context.Context, r Request, names []string) ([]*Plan, error) {
 	var plans []*Plan
 	for i, name := range names {

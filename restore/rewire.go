@@ -9,10 +9,10 @@ import (
 	"github.com/cocoonv2/cocoon/network"
 )
 
-// Rewire decides on which networks a VM without a process is to be from now on: its
-// own may be gone, or have other addresses. It keeps its interfaces, which the guest
-// or the machine has; one wish is for all of them, more are one each. The plans tell
-// what was chosen. Nothing is changed yet.
+// Rewire decides on which networks a VM without a process will be from now on:
+// its own may be gone, or have other addresses. It keeps its interfaces, which
+// the guest or the machine has; one wish applies to all of them, several are one
+// each. The plans say what was chosen. Nothing is changed yet.
 func (e *Engine) Rewire(rec *VM, wishes []Wish) ([]Network, []NetworkPlan, error) {
 	if len(rec.Networks) == 0 {
 		return nil, nil, failure.Hint(failure.New(failure.Usage, "VM %s has no interface that could be on a network", rec.Name),
@@ -57,8 +57,8 @@ func (e *Engine) rewire(rec *vm.Record, i int, w Wish) (*NetworkPlan, error) {
 	return c.decide()
 }
 
-// join is how a new VM would be on the network. Its MAC is the device's unless
-// another is wanted.
+// join attaches as for a new VM. The MAC is the device's unless another is
+// requested.
 func (c choice) join() (*NetworkPlan, error) {
 	r := c.wish.Wanted
 	if r.QueuePairs > 1 && r.QueuePairs != c.source.QueuePairs {
@@ -76,10 +76,10 @@ func (c choice) join() (*NetworkPlan, error) {
 	return &NetworkPlan{How: Join, Why: "asked for", request: r}, nil
 }
 
-// Leave puts rec on the networks that are asked for, and takes what it had apart;
-// tell, which may be nil, hears of each choice. Without wishes nothing happens. The VM's lock is held,
-// and the record is the caller's to save once the VM runs: until then it is, on disk,
-// where it was.
+// Leave puts rec on the requested networks and detaches what it had; tell, which
+// may be nil, receives each choice. Without wishes nothing happens. The VM's lock
+// is held, and the caller saves the record once the VM runs: until then it is
+// unchanged on disk.
 func (e *Engine) Leave(ctx context.Context, rec *VM, wishes []Wish, tell func(NetworkPlan)) error {
 	if len(wishes) == 0 {
 		return nil

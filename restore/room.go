@@ -9,7 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
-// stored is what images take together.
+// stored is the total size of images.
 func stored(images []sized) (sum int64) {
 	for _, d := range images {
 		sum += d.stored
@@ -17,7 +17,7 @@ func stored(images []sized) (sum int64) {
 	return sum
 }
 
-// need is the room that a mode takes: each VM, and all of them once.
+// need is the space that a mode takes: for each VM, and once for all of them.
 func (p *Plan) need(m Mode, f findings) (each, once int64) {
 	each = stored(p.disks)
 	switch {
@@ -29,15 +29,15 @@ func (p *Plan) need(m Mode, f findings) (each, once int64) {
 	return each, once
 }
 
-// fits tells whether there is room for a mode, and how much of the cache has to
-// give way for it.
+// fits says whether there is space for a mode, and how much of the cache has to
+// go for it.
 func (p *Plan) fits(r Request, f findings, m Mode) (frees int64, ok bool) {
 	each, once := p.need(m, f)
 	missing := each*int64(max(r.Clones, 1)) + once - f.room.Free - f.room.Dead
 	return max(missing, 0), missing <= f.room.Cached
 }
 
-// decideRoom refuses what there is no room for.
+// decideRoom refuses what does not fit.
 func (p *Plan) decideRoom(r Request, f findings) error {
 	p.NeedBytes, p.SharedBytes = p.need(p.Mode, f)
 	var ok bool
@@ -49,8 +49,7 @@ func (p *Plan) decideRoom(r Request, f findings) error {
 		p.NeedBytes*clones+p.SharedBytes, p.SnapshotID, f.room.Free, f.room.Dead+f.room.Cached), "remove snapshots and run cocoon gc")
 }
 
-// makeRoom does what the plans say has to give way, and looks again: the plans
-// may be old.
+// makeRoom frees what the plans say, and checks again: the plans may be old.
 func (e *Engine) makeRoom(ctx context.Context, lease *store.Lease, plans ...*Plan) error {
 	var need int64
 	for i, p := range plans {

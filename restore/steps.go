@@ -16,14 +16,14 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// step is one numbered action; undo takes back what do made, even half.
+// step is one numbered action; undo reverts do, even half-done.
 type step struct {
 	name string
 	do   func(context.Context) error
 	undo func(context.Context) error
 }
 
-// run is one VM that is being made, or made again.
+// run is one VM being made, or remade.
 type run struct {
 	*Engine
 	plan    *Plan
@@ -94,7 +94,7 @@ func (r *run) do(ctx context.Context, prefix string, steps []step) error {
 	return nil
 }
 
-// undo takes back every step that was begun, last first.
+// undo reverts every step that was begun, last first.
 func (r *run) undo(ctx context.Context) error {
 	var errs []error
 	for _, s := range slices.Backward(r.begun) {
@@ -222,8 +222,8 @@ func (r *run) restoreInfo() *vm.RestoreInfo {
 	return &vm.RestoreInfo{Mode: string(r.plan.Mode), Ms: float64(time.Since(r.started).Microseconds()) / 1000}
 }
 
-// Recover undoes what a dead Apply left. A journal whose VM has a record only
-// loses the journal.
+// Recover undoes what a dead Apply left. If the VM has a record, only the journal
+// is removed.
 func (e *Engine) Recover(ctx context.Context, journal string) error {
 	if err := e.complete(); err != nil {
 		return err

@@ -18,8 +18,8 @@ import (
 
 // stream pushes the snapshot into the VMM, which waits in vm.receive-migration:
 // configuration, the non-zero pages straight from the packs, device state. No
-// RAM-sized file is made. Whatever goes wrong, the VMM is of no use any more
-// and may be blocked for ever: the undo of launch kills it.
+// RAM-sized file is made. After any failure the VMM is useless and may be blocked
+// for ever: the undo of launch kills it.
 func (r *run) stream(ctx context.Context) error {
 	c, s, err := r.documents(ctx)
 	if err != nil {
@@ -67,8 +67,8 @@ func (r *run) pushMemory(ctx context.Context, lanes []*migration.Lane) error {
 	return nil
 }
 
-// push sends one range of RAM, whose first page stands at gpa: each frame of
-// its packs is one message.
+// push sends one range of RAM, whose first page is at gpa: each frame of its
+// packs is one message.
 func push(ctx context.Context, im *pack.Image, gpa uint64, lanes []*migration.Lane, told *meter) error {
 	extents := make([][]migration.Extent, len(lanes))
 	return im.EachFrame(ctx, len(lanes), func(worker int, parts []pack.Part) error {

@@ -12,8 +12,8 @@ import (
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
-// subject is a snapshot as it was read: every document of it decoded once, and
-// the VM that they make. Plans and runs share it, and nobody changes it.
+// subject is a snapshot as it was read: every document decoded once, and the VM
+// they describe. Plans and runs share it, read-only.
 type subject struct {
 	snapshot *store.Snapshot
 	source   *vm.Blueprint
@@ -24,8 +24,8 @@ type subject struct {
 	sizes    []sized // of its disks, as their page maps say; zero where a disk is an image
 }
 
-// sized is an image of a snapshot: how large it is, and what of it is not zeros
-// and takes room as a sparse file.
+// sized is an image of a snapshot: its size, and how much of it is non-zero and
+// takes space as a sparse file.
 type sized struct{ bytes, stored int64 }
 
 func sizeOf(m *pack.Map) sized {
@@ -33,10 +33,10 @@ func sizeOf(m *pack.Map) sized {
 	return sized{int64(m.Bytes), int64(stored) * pack.PageSize}
 }
 
-// read refuses a snapshot that cannot be rebuilt, whatever is asked for: one that
-// is quarantined, whose key is not at hand, of which something is missing, or whose
-// documents are not of one VM. They are judged each time: what another program took
-// in may not have been, and what is encrypted could not be without its key.
+// read refuses a snapshot that can never be rebuilt: one that is quarantined,
+// whose key is missing, that lacks something, or whose documents do not describe
+// one VM. They are checked each time: another program may have accepted it
+// unchecked, and encrypted ones cannot be checked without the key.
 func (e *Engine) read(ctx context.Context, sn *store.Snapshot) (*subject, error) {
 	if err := sn.Usable(); err != nil {
 		return nil, err
@@ -60,7 +60,8 @@ func (e *Engine) read(ctx context.Context, sn *store.Snapshot) (*subject, error)
 	return s, nil
 }
 
-// measure takes from the page maps how large everything is, and what it takes.
+// measure computes from the page maps how large everything is, and the space it
+// takes.
 func (s *subject) measure() {
 	for _, m := range s.maps.Memory {
 		n := sizeOf(m)
@@ -95,8 +96,8 @@ func (e *Engine) readConfig(ctx context.Context, sn *store.Snapshot) (*chsnap.Co
 	return c, s, nil
 }
 
-// hold leases all that a snapshot names, from when on gc leaves it alone, and
-// reads it.
+// hold leases everything a snapshot names, so that gc leaves it alone, and reads
+// it.
 func (e *Engine) hold(ctx context.Context, lease *store.Lease, id store.ID) (*subject, error) {
 	sn, err := lease.HoldEdges(ctx, id)
 	if err != nil {
@@ -105,8 +106,8 @@ func (e *Engine) hold(ctx context.Context, lease *store.Lease, id store.ID) (*su
 	return e.read(ctx, sn)
 }
 
-// holdPlanned is hold of what a plan was made of. Its pages may have been moved to
-// other packs since: then it is read again, and must make the same VM.
+// holdPlanned is hold for a snapshot that was planned. If its pages were moved to
+// other packs since, it is read again, and must make the same VM.
 func (e *Engine) holdPlanned(ctx context.Context, lease *store.Lease, s *subject) (*subject, error) {
 	id := s.snapshot.ID
 	sn, err := lease.HoldEdges(ctx, id)
@@ -114,7 +115,7 @@ func (e *Engine) holdPlanned(ctx context.Context, lease *store.Lease, s *subject
 		return nil, fmt.Errorf("snapshot %s went away: %w", id, err)
 	}
 	if sn.ManifestDigest == s.snapshot.ManifestDigest {
-		return s, nil // what the plan saw is there as long as this manifest is
+		return s, nil // what the plan saw exists as long as this manifest does
 	}
 	now, err := e.read(ctx, sn)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
-// Wake lets a suspended VM go on where it fell asleep, on its own disks:
+// Wake resumes a suspended VM where it was, on its own disks:
 //
 //	1 network   its interfaces, with their old MACs and addresses, or where
 //	            r.Networks wants them
@@ -20,7 +20,7 @@ import (
 //	5 awake     suspend.json goes: from here on the VM is no longer suspended
 //	6 resume
 //
-// Until step 5 any failure, also the death of this process, leaves the VM
+// Until step 5 any failure, including the death of this process, leaves the VM
 // suspended. The disks are untouched until step 6. r says how; its Snapshot and
 // Name are filled in.
 func (e *Engine) Wake(ctx context.Context, ref string, r Request) (*VM, error) {
@@ -46,7 +46,7 @@ func (e *Engine) WakeLocked(ctx context.Context, rec *VM, r Request) error {
 	snapshot := rec.Sleep.Snapshot
 	r.Snapshot, r.Name, r.ownDisks = string(snapshot), "", true
 	err := e.wake(ctx, rec, r)
-	if keyring.IsMissing(err) { // its remedy is not to give up the RAM
+	if keyring.IsMissing(err) { // the remedy is not to discard the RAM
 		return fmt.Errorf("wake VM %s: %w", rec.Name, err)
 	}
 	if err != nil {
@@ -56,8 +56,8 @@ func (e *Engine) WakeLocked(ctx context.Context, rec *VM, r Request) error {
 		}
 		return failure.Hint(fmt.Errorf("wake VM %s: %w", rec.Name, err), hint)
 	}
-	// That the snapshot is not needed any more is no reason to fail, should its
-	// removal do so: gc sees it too.
+	// A failure to remove the snapshot, which is no longer needed, is no reason
+	// to fail: gc finds it too.
 	_ = sleep.Drop(context.WithoutCancel(ctx), e.Store, snapshot)
 	if err := e.VMs.AnnounceSaved(ctx, rec); err != nil {
 		return fmt.Errorf("VM %s runs, but its network was not told: %w", rec.Name, err)
@@ -105,11 +105,11 @@ func (r *run) wakeSteps(leave func(context.Context) error) []step {
 	return append(steps, step{"awake", r.awake, r.takeBack(*r.rec)}, step{"resume", r.goOn, nothing})
 }
 
-// attach gives the VM the interfaces of its record, with the MACs and addresses
-// in it. When a wake fails they stay as those of a stopped VM do.
+// attach attaches the interfaces of the VM's record, with the MACs and addresses
+// in it. If a wake fails they stay as those of a stopped VM do.
 func (r *run) attach(ctx context.Context) error { return r.VMs.AttachSaved(ctx, r.rec) }
 
-// reattach is attach of a VM that may be started elsewhere.
+// reattach is attach for a VM that may be started on other networks.
 func (r *run) reattach(ctx context.Context) error { return vm.CannotAttach(r.rec, r.attach(ctx)) }
 
 func (r *run) awake(context.Context) error {
@@ -117,8 +117,8 @@ func (r *run) awake(context.Context) error {
 	return r.VMs.Wake(r.rec)
 }
 
-// takeBack makes the VM what it was, unless the guest may have written to its
-// disks meanwhile: then its RAM is of no use any more.
+// takeBack returns the VM to its former state, unless the guest may have written
+// to its disks since: then its RAM is useless.
 func (r *run) takeBack(was vm.Record) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if err := r.kill(ctx); err != nil {
@@ -131,8 +131,8 @@ func (r *run) takeBack(was vm.Record) func(context.Context) error {
 	}
 }
 
-// goOn resumes the guest. When that fails the VMM is asked whether it stands
-// still; one that does not answer may have let it run.
+// goOn resumes the guest. If that fails the VMM is asked whether the guest is
+// paused; a VMM that does not answer may have resumed it.
 func (r *run) goOn(ctx context.Context) error {
 	client := r.VMs.Client(r.rec)
 	err := client.Resume(ctx)

@@ -13,28 +13,28 @@ import (
 const (
 	Keep  = "keep"  // MAC and addresses of the snapshot
 	Fresh = "fresh" // new ones outside, mapped to those that the guest remembers
-	None  = "none"  // the guest keeps its interface, which leads nowhere
+	None  = "none"  // the guest keeps its interface, unconnected
 	Tap   = "tap"   // a TAP that the operator made
-	Join  = "join"  // as an interface of a new VM: a guest that boots is told its address
+	Join  = "join"  // as an interface of a new VM: a guest that boots gets its address
 )
 
-// Wish is what the caller wants of an interface; the zero value leaves it to
-// the plan: keep where nobody has the address, else fresh.
+// Wish is the caller's request for an interface; the zero value leaves it to the
+// plan: keep if the address is free, else fresh.
 type Wish struct {
 	How     string // "", Keep, Fresh, None, Tap or, of a VM that boots, Join
 	Network string // with Keep and Fresh: another network than the snapshot was on
 	Tap     string // with Tap: its name
-	// With Keep and Fresh: what the guest believes, where the snapshot does not say
-	// so or says what is not true any more. One address a family.
+	// With Keep and Fresh: the guest's own address, if the snapshot does not
+	// record it or is out of date. One address per family.
 	GuestIPs      []netip.Prefix
 	GuestGateways []netip.Addr
-	Wanted        network.Request // with Join: the network, and what is wanted of it
+	Wanted        network.Request // with Join: the network, and what is requested of it
 }
 
 // attaches: the wish needs an interface.
 func (w Wish) attaches() bool { return w.How != "" && w.How != None }
 
-// wishFor is what is wanted of interface i: one wish is for all of them.
+// wishFor returns the wish for interface i: a single one applies to all.
 func wishFor(wishes []Wish, i int) Wish {
 	if len(wishes) == 0 {
 		return Wish{}
@@ -42,8 +42,9 @@ func wishFor(wishes []Wish, i int) Wish {
 	return wishes[min(i, len(wishes)-1)]
 }
 
-// ParseWish reads keep, keep=CNI-NAME, fresh, fresh=CNI-NAME, none or tap=NAME, and
-// behind the first four guest-ip=A[/PREFIX] and guest-gateway=G, once a family.
+// ParseWish reads keep, keep=CNI-NAME, fresh, fresh=CNI-NAME, none or tap=NAME,
+// and after the first four guest-ip=A[/PREFIX] and guest-gateway=G, once per
+// family.
 func ParseWish(s string) (Wish, error) {
 	what, options, _ := strings.Cut(s, ",")
 	how, name, named := strings.Cut(what, "=")
