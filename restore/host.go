@@ -58,7 +58,7 @@ const (
 )
 
 // compare decides as KVM does when the VMM sets the frequency of a virtual CPU:
-// without scaling, KVM can only slow a guest's clock down.
+// without scaling, KVM can only make a guest's counter catch up, not slow it down.
 func (t TSC) compare(khz uint64) tscVerdict {
 	switch {
 	case khz == 0 || t.KHz == 0 || t.Scales:
