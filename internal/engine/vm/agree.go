@@ -13,16 +13,16 @@ import (
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
-// Documents are what a snapshot says of its VM. Config and State are nil where it
-// is encrypted and its key is not at hand: then they are judged by the restore.
-// State alone is nil of a VM that is going to be saved.
+// Documents are a snapshot's descriptions of its VM. Config and State are nil if
+// it is encrypted and the key is missing: then the restore checks them. State
+// alone is nil for a VM that is about to be saved.
 type Documents struct {
 	Spec   *store.Spec
 	Config *chsnap.Config
 	State  *chsnap.State
-	// Own is of a snapshot that this store captured. Only there the VMM may have
-	// another number of processors or size of RAM than the record: the operator
-	// changed them by its API.
+	// Own marks a snapshot captured by this store. Only then may the VMM have
+	// another number of processors or size of RAM than the record, since the
+	// operator may have changed them by its API.
 	Own bool
 }
 
@@ -37,9 +37,8 @@ const (
 	maxAddresses   = 64
 )
 
-// Agree makes the blueprint of a snapshot that anybody may have made.
-// failure.Damaged where its documents do not say the same, or say what this
-// program does not write.
+// Agree makes the blueprint of an untrusted snapshot. failure.Damaged if its
+// documents disagree, or contain what this program does not write.
 func Agree(d Documents) (*Blueprint, error) {
 	said := &Record{}
 	if len(d.Spec.Record) > sleep.RecordLimit {
@@ -67,8 +66,8 @@ func Agree(d Documents) (*Blueprint, error) {
 	return b, nil
 }
 
-// machine is what a cold boot is of. One that cannot be rebuilt whole is no reason
-// to refuse: its disks can still be booted.
+// machine is what a cold boot boots. If it cannot be rebuilt whole, that is no
+// reason to refuse: its disks can still be booted.
 func (a *agreement) machine() {
 	if a.Config == nil {
 		return
@@ -81,7 +80,7 @@ func (a *agreement) machine() {
 	a.out.rec.Machine = m.Bytes()
 }
 
-// checkCommandLine refuses a kernel's command line that no VMM could be given.
+// checkCommandLine refuses a kernel command line that no VMM could be given.
 func checkCommandLine(text string) error {
 	var a chsnap.Args
 	a.Text("--cmdline", text)
@@ -126,7 +125,7 @@ func (a *agreement) size() error {
 	if plug > maxMemoryBytes {
 		return disagree("%d bytes of RAM to plug in", plug)
 	}
-	if a.Own { // of others it is no reason to let a VMM have more of this host
+	if a.Own { // for others it is no reason to give a VMM more of this host
 		a.out.rec.HotplugBytes = int64(plug)
 	}
 	if ranges := a.ranges(); !slices.EqualFunc(ranges, sp.Memory, func(r chsnap.Range, m store.MemoryRange) bool {
@@ -134,7 +133,7 @@ func (a *agreement) size() error {
 	}) {
 		return disagree("the ranges of RAM of the spec are not those of state.json")
 	}
-	if a.Own { // it boots as what it is, not as what it was made as
+	if a.Own { // it boots as it is, not as it was made
 		a.out.rec.CPUs, a.out.rec.MemoryBytes = a.Config.CPUs(), int64(min(a.Config.MemoryBytes(), maxMemoryBytes))
 		return nil
 	}
@@ -144,7 +143,7 @@ func (a *agreement) size() error {
 	return nil
 }
 
-// ranges of RAM as state.json has them. Before a capture there is none yet.
+// ranges of RAM as in state.json. Before a capture there are none yet.
 func (a *agreement) ranges() []chsnap.Range {
 	if a.State != nil {
 		return a.State.MemoryRanges()
@@ -156,7 +155,7 @@ func (a *agreement) ranges() []chsnap.Range {
 	return out
 }
 
-// bootFiles of the record are there exactly where config.json has some.
+// bootFiles of the record exist exactly if config.json has some.
 func (a *agreement) bootFiles() error {
 	a.out.rec.Kernel, a.out.rec.Firmware, a.out.rec.Initramfs = a.said.Kernel, a.said.Firmware, a.said.Initramfs
 	for _, f := range bootFiles(&a.out.rec) {
@@ -179,8 +178,8 @@ func (a *agreement) bootFiles() error {
 	return nil
 }
 
-// images of the spec are what boot files and disks stand on, no less and no more:
-// they are what is kept for the VM, brought along, and opened.
+// images of the spec are those of boot files and disks, no fewer and no more:
+// they are what is kept for the VM, transferred, and opened.
 func (a *agreement) images() error {
 	want := map[store.ImageRef]bool{}
 	for _, f := range bootFiles(&a.out.rec) {

@@ -30,7 +30,8 @@ func (a *agreement) disks() error {
 	return nil
 }
 
-// disk number i. Its index is its place: the name of its file is made of it.
+// disk number i. Its index is its position: the name of its file is derived from
+// it.
 func (a *agreement) disk(i int) (Disk, error) {
 	s, r := a.Spec.Disks[i], a.said.Disks[i]
 	id, ok1 := s.DeviceID.Word(maxWord)
@@ -42,7 +43,7 @@ func (a *agreement) disk(i int) (Disk, error) {
 	if d.Image == "" {
 		d.File = diskFile(i)
 	}
-	r.File = d.File // the record's is not believed
+	r.File = d.File // the record's is not trusted
 	if s.Index != i || s.Readonly != d.Readonly || r != d {
 		return Disk{}, disagree("disk %d is %d %s %s read-only %v of %d bytes in the spec, %d %.80q %.80q read-only %v of %d bytes in the record (an image is read-only, and nothing else is)",
 			i, s.Index, s.DeviceID, s.Serial, s.Readonly, s.Bytes, r.Index, r.DeviceID, r.Serial, r.Readonly, r.Bytes)
@@ -107,8 +108,8 @@ func (a *agreement) network(i int) (Interface, error) {
 	return out, nil
 }
 
-// attached is what of a foreign attachment is asked for again; paths and names of
-// devices that its host had stay behind.
+// attached is the part of a foreign attachment that is requested again; paths and
+// device names of its host stay behind.
 func attached(a network.Attachment) network.Attachment {
 	out := network.Attachment{
 		Network: a.Network, MAC: a.MAC, IPs: a.IPs, Gateways: a.Gateways, MTU: a.MTU,
@@ -137,7 +138,7 @@ func checkAttachment(n Network) error {
 	return nil
 }
 
-// isMAC: one, or none at all.
+// isMAC accepts a MAC, or none at all.
 func isMAC(s string) bool {
 	_, err := net.ParseMAC(s)
 	return s == "" || err == nil && spelling.Word(s, maxWord)

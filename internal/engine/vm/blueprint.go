@@ -12,10 +12,10 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Blueprint is the VM that a snapshot makes: what its three documents (spec, VM
-// record, config.json) say alike. [Agree] alone makes one, and a VM is rebuilt of
-// nothing else that a snapshot says. No string in it can be more than one word of
-// an argument, except the kernel's command line and what ExtraArgs gives.
+// Blueprint is the VM of a snapshot: what its three documents (spec, VM record,
+// config.json) agree on. Only [Agree] makes one, and a VM is rebuilt from nothing
+// else in a snapshot. No string in it can be more than one word of an argument,
+// except the kernel's command line and the result of ExtraArgs.
 type Blueprint struct {
 	rec        Record
 	interfaces []Interface
@@ -28,10 +28,10 @@ type Interface struct {
 	ID string // the VMM's, e.g. _net0
 	network.Attachment
 	Remembered network.Guest
-	SavedMTU   int // bytes, 0 when nobody said
+	SavedMTU   int // bytes, 0 if unknown
 }
 
-// Where names what the interface was on.
+// Where names the network or TAP of the interface.
 func (i Interface) Where() string {
 	if i.Tap != "" {
 		return "TAP " + i.Tap
@@ -42,16 +42,16 @@ func (i Interface) Where() string {
 // Interfaces in order.
 func (b *Blueprint) Interfaces() []Interface { return slices.Clone(b.interfaces) }
 
-// Disks in order. File is the name that the disk has in the folder of a VM.
+// Disks in order. File is the disk's name in the folder of a VM.
 func (b *Blueprint) Disks() []Disk { return slices.Clone(b.rec.Disks) }
 
-// BootFile is one of the blobs that a VM boots from.
+// BootFile is one of the blobs a VM boots from.
 type BootFile struct {
 	Role string // kernel, firmware, initramfs
 	store.ImageRef
 }
 
-// BootFiles are those that there are.
+// BootFiles are the existing ones.
 func (b *Blueprint) BootFiles() []BootFile { return bootFiles(&b.rec) }
 
 func bootFiles(rec *Record) (out []BootFile) {
@@ -66,11 +66,11 @@ func bootFiles(rec *Record) (out []BootFile) {
 	return out
 }
 
-// ExtraArgs are the VM's own arguments for the VMM, which may say anything: whoever
-// takes in a snapshot asks the operator.
+// ExtraArgs are the VM's own arguments for the VMM, which may contain anything:
+// accepting them from a snapshot needs the operator's consent.
 func (b *Blueprint) ExtraArgs() []string { return slices.Clone(b.rec.ExtraArgs) }
 
-// Judge tells whether the VM can be rebuilt of a configuration and a state, as
+// Judge checks whether the VM can be rebuilt from a configuration and a state, as
 // [Record.Judge] does.
 func (b *Blueprint) Judge(c *chsnap.Config, s *chsnap.State) error {
 	rec := b.rec
@@ -80,14 +80,14 @@ func (b *Blueprint) Judge(c *chsnap.Config, s *chsnap.State) error {
 	return rec.Judge(c, s)
 }
 
-// Unlike says why a cold boot makes another machine than the one that was saved: it
-// has what no VM can be rebuilt with, and only what the record knows comes back. ""
-// where it is the same.
+// Unlike says why a cold boot makes a different machine from the saved one: if it
+// has something no VM can be rebuilt with, only what the record knows comes back.
+// "" if it is the same.
 func (b *Blueprint) Unlike() string { return b.unlike }
 
-// Fill makes rec, which has an identity, the VM of the blueprint, so that stop and
-// start are a cold boot of the machine that was saved. Its interfaces are the
-// caller's to choose.
+// Fill makes rec, which has an identity, the VM of the blueprint, so that stop
+// and start are a cold boot of the saved machine. The caller chooses its
+// interfaces.
 func (b *Blueprint) Fill(rec *Record) {
 	from := &b.rec
 	rec.Labels, rec.CPUs, rec.MemoryBytes, rec.HotplugBytes = from.Labels, from.CPUs, from.MemoryBytes, from.HotplugBytes
@@ -111,13 +111,13 @@ func standsOn(rec *Record) []digest.Digest {
 	return slices.Compact(out)
 }
 
-// diskFile names a disk in the folder of its VM: never as a snapshot would.
+// diskFile names a disk in the folder of its VM, never by a name from a snapshot.
 func diskFile(index int) string { return fmt.Sprintf("disk-%d.raw", index) }
 
 // DiskFileOf names a disk that comes from another VM, which has this id, so that both
 // can lie in one folder.
 func DiskFileOf(index int, id string) string { return fmt.Sprintf("disk-%d.%s.raw", index, id[:8]) }
 
-// madeDisk are the names that disks are given here. Other files beside them, such as
-// a copy, are the operator's.
+// madeDisk are the names given to disks here. Other files beside them, such as a
+// copy, belong to the operator.
 var madeDisk = regexp.MustCompile(`^disk-[0-9]+(\.[0-9a-f]{8})?\.raw$`)

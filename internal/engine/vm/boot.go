@@ -5,12 +5,12 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 )
 
-// bootID names the run of this host's kernel. A record outlives it, pids and
-// start times, which count from the boot, do not mean anything afterwards.
+// bootID identifies the current boot of the kernel. A record outlives it; pids
+// and start times, which count from the boot, mean nothing afterwards.
 func bootID() string { return owner.Boot() }
 
-// alive says whether a process is there: the one that was started, in this run
-// of the kernel.
+// alive reports whether a process still runs: the very one that was started, in
+// this boot.
 func alive(p *Process) bool {
 	if p.BootID != "" && p.BootID != bootID() {
 		return false

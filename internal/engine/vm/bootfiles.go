@@ -11,15 +11,15 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// BootPaths are files for a VM to boot from; "" for each that is not meant.
+// BootPaths are files for a VM to boot from; "" for those not given.
 type BootPaths struct{ Kernel, Firmware, Initramfs string }
 
-// Any tells whether one is named.
+// Any reports whether one is given.
 func (p BootPaths) Any() bool { return p != BootPaths{} }
 
-// BootWith makes files what a VM boots from. A kernel takes the place of
-// firmware, and firmware that of a kernel with its initramfs; the file that is
-// not named stays. The blobs are the lease's until rec is published.
+// BootWith sets the files a VM boots from. A kernel replaces firmware, and
+// firmware replaces a kernel with its initramfs; other files stay. The lease
+// holds the blobs until rec is published.
 func (r *Record) BootWith(ctx context.Context, l *store.Lease, images Blobs, p BootPaths) error {
 	if p.Kernel != "" && p.Firmware != "" {
 		return failure.Hint(failure.New(failure.Usage, "a VM boots a kernel or firmware, not both"), "leave out --kernel or --firmware")
@@ -39,7 +39,7 @@ func (r *Record) BootWith(ctx context.Context, l *store.Lease, images Blobs, p B
 	return nil
 }
 
-// AddBootFile makes a blob that is held what the VM boots from, in its role.
+// AddBootFile sets a leased blob as the VM's boot file of its role.
 func (r *Record) AddBootFile(ref store.ImageRef) {
 	switch ref.Role {
 	case "kernel":
@@ -52,9 +52,9 @@ func (r *Record) AddBootFile(ref store.ImageRef) {
 	r.Images = append(r.Images, ref.Digest)
 }
 
-// bootWith makes files what a VM that does not run boots from, and refuses one
-// that has nothing to boot from. The caller saves rec before it calls release,
-// which there is always.
+// bootWith sets the files a stopped VM boots from, and refuses one that has
+// nothing to boot from. The caller saves rec before it calls release, which is
+// never nil.
 func (m *Manager) bootWith(ctx context.Context, rec *Record, p BootPaths) (release func(), err error) {
 	if !p.Any() {
 		return func() {}, rec.bootable()
@@ -70,23 +70,23 @@ func (m *Manager) bootWith(ctx context.Context, rec *Record, p BootPaths) (relea
 	return release, rec.bootable()
 }
 
-// Blobs takes in files; image.Store does.
+// Blobs imports files; implemented by image.Store.
 type Blobs interface {
 	Blob(ctx context.Context, l *store.Lease, path, role string) (store.ImageRef, error)
 }
 
-// Images are the read-only files that VMs stand on; image.Store has them.
+// Images are the read-only files of VMs; implemented by image.Store.
 type Images interface {
 	Blobs
-	// Named answers an imported image by its name or digest.
+	// Named returns an imported image by its name or digest.
 	Named(ctx context.Context, ref string) (name string, im store.ImageRef, err error)
-	// Path is where a blob lies.
+	// Path is the path of a blob.
 	Path(d digest.Digest) string
-	// RequireRaw refuses a file that is to be a disk as it is, and is none.
+	// RequireRaw refuses a file that is meant as a raw disk but is none.
 	RequireRaw(path string) error
 }
 
-// standsOnInstead are the blobs of the record once it boots from others than
+// standsOnInstead are the blobs of the record after its boot files changed from
 // former.
 func (r *Record) standsOnInstead(former []BootFile) []digest.Digest {
 	kept := slices.DeleteFunc(slices.Clone(r.Images), func(d digest.Digest) bool {
@@ -97,8 +97,8 @@ func (r *Record) standsOnInstead(former []BootFile) []digest.Digest {
 	return slices.Compact(all)
 }
 
-// bootable refuses a VM of which nobody knows what it boots from: its snapshot
-// was taken in without that.
+// bootable refuses a VM without known boot files: its snapshot was imported
+// without them.
 func (r *Record) bootable() error {
 	if r.Kernel != nil || r.Firmware != nil {
 		return nil
@@ -107,7 +107,7 @@ func (r *Record) bootable() error {
 		fmt.Sprintf("cocoon vm start %s --kernel PATH (or --firmware PATH)", r.Name))
 }
 
-// Bootable refuses the blueprint of a VM that can only go on from its RAM.
+// Bootable refuses the blueprint of a VM that can only continue from its RAM.
 func (b *Blueprint) Bootable() error {
 	if b.rec.Kernel != nil || b.rec.Firmware != nil {
 		return nil

@@ -12,19 +12,19 @@ import (
 	"github.com/cocoonv2/cocoon/network"
 )
 
-// A guest cannot ask a bridge for its address, so its command line tells it:
-// record and snapshots keep the placeholders, and each cold boot fills in what the
-// VM's first interface with an address has then. A guest behind NAT is told the
-// address that it remembers.
+// A guest cannot ask a bridge for its address, so its command line contains it:
+// record and snapshots keep the placeholders, and each cold boot fills in the
+// current values of the VM's first interface with an address. A guest behind NAT
+// gets the address that it remembers.
 
 // placeholder as a command line has it. Other text in braces is the guest's.
 var placeholder = regexp.MustCompile(`\{(ip|prefix|netmask|gateway|mac|hostname)\}`)
 
-// facts are what placeholders stand for, and whether each is known.
+// facts are the values of placeholders, and whether each is known.
 type facts map[string]string
 
 // commandLine is the kernel's command line of a cold boot. Before the interfaces
-// are attached their placeholders stay, if there is one to fill them.
+// are attached their placeholders stay, if there is an interface to fill them.
 func (rec *Record) commandLine() (string, error) {
 	facts, attached := rec.facts()
 	var missing string
@@ -47,13 +47,13 @@ func (rec *Record) commandLine() (string, error) {
 	return text, nil
 }
 
-// facts of the first interface that has an IPv4 address; false where one may
-// still get it.
+// facts of the first interface that has an IPv4 address; false if one may still
+// get it.
 func (rec *Record) facts() (facts, bool) {
 	f := facts{"hostname": rec.Name}
 	attached := true
 	for _, n := range rec.Networks {
-		if !n.attached() { // what it has is only wanted yet, and has no gateway
+		if !n.attached() { // its address is only requested so far, without a gateway
 			attached = false
 			continue
 		}
@@ -73,7 +73,7 @@ func (rec *Record) facts() (facts, bool) {
 	return f, attached
 }
 
-// attached tells whether an interface has got all that it will have.
+// attached reports whether an interface has everything it will have.
 func (n Network) attached() bool {
 	return n.Netns != "" || slices.Contains([]string{"", network.None, network.Tap, network.Unplugged}, n.Attachment.Network)
 }

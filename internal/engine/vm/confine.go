@@ -16,8 +16,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 )
 
-// Confinement says whether a VMM confines itself by Landlock to the files that its
-// VM has. "" is Unconfined.
+// Confinement says whether a VMM confines itself by Landlock to the files of its
+// VM. "" is Unconfined.
 type Confinement string
 
 // The kinds of Confinement.
@@ -30,7 +30,7 @@ const (
 // minLandlock is the version of Landlock that the VMM needs: Linux 6.2.
 const minLandlock = 3
 
-// LandlockVersion is what this kernel has of Landlock, 0 where it has none.
+// LandlockVersion is this kernel's version of Landlock, 0 if it has none.
 var LandlockVersion = sync.OnceValue(func() int {
 	v, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
@@ -39,11 +39,11 @@ var LandlockVersion = sync.OnceValue(func() int {
 	return int(v)
 })
 
-// CanConfine tells whether VMMs can confine themselves on this host.
+// CanConfine reports whether VMMs can confine themselves on this host.
 func CanConfine() bool { return LandlockVersion() >= minLandlock }
 
-// confines tells whether the VMM of a VM is to confine itself. An operator who says
-// something of Landlock in the VM's own arguments is not contradicted.
+// confines reports whether the VMM of a VM is to confine itself. If the VM's own
+// arguments mention Landlock, the operator decides.
 func (m *Manager) confines(rec *Record) bool {
 	return !asksForLandlock(rec) && (m.o.Confine == Confined || m.o.Confine == ConfinedIfPossible && CanConfine())
 }
@@ -57,7 +57,7 @@ func asksForLandlock(rec *Record) bool {
 	return false
 }
 
-// checkConfine refuses what this kernel cannot do.
+// checkConfine refuses what this kernel does not support.
 func (m *Manager) checkConfine() error {
 	if m.o.Confine != Confined || CanConfine() {
 		return nil
@@ -66,8 +66,8 @@ func (m *Manager) checkConfine() error {
 		"boot Linux 6.2 or later with lsm=landlock,…, or set vmLandlock to auto")
 }
 
-// confineArgs are those of a cold boot. All files that the configuration names the
-// VMM allows itself; the rules are for TAPs, and what it is asked to do later.
+// confineArgs are those of a cold boot. The VMM allows itself all files in its
+// configuration; the rules are for TAPs, and for later requests.
 func (m *Manager) confineArgs(ctx context.Context, rec *Record, a *chsnap.Args) {
 	if !m.confines(rec) {
 		return
@@ -82,9 +82,9 @@ func (m *Manager) confineArgs(ctx context.Context, rec *Record, a *chsnap.Args) 
 }
 
 // tapFolders is where the kernel describes the VM's TAPs. The VMM reads there how
-// many queues one has that it opens by name (net_util/src/open_tap.rs), and may not
-// unless it is told. It sees the host's /sys from another netns too, where a TAP of
-// the same name may be.
+// many queues a TAP opened by name has (net_util/src/open_tap.rs), which Landlock
+// must allow. It sees the host's /sys from another netns too, where a TAP of the
+// same name may be.
 func (r *Record) tapFolders() (dirs []string) {
 	for _, n := range r.Networks {
 		if n.Tap == "" || strings.ContainsRune(n.Tap, '/') {
@@ -102,7 +102,7 @@ func (r *Record) tapFolders() (dirs []string) {
 const roomName = "staging"
 
 // rooms are the folders in which a VMM may write its RAM when it is saved in file
-// mode, in RAM and on disk. A VMM that is confined has to be told when it starts.
+// mode, in RAM and on disk. A confined VMM must be given them when it starts.
 func (m *Manager) rooms(ctx context.Context, id string) []string {
 	rooms := []string{filepath.Join(m.Dir(id), roomName)}
 	if me, err := m.st.Owner(ctx); err == nil && me.Store != "" {
@@ -111,8 +111,8 @@ func (m *Manager) rooms(ctx context.Context, id string) []string {
 	return rooms
 }
 
-// makeRooms answers those that are there and nobody else's. Without one a VM runs
-// as well, and cannot be saved in file mode.
+// makeRooms returns those that exist and are ours alone. Without one a VM still
+// runs, but cannot be saved in file mode.
 func (m *Manager) makeRooms(ctx context.Context, id string) (made []string) {
 	for _, dir := range m.rooms(ctx, id) {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
@@ -125,7 +125,7 @@ func (m *Manager) makeRooms(ctx context.Context, id string) (made []string) {
 	return made
 }
 
-// isRoom: the folder is nobody's but ours. In /dev/shm others may make one of the
+// isRoom: the folder is ours alone. In /dev/shm other users may make one of the
 // same name.
 func isRoom(dir string) bool {
 	fi, err := os.Lstat(dir)
@@ -137,7 +137,7 @@ func isRoom(dir string) bool {
 }
 
 // Room is where the VMM of a VM may write its RAM in file mode: in RAM if it fits
-// there. "" for a VMM that was not told of such a folder.
+// there. "" for a VMM that was not given such a folder.
 func (m *Manager) Room(ctx context.Context, id string, c *chsnap.Config) string {
 	for _, dir := range m.rooms(ctx, id) {
 		inRAM := filepath.Dir(dir) == owner.StagingFolder
@@ -149,7 +149,7 @@ func (m *Manager) Room(ctx context.Context, id string, c *chsnap.Config) string 
 	return ""
 }
 
-// ClearRoom removes what a capture that died left in one; the VM's lock is held.
+// ClearRoom removes what a dead capture left in one; the VM's lock is held.
 func ClearRoom(dir string) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {

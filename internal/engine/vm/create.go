@@ -14,7 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// CreateSpec says what a new VM is made of.
+// CreateSpec describes a new VM.
 type CreateSpec struct {
 	Name                        string
 	Labels                      map[string]string
@@ -31,18 +31,17 @@ type CreateSpec struct {
 	Start                       bool // boot it too
 }
 
-// DiskSpec is a disk to be copied (writable) or taken in as a blob (read-only).
+// DiskSpec is a disk to be copied (writable) or imported as a blob (read-only).
 type DiskSpec struct {
 	Path     string
 	Readonly bool
 	Bytes    int64 // grow to; 0 keeps the size
 }
 
-// minMemory is what any guest needs, bytes.
+// minMemory is the minimum for any guest, bytes.
 const minMemory = 32 << 20
 
-// Create makes a VM with its interfaces attached; on error nothing of it is
-// left.
+// Create makes a VM with its interfaces attached; on error nothing of it is left.
 func (m *Manager) Create(ctx context.Context, spec CreateSpec) (*Record, error) {
 	if err := spec.Hardware.check(spec.CPUs, spec.MemoryBytes, spec.HotplugBytes); err != nil {
 		return nil, err

@@ -16,14 +16,14 @@ import (
 )
 
 // diskLocks are the locks on a VM's seat and its writable disks. The VMM inherits
-// them, so each is held for exactly as long as the VMM lives, whoever started it and
-// whatever becomes of its own: Cloud Hypervisor gives its record locks up when
-// it is captured live and takes them back at the next boot only.
+// them, so each is held for exactly as long as the VMM lives, whichever process
+// started it and whatever happens to the VMM's own: Cloud Hypervisor releases its
+// record locks in a live capture and takes them again only at the next boot.
 type diskLocks []*filelock.Lock
 
-// takeSeat locks the seat and the disks of a VM that is about to be launched. A VMM
-// that has ended lets go of them when the last of its threads has; one that stays
-// locked belongs to a VMM that still lives.
+// takeSeat locks the seat and the disks of a VM that is about to be launched. An
+// ended VMM releases them with its last thread; one that stays locked belongs to
+// a VMM that still lives.
 func (m *Manager) takeSeat(ctx context.Context, rec *Record) (diskLocks, error) {
 	ctx, cancel := patience.Bound(ctx, m.o.Patience.Call())
 	defer cancel()
@@ -92,17 +92,17 @@ func (l diskLocks) files() []*os.File {
 	return out
 }
 
-// detach closes our descriptors: the locks are the VMM's from now on, nobody's
-// when none was started.
+// detach closes our descriptors: from now on the VMM holds the locks, or nobody
+// if none was started.
 func (l diskLocks) detach() {
 	for _, lock := range l {
 		lock.Detach() // nothing was written through it
 	}
 }
 
-// checkDisks refuses disks that the VMM would not open: guests write what they
-// like, and what looks like an image of another format is not taken for raw. Its
-// own refusal names neither the disk nor the cause.
+// checkDisks refuses disks that the VMM would not open: guests write anything,
+// and what looks like an image of another format is not taken for raw. The VMM's
+// own error names neither the disk nor the cause.
 func (m *Manager) checkDisks(rec *Record) error {
 	for _, d := range rec.Disks {
 		if d.File == "" {

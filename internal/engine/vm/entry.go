@@ -25,8 +25,8 @@ const (
 	hostSockets = vsockFile + "_" // on which programs of the host listen for the guest
 )
 
-// CheckRunFolder refuses a run folder that is not ours alone, and one that is a
-// folder of a store: each would take the other's things for its own.
+// CheckRunFolder refuses a run folder that is not ours alone, or that is a folder
+// of a store: each would take the other's files for its own.
 func (m *Manager) CheckRunFolder() error {
 	if root := layout.Around(m.run.Path()); root != "" {
 		return failure.Hint(failure.New(failure.Usage, "run folder: %s is of the store in %s", m.run.Path(), root), "choose a folder outside of it with --run-dir")
@@ -34,10 +34,9 @@ func (m *Manager) CheckRunFolder() error {
 	return m.run.Check()
 }
 
-// mayTake lets an entry become this store's that is not, for a VM of this store:
-// one without a mark, or of a store that is not where it was any more, such as
-// this one before it was copied to a larger disk. Nothing of others may live in
-// it.
+// mayTake lets this store take over an entry for one of its VMs: one without a
+// mark, or of a store that is no longer where it was, such as this one before it
+// was moved to a larger disk. Nothing of other stores may live in it.
 func (m *Manager) mayTake(ctx context.Context) func(*runfolder.Entry) error {
 	return func(e *runfolder.Entry) error {
 		if e.Mark.Store != "" && !e.Mark.Gone() {
@@ -53,7 +52,7 @@ func (m *Manager) mayTake(ctx context.Context) func(*runfolder.Entry) error {
 		}
 		lives, err := e.Lives()
 		if who, werr := readIdentity(e); werr == nil && who.PIDNamespace != 0 && who.PIDNamespace != pidNamespace() && e.Mark.Boot == owner.Boot() {
-			lives = true // as far as can be known from here
+			lives = true // as far as can be seen from here
 		}
 		if err == nil && lives && len(ours) == 0 {
 			err = e.Another()
@@ -72,10 +71,9 @@ func in(e *runfolder.Entry, all []vmm) (here []vmm) {
 	return here
 }
 
-// enter makes the entry of a VM that is about to be launched ready: it is this
-// store's, and nothing lives in it. One in which a VMM was started before, which
-// has its log since, may have the VMM of a start that was killed before it could
-// record it.
+// enter prepares the entry of a VM that is about to be launched: it belongs to
+// this store, and nothing lives in it. If it has a log, a VMM was started before,
+// and a start that was killed before recording its VMM may have left one.
 func (m *Manager) enter(ctx context.Context, id string) (*runfolder.Entry, error) {
 	e, err := m.run.Make(ctx, id, m.mayTake(ctx))
 	if err != nil {
@@ -94,9 +92,9 @@ func (m *Manager) enter(ctx context.Context, id string) (*runfolder.Entry, error
 	return e, nil
 }
 
-// MayRun refuses, before anything of a VM changes, to run it where what it needs
-// outside of the store is another store's: this one is a copy. failure.Conflict.
-// The VM's lock is held.
+// MayRun refuses, before anything changes, to run a VM whose outside resources
+// belong to another store, of which this one is a copy: failure.Conflict. The
+// VM's lock is held.
 func (m *Manager) MayRun(ctx context.Context, id string) error {
 	e, err := m.enter(ctx, id)
 	if err != nil {
@@ -105,10 +103,9 @@ func (m *Manager) MayRun(ctx context.Context, id string) error {
 	return errors.Join(e.Close(), m.o.Network.CheckOwner(id))
 }
 
-// newLogs makes the files that a VMM and its guest print to, and answers the
-// first, locked: the VMM holds the lock as long as it lives. The other it opens
-// by its path. What its keeper says stands in the first too, so both write at its
-// end.
+// newLogs makes the logs of a VMM and its guest, and returns the first, locked:
+// the VMM holds the lock as long as it lives. The VMM opens the other by its
+// path. Its keeper writes to the first too, so both append.
 func newLogs(e *runfolder.Entry) (*os.File, error) {
 	serial, err := e.Create(keeper.SerialLog)
 	if err == nil {
@@ -132,8 +129,8 @@ func newLogs(e *runfolder.Entry) (*os.File, error) {
 	return log, nil
 }
 
-// OpenSerial opens what the guest of a VM printed. fs.ErrNotExist when it has
-// printed nothing, or in another store.
+// OpenSerial opens the serial log of a VM. fs.ErrNotExist if the guest has
+// printed nothing, or the entry belongs to another store.
 func (m *Manager) OpenSerial(ctx context.Context, id string) (*keeper.Log, error) {
 	e, err := m.ownEntry(ctx, id)
 	if err != nil {
@@ -143,8 +140,8 @@ func (m *Manager) OpenSerial(ctx context.Context, id string) (*keeper.Log, error
 	return keeper.OpenLog(e.Path(keeper.SerialLog))
 }
 
-// ownEntry opens the entry of a VM of this store to read in it. That of another
-// store is as if it were not there.
+// ownEntry opens the entry of a VM of this store for reading. An entry of another
+// store counts as missing.
 func (m *Manager) ownEntry(ctx context.Context, id string) (*runfolder.Entry, error) {
 	e, err := m.run.Look(ctx, id)
 	if err != nil {

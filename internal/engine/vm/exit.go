@@ -8,28 +8,28 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 )
 
-// Ways in which the VMM of a VM can have come to its end.
+// Ways in which the VMM of a VM can have ended.
 const (
 	PoweredOff    = "powered off"    // by the guest itself, or its VMM was asked to end
-	PowerCut      = "power cut"      // by `vm stop`, which the guest did not follow in time
+	PowerCut      = "power cut"      // by `vm stop`, after the guest did not power off in time
 	Killed        = "killed"         // its VMM, by a signal
 	Failed        = "failed"         // its VMM, with an exit code
 	HostRestarted = "host restarted" // with all that ran on it
-	Unseen        = "unseen"         // nobody was there: its keeper had died before
+	Unseen        = "unseen"         // not observed: its keeper had died before
 )
 
-// Exit is how and when a VM last ceased to run.
+// Exit is how and when a VM last stopped running.
 type Exit struct {
 	Reason string    `json:"reason"`
-	At     time.Time `json:"at,omitzero"` // zero when nobody was there
-	// Detail says more in words, for people; it may be empty.
+	At     time.Time `json:"at,omitzero"` // zero if not observed
+	// Detail says more in words; it may be empty.
 	Detail  string `json:"detail,omitempty"`
 	Code    *int   `json:"code,omitempty"`    // of the VMM
 	Signal  string `json:"signal,omitempty"`  // that killed it: SIGKILL
 	LastLog string `json:"lastLog,omitempty"` // last line that the VMM printed
 }
 
-// String is for people: "powered off: by itself after 3.2s".
+// String is for display: "powered off: by itself after 3.2s".
 func (e *Exit) String() string {
 	if e.Detail == "" {
 		return e.Reason
@@ -37,7 +37,7 @@ func (e *Exit) String() string {
 	return e.Reason + ": " + e.Detail
 }
 
-// Bad tells whether the VM did not end as VMs do.
+// Bad reports whether the VM ended abnormally.
 func (e *Exit) Bad() bool { return e.Reason == Killed || e.Reason == Failed }
 
 func newExit(reason, format string, args ...any) *Exit {
@@ -62,7 +62,7 @@ func (e *Exit) Short() string {
 	return e.Reason
 }
 
-// exitOf says how the VMM of a VM ended that no verb has ended.
+// exitOf says how a VMM ended that no command has ended.
 func (m *Manager) exitOf(id string, p *Process) *Exit {
 	if p.BootID != "" && p.BootID != bootID() {
 		return &Exit{Reason: HostRestarted}
@@ -70,14 +70,14 @@ func (m *Manager) exitOf(id string, p *Process) *Exit {
 	return exitAs(m.endOf(id, p))
 }
 
-// exitAs is how a VMM ended of which its keeper saw this; nil is nothing.
+// exitAs says how a VMM ended, from what its keeper saw; nil if nothing.
 func exitAs(end *keeper.End) *Exit {
 	e := &Exit{Reason: Unseen}
 	e.seen(end)
 	switch {
 	case end == nil:
 	case end.Orderly, end.Code != nil && *end.Code == 0:
-		e.Reason = PoweredOff // one that ended in order may crash while it cleans up
+		e.Reason = PoweredOff // an orderly end may still crash during cleanup
 	case end.Signal != "":
 		e.Reason, e.Detail = Killed, "its VMM, by "+end.Signal
 	case end.Code != nil:
@@ -88,7 +88,8 @@ func exitAs(end *keeper.End) *Exit {
 
 func target(p *Process) keeper.Target { return keeper.Target{PID: p.PID, StartTime: p.StartTime} }
 
-// endOf is what the keeper of a VMM that has ended saw of it, nil when nothing.
+// endOf returns what the keeper of an ended VMM saw, nil if nothing. The keeper
+// may be just about to write it.
 func (m *Manager) endOf(id string, p *Process) *keeper.End {
 	dir := m.RunDir(id)
 	if end := keeper.ReadEnd(dir, target(p)); end != nil {
@@ -104,7 +105,7 @@ func (m *Manager) endOf(id string, p *Process) *keeper.End {
 	return keeper.ReadEnd(dir, target(p))
 }
 
-// Panic says whether the guest of a VM that runs has died, nil when not.
+// Panic returns the kernel panic of a running VM's guest, nil if there was none.
 func (m *Manager) Panic(rec *Record) *keeper.Panic {
 	if rec.Process == nil {
 		return nil

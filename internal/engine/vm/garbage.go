@@ -19,7 +19,7 @@ type collected struct{ st *store.Store }
 
 func (c *collected) dir(id string) string { return c.st.Path("vms", id) }
 
-// doubts are about disks without a record, which is only missing perhaps.
+// doubts are about disks without a record, which may only be missing temporarily.
 func (c *collected) doubts(_ context.Context, held func(garbage.Key) bool, tell func(garbage.Doubt)) error {
 	return c.each(func(id string, key garbage.Key) error {
 		if held(key) || exists(filepath.Join(c.dir(id), sleep.File)) {
@@ -27,7 +27,7 @@ func (c *collected) doubts(_ context.Context, held func(garbage.Key) bool, tell 
 		}
 		r, err := LookAt(c.dir(id))
 		if err != nil || !r.Worth || r.Making || r.Recorded {
-			return nil // of no worth, being made, or not doubtful any more
+			return nil // worthless, being made, or no longer doubtful
 		}
 		tell(garbage.Doubt{Kind: garbage.VM, ID: id, Key: key, Reason: "has disks and no record", Path: c.dir(id)})
 		return nil
@@ -38,8 +38,8 @@ func (c *collected) objects(ctx context.Context, r garbage.Run) error {
 	return errors.Join(c.folders(r), c.staging(ctx, r))
 }
 
-// folders: one without a record is a creation that died, unless a VMM has its
-// disks: one in another PID namespace, which nobody can end from here.
+// folders: one without a record is a creation that died, unless a VMM holds its
+// disks: one in another PID namespace, which cannot be ended from here.
 func (c *collected) folders(r garbage.Run) error {
 	return c.each(func(id string, key garbage.Key) error {
 		dir := c.dir(id)
@@ -73,7 +73,7 @@ func (c *collected) each(visit func(id string, key garbage.Key) error) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// idle: the VM is of this store and no verb holds its lock.
+// idle: the VM belongs to this store and no verb holds its lock.
 func (c *collected) idle(id string) bool {
 	idle, _ := c.whileIdle(id, func() error { return nil })
 	return idle
@@ -93,7 +93,7 @@ func (c *collected) whileIdle(id string, do func() error) (idle bool, err error)
 	return true, do()
 }
 
-// endIdle is the End of what only who has the lock of a VM may remove.
+// endIdle is the End of what may only be removed under the lock of a VM.
 func (c *collected) endIdle(id, path string) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) {
 		_, err := c.whileIdle(id, func() error { return os.RemoveAll(path) })

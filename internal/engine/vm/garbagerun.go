@@ -12,8 +12,8 @@ import (
 )
 
 // Garbage is the Source of the run folder, which several stores may use: sockets,
-// logs and processes of VMs that do not exist any more, and what died in the entries
-// of those that do.
+// logs and processes of VMs that no longer exist, and leftovers in the entries of
+// those that do.
 func (m *Manager) Garbage() garbage.Source {
 	return garbage.Source{Objects: m.collect}
 }
@@ -56,9 +56,8 @@ func (m *Manager) collectStanding(r garbage.Run, s Standing, key garbage.Key) {
 	})
 }
 
-// collectDead is about what processes left in the entry of a VM that there is: the
-// socket on which a live capture listened that was killed at once, and files that
-// were being written in place of others.
+// collectDead handles leftovers in the entry of an existing VM: the socket of a
+// live capture that was killed, and unfinished replacements of files.
 func (m *Manager) collectDead(r garbage.Run, s Standing) error {
 	c := &collected{m.st}
 	for i, pid := range s.PIDs {
@@ -86,7 +85,7 @@ func (m *Manager) collectDead(r garbage.Run, s Standing) error {
 	return err
 }
 
-// foreign is an entry that is not this store's to end.
+// foreign is an entry that this store must not end.
 func (s *Standing) foreign(held bool) garbage.Foreign {
 	f := garbage.Foreign{Kind: garbage.RunEntry, ID: s.ID, PIDs: s.PIDs}
 	if f.PIDs == nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// staging is about RAM outside of snapshots: on tmpfs, and in the rooms of confined
-// VMMs. A store that cannot say who it is owns none of it.
+// staging handles RAM outside snapshots: on tmpfs, and in the rooms of confined
+// VMMs. A store without an identity owns none of it.
 func (c *collected) staging(ctx context.Context, r garbage.Run) error {
 	me, _ := c.st.Owner(ctx)
 	if err := c.staged(r, me); err != nil || me.Store == "" {
@@ -23,8 +23,8 @@ func (c *collected) staging(ctx context.Context, r garbage.Run) error {
 	return c.rooms(r, me)
 }
 
-// staged takes the RAM folders that captures and restores of this store left on
-// tmpfs when they were killed. A VM's lock file says whether somebody works on it.
+// staged collects the RAM folders that killed captures and restores of this store
+// left on tmpfs. A VM's lock file shows whether a command works on it.
 func (c *collected) staged(r garbage.Run, me owner.Mark) error {
 	found, err := owner.Staged()
 	if err != nil {
@@ -49,8 +49,8 @@ func (c *collected) staged(r garbage.Run, me owner.Mark) error {
 	return nil
 }
 
-// rooms takes the folders in which a VMM that confined itself might have written
-// its RAM, once it is gone, and what a capture that was killed left in them.
+// rooms collects the folders in which a confined VMM might have written its RAM,
+// once it is gone, and what a killed capture left in them.
 func (c *collected) rooms(r garbage.Run, me owner.Mark) error {
 	inRAM, err := me.Rooms()
 	for id, path := range inRAM {
@@ -77,7 +77,7 @@ func (c *collected) rooms(r garbage.Run, me owner.Mark) error {
 	return errors.Join(err, gerr)
 }
 
-// leftIn takes what is in a room while no verb works on its VM.
+// leftIn collects what is in a room while no verb works on its VM.
 func (c *collected) leftIn(r garbage.Run, id, room string) error {
 	left, err := os.ReadDir(room)
 	for _, e := range left {
@@ -92,8 +92,8 @@ func (c *collected) stale(r garbage.Run, id, path, why string) {
 	}
 }
 
-// leaveStaged reports staged RAM that is not this store's: somebody may be
-// working with it.
+// leaveStaged reports staged RAM that does not belong to this store: it may be in
+// use.
 func leaveStaged(r garbage.Run, path, tag string) {
 	why := "another store's"
 	if tag == "" {
@@ -102,7 +102,7 @@ func leaveStaged(r garbage.Run, path, tag string) {
 	r.Leave(garbage.Foreign{Kind: garbage.Staging, ID: filepath.Base(path), Bytes: store.FileBytes(path), Reason: why, PIDs: []int{}})
 }
 
-// ours: a folder in the folder of everybody that no other user made there.
+// ours: a folder in the shared folder that no other user made.
 func ours(path string) bool {
 	fi, err := os.Lstat(path)
 	if err != nil || !fi.IsDir() {

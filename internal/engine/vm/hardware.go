@@ -9,18 +9,18 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// Hardware is what a VM that was made of files has beside processors and RAM of the
-// plain kind, disks and interfaces. The zero value adds nothing. One that was rebuilt
-// has none: its machine says all of it.
+// Hardware is what a VM made from files has in addition to plain processors and
+// RAM, disks and interfaces. The zero value adds nothing. A rebuilt VM has none:
+// its machine contains it.
 type Hardware struct {
-	MaxCPUs       int      `json:"maxCPUs,omitempty"` // with those that can be plugged in; 0: as many as at boot
+	MaxCPUs       int      `json:"maxCPUs,omitempty"` // including those that can be plugged in; 0: as many as at boot
 	Topology      Topology `json:"topology,omitzero"` // of MaxCPUs
 	Shared        bool     `json:"shared,omitempty"`  // RAM, with other processes
 	HugePages     bool     `json:"hugePages,omitempty"`
 	HugePageBytes int64    `json:"hugePageBytes,omitempty"` // 0: as the kernel has them by default
 	VirtioMem     bool     `json:"virtioMem,omitempty"`     // HotplugBytes of RAM can be plugged in
 	VsockCID      uint32   `json:"vsockCID,omitempty"`      // 0: no vsock device
-	Console       bool     `json:"console,omitempty"`       // a virtio console that leads nowhere
+	Console       bool     `json:"console,omitempty"`       // an unconnected virtio console
 	Balloon       *Balloon `json:"balloon,omitempty"`
 }
 
@@ -32,7 +32,7 @@ type Topology struct {
 	Packages int `json:"packages"`
 }
 
-// Balloon is a device by which a guest gives back RAM.
+// Balloon is a device that lets a guest give back RAM.
 type Balloon struct {
 	Bytes             int64 `json:"bytes"` // that it has at boot
 	DeflateOnOOM      bool  `json:"deflateOnOOM,omitempty"`
@@ -47,10 +47,10 @@ func (rec *Record) hardware() Hardware {
 	return *rec.Hardware
 }
 
-// MaxCPUs is how many virtual processors the VMM can give a VM.
+// MaxCPUs is the maximum number of virtual processors of a VM.
 const MaxCPUs = 254
 
-// check refuses what no VM of so many processors and so much RAM can be.
+// check refuses what is impossible for so many processors and so much RAM.
 func (h Hardware) check(cpus int, ram, hotplug int64) error {
 	bad := func(format string, args ...any) error { return failure.New(failure.Usage, format, args...) }
 	most := max(h.MaxCPUs, cpus)
@@ -164,15 +164,15 @@ func (h Hardware) hugePages(ram int64) map[uint64]uint64 {
 	return map[uint64]uint64{uint64(h.HugePageBytes): uint64(ram)}
 }
 
-// ownFlags are arguments that each VM is given by flags of cocoon's own: the VMM
-// takes none of them twice, and says so in a line that nobody sees.
+// ownFlags are arguments that cocoon's own flags give each VM: the VMM accepts
+// none of them twice, and its error would go unseen.
 var ownFlags = map[string]string{
 	"--cpus": "--cpus boot=2,max=4,topology=1:4:1:1", "--memory": "--memory size=1G,shared,hugepages", "--console": "--console null",
 	"--kernel": "--kernel", "--firmware": "--firmware", "--initramfs": "--initramfs", "--cmdline": "--cmdline",
 	"--serial": "cocoon vm logs", "--api-socket": "cocoon vm inspect",
 }
 
-// checkArgs refuses further arguments that the VM has already.
+// checkArgs refuses extra arguments that the VM already has.
 func (h Hardware) checkArgs(args []string) error {
 	for _, a := range args {
 		name, _, _ := strings.Cut(a, "=")

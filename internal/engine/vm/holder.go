@@ -25,9 +25,8 @@ type holder struct {
 
 var notedPID = regexp.MustCompile(`\(pid ([0-9]+),`)
 
-// holderOf finds the process that holds a lock: the one that the note names, if
-// it has that very file open. nil where there is none, or none to be seen from
-// here.
+// holderOf finds the process that holds a lock: the one in the note, if it has
+// that very file open. nil if there is none, or none visible from here.
 func holderOf(lock string) *holder {
 	note := filelock.ReadNote(lock)
 	m := notedPID.FindStringSubmatch(note)
@@ -52,10 +51,10 @@ func holderOf(lock string) *holder {
 
 func (h *holder) close() { _ = unix.Close(h.fd) }
 
-// stopped: by a signal, such as ^Z sends; SIGCONT lets it go on.
+// stopped: by a signal such as that of ^Z; SIGCONT resumes it.
 func (h *holder) stopped() bool { return h.state == "T" }
 
-// traced: by a debugger, to which it belongs.
+// traced: by a debugger, which controls it.
 func (h *holder) traced() bool { return h.state == "t" }
 
 // end asks a stopped process to undo what it began, and lets it do so.
@@ -75,8 +74,7 @@ func processState(pid int) (string, error) {
 	return f[0], nil
 }
 
-// explainBusy adds to the error of a lock that was not had what lets its holder
-// go on, where that stands still.
+// explainBusy adds the remedy to the error of a lock whose holder is stopped.
 func explainBusy(err error, lock string) error {
 	h := holderOf(lock)
 	if h == nil || !errors.Is(err, failure.Busy) {
@@ -92,8 +90,8 @@ func explainBusy(err error, lock string) error {
 	return failure.Hint(err, fmt.Sprintf("wait for process %d, or end it: kill %[1]d, and kill -9 %[1]d if it stands still", h.pid))
 }
 
-// endStopped ends a command that was stopped while a guest waits for it; false
-// where there is none.
+// endStopped ends a command that was stopped while a guest is paused for it;
+// false if there is none.
 func (m *Manager) endStopped(id string) (bool, error) {
 	if _, err := os.Stat(m.OwedPath(id)); err != nil {
 		return false, ignoreMissing(err)

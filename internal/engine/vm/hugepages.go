@@ -11,8 +11,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// FreeHugePages counts the huge pages of a size that nobody has or was promised;
-// size 0 is the kernel's default.
+// FreeHugePages counts the huge pages of a size that are neither used nor
+// reserved; size 0 is the kernel's default.
 func FreeHugePages(size uint64) (free int64, bytes uint64, err error) {
 	if size == 0 {
 		if size, err = defaultHugePage(); err != nil {
@@ -47,8 +47,8 @@ func defaultHugePage() (uint64, error) {
 	return 2 << 20, nil
 }
 
-// needHugePages refuses RAM that there are too few free huge pages for, by the bytes
-// that are needed of each size. The VMM would end, and name no cause.
+// needHugePages refuses RAM for which there are too few free huge pages, by the
+// bytes needed of each size. The VMM would end without naming the cause.
 func needHugePages(bytes map[uint64]uint64) error {
 	for size, n := range bytes {
 		free, page, err := FreeHugePages(size)
@@ -62,7 +62,7 @@ func needHugePages(bytes map[uint64]uint64) error {
 	return nil
 }
 
-// TooFewHugePages is the refusal where fewer pages of so many bytes are free.
+// TooFewHugePages is the refusal if fewer pages of so many bytes are free.
 func TooFewHugePages(need, free int64, bytes uint64) error {
 	return failure.Hint(failure.New(failure.NoSpace, "%d huge pages of %d KiB are needed, %d are free", need, bytes>>10, free),
 		fmt.Sprintf("set more aside in /sys/kernel/mm/hugepages/hugepages-%dkB/nr_hugepages", bytes>>10))

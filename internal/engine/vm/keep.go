@@ -9,8 +9,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 )
 
-// Unkept are the ids of this store's VMs that run here and have no keeper: it was
-// killed, or they were started by a program that had none.
+// Unkept are the ids of this store's VMs that run here without a keeper: it was
+// killed, or an older program started them.
 func (m *Manager) Unkept(ctx context.Context) ([]string, error) {
 	unkept, err := m.unkept(ctx)
 	var ids []string
@@ -42,8 +42,8 @@ func (m *Manager) unkept(ctx context.Context) (map[string]keeper.Target, error) 
 	return found, errors.Join(errs...)
 }
 
-// running is the VMM that sits in the entry of a VM, nil where there is none of
-// this store and this PID namespace.
+// running is the VMM in the entry of a VM, nil if there is none of this store and
+// this PID namespace.
 func (m *Manager) running(ctx context.Context, id string) (*Process, error) {
 	e, err := m.ownEntry(ctx, id)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -55,7 +55,7 @@ func (m *Manager) running(ctx context.Context, id string) (*Process, error) {
 	defer e.Close()
 	who, err := readIdentity(e)
 	if err != nil || who.PIDNamespace != 0 && who.PIDNamespace != pidNamespace() {
-		return nil, nil // a torn one is told by the verbs that need it
+		return nil, nil // the verbs that need it report a damaged one
 	}
 	p := &Process{PID: who.PID, BootID: bootID(), StartTime: who.StartTime}
 	if socketOf(who.PID) != who.Socket || !alive(p) || !m.owns(ctx, id, e, vmm{who.PID, who.Socket}) {
@@ -64,7 +64,7 @@ func (m *Manager) running(ctx context.Context, id string) (*Process, error) {
 	return p, nil
 }
 
-// Keep gives a keeper to each VM that runs and has none, and answers their ids.
+// Keep starts a keeper for each running VM without one, and returns their ids.
 func (m *Manager) Keep(ctx context.Context) ([]string, error) {
 	if m.o.Keeper == "" {
 		return nil, nil

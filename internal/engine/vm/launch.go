@@ -46,7 +46,7 @@ func (m *Manager) Launch(ctx context.Context, rec *Record, args chsnap.Args) (*P
 	return p, nil
 }
 
-// commandLine is what a VMM with its API at socket is started with.
+// commandLine starts a VMM with its API at socket.
 func (m *Manager) commandLine(socket string, args chsnap.Args) ([]string, error) {
 	var a chsnap.Args
 	a.Options("--api-socket", chsnap.PathOption("path", socket))
@@ -86,7 +86,7 @@ func (m *Manager) startVMM(ctx context.Context, rec *Record, entry *runfolder.En
 	})
 }
 
-// await waits for the first ping and notes who the process is.
+// await waits for the first ping and notes the process's identity.
 func (m *Manager) await(ctx context.Context, rec *Record, entry *runfolder.Entry, vmm *keeper.Started, socket string) (*Process, error) {
 	start, err := keeper.StartTime(vmm.PID)
 	if err != nil {
@@ -126,7 +126,7 @@ func (m *Manager) await(ctx context.Context, rec *Record, entry *runfolder.Entry
 	}
 }
 
-// died explains a VMM that ended, by the last line of its log.
+// died explains the end of a VMM by the last line of its log.
 func (m *Manager) died(id string, end *keeper.End) error {
 	return fmt.Errorf("the VMM ended (%s): %s", end.How(), m.LastLog(id))
 }

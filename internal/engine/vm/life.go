@@ -18,8 +18,8 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// ColdBootArgs are the complete arguments of a boot from the disks. Its record is
-// not believed: what cannot be an argument is an error of theirs.
+// ColdBootArgs are the complete arguments of a boot from the disks. The record is
+// not trusted: what cannot be an argument is an error.
 func (m *Manager) ColdBootArgs(ctx context.Context, rec *Record) chsnap.Args {
 	var a chsnap.Args
 	a.Fail("boot", rec.bootable())
@@ -63,7 +63,7 @@ func (m *Manager) diskOptions(rec *Record, d Disk) []chsnap.Option {
 		chsnap.PathOption("path", path), chsnap.WordOption("id", d.DeviceID), chsnap.WordOption("image_type", "raw"),
 		chsnap.WordOption("serial", d.Serial),
 	}
-	if d.Readonly || d.Image != "" { // others stand on an image too
+	if d.Readonly || d.Image != "" { // other VMs share an image
 		o = append(o, chsnap.WordOption("readonly", "on"))
 	}
 	return o
@@ -72,12 +72,12 @@ func (m *Manager) diskOptions(rec *Record, d Disk) []chsnap.Option {
 // StartOptions of Start.
 type StartOptions struct {
 	Boot BootPaths // what it boots with from now on
-	// Rewire, which may be nil, puts its interfaces elsewhere before they are
-	// attached; the record says so once the VM runs.
+	// Rewire, which may be nil, moves its interfaces to other networks before
+	// they are attached; the record changes once the VM runs.
 	Rewire func(context.Context, *Record) error
 }
 
-// Start boots a VM from its disks; a suspended one it refuses.
+// Start boots a VM from its disks; it refuses a suspended one.
 func (m *Manager) Start(ctx context.Context, ref string, o StartOptions) (*Record, error) {
 	rec, unlock, err := m.Lock(ctx, ref, "vm start")
 	if err != nil {
@@ -118,7 +118,7 @@ func (m *Manager) Start(ctx context.Context, ref string, o StartOptions) (*Recor
 	return rec, told(rec, m.Announce(rec))
 }
 
-// startHint is for a VM that cannot be started as it is.
+// startHint is for a VM that cannot be started in its state.
 func startHint(rec *Record) string {
 	if rec.Trouble != "" {
 		return "cocoon vm resume " + rec.Name + " may let it go on; else " + giveUp(rec)
@@ -127,7 +127,8 @@ func startHint(rec *Record) string {
 }
 
 // boot starts a VM whose interfaces are attached, and saves its record. On error
-// nothing that it started lives: what no record names, nobody would stop.
+// nothing that it started survives: a process in no record would never be
+// stopped.
 func (m *Manager) boot(ctx context.Context, rec *Record) error {
 	p, err := m.launchCold(ctx, rec)
 	if err != nil {
@@ -147,13 +148,13 @@ func (m *Manager) boot(ctx context.Context, rec *Record) error {
 	return nil
 }
 
-// endUnwritten ends the VMMs of a VM whose record could not be told of them.
+// endUnwritten ends the VMMs of a VM that could not be recorded.
 func (m *Manager) endUnwritten(ctx context.Context, id string) error {
 	return errors.Join(m.Kill(ctx, id), m.removeSockets(ctx, id))
 }
 
-// booted: the VMM answers pings before its guest has booted, and some errors
-// (a disk in use) show only then.
+// booted: the VMM answers pings before its guest has booted, and some errors (a
+// disk in use) only show then.
 func (m *Manager) booted(ctx context.Context, rec *Record, p *Process) error {
 	rec.Process = p
 	client := m.Client(rec)
@@ -176,12 +177,12 @@ type StopOptions struct {
 }
 
 // DefaultStopTimeout is how long a guest may take to power itself off. A system
-// with services needs tens of seconds; one that is quicker keeps nobody waiting.
+// with services needs tens of seconds; the wait ends as soon as the guest is off.
 const DefaultStopTimeout = 90 * time.Second
 
 // Stop ends a VM: ACPI button, then vm.shutdown and vmm.shutdown, then SIGTERM,
-// then SIGKILL. The answer says which it was. When ctx ends while the guest
-// powers itself off, it may go on doing so, and the VM is not stopped.
+// then SIGKILL. The result says which it was. If ctx ends while the guest powers
+// itself off, it may continue to, and the VM is not stopped.
 func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) (*Exit, error) {
 	rec, unlock, err := m.Lock(ctx, ref, "vm stop")
 	if err != nil {
@@ -215,16 +216,16 @@ func (m *Manager) stopTimeout() time.Duration {
 // politeTimeout is how long the VMM itself may take to end.
 const politeTimeout = 2 * time.Second
 
-// pressAgain is how long a guest may take for the power button to be pressed
-// again: one that is booting, or whose logind is starting, does not hear it, and
-// one that is shutting down does not mind.
+// pressAgain is the interval between presses of the power button: a guest that is
+// booting, or whose logind is starting, ignores it, and one that is shutting down
+// does not mind.
 const pressAgain = 5 * time.Second
 
 func (m *Manager) end(ctx context.Context, rec *Record, timeout time.Duration) (*Exit, error) {
 	client, p, begun := m.Client(rec), rec.Process, time.Now()
 	why := "it was " + string(rec.State)
 	if d := m.readDebt(ctx, rec.ID); d != nil && d.Trouble != "" {
-		why = "its VMM was " + d.Trouble // nobody would hear the button
+		why = "its VMM was " + d.Trouble // nothing would react to the button
 	} else if rec.State == Running {
 		err := client.PowerButton(ctx)
 		durable.Step("vm.stop.asked")
@@ -256,11 +257,11 @@ func (m *Manager) powersOff(ctx context.Context, client *chsnap.Client, p *Proce
 		if left <= pressAgain || ctx.Err() != nil {
 			return false
 		}
-		_ = client.PowerButton(ctx) // it may be ending, and was asked before
+		_ = client.PowerButton(ctx) // it may be ending already
 	}
 }
 
-// round is a time as people say it.
+// round rounds a duration for display.
 func round(d time.Duration) time.Duration {
 	if d < time.Second {
 		return d.Round(time.Millisecond)
@@ -268,10 +269,10 @@ func round(d time.Duration) time.Duration {
 	return d.Round(time.Second / 10)
 }
 
-// cutPower ends a VMM whose guest is not asked any more.
+// cutPower ends a VMM without asking its guest.
 func (m *Manager) cutPower(ctx context.Context, rec *Record) error {
 	client, p := m.Client(rec), rec.Process
-	// Answers do not matter from here: the process must end.
+	// From here answers do not matter: the process must end.
 	polite, cancel := context.WithTimeout(ctx, politeTimeout)
 	defer cancel()
 	_ = client.Shutdown(polite)
@@ -285,10 +286,9 @@ func (m *Manager) cutPower(ctx context.Context, rec *Record) error {
 	return signal(context.WithoutCancel(ctx), p, unix.SIGKILL, killTimeout)
 }
 
-// Resume lets a VM go on. One that runs although its record says paused, or is
-// paused although its record says running (its capturer died), is put right. A
-// command that was stopped while the guest waits for it is ended, which lets the
-// guest go on as well.
+// Resume resumes a VM. If its record says paused while it runs, or running while
+// it is paused (its capturer died), that is corrected. A command that was stopped
+// while the guest is paused for it is ended, which resumes the guest too.
 func (m *Manager) Resume(ctx context.Context, ref string) error {
 	rec, err := m.Get(ctx, ref)
 	if err != nil {
@@ -348,7 +348,7 @@ func (m *Manager) Pause(ctx context.Context, ref string) error {
 	return m.save(rec)
 }
 
-// ask is the state that a VM's VMM says.
+// ask returns the state that a VM's VMM reports.
 func (m *Manager) ask(ctx context.Context, rec *Record, verb string) (State, error) {
 	if rec.Process == nil {
 		return "", failure.Hint(failure.New(failure.Conflict, "VM %s is not running", rec.Name), remedy(rec, rec.State))

@@ -13,7 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
-// StateOf is our word for what a VMM says in vm.info.
+// StateOf translates a VMM's state from vm.info.
 func StateOf(info *chsnap.Info) State {
 	switch info.State {
 	case "Running":
@@ -24,7 +24,7 @@ func StateOf(info *chsnap.Info) State {
 	return Shutdown // Created, Shutdown
 }
 
-// NotRunning refuses what needs a guest that is there; state is that of StateOf.
+// NotRunning refuses what needs a running guest; state is that of StateOf.
 func NotRunning(rec *Record, state State) error {
 	err := failure.New(failure.Conflict, "the guest of VM %s is shut down, its VMM still runs", rec.Name)
 	if state != Shutdown {
@@ -33,8 +33,8 @@ func NotRunning(rec *Record, state State) error {
 	return failure.Hint(err, remedy(rec, state))
 }
 
-// remedy names what lets the guest of a VM in a state go on. Only one that is off
-// has nothing to lose by a boot.
+// remedy names what makes the guest of a VM in a state run. Only one that is off
+// loses nothing by a boot.
 func remedy(rec *Record, state State) string {
 	switch state {
 	case Shutdown:
@@ -51,9 +51,9 @@ func remedy(rec *Record, state State) string {
 	return "cocoon vm start " + rec.Name
 }
 
-// Look asks the VMMs of VMs in what state their guests are, for people to see:
-// all at the same time, and for no longer than a glance. A VMM that a command is
-// at work with is not in trouble because it has no time for us.
+// Look asks the VMMs for the states of their guests, for display: all in
+// parallel, and only briefly. A VMM that is busy with a command is not in trouble
+// because it does not answer.
 func (m *Manager) Look(ctx context.Context, recs ...*Record) {
 	var g errgroup.Group
 	g.SetLimit(atOnce)
@@ -82,14 +82,14 @@ func (m *Manager) look(ctx context.Context, rec *Record) {
 	}
 }
 
-// lookLocked is Look for a verb that holds the VM's lock itself.
+// lookLocked is Look for a verb that holds the VM's lock.
 func (m *Manager) lookLocked(ctx context.Context, rec *Record) {
 	if rec.Process != nil && rec.Sleep == nil {
 		m.trouble(ctx, rec, m.glance(ctx, rec))
 	}
 }
 
-// glance is the state that a VMM says at once.
+// glance is the state that a VMM reports at once.
 func (m *Manager) glance(ctx context.Context, rec *Record) error {
 	ctx, cancel := patience.Bound(ctx, m.o.Patience.Glance())
 	defer cancel()
@@ -100,16 +100,16 @@ func (m *Manager) glance(ctx context.Context, rec *Record) error {
 	return err
 }
 
-// trouble is that of a VMM which no other command is at work with; err is what came
-// of a glance.
+// trouble is that of a VMM no command is working with; err is the result of a
+// glance.
 func (m *Manager) trouble(ctx context.Context, rec *Record, err error) {
 	if d := m.readDebt(ctx, rec.ID); d != nil {
-		rec.Trouble = d.Trouble // also when it says Running, see chsnap: while it migrates it is not to be believed
+		rec.Trouble = d.Trouble // even if it says Running, see chsnap: during a migration that may be wrong
 	}
 	switch {
 	case errors.Is(err, chsnap.ErrUnreachable):
 		rec.Trouble = NotAnswering
 	case rec.Trouble == NotAnswering && rec.State == Running:
-		rec.Trouble = "" // it has come to itself
+		rec.Trouble = "" // it has recovered
 	}
 }

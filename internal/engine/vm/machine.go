@@ -11,12 +11,12 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 )
 
-// A VM that was made of files boots with arguments, which its record has. One that
-// was rebuilt from a snapshot boots as the machine that was saved, of which the
-// record knows little: the VMM's own configuration, without what belongs to one
-// process (chsnap.Config.Machine), is in the record and goes to the VMM over its API,
-// with this VM's files in it. So it is rewritten by the code that a warm restore
-// rewrites by. Records of programs before have none: they boot with arguments.
+// A VM made from files boots with arguments, which are in its record. One rebuilt
+// from a snapshot boots as the machine that was saved, of which the other fields
+// of the record hold little: the VMM's own configuration, without what belongs to
+// one process (chsnap.Config.Machine), is in the record and goes to the VMM over
+// its API, with this VM's files in it. So the same code rewrites it as in a warm
+// restore. Records of earlier versions have none: those VMs boot with arguments.
 
 // launchCold starts the VMM of a VM that boots from its disks.
 func (m *Manager) launchCold(ctx context.Context, rec *Record) (*Process, error) {
@@ -73,7 +73,7 @@ func (m *Manager) coldBootConfig(ctx context.Context, rec *Record) (*chsnap.Conf
 	return config, nil
 }
 
-// ofTheProcess are the arguments that say how the VMM runs, and nothing of its VM;
+// ofTheProcess are the arguments that concern the VMM process rather than its VM;
 // true for those with a value.
 var ofTheProcess = map[string]bool{
 	"--log-file": true, "--log-format": true, "--event-monitor": true, "--seccomp": true, "--gdb": true,

@@ -27,12 +27,12 @@ import (
 type Options struct {
 	RunDir string
 	Binary string // the VMM
-	// Keeper is the program that keeps VMMs; "": nobody does, their logs grow and
-	// nobody knows how they end.
+	// Keeper is the program that runs keepers; "": none, so logs grow and ends
+	// are not observed.
 	Keeper keeper.Program
 	// Confine says whether VMMs confine themselves to the files of their VM.
 	Confine Confinement
-	// SerialLogMax bounds each log of a VM, bytes; 0 is keeper.DefaultLogMax.
+	// SerialLogMax limits each log of a VM, bytes; 0 is keeper.DefaultLogMax.
 	SerialLogMax int64
 	OOMScoreAdj  int    // of VMMs; 0 leaves it as it is
 	Scopes       Scopes // of VMMs
@@ -42,18 +42,18 @@ type Options struct {
 	// StopTimeout is how long a guest may take to power itself off; 0 is
 	// DefaultStopTimeout.
 	StopTimeout time.Duration
-	// Network makes the interfaces; without a CacheDir there are no others than
-	// TAPs of the operator.
+	// Network makes the interfaces; without a CacheDir, only TAPs of the operator
+	// can be used.
 	Network network.Host
 }
 
-// Manager does everything with VMs.
+// Manager manages the VMs of a store.
 type Manager struct {
 	st      *store.Store
 	images  Images
 	run     *runfolder.Folder
 	o       Options
-	rescued map[string]bool // ids of VMs that Rescue let go on
+	rescued map[string]bool // ids of VMs that Rescue resumed
 }
 
 // New makes a Manager over a store.
@@ -70,8 +70,8 @@ func (m *Manager) RunDir(id string) string { return m.run.Dir(id) }
 // SerialPath is where the guest's serial output goes.
 func (m *Manager) SerialPath(id string) string { return filepath.Join(m.RunDir(id), keeper.SerialLog) }
 
-// MigrationSocket is where a VM sends itself for a live capture; it belongs to
-// the holder of the VM's lock.
+// MigrationSocket is where a VM sends itself in a live capture; it belongs to the
+// holder of the VM's lock.
 func (m *Manager) MigrationSocket(id string) string {
 	return filepath.Join(m.RunDir(id), MigrationSocketFile)
 }
@@ -130,7 +130,7 @@ func (m *Manager) Get(ctx context.Context, ref string) (*Record, error) {
 // lockFile in a VM's folder is held by the verb that works on it.
 const lockFile = "lock"
 
-// Lock finds a VM and holds it for one verb; the record is read under the lock.
+// Lock finds a VM and locks it for one verb; the record is read under the lock.
 //
 // A VM that runs elsewhere is failure.Conflict: its processes cannot be seen.
 func (m *Manager) Lock(ctx context.Context, ref, verb string) (*Record, func(), error) {
@@ -210,8 +210,8 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// Discard ends the VMM, if any, undoes the network and removes every folder of
-// a VM. One whose VMM lives and cannot be ended stays as it is.
+// Discard ends the VMM, if any, undoes the network and removes every folder of a
+// VM. If its VMM lives and cannot be ended, nothing changes.
 func (m *Manager) Discard(ctx context.Context, id string) error {
 	if err := m.vacate(ctx, id, id); err != nil {
 		return err
@@ -229,8 +229,8 @@ func (m *Manager) Discard(ctx context.Context, id string) error {
 	return m.bury(id)
 }
 
-// bury removes the durable folder of a VM. Of one that was there, and was not
-// only being made, it leaves a trace.
+// bury removes the durable folder of a VM. If the VM existed, rather than only
+// being made, a trace is left.
 func (m *Manager) bury(id string) error {
 	dir := m.Dir(id)
 	kind := "vm"
@@ -257,12 +257,12 @@ func (m *Manager) bury(id string) error {
 // RemoveOptions of Remove.
 type RemoveOptions struct {
 	Force bool // also one that runs
-	// ForgetNetwork drops its network where the plugins cannot undo it.
+	// ForgetNetwork drops its network even if the plugins cannot undo it.
 	ForgetNetwork bool
 }
 
-// Remove ends and removes a VM. The answer is what it was by then: whoever had its
-// lock before may have changed it, or put it to sleep.
+// Remove ends and removes a VM. It returns the VM as it was by then: the previous
+// lock holder may have changed or suspended it.
 func (m *Manager) Remove(ctx context.Context, ref string, o RemoveOptions) (*Record, error) {
 	rec, unlock, err := m.Lock(ctx, ref, "vm rm")
 	if err != nil {

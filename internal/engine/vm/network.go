@@ -11,8 +11,9 @@ import (
 	"github.com/cocoonv2/cocoon/network"
 )
 
-// wanted makes the interfaces of a new VM from what was asked for, each with a
-// MAC. The VMM runs in one netns, so a TAP of the host's goes with no other kind.
+// wanted makes the interfaces of a new VM from the request, each with a MAC. The
+// VMM runs in one netns, so a TAP of the host cannot be combined with any other
+// kind.
 func wanted(id string, requests []network.Request) ([]Network, error) {
 	if len(requests) > network.MaxInterfaces {
 		return nil, failure.New(failure.Usage, "%d interfaces: a VM has at most %d", len(requests), network.MaxInterfaces)
@@ -41,13 +42,13 @@ func oneNetns(taps, all int) error {
 }
 
 // Attach makes the interfaces of a VM that is not running, in order, and fills
-// its record. They keep the MAC and addresses that the record has; what an
-// earlier Attach left of them, whole or broken, is undone first. On error the
-// caller decides what becomes of those made already.
+// its record. They keep the MAC and addresses in the record; what an earlier
+// Attach left of them, whole or broken, is undone first. On error the caller
+// decides about those already made.
 func (m *Manager) Attach(ctx context.Context, rec *Record) error { return m.attach(ctx, rec, false) }
 
-// AttachSaved is Attach for a guest that goes on where it was saved and sends as
-// much as the MTU was then: a network with less is failure.Incompatible.
+// AttachSaved is Attach for a guest that continues from its RAM and sends frames
+// of its old MTU: a network with a smaller one is failure.Incompatible.
 func (m *Manager) AttachSaved(ctx context.Context, rec *Record) error {
 	return m.attach(ctx, rec, true)
 }
@@ -68,8 +69,8 @@ func (m *Manager) attach(ctx context.Context, rec *Record, saved bool) error {
 	return nil
 }
 
-// AddressHolder says who has the MAC or an address that r wants, "" when nobody
-// is known to.
+// AddressHolder returns the owner of the MAC or an address that r requests, "" if
+// none is known.
 func (m *Manager) AddressHolder(r network.Request) (string, error) {
 	h, err := m.o.Network.Holder(r)
 	if err != nil || h.What == "" {
@@ -85,8 +86,8 @@ func (m *Manager) AddressHolder(r network.Request) (string, error) {
 	return fmt.Sprintf("%s belongs to VM %s (%s)", h.What, rec.Name, rec.ID), nil
 }
 
-// HasInterface tells whether a VM of this store has just this interface: its id, on
-// this network or TAP, with this MAC and these addresses.
+// HasInterface reports whether a VM of this store has exactly this interface: its
+// id, on this network or TAP, with this MAC and these addresses.
 func (m *Manager) HasInterface(id string, want Network) bool {
 	if !spelling.ID(id) {
 		return false
@@ -98,11 +99,11 @@ func (m *Manager) HasInterface(id string, want Network) bool {
 	})
 }
 
-// CheckNetwork refuses a network that this host does not have whole.
+// CheckNetwork refuses a network that is missing or incomplete on this host.
 func (m *Manager) CheckNetwork(name string) error { return m.o.Network.Check(name) }
 
-// Announce tells the networks, and guests with a fresh identity, who is where;
-// after each boot and resume.
+// Announce announces addresses to the networks, and gateways to guests with a
+// fresh identity; call it after each boot and resume.
 func (m *Manager) Announce(rec *Record) error {
 	for _, n := range rec.Networks {
 		if err := network.Announce(n.Attachment); err != nil {
@@ -112,8 +113,8 @@ func (m *Manager) Announce(rec *Record) error {
 	return nil
 }
 
-// AnnounceSaved is Announce for a guest that goes on from its memory: it is told
-// also where its gateways are now.
+// AnnounceSaved is Announce for a guest that continues from its RAM: it also
+// announces the current MACs of its gateways.
 func (m *Manager) AnnounceSaved(ctx context.Context, rec *Record) error {
 	if err := m.Announce(rec); err != nil {
 		return err
@@ -126,7 +127,7 @@ func (m *Manager) AnnounceSaved(ctx context.Context, rec *Record) error {
 	return nil
 }
 
-// told explains an error of Announce after which nothing is undone.
+// told explains an error of Announce, after which nothing is undone.
 func told(rec *Record, err error) error {
 	if err != nil {
 		return fmt.Errorf("VM %s runs, but its network was not told: %w", rec.Name, err)
@@ -134,8 +135,8 @@ func told(rec *Record, err error) error {
 	return nil
 }
 
-// CannotAttach adds to the reason why the interfaces of a VM that exists cannot be
-// made what can be done about it.
+// CannotAttach adds a remedy to the reason why the interfaces of an existing VM
+// cannot be made.
 func CannotAttach(rec *Record, err error) error {
 	if err == nil {
 		return nil
@@ -147,11 +148,11 @@ func CannotAttach(rec *Record, err error) error {
 	return failure.Hint(err, hint)
 }
 
-// Detach undoes the interfaces of a VM whose VMM has ended. That there are none
-// is success.
+// Detach undoes the interfaces of a VM whose VMM has ended. If there are none,
+// that is success.
 func (m *Manager) Detach(ctx context.Context, id string) error { return m.o.Network.RemoveVM(ctx, id) }
 
-// netnsOf is where the VMM has to run, "" in that of the host.
+// netnsOf is where the VMM must run, "" in that of the host.
 func netnsOf(rec *Record) string {
 	for _, n := range rec.Networks {
 		if n.Netns != "" {
@@ -161,8 +162,8 @@ func netnsOf(rec *Record) string {
 	return ""
 }
 
-// netOptions are those of --net: the MAC is the guest's own, which differs from the
-// one outside with a fresh identity.
+// netOptions are those of --net: the MAC is the guest's own, which differs from
+// the outside one with a fresh identity.
 func netOptions(n Network) []chsnap.Option {
 	o := []chsnap.Option{
 		chsnap.WordOption("id", n.ID), chsnap.DeviceOption("tap", n.Tap), chsnap.WordOption("mac", n.Inside().MAC),

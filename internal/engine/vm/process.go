@@ -16,27 +16,28 @@ import (
 )
 
 // Identity is vmm.json in the entry of a VM: enough for gc to end the VMM of a
-// creation that died, and never another process that got its pid.
+// creation that died, and never another process that reused its pid.
 type Identity struct {
 	PID       int    `json:"pid"`
 	StartTime uint64 `json:"startTime"`
 	Socket    string `json:"socket"`
-	// Store is the id of the VM's store, PIDNamespace the inode of the namespace in
-	// which the pid means something. Older programs write neither.
+	// Store is the id of the VM's store, PIDNamespace the inode of the namespace
+	// in which the pid is valid. Older programs write neither.
 	Store        string `json:"store,omitempty"`
 	PIDNamespace uint64 `json:"pidNamespace,omitempty"`
 }
 
-// Kill ends every VMM of a VM that is this store's: the one that vmm.json in the
-// VM's entry names, if its start time agrees, else all that sit in the entry: one
-// that vmm.json does not name was started by a process that died before it wrote
-// the file. Those of others are left alone. failure.Damaged when vmm.json is torn.
+// Kill ends every VMM of a VM that belongs to this store: the one in vmm.json in
+// the VM's entry, if its start time agrees, else all that sit in the entry: one
+// that vmm.json does not name was started by a process that died before writing
+// the file. VMMs of other stores are left alone. failure.Damaged if vmm.json is
+// torn.
 func (m *Manager) Kill(ctx context.Context, id string) error {
 	_, err := m.endVMMs(ctx, id)
 	return err
 }
 
-// endVMMs is Kill; it answers how many there were.
+// endVMMs is Kill; it returns how many there were.
 func (m *Manager) endVMMs(ctx context.Context, id string) (ended int, err error) {
 	e, err := m.run.Look(ctx, id)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -68,8 +69,8 @@ func (m *Manager) endIn(ctx context.Context, id string, e *runfolder.Entry) (end
 	return len(found), errors.Join(errs...)
 }
 
-// find gives the VMMs of a VM that Kill ends. torn says what is wrong with vmm.json
-// in its entry, which may be nil.
+// find returns the VMMs of a VM that Kill ends. torn says what is wrong with
+// vmm.json in its entry, which may be nil.
 func (m *Manager) find(ctx context.Context, id string, e *runfolder.Entry) (found []*Process, torn, err error) {
 	if e != nil {
 		who, err := readIdentity(e)
@@ -93,12 +94,12 @@ func (m *Manager) find(ctx context.Context, id string, e *runfolder.Entry) (foun
 	return found, torn, nil
 }
 
-// killTimeout is how long the kernel may take to end a process, which gives up
-// its RAM first.
+// killTimeout is how long the kernel may take to end a process, which first frees
+// its RAM.
 const killTimeout = time.Duration(patience.Default)
 
-// signal sends by pidfd, so that a pid which was given to another process is
-// never hit, and waits for the end.
+// signal sends by pidfd, so that a reused pid is never hit, and waits for the
+// end.
 func signal(ctx context.Context, p *Process, sig unix.Signal, wait time.Duration) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
@@ -120,10 +121,10 @@ func signal(ctx context.Context, p *Process, sig unix.Signal, wait time.Duration
 	return nil
 }
 
-// ended waits until a process is gone. The kernel says when; without a pidfd
-// (descriptors have run out) it is looked for at each glance.
+// ended waits until a process is gone. The kernel reports it; without a pidfd (no
+// descriptors left) it is polled.
 func ended(ctx context.Context, p *Process, wait time.Duration) bool {
-	const glance = 100 * time.Millisecond // an end of ctx is seen so late
+	const glance = 100 * time.Millisecond // ctx is checked this often
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if err != nil {
 		fd = -1

@@ -16,9 +16,9 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Reserve makes the folders of a new VM, held by the lease, and locks it. The
-// VM does not exist before Publish, which refuses a name that is taken; Discard
-// takes the folders away again.
+// Reserve makes the folders of a new VM, held by the lease, and locks it. The VM
+// does not exist before Publish, which refuses a name that is taken; Discard
+// removes the folders again.
 func (m *Manager) Reserve(ctx context.Context, l *store.Lease, name, verb string) (*Record, func(), error) {
 	var b [16]byte
 	rand.Read(b[:])
@@ -45,9 +45,9 @@ func (m *Manager) Reserve(ctx context.Context, l *store.Lease, name, verb string
 	return rec, unlock, nil
 }
 
-// Publish writes the records of reserved VMs: they exist from here on. Where a
-// name is taken by now it is failure.Conflict and none exists; after any other
-// error some may.
+// Publish writes the records of reserved VMs: they exist from then on. If a name
+// is taken by now it is failure.Conflict and none exists; after any other error
+// some may.
 func (m *Manager) Publish(ctx context.Context, recs ...*Record) error {
 	staged := make([]*durable.Staged, len(recs))
 	defer func() {
@@ -81,7 +81,7 @@ func (m *Manager) Publish(ctx context.Context, recs ...*Record) error {
 	})
 }
 
-// named calls f while nobody else can take the names of these VMs.
+// named calls f while no other process can take the names of these VMs.
 func (m *Manager) named(ctx context.Context, recs []*Record, f func() error) error {
 	lock, err := filelock.Brief(ctx, m.st.Path("vms", "names.lock"))
 	if err != nil {
@@ -98,11 +98,11 @@ func (m *Manager) named(ctx context.Context, recs []*Record, f func() error) err
 	return f()
 }
 
-// fsyncsAtOnce bounds how many of sideBySide's calls wait for the disk.
+// fsyncsAtOnce limits how many of sideBySide's calls wait for the disk.
 const fsyncsAtOnce = 16
 
-// sideBySide calls f for each number below n: file systems commit fsyncs that
-// meet together. The answer is the first error.
+// sideBySide calls f for each number below n: file systems commit simultaneous
+// fsyncs together. It returns the first error.
 func sideBySide(n int, f func(i int) error) error {
 	var g errgroup.Group
 	g.SetLimit(fsyncsAtOnce)

@@ -10,15 +10,15 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// places is where the files of one VM lie on this host.
+// places holds the paths of one VM's files on this host.
 type places struct {
 	disk          func(Disk) string
 	image         func(digest.Digest) string
 	serial, vsock string
 }
 
-// Rewriting is what a saved configuration is made into for the VM of a record:
-// every path in it becomes one of that VM's own.
+// Rewriting is how a saved configuration is changed for the VM of a record: every
+// path in it becomes one of that VM's own.
 func (m *Manager) Rewriting(ctx context.Context, rec *Record) chsnap.Rewrite {
 	w := rec.rewriting(places{
 		disk:   func(d Disk) string { return filepath.Join(m.Dir(rec.ID), d.File) },
@@ -31,9 +31,9 @@ func (m *Manager) Rewriting(ctx context.Context, rec *Record) chsnap.Rewrite {
 	return w
 }
 
-// Judge tells whether a VM of this record can be rebuilt of a configuration and
-// a state (nil where it is not known yet), as chsnap.Judge does. Nothing is looked
-// for on this host.
+// Judge checks whether a VM of this record can be rebuilt from a configuration
+// and a state (nil if not known yet), as chsnap.Judge does. Nothing on this host
+// is consulted.
 func (r *Record) Judge(c *chsnap.Config, s *chsnap.State) error {
 	return chsnap.Judge(c, s, r.rewriting(places{
 		disk:   func(d Disk) string { return "/vm/" + d.File },
@@ -45,7 +45,7 @@ func (r *Record) Judge(c *chsnap.Config, s *chsnap.State) error {
 func (r *Record) rewriting(at places) chsnap.Rewrite {
 	w := chsnap.Rewrite{Disks: map[string]chsnap.DiskFile{}, Taps: map[string]string{}, SerialFile: at.serial, Vsock: at.vsock}
 	for _, d := range r.Disks {
-		if d.Image != "" { // read-only, whatever anybody says of it
+		if d.Image != "" { // read-only, whatever any document says
 			w.Disks[d.DeviceID] = chsnap.DiskFile{Path: at.image(d.Image), Readonly: true}
 			continue
 		}

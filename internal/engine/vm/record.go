@@ -1,15 +1,15 @@
-// Package vm keeps virtual machines: their records, their disks, and the VMM
+// Package vm manages virtual machines: their records, their disks, and the VMM
 // process that runs each.
 //
 // A VM is a folder vms/<id> with record.json and its writable disks. It exists
-// from the moment record.json does; a folder without one is a creation under
-// way (a living lease names it) or a leftover (gc takes it). Sockets, logs and
-// the process's identity are in runDir/<id> and may vanish with a reboot.
+// from the moment record.json does; a folder without one is a creation in
+// progress (a living lease names it) or a leftover (gc removes it). Sockets, logs
+// and the process's identity are in runDir/<id> and may vanish with a reboot.
 //
-// Invariants: every verb that changes a VM holds vms/<id>/lock; a process is
-// the one we started only if its start time agrees, and is signalled by pidfd;
-// the record always has all that a cold boot needs; a suspended VM (sleep.go)
-// never boots from its disks unless its RAM is given up in so many words.
+// Invariants: every verb that changes a VM holds vms/<id>/lock; a process is the
+// one we started only if its start time agrees, and is signalled by pidfd; the
+// record always has everything a cold boot needs; a suspended VM (sleep.go) never
+// boots from its disks unless its RAM is explicitly discarded.
 package vm
 
 import (
@@ -29,7 +29,7 @@ import (
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
-// Record is everything that is known of a VM; record.json.
+// Record is everything known about a VM; record.json.
 type Record struct {
 	Version      int               `json:"version"`
 	ID           string            `json:"id"`
@@ -38,7 +38,7 @@ type Record struct {
 	Labels       map[string]string `json:"labels,omitempty"`
 	CPUs         int               `json:"cpus"`
 	MemoryBytes  int64             `json:"memoryBytes"`
-	HotplugBytes int64             `json:"hotplugBytes,omitempty"` // of RAM that may be plugged in beside
+	HotplugBytes int64             `json:"hotplugBytes,omitempty"` // of RAM that may be plugged in
 	Kernel       *store.ImageRef   `json:"kernel,omitempty"`
 	Firmware     *store.ImageRef   `json:"firmware,omitempty"`
 	Initramfs    *store.ImageRef   `json:"initramfs,omitempty"`
@@ -47,8 +47,8 @@ type Record struct {
 	Networks     []Network         `json:"networks"`
 	ExtraArgs    []string          `json:"extraArgs,omitempty"`
 	Image        string            `json:"image,omitempty"`    // name that it was made from
-	Images       []digest.Digest   `json:"images"`             // every image blob that it stands on
-	Hardware     *Hardware         `json:"hardware,omitempty"` // of one that was made of files
+	Images       []digest.Digest   `json:"images"`             // every image blob that it uses
+	Hardware     *Hardware         `json:"hardware,omitempty"` // of one made from files
 	Machine      json.RawMessage   `json:"machine,omitempty"`  // of a rebuilt VM; machine.go
 	Snapshot     string            `json:"snapshot,omitempty"`
 	Restore      *RestoreInfo      `json:"restore,omitempty"`
@@ -56,10 +56,10 @@ type Record struct {
 	Process      *Process          `json:"process,omitempty"`
 	LastError    string            `json:"lastError,omitempty"`
 	Exit         *Exit             `json:"exit,omitempty"`  // of the run before, while there is no process
-	Woken        int               `json:"woken,omitempty"` // how often it was woken, or had its RAM given up
+	Woken        int               `json:"woken,omitempty"` // how often it was woken, or had its RAM discarded
 	Sleep        *Sleep            `json:"-"`               // of a suspended VM; sleep.go
 	Trouble      string            `json:"-"`               // with its VMM, as Look found it
-	Unseated     bool              `json:"-"`               // this verb ended a VMM of it that was not in the record
+	Unseated     bool              `json:"-"`               // this verb ended a VMM that was not in the record
 }
 
 // Disk of a VM: File (in the VM's folder) is writable, Image is a shared blob.
@@ -73,8 +73,8 @@ type Disk struct {
 	Bytes    int64         `json:"bytes"`
 }
 
-// Network is one interface: what is wanted of it until it is attached, then
-// what it is, so that it can be attached again the same.
+// Network is one interface: the request until it is attached, then the result, so
+// that it can be attached again unchanged.
 type Network struct {
 	ID string `json:"id"` // the VMM's, e.g. _net0
 	network.Attachment
@@ -104,8 +104,8 @@ const nameLength = 64
 
 func (m *Manager) recordPath(id string) string { return filepath.Join(m.Dir(id), recordName) }
 
-// read loads one record, of a suspended VM the one it sleeps with;
-// failure.NotFound when there is none.
+// read loads one record, for a suspended VM the one in suspend.json;
+// failure.NotFound if there is none.
 func (m *Manager) read(id string) (*Record, error) {
 	rec, err := m.readRecord(id)
 	if err != nil {
@@ -123,8 +123,8 @@ func (m *Manager) read(id string) (*Record, error) {
 	return rec, nil
 }
 
-// measure: a writable disk is as large as its file is. It may have been grown,
-// by the VMM or with the VM stopped, and nobody tells us.
+// measure: a writable disk is as large as its file, which may have been grown
+// unnoticed, by the VMM or with the VM stopped.
 func (m *Manager) measure(rec *Record) {
 	for i, d := range rec.Disks {
 		if d.File == "" {
@@ -179,7 +179,7 @@ func (m *Manager) save(rec *Record) error {
 	return nil
 }
 
-// stage is save of a record that gets its name later.
+// stage is save for a record that gets its name later.
 func (m *Manager) stage(rec *Record) (*durable.Staged, error) {
 	b, err := json.MarshalIndent(rec, "", "  ")
 	if err != nil {

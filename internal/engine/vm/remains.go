@@ -9,9 +9,10 @@ import (
 	"strings"
 )
 
-// makingFile in the folder of a VM says that the VM is being made: it comes before
-// the first disk and goes when the record is there. So a folder with disks, without
-// a record and without this was a VM that has lost its record.
+// makingFile in the folder of a VM says that the VM is being made: it is created
+// before the first disk and removed once the record exists. So a folder with
+// disks, but without a record and without this file, was a VM that has lost its
+// record.
 const makingFile = "making"
 
 func (m *Manager) makingPath(id string) string { return filepath.Join(m.Dir(id), makingFile) }
@@ -19,11 +20,11 @@ func (m *Manager) makingPath(id string) string { return filepath.Join(m.Dir(id),
 // Remains is what is in the folder of a VM.
 type Remains struct {
 	Recorded bool // the VM exists
-	Making   bool // nobody is sure to have seen it whole
-	Worth    bool // there is what cannot be made again, such as a disk
+	Making   bool // the VM may never have been complete
+	Worth    bool // it contains something irreplaceable, such as a disk
 }
 
-// LookAt looks into the folder of a VM; one that is gone has nothing in it.
+// LookAt examines the folder of a VM; a missing one has nothing in it.
 func LookAt(dir string) (Remains, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -44,8 +45,8 @@ func LookAt(dir string) (Remains, error) {
 	return r, nil
 }
 
-// forgotten is a note of a creation that ended, beside the record of its VM; ""
-// where there is none.
+// forgotten is a creation note left beside the record of its VM; "" if there is
+// none.
 func forgotten(dir string) string {
 	path := filepath.Join(dir, makingFile)
 	if r, err := LookAt(dir); err == nil && r.Recorded && r.Making {

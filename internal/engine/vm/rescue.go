@@ -18,12 +18,12 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/runfolder"
 )
 
-// owedFile in a VM's run folder says that the holder of the VM's lock paused
-// the guest and owes it a resume. It is empty until somebody tried to pay in
-// vain, then it holds a debt.
+// owedFile in a VM's run folder says that the holder of the VM's lock paused the
+// guest and must resume it. It is empty until a resume failed, then it holds a
+// debt.
 const owedFile = "resume-owed"
 
-// debt is what is known of a guest that could not be let go on.
+// debt is what is known about a guest that could not be resumed.
 type debt struct {
 	Tried   time.Time `json:"tried"` // last
 	Trouble string    `json:"trouble"`
@@ -31,15 +31,15 @@ type debt struct {
 
 // Trouble with a VMM that lives.
 const (
-	NotAnswering = "not answering"                         // it says nothing
-	Frozen       = "frozen"                                // it answers, but its guest stands still and it does not let it go on
+	NotAnswering = "not answering"                         // it does not respond
+	Frozen       = "frozen"                                // it responds, but keeps its guest paused
 	Unwritten    = "has a VMM that was never written down" // the next verb that changes the VM ends it
 )
 
-// OweResume notes, before a guest is paused or loaded, that it must run. settle,
-// given what came of it, takes the note back if the guest runs or its VMM is
-// gone, else it leaves the debt to the next command. That of a VM that is put
-// aside stays.
+// OweResume notes, before a guest is paused or loaded, that it must be resumed.
+// settle, called with the outcome, removes the note if the guest runs or its VMM
+// is gone, else it leaves the resume to the next command. The note of a VM that
+// is put aside stays.
 func (m *Manager) OweResume(ctx context.Context, rec *Record) (settle func(context.Context, error) error, err error) {
 	entry, err := m.run.Make(ctx, rec.ID, m.mayTake(ctx))
 	if err != nil {
@@ -62,7 +62,7 @@ func (m *Manager) OweResume(ctx context.Context, rec *Record) (settle func(conte
 	}, nil
 }
 
-// paid takes the note of a VM back if its guest runs, or its VMM is gone.
+// paid removes the note of a VM if its guest runs, or its VMM is gone.
 func (m *Manager) paid(ctx context.Context, rec *Record) error {
 	if sleep, err := m.readSleep(rec.ID); err != nil || sleep != nil && sleep.Aside {
 		return err
@@ -74,13 +74,13 @@ func (m *Manager) paid(ctx context.Context, rec *Record) error {
 	return os.Remove(m.OwedPath(rec.ID))
 }
 
-// OwedPath is where the note of OweResume lies.
+// OwedPath is the path of OweResume's note.
 func (m *Manager) OwedPath(id string) string { return filepath.Join(m.RunDir(id), owedFile) }
 
-// owedNote is the file in which a debt is written down.
+// owedNote is the file of a debt.
 var owedNote = durable.Document{Name: "the note of a resume that is owed", Limit: 4 << 10}
 
-// readDebt is nil where nobody has tried in vain.
+// readDebt is nil if no resume has failed.
 func (m *Manager) readDebt(ctx context.Context, id string) *debt {
 	e, err := m.ownEntry(ctx, id)
 	if err != nil {
@@ -90,8 +90,8 @@ func (m *Manager) readDebt(ctx context.Context, id string) *debt {
 	return debtIn(e)
 }
 
-// debtIn is the same of an open entry. A note that cannot be read is one on which
-// nothing was tried.
+// debtIn is the same for an open entry. An unreadable note counts as one without
+// a failed attempt.
 func debtIn(e *runfolder.Entry) *debt {
 	b, err := e.Read(owedNote, owedFile)
 	var d debt
@@ -101,7 +101,7 @@ func debtIn(e *runfolder.Entry) *debt {
 	return &d
 }
 
-// inVain notes that a guest could not be let go on, so that the next commands do
+// inVain notes that a guest could not be resumed, so that the next commands do
 // not wait for it as well.
 func (m *Manager) inVain(ctx context.Context, id, trouble string) error {
 	b, err := json.Marshal(debt{time.Now().UTC(), trouble})
@@ -115,8 +115,8 @@ func (m *Manager) inVain(ctx context.Context, id, trouble string) error {
 	return errors.Join(e.Write(owedNote, owedFile, b), e.Close())
 }
 
-// stuck notes that a VMM could not be brought to let its guest go on, and says
-// what helps.
+// stuck notes that a VMM could not be made to resume its guest, and names the
+// remedy.
 func (m *Manager) stuck(ctx context.Context, rec *Record, stuck *chsnap.StuckError, err error) error {
 	trouble := NotAnswering
 	if stuck.Answers {
@@ -126,26 +126,26 @@ func (m *Manager) stuck(ctx context.Context, rec *Record, stuck *chsnap.StuckErr
 	return failure.Hint(fmt.Errorf("the guest of VM %s stands still and its VMM is %s: %w", rec.Name, trouble, err), giveUp(rec))
 }
 
-// giveUp is what helps where the VMM does not, and what that costs.
+// giveUp is the remedy if the VMM does not respond, and its cost.
 func giveUp(rec *Record) string {
 	return bootAnew(rec) + ", and what is only in its RAM is lost"
 }
 
-// bootAnew is what helps where the guest is off.
+// bootAnew is the remedy if the guest is off.
 func bootAnew(rec *Record) string {
 	return fmt.Sprintf("cocoon vm stop %s, then cocoon vm start %[1]s: it boots from its disks", rec.Name)
 }
 
-// Waker lets a VM go on that was put aside; its lock is held.
+// Waker resumes a VM that was put aside; its lock is held.
 type Waker func(ctx context.Context, rec *Record) error
 
-// atOnce bounds how many VMMs are talked to at the same time.
+// atOnce limits how many VMMs are contacted at the same time.
 const atOnce = 64
 
-// Rescue lets each guest go on whose pauser died, and its guard with it, before
-// it could: its note is there and nobody holds its lock. It answers the names.
-// The command at hand is about something else: each VMM gets a glance, all at the
-// same time, and one that was tried in vain a moment ago gets none.
+// Rescue resumes each guest whose pausing process died, together with its guard,
+// before it could: its note exists and nobody holds its lock. It returns the
+// names. The current command is about something else: each VMM gets little time,
+// all in parallel, and one that was just tried in vain gets none.
 func (m *Manager) Rescue(ctx context.Context, wake Waker) ([]string, error) {
 	owed, err := m.run.Having(owedFile)
 	if err != nil {
@@ -171,7 +171,7 @@ func (m *Manager) Rescue(ctx context.Context, wake Waker) ([]string, error) {
 	return names, errors.Join(errs...)
 }
 
-// rescueIdle is rescue of a VM that nobody works on.
+// rescueIdle is rescue for a VM that no command works on.
 func (m *Manager) rescueIdle(ctx context.Context, id string, wake Waker) (string, error) {
 	e, err := m.ownEntry(ctx, id)
 	if errors.Is(err, os.ErrNotExist) {
@@ -185,11 +185,11 @@ func (m *Manager) rescueIdle(ctx context.Context, id string, wake Waker) (string
 		return "", nil
 	}
 	if _, err := os.Lstat(m.Dir(id)); err != nil {
-		return "", nil // the VM is gone, and gc takes the entry
+		return "", nil // the VM is gone, and gc removes the entry
 	}
 	lock, err := filelock.TryExclusive(filepath.Join(m.Dir(id), lockFile))
 	if errors.Is(err, filelock.ErrLocked) || errors.Is(err, os.ErrNotExist) {
-		return "", nil // its pauser lives
+		return "", nil // the process that paused it lives
 	}
 	if err != nil {
 		return "", err
@@ -198,8 +198,8 @@ func (m *Manager) rescueIdle(ctx context.Context, id string, wake Waker) (string
 	return m.rescue(ctx, id, wake, m.o.Patience.Glance())
 }
 
-// RescueAfter is Rescue for one VM whose pauser is dying: it waits for the end
-// of its lock, and as long as it takes for its VMM.
+// RescueAfter is Rescue for one VM whose pausing process is dying: it waits until
+// the lock is released, and as long as the VMM takes.
 func (m *Manager) RescueAfter(ctx context.Context, id string, wake Waker) error {
 	lock, err := filelock.ExclusiveExisting(ctx, filepath.Join(m.Dir(id), lockFile))
 	if errors.Is(err, os.ErrNotExist) {
@@ -213,8 +213,8 @@ func (m *Manager) RescueAfter(ctx context.Context, id string, wake Waker) error 
 	return err
 }
 
-// owes tells whether the note is there, and marked as this store's. That of another
-// store is not there.
+// owes reports whether the note exists and belongs to this store. That of another
+// store does not count.
 func (m *Manager) owes(ctx context.Context, id string) (owed, mine bool, err error) {
 	e, err := m.ownEntry(ctx, id)
 	if errors.Is(err, os.ErrNotExist) {
@@ -227,9 +227,9 @@ func (m *Manager) owes(ctx context.Context, id string) (owed, mine bool, err err
 	return e.Has(owedFile), e.Mine, nil
 }
 
-// rescue pays the debt of a VM whose lock is held, if the note is this store's: in
-// a copy of the store the guest is not its pauser's. within bounds what the VMM may
-// take to let the guest go on; 0 is as long as its RAM may keep it.
+// rescue resumes the guest of a VM whose lock is held, if the note belongs to
+// this store: in a copy of the store the guest is not ours. within limits how
+// long the VMM may take to resume the guest; 0 is as long as its RAM may require.
 func (m *Manager) rescue(ctx context.Context, id string, wake Waker, within time.Duration) (string, error) {
 	note := m.OwedPath(id)
 	owed, mine, err := m.owes(ctx, id)
@@ -241,7 +241,7 @@ func (m *Manager) rescue(ctx context.Context, id string, wake Waker, within time
 		return "", err
 	}
 	if m.live(ctx, rec); rec.State == Elsewhere || !mine && rec.Process == nil {
-		return "", nil // of an older program's note only the process can tell whose it is
+		return "", nil // for an older program's note only the process shows the owner
 	}
 	if err := m.settle(ctx, rec); err != nil {
 		return "", err

@@ -20,8 +20,8 @@ import (
 // recordName of a VM's record in its folder.
 const recordName = "record.json"
 
-// Garbage is the Source of VMs: the record of each and, of those that sleep, what
-// they sleep on; their folders, and what was staged for them.
+// Garbage is the Source of VMs: the record of each and, for suspended ones, the
+// snapshot they need; their folders, and what was staged for them.
 func Garbage(st *store.Store) garbage.Source {
 	c := &collected{st}
 	return garbage.Source{
@@ -82,8 +82,8 @@ func readRoot(path string) (garbage.Root, error) {
 	}, nil
 }
 
-// awake: while a VM sleeps its record.json stays as it was when it ran. One that
-// was written since, or whose process lives, is of a VM that does not sleep.
+// awake: while a VM is suspended its record.json stays as it was when it ran. If
+// it was written since, or its process lives, the VM is not suspended.
 func (r *Record) awake() bool {
 	if !r.State.Up() {
 		return true
@@ -108,7 +108,7 @@ func (r *Record) blobs() []digest.Digest {
 	return slices.Compact(out)
 }
 
-// whole refuses what has more to it than this program knows.
+// whole refuses documents with fields unknown to this program.
 func whole(b []byte, v any) error {
 	if err := durable.DecodeAll(b, v); err != nil {
 		return failure.Hint(failure.New(failure.Damaged, "%w: a newer cocoon wrote it, or it is damaged", err), "use the newer program")
@@ -116,8 +116,8 @@ func whole(b []byte, v any) error {
 	return nil
 }
 
-// changeable refuses to work on a VM of which a newer program has noted what this
-// one would forget by its next write.
+// changeable refuses to change a VM whose documents have fields, from a newer
+// program, that this one's next write would drop.
 func (m *Manager) changeable(id string) error {
 	for path, v := range map[string]any{m.recordPath(id): &Record{}, m.SleepPath(id): &Sleep{}} {
 		b, err := sleep.Document.Read(path)

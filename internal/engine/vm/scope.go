@@ -11,8 +11,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 )
 
-// Scoping says whether each VMM has a systemd scope of its own: a cgroup with
-// bounds, which outlives the unit or session that started the VM. "" is Unscoped.
+// Scoping says whether each VMM has its own systemd scope: a cgroup with limits,
+// which outlives the unit or session that started the VM. "" is Unscoped.
 type Scoping string
 
 // The kinds of Scoping.
@@ -25,8 +25,8 @@ const (
 // Scopes are how they are made.
 type Scopes struct {
 	Kind Scoping
-	// MemoryOverhead is what a VMM may have beside the RAM of its guest, bytes; 0 is
-	// no bound.
+	// MemoryOverhead is what a VMM may use in addition to the RAM of its guest,
+	// bytes; 0 is unlimited.
 	MemoryOverhead int64
 	CPUWeight      int // 1 to 10000; 0 leaves it as it is
 }
@@ -36,7 +36,7 @@ const scopeSlice = "cocoon.slice"
 
 const scopeCommand = "systemd-run"
 
-// CanScope tells whether systemd runs on this host and can be asked for scopes.
+// CanScope reports whether systemd runs on this host and can make scopes.
 func CanScope() bool {
 	_, err := os.Stat("/run/systemd/system")
 	if err == nil {

@@ -18,10 +18,10 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 )
 
-// seatFile in a VM's folder is what its VMM sits on: it inherits the lock, so the
-// VM has a VMM exactly while that is held, whoever started it, in whatever PID
-// namespace, and whatever the record says. A copy of the store has another file,
-// which nobody holds.
+// seatFile in a VM's folder is the file whose lock its VMM inherits ("sits on"):
+// the VM has a VMM exactly while that is held, whichever process started it, in
+// whatever PID namespace, and whatever the record says. A copy of the store has
+// another file, without a holder.
 const seatFile = "vmm.lock"
 
 func (m *Manager) seatPath(id string) string { return filepath.Join(m.Dir(id), seatFile) }
@@ -31,8 +31,8 @@ const diskGlob = "disk-*"
 
 func (m *Manager) taken(id string) (string, error) { return Taken(m.Dir(id)) }
 
-// Taken tells which file in the folder of a VM its VMM holds, "" when none: its
-// seat, or a disk where an older program started it.
+// Taken returns the file in the folder of a VM that its VMM holds, "" if none:
+// its seat, or a disk if an older program started it.
 func Taken(dir string) (string, error) {
 	files, err := filepath.Glob(filepath.Join(dir, diskGlob))
 	for _, path := range append([]string{filepath.Join(dir, seatFile)}, files...) {
@@ -45,7 +45,7 @@ func Taken(dir string) (string, error) {
 	return "", err
 }
 
-// live corrects what the record says by what the kernel says.
+// live corrects the record by what the kernel reports.
 func (m *Manager) live(ctx context.Context, rec *Record) {
 	p := rec.Process
 	if p == nil {
@@ -69,7 +69,7 @@ func (m *Manager) live(ctx context.Context, rec *Record) {
 	if !rec.State.Up() {
 		return
 	}
-	if here || younger { // it is not this VM's, or not its last: nothing is known of its end
+	if here || younger { // not this VM's process, or not its last: its end is unknown
 		rec.State = Stopped
 		return
 	}
@@ -79,9 +79,9 @@ func (m *Manager) live(ctx context.Context, rec *Record) {
 	}
 }
 
-// inSight: a VMM of the VM that is this store's can be seen from here, and so be
-// ended, whatever the record says. One that was started in a namespace of PIDs
-// within this one is for those in there to end.
+// inSight: a VMM of the VM and of this store is visible from here, and so can be
+// ended, whatever the record says. One started in a PID namespace below this one
+// is left to commands in there.
 func (m *Manager) inSight(ctx context.Context, id string) bool {
 	e, err := m.ownEntry(ctx, id)
 	if err == nil {
@@ -95,8 +95,8 @@ func (m *Manager) inSight(ctx context.Context, id string) bool {
 	})
 }
 
-// unwritten: the VM has a VMM in sight of which its record, corrected by live, does
-// not know, and no verb is at work that may be about to write it down.
+// unwritten: the VM has a visible VMM that its record, corrected by live, does
+// not know, and no verb is at work that may be about to record it.
 func (m *Manager) unwritten(ctx context.Context, rec *Record) bool {
 	if rec.Process != nil || rec.State == Elsewhere {
 		return false
@@ -108,8 +108,8 @@ func (m *Manager) unwritten(ctx context.Context, rec *Record) bool {
 	return err == nil && file != "" && m.inSight(ctx, rec.ID)
 }
 
-// runs: the living process of a record is this store's. A copy has the record
-// too.
+// runs: the living process of a record belongs to this store. A copy has the same
+// record.
 func (m *Manager) runs(ctx context.Context, rec *Record) bool {
 	if seated, err := filelock.HeldAlone(m.seatPath(rec.ID)); err == nil && seated {
 		return true
@@ -117,9 +117,9 @@ func (m *Manager) runs(ctx context.Context, rec *Record) bool {
 	return m.owns(ctx, rec.ID, nil, vmm{rec.Process.PID, rec.Process.APISocket})
 }
 
-// unseat ends a VMM of a VM that has none by its record: one whose starter died
-// before it wrote that down. The VM's lock is held, so nobody starts one now.
-// What cannot be seen from here cannot be ended: failure.Conflict.
+// unseat ends a VMM that is not in the record of its VM: the process that started
+// it died before recording it. The VM's lock is held, so no other process starts
+// one now. A VMM that is not visible from here cannot be ended: failure.Conflict.
 func (m *Manager) unseat(ctx context.Context, id, name string) (did bool, err error) {
 	if file, err := m.taken(id); err != nil || file == "" {
 		return false, err
@@ -130,8 +130,8 @@ func (m *Manager) unseat(ctx context.Context, id, name string) (did bool, err er
 	return true, nil
 }
 
-// vacate ends the VMMs of a VM and waits until they have let go of its files. One
-// that stays taken is so by a VMM that cannot be seen.
+// vacate ends the VMMs of a VM and waits until its files are released. If they
+// stay locked, the holder is a VMM that is not visible.
 func (m *Manager) vacate(ctx context.Context, id, name string) error {
 	ended, err := m.endVMMs(ctx, id)
 	if err != nil {
@@ -144,8 +144,7 @@ func (m *Manager) vacate(ctx context.Context, id, name string) error {
 	}, func() error { return m.elsewhere(ctx, id, name, file) })
 }
 
-// settled waits until VMMs, of which so many were ended, have let go of what they
-// held.
+// settled waits until ended VMMs, so many of them, have released what they held.
 func (m *Manager) settled(ctx context.Context, ended int, free func() (bool, error), not func() error) error {
 	wait := m.o.Patience.Glance()
 	if ended > 0 {
@@ -161,8 +160,7 @@ func (m *Manager) settled(ctx context.Context, ended int, free func() (bool, err
 	}
 }
 
-// elsewhere is the refusal of every verb that would end, start or remove such a
-// VM.
+// elsewhere is the refusal of verbs that would end, start or remove such a VM.
 func (m *Manager) elsewhere(ctx context.Context, id, name, file string) error {
 	why := "its VMM is not to be seen from here"
 	if who, err := m.identity(ctx, id); err == nil && who.PIDNamespace != 0 && who.PIDNamespace != pidNamespace() {
@@ -172,7 +170,8 @@ func (m *Manager) elsewhere(ctx context.Context, id, name, file string) error {
 		"use cocoon where the VM was started, such as in its container; fuser "+file+" there names the process")
 }
 
-// identity reads who the VMM of a VM is by its entry, whoever's that is.
+// identity reads the identity of a VM's VMM from its entry, whichever store owns
+// it.
 func (m *Manager) identity(ctx context.Context, id string) (Identity, error) {
 	e, err := m.run.Look(ctx, id)
 	if err != nil {

@@ -14,27 +14,26 @@ import (
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
-// Sleep is vms/<id>/suspend.json. A VM is suspended exactly while this file is
-// there: it has no process, its RAM is in the snapshot, and its disks are as its
-// RAM believes them to be. To write the file is to suspend the VM, to remove it
-// is to wake it; each is one rename or unlink, so a crash finds the VM on one
-// side or the other.
+// Sleep is vms/<id>/suspend.json. A VM is suspended exactly while this file
+// exists: it has no process, its RAM is in the snapshot, and its disks match that
+// RAM. Writing the file suspends the VM, removing it wakes the VM; each is one
+// rename or unlink, so after a crash the VM is in one state or the other.
 type Sleep struct {
 	Version  int       `json:"version"`
 	Snapshot store.ID  `json:"snapshot"`
 	Since    time.Time `json:"since"`
-	// Aside says that the VM was only put aside while another state was to take
-	// its place: if nobody does so any more, it is to run again.
+	// Aside says that the VM was only put aside while another state was to
+	// replace it: if that work is abandoned, the VM is to run again.
 	Aside bool `json:"aside,omitempty"`
-	// Record is the VM as it fell asleep. While it sleeps this one counts, not
-	// record.json: the disks that it names are those of the RAM.
+	// Record is the VM as it was suspended. While it is suspended this one
+	// counts, not record.json: the disks it names match the RAM.
 	Record *Record `json:"record"`
 }
 
-// SleepPath is where the suspend.json of a VM lies.
+// SleepPath is the path of a VM's suspend.json.
 func (m *Manager) SleepPath(id string) string { return filepath.Join(m.Dir(id), sleep.File) }
 
-// readSleep is nil for a VM that does not sleep.
+// readSleep is nil for a VM that is not suspended.
 func (m *Manager) readSleep(id string) (*Sleep, error) {
 	b, err := sleep.Document.Read(m.SleepPath(id))
 	if errors.Is(err, os.ErrNotExist) {
@@ -58,9 +57,8 @@ func decodeSleep(b []byte, id string) (*Sleep, error) {
 	return &Sleep{s.Version, s.Snapshot, s.Since, s.Aside, rec}, nil
 }
 
-// Suspend is the moment from which a paused VM sleeps on a snapshot, or is put
-// aside on it. The caller holds the VM's lock and the snapshot, and ends the VMM
-// afterwards.
+// Suspend makes a paused VM suspended on a snapshot, or puts it aside on it. The
+// caller holds the VM's lock and the snapshot, and ends the VMM afterwards.
 func (m *Manager) Suspend(rec *Record, snapshot store.ID, aside bool) error {
 	if err := m.syncDisks(rec); err != nil {
 		return err
@@ -69,14 +67,14 @@ func (m *Manager) Suspend(rec *Record, snapshot store.ID, aside bool) error {
 	asleep.State, asleep.Process, asleep.Restore = Suspended, nil, nil
 	s := &Sleep{Version: sleep.Version, Snapshot: snapshot, Since: time.Now().UTC(), Aside: aside, Record: &asleep}
 	if err := m.writeSleep(rec.ID, s); err != nil {
-		return errors.Join(err, m.forgetSleep(rec.ID)) // its name may be there all the same
+		return errors.Join(err, m.forgetSleep(rec.ID)) // its name may exist all the same
 	}
 	rec.State, rec.Sleep = Suspended, s
 	durable.Step("vm.suspend.asleep")
 	return nil
 }
 
-// EndSuspended ends the VMM of a VM that has just fallen asleep.
+// EndSuspended ends the VMM of a VM that has just been suspended.
 func (m *Manager) EndSuspended(ctx context.Context, rec *Record) error {
 	if err := m.Kill(ctx, rec.ID); err != nil {
 		return err
@@ -86,8 +84,8 @@ func (m *Manager) EndSuspended(ctx context.Context, rec *Record) error {
 	return errors.Join(m.removeSockets(ctx, rec.ID), m.removeRooms(ctx, rec.ID), m.ReleaseMemory(rec.ID))
 }
 
-// syncDisks makes durable what the guest wrote: after a power cut its RAM would
-// meet disks that are older than it is.
+// syncDisks makes durable what the guest wrote: otherwise, after a power cut, its
+// RAM would meet older disks.
 func (m *Manager) syncDisks(rec *Record) error {
 	for _, d := range rec.Disks {
 		if d.File == "" {
@@ -104,9 +102,9 @@ func (m *Manager) syncDisks(rec *Record) error {
 	return nil
 }
 
-// Wake is the moment from which a VM whose RAM is loaded, but does not run yet,
-// is no longer suspended. rec is its record from now on. A resume is owed from
-// before Wake until the guest runs.
+// Wake ends the suspension of a VM whose RAM is loaded but which does not run
+// yet. rec is its record from now on. From before Wake until the guest runs, a
+// note says that it must be resumed.
 func (m *Manager) Wake(rec *Record) error {
 	rec.State, rec.LastError, rec.Sleep, rec.Exit = Running, "", nil, nil
 	rec.Woken++
@@ -118,7 +116,7 @@ func (m *Manager) Wake(rec *Record) error {
 }
 
 // TakeBack undoes Wake for a guest that has not run since: was is the record as
-// it was before, of a suspended VM with its Sleep.
+// it was before, for a suspended VM with its Sleep.
 func (m *Manager) TakeBack(was *Record) error {
 	if was.Sleep == nil {
 		return m.save(was)
@@ -151,8 +149,8 @@ func (m *Manager) forgetSleep(id string) error {
 	return durable.SyncDir(m.Dir(id))
 }
 
-// WakeCold gives up the RAM of a suspended VM: it is stopped from here on. It is
-// going to be started with the files that are named.
+// WakeCold discards the RAM of a suspended VM: it is stopped from then on. It
+// will be started with the given files.
 func (m *Manager) WakeCold(ctx context.Context, ref string, with BootPaths) (*Record, error) {
 	rec, unlock, err := m.Lock(ctx, ref, "vm start --cold")
 	if err != nil {
@@ -179,11 +177,10 @@ func (m *Manager) WakeCold(ctx context.Context, ref string, with BootPaths) (*Re
 	return &given, m.forgetSleep(rec.ID)
 }
 
-// settle puts right what a verb that died left behind; the VM's lock is held.
-// That is a VMM of which the record does not know: of a suspended VM one that is
-// paused since the VM fell asleep, or was loaded by a wake that did not come to its
-// end, of any other one that was started and never written down. And disks that
-// no record names.
+// settle cleans up after a verb that died; the VM's lock is held. That may be a
+// VMM unknown to the record: for a suspended VM one that is paused since the
+// suspension, or was loaded by a wake that did not finish; for any other VM one
+// that was started and never recorded. And disks that no record names.
 func (m *Manager) settle(ctx context.Context, rec *Record) error {
 	if rec.State == Elsewhere {
 		return m.elsewhere(ctx, rec.ID, rec.Name, m.Dir(rec.ID)+"/*")
@@ -205,7 +202,7 @@ func (m *Manager) settle(ctx context.Context, rec *Record) error {
 	return m.DropStrayDisks(rec)
 }
 
-// DropStrayDisks removes the disks that an exchange of them left over.
+// DropStrayDisks removes disks left over by an exchange.
 func (m *Manager) DropStrayDisks(rec *Record) error {
 	found, err := filepath.Glob(filepath.Join(m.Dir(rec.ID), diskGlob))
 	if err != nil {
@@ -233,10 +230,10 @@ const (
 	MemoryNew  = "memory.new"  // the zeros before they have the name of MemoryBoot
 )
 
-// memoryFiles are of no use to a VM that does not run.
+// memoryFiles are useless to a VM that does not run.
 var memoryFiles = []string{MemoryBase, MemoryBoot, MemoryZero, MemoryNew}
 
-// ReleaseMemory gives up the RAM files of a VM without a process.
+// ReleaseMemory removes the RAM files of a VM without a process.
 func (m *Manager) ReleaseMemory(id string) error {
 	for _, name := range memoryFiles {
 		if err := os.Remove(filepath.Join(m.Dir(id), name)); err != nil && !errors.Is(err, os.ErrNotExist) {

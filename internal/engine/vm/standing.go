@@ -12,25 +12,25 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/runfolder"
 )
 
-// Standing is an entry of the run folder as a collector sees it, which does not
-// know yet whether there is a VM of this id.
+// Standing is an entry of the run folder as seen by a collector, which does not
+// know yet whether the VM exists.
 type Standing struct {
 	ID    string
 	Path  string
-	Owner owner.Mark // the zero value: nobody says
-	// Mine: it may be ended once no VM of this store has the id.
+	Owner owner.Mark // the zero value: unknown
+	// Mine: it may be removed if no VM of this store has the id.
 	Mine bool
-	// Empty: there is nothing in it, not even a mark.
+	// Empty: it contains nothing, not even a mark.
 	Empty bool
-	PIDs  []int // of the VMMs in it that can be seen
-	// Hidden: a VMM lives in it that cannot be seen.
+	PIDs  []int // of the visible VMMs in it
+	// Hidden: a VMM lives in it that is not visible.
 	Hidden bool
-	// Unwritten: its VM is there, and does not know of the VMMs in it.
+	// Unwritten: its VM exists, but its record does not know the VMMs in it.
 	Unwritten bool
-	Wrong     error // why it was not looked into
+	Wrong     error // why it was not examined
 }
 
-// Standing lists the entries of the run folder, whoever made them.
+// Standing lists the entries of the run folder, of all stores.
 func (m *Manager) Standing(ctx context.Context) ([]Standing, error) {
 	ids, err := m.run.IDs()
 	if err != nil || len(ids) == 0 {
@@ -84,8 +84,8 @@ func (m *Manager) standing(ctx context.Context, e *runfolder.Entry, here []vmm) 
 	return s, nil
 }
 
-// EndUnwritten ends the VMMs in an entry of which its VM does not know, unless a
-// verb works on the VM.
+// EndUnwritten ends the VMMs in an entry that its VM's record does not know,
+// unless a verb works on the VM.
 func (m *Manager) EndUnwritten(ctx context.Context, s Standing) error {
 	lock, err := filelock.TryExclusive(filepath.Join(m.Dir(s.ID), lockFile))
 	if errors.Is(err, filelock.ErrLocked) || errors.Is(err, fs.ErrNotExist) {
@@ -106,8 +106,8 @@ func (m *Manager) EndUnwritten(ctx context.Context, s Standing) error {
 	return err
 }
 
-// EndStanding ends the VMMs in an entry of this store, whose VM does not exist,
-// and removes it. failure.Conflict for one that lives and cannot be ended.
+// EndStanding ends the VMMs in an entry of this store whose VM does not exist,
+// and removes the entry. failure.Conflict if one lives and cannot be ended.
 func (m *Manager) EndStanding(ctx context.Context, s Standing) error {
 	if s.Empty {
 		return ignoreMissing(m.run.RemoveEmpty(s.ID))
@@ -115,7 +115,7 @@ func (m *Manager) EndStanding(ctx context.Context, s Standing) error {
 	if !s.Mine {
 		return failure.New(failure.Conflict, "%s is not of this store", s.Path)
 	}
-	// A torn vmm.json was written while its writer died: it names nobody.
+	// A torn vmm.json was left by a writer that died: it names no process.
 	ended, err := m.endVMMs(ctx, s.ID)
 	if err != nil && !errors.Is(err, failure.Damaged) {
 		return err

@@ -1,6 +1,6 @@
 package vm
 
-// State is in what state a VM is, as the record and `vm list` say it.
+// State is the state of a VM, as in the record and in `vm list`.
 type State string
 
 // The states of a VM.
@@ -11,13 +11,13 @@ const (
 	Suspended State = "suspended"
 	Stopped   State = "stopped"
 	Broken    State = "error"
-	// Elsewhere is that of a VM whose VMM lives, as the locks on its files tell,
-	// where this command cannot see it: in a PID namespace that is not ours.
+	// Elsewhere: the VMM lives, as the locks on its files show, but is not
+	// visible to this command: it is in another PID namespace.
 	Elsewhere State = "elsewhere"
-	// Shutdown is that of a VM whose guest is off in a VMM that lives: a record never
-	// says so.
+	// Shutdown: the guest is off but its VMM lives. A record never has this
+	// state.
 	Shutdown State = "shutdown"
 )
 
-// Up: there is a guest in it, whether it runs or stands still.
+// Up: it has a guest, running or paused.
 func (s State) Up() bool { return s == Running || s == Paused }

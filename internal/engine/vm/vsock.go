@@ -13,15 +13,15 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// vsockFile in a VM's run folder is the socket of its vsock device. What the
-// guest connects to are sockets beside it, "vsock.sock_PORT", which programs of
-// the host make and which are not ours.
+// vsockFile in a VM's run folder is the socket of its vsock device. The guest
+// connects to sockets beside it, "vsock.sock_PORT", which programs of the host
+// make and own.
 const vsockFile = "vsock.sock"
 
-// VsockPath is the socket of a VM's vsock device, if it has one. It is what the
-// VM's own arguments say, where programs look for it; those of a VM that was
-// rebuilt from a snapshot are the arguments of the one that was saved, whose
-// socket only that one can have, so it has one in its run folder.
+// VsockPath is the socket of a VM's vsock device, if it has one. It is the one in
+// the VM's own arguments, where programs look for it. The arguments of a VM
+// rebuilt from a snapshot come from the saved VM, whose socket only that VM can
+// have, so the rebuilt one has its socket in its run folder.
 func (m *Manager) VsockPath(rec *Record) string {
 	if _, at := vsockArg(rec.ExtraArgs); at != "" && rec.Snapshot == "" {
 		return at
@@ -29,7 +29,7 @@ func (m *Manager) VsockPath(rec *Record) string {
 	return filepath.Join(m.RunDir(rec.ID), vsockFile)
 }
 
-// VsockSocket is VsockPath of a VM whose VMM has made the socket, "" of another.
+// VsockSocket is VsockPath if the VMM has made the socket, else "".
 func (m *Manager) VsockSocket(rec *Record) string {
 	path := m.VsockPath(rec)
 	if fi, err := os.Lstat(path); err != nil || fi.Mode().Type() != os.ModeSocket {
@@ -38,7 +38,7 @@ func (m *Manager) VsockSocket(rec *Record) string {
 	return path
 }
 
-// extraArgs are a VM's further arguments, with its own vsock socket.
+// extraArgs are a VM's extra arguments, with its own vsock socket.
 func (m *Manager) extraArgs(rec *Record) []string {
 	i, at := vsockArg(rec.ExtraArgs)
 	if at == "" {
@@ -55,8 +55,8 @@ func (m *Manager) extraArgs(rec *Record) []string {
 	return args
 }
 
-// vsockArg finds the argument that has the options of --vsock, and the path of
-// the socket in it; "" when there is none.
+// vsockArg finds the argument with the options of --vsock, and the path of the
+// socket in it; "" if there is none.
 func vsockArg(args []string) (at int, socket string) {
 	for i, a := range args {
 		joined := strings.HasPrefix(a, "--vsock=")
@@ -89,8 +89,8 @@ func options(s string) []string {
 	})
 }
 
-// clearVsock removes the socket that the VMM of a VM left behind: it never does
-// so itself, and cannot make one where one is.
+// clearVsock removes the socket left by the VMM of a VM: the VMM never does so
+// itself, and cannot make one where one exists.
 func (m *Manager) clearVsock(rec *Record) error {
 	path := m.VsockPath(rec)
 	fi, err := os.Lstat(path)

@@ -21,11 +21,10 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 )
 
-// A VM's id says nothing of whose VM it is: a store that was copied has the same
-// ids, and may share a run folder with the original. Whose a process is, the
-// kernel says: the VMM of a VM has files of the VM's folder open, at least the one
-// that it sits on (seat.go). No signal is sent to a process of which that is not
-// known.
+// A VM's id does not show which store owns it: a copied store has the same ids,
+// and may share a run folder with the original. The kernel shows the owner of a
+// process: a VMM has files of its VM's folder open, at least its seat (seat.go).
+// No signal is sent to a process of unknown owner.
 
 // vmm is a process that was started with an API socket in the entry of a VM.
 type vmm struct {
@@ -33,8 +32,7 @@ type vmm struct {
 	socket string
 }
 
-// vmms finds the VMMs that can be seen, by the id of their VM, wherever their run
-// folder is.
+// vmms finds the visible VMMs, by the id of their VM, in any run folder.
 func vmms() (map[string][]vmm, error) {
 	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -54,8 +52,8 @@ func vmms() (map[string][]vmm, error) {
 	return found, nil
 }
 
-// socketOf gives the API socket that a process was started with, "" where it is
-// no VMM of ours. One that is gone or a zombie has no command line.
+// socketOf returns the API socket a process was started with, "" if it is no VMM
+// of ours. A process that is gone or a zombie has no command line.
 func socketOf(pid int) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil {
@@ -71,7 +69,7 @@ func socketOf(pid int) string {
 	return ""
 }
 
-// sorted tells the VMMs of a VM that are this store's from those that are not. e,
+// sorted separates the VMMs of a VM that belong to this store from the others. e,
 // which may be nil, is the VM's entry.
 func (m *Manager) sorted(ctx context.Context, id string, e *runfolder.Entry, all []vmm) (ours, others []vmm) {
 	for _, v := range all {
@@ -145,9 +143,9 @@ func (m *Manager) filesOf(id string) map[[2]uint64]string {
 	return files
 }
 
-// standsOn is for a VM without writable disks whose VMM an older program started:
-// it has no file of the VM's folder open. Such a VMM was given the kernel by its
-// path, at its start or in its configuration.
+// standsOn is for a VM without writable disks whose VMM was started by an older
+// program: it has no file of the VM's folder open. Such a VMM was given the path
+// of the kernel, at its start or in its configuration.
 func (m *Manager) standsOn(ctx context.Context, id string, v vmm) bool {
 	if _, err := os.Lstat(m.seatPath(id)); err == nil {
 		return false // it would sit on it
@@ -171,7 +169,7 @@ func pids(all []vmm) []int {
 }
 
 // pidNamespace is the inode of the PID namespace of this process, in which pids
-// mean something.
+// are valid.
 func pidNamespace() uint64 { return pidNamespaceOf("self") }
 
 func pidNamespaceOf(process string) uint64 {
@@ -182,7 +180,7 @@ func pidNamespaceOf(process string) uint64 {
 	return fi.Sys().(*syscall.Stat_t).Ino
 }
 
-// checkProc: /proc tells of the processes that this one can signal.
+// checkProc: /proc shows the processes that this one can signal.
 func checkProc() error {
 	self, err := os.Readlink("/proc/self")
 	if err != nil || self != strconv.Itoa(os.Getpid()) {
