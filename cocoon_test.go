@@ -146,6 +146,27 @@ func TestErrorsHaveTheClassesOfExitCodes(t *testing.T) {
 	}
 }
 
+// TestAProgramIsToldOfItsOwnCalls, not of flags.
+func TestAProgramIsToldOfItsOwnCalls(t *testing.T) {
+	p := newPlace(t, nil)
+	_, opened := cocoon.Open(ctx, cocoon.Options{RootDir: filepath.Join(t.TempDir(), "none")})
+	_, both := p.host.Create(ctx, cocoon.VM{Name: "x", Kernel: "guest.elf", Firmware: "guest.elf"})
+	p.create(t, "web")
+	if err := p.host.Suspend(ctx, "web"); err != nil {
+		t.Fatal(err)
+	}
+	suspended := p.host.Stop(ctx, "web")
+	for err, want := range map[error]string{
+		opened:    "Options.Create makes one",
+		both:      "leave out VM.Kernel or VM.Firmware",
+		suspended: "Host.Wake(web) lets it go on; RestoreOptions.Cold of Host.Wake(web) gives up its RAM",
+	} {
+		if said := fmt.Sprintf("%+v", err); !strings.Contains(said, want) || strings.Contains(said, "--") {
+			t.Errorf("%q, want %q", said, want)
+		}
+	}
+}
+
 // TestASnapshotOfAnotherVMTakesNoVMsPlace unless that is said.
 func TestASnapshotOfAnotherVMTakesNoVMsPlace(t *testing.T) {
 	p := newPlace(t, nil)

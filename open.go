@@ -11,6 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/config"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/house"
 )
 
@@ -19,7 +20,7 @@ func (o Options) settle() (house.Settings, error) {
 	given := map[string]string{}
 	for key, value := range o.Settings {
 		if !slices.ContainsFunc(config.Settings(), func(s config.Setting) bool { return s.Key == key }) {
-			return nil, failure.Hint(failure.New(failure.Usage, "setting %q is unknown", key), "cocoon config show lists them")
+			return nil, failure.Hint(failure.New(failure.Usage, "setting %q is unknown", key), hint.Settings.Of()+" lists them")
 		}
 		given[key] = value
 	}

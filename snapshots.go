@@ -11,6 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc"
 	"github.com/cocoonv2/cocoon/gc/policy"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/capture"
 	"github.com/cocoonv2/cocoon/internal/engine/house"
 	"github.com/cocoonv2/cocoon/internal/engine/registry"
@@ -172,7 +173,7 @@ func (h *Host) Verify(ctx context.Context, readData bool, refs ...string) (affec
 		}
 	}
 	affected = slices.DeleteFunc(all, func(s Snapshot) bool { return !hit[s.ID] })
-	return affected, errors.Join(err, failure.Hint(failure.New(failure.Damaged, "%s", strings.Join(lines, "; ")), "cocoon system repair tries to make them whole"))
+	return affected, errors.Join(err, failure.Hint(failure.New(failure.Damaged, "%s", strings.Join(lines, "; ")), hint.Repair.Of()+" tries to make them whole"))
 }
 
 // Push copies a snapshot to REGISTRY/NAME:TAG, an OCI registry; what is there is not

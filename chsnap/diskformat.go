@@ -6,6 +6,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/diskformat"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 )
 
 // CheckRaw is failure.Incompatible for a disk file that the VMM would not open as
@@ -30,5 +31,5 @@ func RefuseFormat(disk io.ReaderAt, size int64) error {
 		return err
 	}
 	return failure.Hint(failure.New(failure.Incompatible, "what stands at the ends of the disk is that of a %s: the VMM takes the disk for one and refuses to open it as raw", is.VMM),
-		"what a guest has written it can put into a partition or a file instead; an image becomes a raw disk by cocoon image import")
+		"what a guest has written it can put into a partition or a file instead; an image becomes a raw disk by "+hint.ImportImage.Of())
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/account"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/trash"
@@ -68,7 +69,7 @@ func Refusal(lost []Lost) error {
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
 	return failure.Hint(failure.New(failure.Damaged, "gc: nothing is removed: what was there is gone, and no command removed it: %s", strings.Join(names, ", ")),
-		"mount the volume or put back what is missing; if that is lost for good, see what would go with cocoon gc --dry-run, then cocoon gc --accept-loss")
+		"mount the volume or put back what is missing; if that is lost for good, see what would go with "+hint.PlanCollect.Of()+", then "+hint.AcceptLoss.Of())
 }
 
 // memory is what the last collection noted, compared with what exists.

@@ -17,6 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/account"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/layout"
@@ -268,7 +269,7 @@ func (r *roots) present(d digest.Digest, by uint32) error {
 		return nil
 	}
 	return failure.Hint(failure.New(failure.Damaged, "%s names blob %s, which is missing", r.marks.holders[by].name, d),
-		"cocoon snapshot verify; remove the snapshot or put the blob back")
+		hint.Verify.Of()+"; remove the snapshot or put the blob back")
 }
 
 func exists(path string) bool {

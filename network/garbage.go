@@ -7,6 +7,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 )
 
 // Attached is what Garbage needs of a Host.
@@ -83,5 +84,5 @@ func end(ctx context.Context, h Attached, r garbage.Run, l Leftover) (more strin
 	if r.GivenUp(l.VM) {
 		return "; given up: " + strings.ReplaceAll(err.Error(), "\n", "; "), h.ForgetVM(ctx, l.VM)
 	}
-	return "", failure.Hint(err, "mend what the plugin names and repeat the command, or give up what it keeps elsewhere: cocoon gc --forget-network "+l.VM)
+	return "", failure.Hint(err, "mend what the plugin names and repeat the command, or give up what it keeps elsewhere: "+hint.ForgetNetwork.Of(l.VM))
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 )
 
@@ -82,7 +83,7 @@ func (h Host) CheckOwner(vm string) error {
 
 func notOurs(vm string, m owner.Mark) error {
 	return failure.Hint(failure.New(failure.Conflict, "the network of VM %s belongs to %s, of which this store is a copy", vm, m),
-		"save it there and make another VM of the snapshot: cocoon vm create NAME --from-snapshot REF")
+		"save it there and make another VM of the snapshot: "+hint.Clone.Of("REF"))
 }
 
 // foreign names the other store that owns the network of a VM, if any, by its

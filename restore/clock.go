@@ -1,6 +1,9 @@
 package restore
 
-import "github.com/cocoonv2/cocoon/internal/base/failure"
+import (
+	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
+)
 
 // GuestClock says what the guest's clock does about the time that has passed
 // since the capture.
@@ -19,9 +22,9 @@ func (r Request) clock() (GuestClock, error) {
 		return CatchUp, nil
 	case StandStill:
 		if r.Cold {
-			return "", failure.New(failure.Usage, "--guest-clock %s: a cold boot has no clock that could stand still", r.Clock)
+			return "", failure.New(failure.Usage, "%s %s: a cold boot has no clock that could stand still", hint.Clock, r.Clock)
 		}
 		return StandStill, nil
 	}
-	return "", failure.New(failure.Usage, "--guest-clock %q: catch-up or stand-still", string(r.Clock))
+	return "", failure.New(failure.Usage, "%s %q: catch-up or stand-still", hint.Clock, string(r.Clock))
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
@@ -89,7 +90,7 @@ func (p *Plan) decide(r Request, f findings) error {
 		if err := p.source.Bootable(); err != nil {
 			return fmt.Errorf("snapshot %s: %w", p.SnapshotID, err)
 		}
-		p.Mode, p.Why = Cold, "--cold: boot from the disks"
+		p.Mode, p.Why = Cold, hint.Cold.Of()+": boot from the disks"
 		if why := p.source.Unlike(); why != "" {
 			p.Warnings = append(p.Warnings, "it boots as another machine, of processors, RAM, disks and interfaces alone: "+why)
 		}
@@ -159,7 +160,7 @@ func (p *Plan) checkHost(r Request, f findings) (chsnap.Passage, error) {
 		return passage, nil
 	}
 	return passage, failure.Hint(failure.New(failure.Incompatible, "snapshot %s: %s", p.SnapshotID, strings.Join(wrong, "; ")),
-		"--allow-incompatible tries all the same, --cold boots from the disks")
+		hint.AllowIncompatible.Of()+" tries all the same, "+hint.Cold.Of()+" boots from the disks")
 }
 
 // checkTSC says what is wrong with the frequency of the guest's time stamp

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/network"
 )
@@ -97,7 +98,7 @@ func sameInterfaces(p *Plan, rec *vm.Record) error {
 		return nil
 	}
 	return failure.Hint(failure.New(failure.Incompatible, "snapshot %s has the interfaces %q, VM %s has %q", p.SnapshotID, have, rec.Name, want),
-		"make another VM of it: cocoon vm create NAME --from-snapshot "+string(p.SnapshotID))
+		"make another VM of it: "+hint.Clone.Of(string(p.SnapshotID)))
 }
 
 // Close removes what is left of the trial.

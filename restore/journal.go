@@ -9,6 +9,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -42,7 +43,7 @@ func readJournal(path string) (*Journal, error) {
 	}
 	var j Journal
 	if err := durable.DecodeAll(b, &j); err != nil {
-		return nil, failure.Hint(failure.New(failure.Damaged, "journal %s: %w", path, err), "if no newer cocoon wrote it: remove the file, and run cocoon gc")
+		return nil, failure.Hint(failure.New(failure.Damaged, "journal %s: %w", path, err), "if no newer cocoon wrote it: remove the file, and run "+hint.Collect.Of())
 	}
 	if !spelling.ID(j.VM) || filepath.Base(path) != j.VM+".json" {
 		return nil, failure.New(failure.Damaged, "journal %s names VM %q", path, j.VM)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 )
 
 // Mode is how guest RAM gets into the new VMM.
@@ -48,7 +49,7 @@ func choose(asked Mode, f facts) (Mode, string, error) {
 	}
 	m := fastest(f)
 	if why := f.refusal(m); why != "" {
-		return "", "", failure.Hint(failure.New(failure.Incompatible, "no restore mode is right here: %s; %s", f.noMap, why), "--cold boots from the disks")
+		return "", "", failure.Hint(failure.New(failure.Incompatible, "no restore mode is right here: %s; %s", f.noMap, why), hint.Cold.Of()+" boots from the disks")
 	}
 	switch {
 	case m == Map && f.cached:
@@ -71,9 +72,9 @@ func choose(asked Mode, f facts) (Mode, string, error) {
 func (f facts) instead() string {
 	m := fastest(f)
 	if f.refusal(m) != "" {
-		return "--cold boots from the disks"
+		return hint.Cold.Of() + " boots from the disks"
 	}
-	return "use --restore-mode auto, which takes " + string(m)
+	return "use " + hint.RestoreMode.Of() + " auto, which takes " + string(m)
 }
 
 func fastest(f facts) Mode {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
@@ -176,7 +177,7 @@ func (c choice) none(why string) *NetworkPlan {
 
 func (c choice) tap(name, why string) (*NetworkPlan, error) {
 	if c.clones > 1 {
-		return nil, failure.Hint(failure.New(failure.Incompatible, "TAP %s serves one VM, not %d", name, c.clones), "use --network none, or clone one by one")
+		return nil, failure.Hint(failure.New(failure.Incompatible, "TAP %s serves one VM, not %d", name, c.clones), "use "+hint.Networks.Of()+" none, or clone one by one")
 	}
 	r := c.base(network.Tap)
 	r.Tap, r.MAC = name, c.guest.MAC
@@ -228,7 +229,7 @@ func (c choice) free(r network.Request) error {
 	}
 	if holder != "" {
 		return failure.Hint(failure.New(failure.Conflict, "network %s: %s", r.Network, holder),
-			"remove that one, or use --network fresh")
+			"remove that one, or use "+hint.Networks.Of()+" fresh")
 	}
 	return nil
 }
@@ -240,11 +241,11 @@ func (c choice) fresh(why string) (*NetworkPlan, error) {
 	}
 	if net == network.Tap || net == network.Unplugged || net == network.None {
 		return nil, failure.Hint(failure.New(failure.Incompatible, "a fresh identity needs a CNI network; the snapshot was on %s", c.source.Network),
-			"use --network none, keep or fresh=CNI-NAME")
+			"use "+hint.Networks.Of()+" none, keep or fresh=CNI-NAME")
 	}
 	if len(c.guest.IPs) == 0 {
 		return nil, failure.Hint(failure.New(failure.Incompatible, "the snapshot does not say which address its guest has, so none can be mapped to it"),
-			"say it: --network fresh"+equals(c.wish.Network)+",guest-ip=A/PREFIX,guest-gateway=G; or use --network none or tap=NAME and configure the guest")
+			"say it: "+hint.Networks.Of()+" fresh"+equals(c.wish.Network)+",guest-ip=A/PREFIX,guest-gateway=G; or use "+hint.Networks.Of()+" none or tap=NAME and configure the guest")
 	}
 	r := c.base(net)
 	r.Identity, r.Guest = network.Fresh, &c.guest
@@ -257,11 +258,11 @@ func (c choice) fresh(why string) (*NetworkPlan, error) {
 // elsewhere adds the remedy for a snapshot from another host to an error about a
 // network that this one does not have.
 func (c choice) elsewhere(err error) error {
-	hint := "another network: --network fresh=NAME or keep=NAME; or --network none"
+	remedy := "another network: " + hint.Networks.Of() + " fresh=NAME or keep=NAME; or " + hint.Networks.Of() + " none"
 	if own := failure.HintOf(err); own != "" {
-		hint = own + "; " + hint
+		remedy = own + "; " + remedy
 	}
-	return failure.Hint(err, hint)
+	return failure.Hint(err, remedy)
 }
 
 // wantNetworks puts the plan's decisions into the record of the new VM.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/network"
 )
@@ -16,7 +17,7 @@ import (
 func (e *Engine) Rewire(rec *VM, wishes []Wish) ([]Network, []NetworkPlan, error) {
 	if len(rec.Networks) == 0 {
 		return nil, nil, failure.Hint(failure.New(failure.Usage, "VM %s has no interface that could be on a network", rec.Name),
-			"save it while it runs and make another, or make it anew with --network")
+			"save it while it runs and make another, or make it anew with "+hint.Networks.Of())
 	}
 	if len(wishes) > 1 && len(wishes) != len(rec.Networks) {
 		return nil, nil, failure.New(failure.Usage, "%d networks given, VM %s has %d interfaces", len(wishes), rec.Name, len(rec.Networks))
@@ -50,7 +51,7 @@ func (e *Engine) rewire(rec *vm.Record, i int, w Wish) (*NetworkPlan, error) {
 	switch {
 	case w.How == Join && rec.Sleep != nil:
 		return nil, failure.Hint(failure.New(failure.Usage, "a guest that goes on where it was keeps the address that it has"),
-			"--network keep"+equals(w.Wanted.Network)+" or fresh"+equals(w.Wanted.Network)+"; with --cold it boots, and is told another")
+			hint.Networks.Of()+" keep"+equals(w.Wanted.Network)+" or fresh"+equals(w.Wanted.Network)+"; with "+hint.Cold.Of()+" it boots, and is told another")
 	case w.How == Join:
 		return c.join()
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
@@ -46,7 +47,7 @@ func (p *Plan) decideRoom(r Request, f findings) error {
 	}
 	clones := int64(max(r.Clones, 1))
 	return failure.Hint(failure.New(failure.NoSpace, "%d bytes may be needed for snapshot %s, %d are free and %d more can be freed",
-		p.NeedBytes*clones+p.SharedBytes, p.SnapshotID, f.room.Free, f.room.Dead+f.room.Cached), "remove snapshots and run cocoon gc")
+		p.NeedBytes*clones+p.SharedBytes, p.SnapshotID, f.room.Free, f.room.Dead+f.room.Cached), "remove snapshots and run "+hint.Collect.Of())
 }
 
 // makeRoom frees what the plans say, and checks again: the plans may be old.

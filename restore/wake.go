@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/sleep"
@@ -50,11 +51,11 @@ func (e *Engine) WakeLocked(ctx context.Context, rec *VM, r Request) error {
 		return fmt.Errorf("wake VM %s: %w", rec.Name, err)
 	}
 	if err != nil {
-		hint := "it is still suspended: cocoon vm start " + rec.Name + " lets it go on; with --cold it boots from its disks and gives up its RAM"
+		remedy := "it is still suspended: " + hint.Wake.Of(rec.Name) + " lets it go on; with " + hint.Cold.Of() + " it boots from its disks and gives up its RAM"
 		if own := failure.HintOf(err); own != "" {
-			hint = own + "; " + hint
+			remedy = own + "; " + remedy
 		}
-		return failure.Hint(fmt.Errorf("wake VM %s: %w", rec.Name, err), hint)
+		return failure.Hint(fmt.Errorf("wake VM %s: %w", rec.Name, err), remedy)
 	}
 	// A failure to remove the snapshot, which is no longer needed, is no reason
 	// to fail: gc finds it too.

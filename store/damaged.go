@@ -15,6 +15,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 )
 
 // Quarantine is the mark on a damaged snapshot. Nothing is moved: what is sound
@@ -30,7 +31,7 @@ func (sn *Snapshot) Usable() error {
 		return nil
 	}
 	return failure.Hint(failure.New(failure.Damaged, "snapshot %s is %s", sn.ID, sn.State),
-		"see what is wrong with: cocoon snapshot verify --read-data "+string(sn.ID)+"; try cocoon system repair")
+		"see what is wrong with: "+hint.VerifyData.Of(string(sn.ID))+"; try "+hint.Repair.Of())
 }
 
 // Quarantine marks a snapshot, and remembers of the damaged objects, as

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	storelayout "github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -52,7 +53,7 @@ func (s *Store) SealingKey() (*keyring.Key, error) {
 	}
 	if v >= storelayout.Encrypted {
 		return nil, failure.Hint(failure.New(failure.Incompatible, "snapshots of store %s are encrypted, and no key file is configured", s.at.Root()),
-			"name it with --key-file, COCOON_KEY_FILE or keyFile; --key-file none stores in the clear")
+			"name it with "+hint.KeyFile.Of()+", COCOON_KEY_FILE or keyFile; "+hint.KeyFile.Of()+" none stores in the clear")
 	}
 	return nil, nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store/names"
 )
 
@@ -89,7 +90,7 @@ func changeable(dir string) error {
 }
 
 func lostMeta(dir string, why error) error {
-	return failure.Hint(failure.New(failure.Damaged, "%s/meta.json: %w", dir, why), "cocoon system repair")
+	return failure.Hint(failure.New(failure.Damaged, "%s/meta.json: %w", dir, why), hint.Repair.Of())
 }
 
 // Check refuses, before anything is done for it, what a new snapshot may not be

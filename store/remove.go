@@ -9,6 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store/trash"
 )
 
@@ -77,7 +78,7 @@ func (s *Store) removable(ctx context.Context, id ID, o RemoveOptions) error {
 		return err
 	}
 	if m.Protected && !o.Force {
-		return failure.Hint(failure.New(failure.Conflict, "snapshot %s is protected", id), "cocoon snapshot unprotect, or --force")
+		return failure.Hint(failure.New(failure.Conflict, "snapshot %s is protected", id), hint.Unprotect.Of()+", or "+hint.Force.Of())
 	}
 	if err := s.refuseHeld(ctx, id); err != nil {
 		return err

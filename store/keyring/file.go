@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 )
 
 // A key file is text. Lines that are empty or begin with # are skipped; the one
@@ -71,7 +72,7 @@ func (k *Key) file() []byte {
 func Load(path string) (*Key, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, failure.Hint(failure.New(failure.Usage, "read key file: %w", err), "cocoon system key create makes one; what is encrypted already needs the old one")
+		return nil, failure.Hint(failure.New(failure.Usage, "read key file: %w", err), hint.CreateKey.Of()+" makes one; what is encrypted already needs the old one")
 	}
 	defer f.Close()
 	fi, err := f.Stat()

@@ -21,6 +21,7 @@ import (
 	"errors"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 )
 
 // secretBytes is the length of a key.
@@ -107,10 +108,12 @@ func (m *Missing) Error() string {
 }
 
 // missingHint is the remedy; there is no other.
-const missingHint = "name the file of that key: --key-file, COCOON_KEY_FILE or keyFile; without it the data cannot be had back"
+func missingHint() string {
+	return "name the file of that key: " + hint.KeyFile.Of() + ", COCOON_KEY_FILE or keyFile; without it the data cannot be had back"
+}
 
 func missing(id ID, have []ID) error {
-	return failure.Hint(failure.Wrap(failure.Incompatible, &Missing{id, have}), missingHint)
+	return failure.Hint(failure.Wrap(failure.Incompatible, &Missing{id, have}), missingHint())
 }
 
 // IsMissing reports whether err comes from a key that is not at hand.

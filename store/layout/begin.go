@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 )
 
@@ -64,7 +65,7 @@ func (l *Layout) begun() (bool, error) {
 	}
 	for _, e := range entries {
 		if !beginning(e.Name()) {
-			return false, failure.Hint(failure.New(failure.Incompatible, "%s is no cocoon store and not empty", l.root), "choose another folder with --root-dir")
+			return false, failure.Hint(failure.New(failure.Incompatible, "%s is no cocoon store and not empty", l.root), "choose another folder with "+hint.RootDir.Of())
 		}
 	}
 	return false, nil
@@ -84,7 +85,7 @@ func beginning(name string) bool {
 
 func (l *Layout) none(why string) error {
 	return failure.Hint(failure.New(failure.NotFound, "no store at %s: %s", l.root, why),
-		"cocoon system init makes one; vm create, image import, snapshot import and snapshot pull do so by themselves")
+		hint.MakeStore.Of())
 }
 
 // begin makes a store of an empty folder. Of several processes one does; format

@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -51,7 +52,7 @@ func (l *Layout) Version() (int, error) {
 	var f formatFile
 	if err := json.Unmarshal(b, &f); err != nil && l.hasFolders() {
 		return 0, failure.Hint(failure.New(failure.Incompatible, "%s is no cocoon store: what its file format says, this program never wrote", l.root),
-			"if the file was damaged: remove it, and run cocoon system repair")
+			"if the file was damaged: remove it, and run "+hint.Repair.Of())
 	}
 	if f.Format != "cocoon-store" {
 		return 0, failure.New(failure.Incompatible, "%s is no cocoon store", l.root)
@@ -63,7 +64,7 @@ func (l *Layout) Version() (int, error) {
 }
 
 func (l *Layout) lostFormat(how string) error {
-	return failure.Hint(failure.New(failure.Damaged, "store %s: its file format %s, its folders are there", l.root, how), "cocoon system repair makes it again")
+	return failure.Hint(failure.New(failure.Damaged, "store %s: its file format %s, its folders are there", l.root, how), hint.Repair.Of()+" makes it again")
 }
 
 // hasFolders: most folders of a store are there, and nobody else's are called so.

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/private"
 )
 
@@ -57,7 +58,7 @@ func checkFolder(path string, bits os.FileMode) error {
 		}
 		return nil
 	case r.Open:
-		return failure.Hint(failure.New(failure.Incompatible, "store folder %w: guests' RAM and disks lie there", r), r.Remedy+", or cocoon system doctor --fix")
+		return failure.Hint(failure.New(failure.Incompatible, "store folder %w: guests' RAM and disks lie there", r), r.Remedy+", or "+hint.DoctorFix.Of())
 	case r.Kind:
 		return failure.New(failure.Usage, "store %w", r)
 	}

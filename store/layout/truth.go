@@ -13,6 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 )
 
@@ -71,7 +72,7 @@ func (l *Layout) mayMake(folder string) error {
 		}
 	}
 	return failure.Hint(failure.New(failure.Damaged, "folder %s of store %s is missing", folder, l.root),
-		"mount its volume, or put it back from a backup; cocoon system repair makes an empty one")
+		"mount its volume, or put it back from a backup; "+hint.Repair.Of()+" makes an empty one")
 }
 
 // pristine: nothing was ever put into the store.
@@ -112,7 +113,7 @@ func (l *Layout) remakeFolders(dryRun bool) (made []Remade, err error) {
 		if _, err := os.Stat(l.Path(f)); !errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		how := "made again, empty: what it held is to be put back from a backup; gc takes nothing until --accept-loss"
+		how := "made again, empty: what it held is to be put back from a backup; gc takes nothing until " + hint.Accept.Of()
 		if dryRun {
 			how = "would be " + how
 		} else if err := durable.Mkdir(l.Path(f), 0o700); err != nil {

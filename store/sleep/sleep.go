@@ -24,6 +24,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -119,5 +120,5 @@ func Veto(_ context.Context, st *store.Store, id store.ID) error {
 		return nil
 	}
 	return failure.Hint(failure.New(failure.Conflict, "snapshot %s is the RAM of %s", id, who),
-		"cocoon vm start "+who.VM.Name+" lets it go on; with --cold it boots from its disks and gives up its RAM")
+		hint.Wake.Of(who.VM.Name)+" lets it go on; with "+hint.Cold.Of()+" it boots from its disks and gives up its RAM")
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/lease"
@@ -83,9 +84,9 @@ func (s Space) Room() (r Room, err error) {
 // as much.
 func (s Space) makeRoom(n int64) string {
 	if s.strayBytes() >= n {
-		return "cocoon gc frees what commands that died have left"
+		return hint.Collect.Of() + " frees what commands that died have left"
 	}
-	return "remove snapshots and run cocoon gc"
+	return "remove snapshots and run " + hint.Collect.Of()
 }
 
 // strayBytes is what the ingests of dead holders and the trash occupy. What
@@ -184,7 +185,7 @@ func (s Space) RequireBlobs(n int64) error {
 
 func (s Space) full(used, n int64) error {
 	return failure.Hint(failure.New(failure.NoSpace, "%d bytes of blobs are stored or reserved and %d more may come, above the cap of %d (maxStoreSize)", used, n, s.most),
-		"cocoon snapshot prune, then cocoon gc; or raise the cap")
+		hint.Prune.Of()+", then "+hint.Collect.Of()+"; or raise the cap")
 }
 
 // reserveFile in the folder of an ingest takes the place of what is to be

@@ -31,6 +31,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 	"github.com/cocoonv2/cocoon/internal/base/private"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
@@ -96,11 +97,11 @@ func refused(path string, err error) error {
 	if !errors.As(err, &r) {
 		return err
 	}
-	hint := r.Remedy
+	remedy := r.Remedy
 	if entries, lerr := os.ReadDir(path); r.Open && lerr == nil && slices.ContainsFunc(entries, stranger) {
-		hint = "choose a folder of its own with --run-dir"
+		remedy = "choose a folder of its own with " + hint.RunDir.Of()
 	}
-	return failure.Hint(failure.New(failure.Usage, "run folder: %w", r), hint)
+	return failure.Hint(failure.New(failure.Usage, "run folder: %w", r), remedy)
 }
 
 func stranger(e fs.DirEntry) bool {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -129,13 +130,13 @@ func (c *session) stranger(device, id string) chsnap.Problem {
 	}
 	return chsnap.Problem{
 		Device: device, Reason: "the VM was not given it by cocoon, and no snapshot would bring it back",
-		Remedy: "take it away: ch-remote --api-socket " + socket + " remove-device " + id + "; disks and interfaces that are saved are those of cocoon vm create --disk and --network",
+		Remedy: "take it away: ch-remote --api-socket " + socket + " remove-device " + id + "; disks and interfaces that are saved are those of " + hint.Create.Of() + " " + hint.Disks.Of() + " and " + hint.Networks.Of(),
 	}
 }
 
 func (c *session) removed(device string) chsnap.Problem {
 	return chsnap.Problem{
 		Device: device, Reason: "it was taken away from the running VM, and a snapshot of the rest would not agree with the VM's record",
-		Remedy: "cocoon vm stop and start " + c.rec.Name + " give it back",
+		Remedy: hint.Stop.Of(c.rec.Name) + ", then " + hint.Wake.Of(c.rec.Name) + ", give it back",
 	}
 }

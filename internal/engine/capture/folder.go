@@ -9,6 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 )
 
@@ -77,8 +78,8 @@ func (f *folder) find(named string) (*os.File, error) {
 	}
 	if _, err := os.Lstat(named); err == nil && !f.trust {
 		err := failure.Hint(failure.New(failure.Incompatible, "%s lies outside the snapshot folder", named),
-			"copy it into the folder, or say --trust-paths if you know who made the folder")
-		return nil, &absentError{error: err, orTrust: ", or with --trust-paths if you know who made the folder"}
+			"copy it into the folder, or say "+hint.TrustPaths.Of()+" if you know who made the folder")
+		return nil, &absentError{error: err, orTrust: ", or with " + hint.TrustPaths.Of() + " if you know who made the folder"}
 	}
 	if f.trust {
 		return nil, &absentError{error: failure.New(failure.NotFound, "%s is neither in the folder nor there", named)}

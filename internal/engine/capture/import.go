@@ -14,6 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/clone"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/internal/engine/prints"
@@ -78,7 +79,7 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 	started := time.Now()
 	meta := store.Meta{Name: req.Name, Description: req.Description, Labels: req.Labels, Origin: &store.Origin{Imported: req.Dir}}
 	if err := checkMeta(ctx, m.Store, meta, false); errors.Is(err, failure.Conflict) {
-		return nil, failure.Hint(err, "choose another --name")
+		return nil, failure.Hint(err, "choose another "+hint.Name.Of())
 	} else if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store/keyring"
@@ -44,7 +45,7 @@ func (c *session) stagingBase(ctx context.Context) string {
 func (c *session) stages(ctx context.Context) error {
 	if base := c.stagingBase(ctx); c.mode == File && !c.config.MayWrite(base) {
 		return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot be saved in file mode: its VMM confines itself by Landlock and may not write below %s", c.rec.Name, base),
-			"--capture live needs no file; or boot it with --landlock-rules path="+base+",access=rw")
+			hint.Capture.Of()+" live needs no file; or boot it with --landlock-rules path="+base+",access=rw")
 	}
 	return nil
 }
@@ -82,10 +83,10 @@ func (c *session) check(ctx context.Context) error {
 	}
 	if !c.rec.State.Up() {
 		return failure.Hint(failure.New(failure.Conflict, "VM %s is %s, not running", c.rec.Name, c.rec.State),
-			"start it with: cocoon vm start "+c.rec.Name)
+			"start it with: "+hint.Wake.Of(c.rec.Name))
 	}
 	if err := checkMeta(ctx, c.Store, c.req.meta(), c.req.Replace); errors.Is(err, failure.Conflict) {
-		return failure.Hint(err, "choose another name or use --replace")
+		return failure.Hint(err, "choose another name or use "+hint.Replace.Of())
 	} else if err != nil {
 		return err
 	}
@@ -146,7 +147,7 @@ func (c *session) chooseMode(ctx context.Context) error {
 		return nil
 	case c.req.Mode == Live:
 		return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot be saved live: %s", c.rec.Name, why),
-			"--capture file pauses the guest while its RAM is written")
+			hint.Capture.Of()+" file pauses the guest while its RAM is written")
 	}
 	c.noteFile(why)
 	return nil

@@ -20,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/base/clone"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 	"github.com/cocoonv2/cocoon/internal/engine/image"
@@ -143,9 +144,9 @@ func (h Host) images(ctx context.Context) Finding {
 	case err != nil:
 		return fail("see whether the file system is whole", "%v", err)
 	case g.OtherMode > 0:
-		return warn("cocoon system doctor --fix", "%d of %d image blobs have another mode than 0400", g.OtherMode, g.Blobs)
+		return warn(hint.DoctorFix.Of(), "%d of %d image blobs have another mode than 0400", g.OtherMode, g.Blobs)
 	case g.Possible && g.Immutable < g.Blobs:
-		return ok("%d image blobs, %d of them immutable; cocoon system doctor --fix makes all so", g.Blobs, g.Immutable)
+		return ok("%d image blobs, %d of them immutable; "+hint.DoctorFix.Of()+" makes all so", g.Blobs, g.Immutable)
 	case g.Possible && g.Blobs > 0:
 		return ok("%d image blobs, all immutable until gc takes them", g.Blobs)
 	}
@@ -182,7 +183,7 @@ func (h Host) collection(ctx context.Context) Finding {
 	case err != nil:
 		return fail("see docs/gc.md: gc takes nothing until then", "%v", err)
 	case len(lost) > 0:
-		return fail("mount the volume or put back what is missing; else cocoon gc --dry-run, then --accept-loss", "gone, by no command, since the last gc: %s", few(lost))
+		return fail("mount the volume or put back what is missing; else "+hint.PlanCollect.Of()+", then "+hint.Accept.Of(), "gone, by no command, since the last gc: %s", few(lost))
 	case len(doubtful) > 0:
 		return warn("put the record back, or let gc take them when gcGrace is over", "disks without the record of a VM: %s", few(doubtful))
 	}
@@ -200,7 +201,7 @@ func few(list []string) string {
 
 func (h Host) store(ctx context.Context) Finding {
 	if h.Store == nil {
-		return warn("cocoon system init, or mount its disk", "there is no store; the nearest folder is %s", h.RootDir)
+		return warn(hint.Init.Of()+", or mount its disk", "there is no store; the nearest folder is %s", h.RootDir)
 	}
 	m, err := h.Store(ctx)
 	switch {
@@ -258,7 +259,7 @@ func (h Host) space(context.Context) Finding {
 	}
 	share := free * 100 / max(total, 1)
 	if share < scarce {
-		return warn("cocoon gc; cocoon snapshot prune", "%d %% of %s is free (%d bytes)", share, h.RootDir, free)
+		return warn(hint.Collect.Of()+"; "+hint.Prune.Of(), "%d %% of %s is free (%d bytes)", share, h.RootDir, free)
 	}
 	return ok("%d %% of %s is free", share, h.RootDir)
 }
@@ -280,7 +281,7 @@ func (h Host) staging(context.Context) Finding {
 
 func (h Host) index(ctx context.Context) Finding {
 	if err := h.IndexOK(ctx); err != nil {
-		return warn("cocoon system doctor --fix", "%v", err)
+		return warn(hint.DoctorFix.Of(), "%v", err)
 	}
 	return ok("refs.db is readable")
 }
@@ -309,7 +310,7 @@ func (h Host) keepers(ctx context.Context) Finding {
 	case err != nil:
 		return warn("see docs/vm.md", "%v", err)
 	case len(ids) > 0:
-		return warn("cocoon system doctor --fix; any other command gives them one too, and says why where it cannot",
+		return warn(hint.DoctorFix.Of()+"; any other command gives them one too, and says why where it cannot",
 			"%d VMs run without a keeper, their logs have no bound: %s", len(ids), strings.Join(ids, ", "))
 	}
 	return ok("every VM that runs has its keeper")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/capture"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/restore"
@@ -36,7 +37,7 @@ func (h *House) Exchange(ctx context.Context, ref, snapshot string, o ExchangeOp
 	}
 	defer unlock()
 	if o.Backup && rec.Process == nil && rec.Sleep == nil {
-		return "", failure.Hint(failure.New(failure.Conflict, "VM %s is %s: it has no RAM to back up", rec.Name, rec.State), "start it, or do without --backup")
+		return "", failure.Hint(failure.New(failure.Conflict, "VM %s is %s: it has no RAM to back up", rec.Name, rec.State), "start it, or do without "+hint.Backup.Of())
 	}
 	trial, err := h.Restorer.Try(ctx, rec, o.request(snapshot))
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/private"
 )
 
@@ -35,9 +36,9 @@ func (s Settings) ExportFormat(out, format string) (string, error) {
 	case format == "":
 		return CHFormat, nil
 	case format != OCIFormat && format != CHFormat:
-		return "", failure.New(failure.Usage, "--format %q: oci or ch", format)
+		return "", failure.New(failure.Usage, "%s %q: oci or ch", hint.Format, format)
 	case format == CHFormat && archive:
-		return "", failure.New(failure.Usage, "a Cloud Hypervisor snapshot is a folder: give -o DIR, or --format oci")
+		return "", failure.New(failure.Usage, "a Cloud Hypervisor snapshot is a folder: give -o DIR, or %s oci", hint.Format)
 	}
 	return format, nil
 }
@@ -78,7 +79,7 @@ func checkOutput(out string) error {
 	for _, ending := range archives {
 		if strings.HasSuffix(strings.ToLower(strings.TrimRight(out, "/")), ending) {
 			return failure.Hint(failure.New(failure.Usage, "-o %s: an export is a folder, FILE.tar, or a tar stream on -", out),
-				"packs are compressed already, so give -o FILE.tar; image disks gain from: cocoon snapshot export SNAPSHOT -o - | zstd > FILE.tar.zst, which import reads")
+				"packs are compressed already, so give -o FILE.tar; image disks gain from: "+hint.ToStream.Of()+" | zstd > FILE.tar.zst, which import reads")
 		}
 	}
 	return nil

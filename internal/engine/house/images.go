@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/store"
@@ -144,7 +145,7 @@ func (h *House) roleOf(ctx context.Context, d digest.Digest) (string, error) {
 func (h *House) RemoveImage(ctx context.Context, ref string) error {
 	err := h.Images.Remove(ctx, ref, h.Holders)
 	if errors.Is(err, failure.Conflict) && h.isPinned(ctx, ref) {
-		err = failure.Hint(err, "cocoon image unpin "+ref)
+		err = failure.Hint(err, hint.UnpinImage.Of(ref))
 	}
 	if !errors.Is(err, failure.NotFound) {
 		return err
@@ -160,5 +161,5 @@ func (h *House) RemoveImage(ctx context.Context, ref string) error {
 	case len(who) > 0:
 		return failure.New(failure.Conflict, "image %s has no name and is held by %s", strings.TrimPrefix(row.ID, "sha256:")[:12], strings.Join(who, ", "))
 	}
-	return failure.Hint(failure.New(failure.Conflict, "image %s has no name, and nothing holds it", strings.TrimPrefix(row.ID, "sha256:")[:12]), "cocoon gc frees it")
+	return failure.Hint(failure.New(failure.Conflict, "image %s has no name, and nothing holds it", strings.TrimPrefix(row.ID, "sha256:")[:12]), hint.Collect.Of()+" frees it")
 }

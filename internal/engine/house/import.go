@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/capture"
 	"github.com/cocoonv2/cocoon/internal/engine/registry"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
@@ -38,12 +39,12 @@ type ImportOptions struct {
 func (o ImportOptions) Check(src string) error {
 	if ofVMM(src) {
 		if o.Tag != "" || o.TrustArgs || o.NewID {
-			return failure.New(failure.Usage, "--tag, --trust-args and --new-id are for an OCI image layout, %s is a folder without oci-layout", src)
+			return failure.New(failure.Usage, "%s, %s and %s are for an OCI image layout, %s is a folder without oci-layout", hint.Tag, hint.TrustArgs, hint.NewID, src)
 		}
 		return nil
 	}
 	if o.Parent != "" || o.TrustPaths || o.Boot.Any() {
-		return failure.New(failure.Usage, "--parent, --trust-paths, --kernel, --firmware and --initramfs are for a Cloud Hypervisor snapshot folder")
+		return failure.New(failure.Usage, "%s, %s, %s, %s and %s are for a Cloud Hypervisor snapshot folder", hint.Parent, hint.TrustPaths, hint.Kernel, hint.Firmware, hint.Initramfs)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store"
@@ -29,7 +30,7 @@ func (h *House) follow() {
 
 func (h *House) behind(err error) {
 	if err != nil {
-		h.o.Log.Warn("refs.db is behind; cocoon refs --rebuild makes it again", "error", oneLine(err))
+		h.o.Log.Warn("refs.db is behind; "+hint.Reindex.Of()+" makes it again", "error", oneLine(err))
 	}
 }
 

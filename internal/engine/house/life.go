@@ -8,6 +8,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/capture"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/restore"
@@ -113,7 +114,7 @@ func (h *House) Start(ctx context.Context, ref string, o StartOptions) error {
 		return err
 	}
 	if !o.Cold && o.Boot.Any() {
-		return failure.Hint(failure.New(failure.Conflict, "VM %s is suspended: it goes on and does not boot", rec.Name), "leave out --kernel, --firmware and --initramfs, or say --cold to give up its RAM")
+		return failure.Hint(failure.New(failure.Conflict, "VM %s is suspended: it goes on and does not boot", rec.Name), "leave out "+hint.Kernel.Of()+", "+hint.Firmware.Of()+" and "+hint.Initramfs.Of()+", or say "+hint.Cold.Of()+" to give up its RAM")
 	}
 	if !o.Cold {
 		_, err := h.Restorer.Wake(ctx, rec.ID, restore.Request{

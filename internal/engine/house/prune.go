@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc/policy"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
@@ -161,7 +162,7 @@ func (h *House) Trim(ctx context.Context, sn *store.Snapshot, keep int) error {
 			continue
 		}
 		if err := h.removePruned(ctx, store.ID(d.Snapshot.ID)); err != nil {
-			errs = append(errs, fmt.Errorf("--max %d: %w", keep, err))
+			errs = append(errs, fmt.Errorf("%s %d: %w", hint.Max, keep, err))
 		}
 	}
 	return errors.Join(errs...)

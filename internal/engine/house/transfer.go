@@ -5,6 +5,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/config"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/registry"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -20,7 +21,7 @@ type Transfer struct {
 // Check comes before anything is opened.
 func (t Transfer) Check() error {
 	if t.Concurrency < 0 || t.Concurrency > 64 {
-		return failure.New(failure.Usage, "--concurrency %d: 1 to 64", t.Concurrency)
+		return failure.New(failure.Usage, "%s %d: 1 to 64", hint.Concurrency, t.Concurrency)
 	}
 	return nil
 }

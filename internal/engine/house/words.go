@@ -8,6 +8,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/config"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/restore"
@@ -30,7 +31,7 @@ func parseDisk(s string) (vm.DiskSpec, error) {
 	path, rest, _ := strings.Cut(s, ",")
 	d := vm.DiskSpec{Path: path}
 	if path == "" {
-		return d, failure.New(failure.Usage, "--disk %q names no file", s)
+		return d, failure.New(failure.Usage, "%s %q names no file", hint.Disks, s)
 	}
 	for _, o := range strings.Split(rest, ",") {
 		k, v, _ := strings.Cut(o, "=")
@@ -39,13 +40,13 @@ func parseDisk(s string) (vm.DiskSpec, error) {
 		case "readonly":
 			d.Readonly = v == "" || v == "on" || v == "true"
 		case "size":
-			n, err := config.ParseSize("--disk size", v)
+			n, err := config.ParseSize(hint.Disks.Of()+" size", v)
 			if err != nil {
 				return d, err
 			}
 			d.Bytes = n
 		default:
-			return d, failure.New(failure.Usage, "--disk %q: unknown option %q", s, k)
+			return d, failure.New(failure.Usage, "%s %q: unknown option %q", hint.Disks, s, k)
 		}
 	}
 	return d, nil
@@ -64,7 +65,7 @@ func ParseNetworks(list []string) ([]network.Request, error) {
 		}
 	}
 	if len(out) > 0 && len(out) < len(list) {
-		return nil, failure.New(failure.Usage, "--network none goes with no other network")
+		return nil, failure.New(failure.Usage, "%s none goes with no other network", hint.Networks)
 	}
 	return out, nil
 }
@@ -77,9 +78,9 @@ func parseNetwork(s string) (network.Request, error) {
 	case isTap && tap != "":
 		r.Network, r.Tap = network.Tap, tap
 	case name == "keep" || name == "fresh":
-		return r, failure.New(failure.Usage, "--network %s goes with --from-snapshot", name)
+		return r, failure.New(failure.Usage, "%s %s goes with %s", hint.Networks, name, hint.FromSnapshot)
 	case name == "" || strings.Contains(name, "=") || name == network.Tap || name == network.Unplugged:
-		return r, failure.New(failure.Usage, "--network %q: none, tap=NAME or the name of a CNI network", s)
+		return r, failure.New(failure.Usage, "%s %q: none, tap=NAME or the name of a CNI network", hint.Networks, s)
 	}
 	if rest == "" {
 		return r, nil
@@ -99,7 +100,7 @@ func networkOption(r *network.Request, option string) error {
 	case "ip":
 		ip, err := netip.ParseAddr(v)
 		if err != nil {
-			return failure.New(failure.Usage, "--network ip=%s: no address", v)
+			return failure.New(failure.Usage, "%s ip=%s: no address", hint.Networks, v)
 		}
 		r.IPs = append(r.IPs, ip)
 	case "mac":
@@ -107,11 +108,11 @@ func networkOption(r *network.Request, option string) error {
 	case "queues":
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 1 {
-			return failure.New(failure.Usage, "--network queues=%s: the number of queue pairs", v)
+			return failure.New(failure.Usage, "%s queues=%s: the number of queue pairs", hint.Networks, v)
 		}
 		r.QueuePairs = n
 	default:
-		return failure.New(failure.Usage, "--network: unknown option %q: ip, mac or queues", option)
+		return failure.New(failure.Usage, "%s: unknown option %q: ip, mac or queues", hint.Networks, option)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"runtime"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 )
 
 // requireBootable refuses as a kernel or firmware what no VMM boots, before there
@@ -49,5 +50,5 @@ func bootable(head []byte, path, role, arch string) error {
 		is = fmt.Sprintf(" but %s", format)
 	}
 	return failure.Hint(failure.New(failure.Usage, "%s is no %s: it is not %s%s", path, role, wanted, is),
-		"cocoon image import takes disks; file "+path+" says what it is")
+		hint.ImportImage.Of()+" takes disks; file "+path+" says what it is")
 }

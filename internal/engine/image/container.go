@@ -2,12 +2,12 @@ package image
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 
 	"github.com/cocoonv2/cocoon/internal/base/diskformat"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 )
 
 // unwrapped refuses a wrapping that is not read here; the answer is the format.
@@ -42,7 +42,7 @@ func (*Store) RequireRaw(path string) error {
 	}
 	switch c := is.Name; {
 	case c == diskformat.Qcow2:
-		return failure.Hint(failure.New(failure.Usage, "a qcow2 is no raw disk"), fmt.Sprintf("cocoon image import %s --name NAME, then --image NAME", path))
+		return failure.Hint(failure.New(failure.Usage, "a qcow2 is no raw disk"), hint.ImportImage.Of(path)+" "+hint.Name.Of()+" NAME, then "+hint.Image.Of()+" NAME")
 	case c != "":
 		return failure.Hint(failure.New(failure.Usage, "a %s is no raw disk", c), "qemu-img convert -O raw "+path+" disk.raw")
 	case fi.Size() == 0 || fi.Size()%512 != 0:

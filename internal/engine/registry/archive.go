@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -132,7 +133,7 @@ func isArchive(head []byte) bool {
 // notArchive refuses what is likely a disk or a kernel.
 func notArchive(name string) error {
 	return failure.Hint(failure.New(failure.Usage, "%s is no snapshot: neither an archive of an OCI image layout (tar, tar.gz, tar.zst) nor a folder", name),
-		"if it is a disk or a kernel: cocoon image import "+name+" --name NAME")
+		"if it is a disk or a kernel: "+hint.ImportImage.Of(name)+" "+hint.Name.Of()+" NAME")
 }
 
 // expand gives the tar in a stream.
@@ -153,7 +154,7 @@ func expand(r *bufio.Reader) (io.ReadCloser, error) {
 		return newExpansion(r, pack.Unzstd)
 	default:
 		return nil, failure.Hint(failure.New(failure.Incompatible, "the archive is compressed with %s; tar, tar.gz and tar.zst are read", kind),
-			"expand it first: "+kind+" -dc FILE | cocoon snapshot import -")
+			"expand it first: "+kind+" -dc FILE | "+hint.Import.Of()+" -")
 	}
 }
 

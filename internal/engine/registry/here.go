@@ -7,6 +7,7 @@ import (
 	"maps"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/measure"
 )
@@ -95,7 +96,7 @@ func taken(here, foreign *store.Snapshot, why error) error {
 	if why != nil {
 		err = failure.New(failure.Conflict, "snapshot %s%s is here already and cannot be compared with manifest %s: %w", foreign.ID, name, foreign.ManifestDigest, why)
 	}
-	return failure.Hint(err, fmt.Sprintf("take it in beside the one that is here with --new-id, or remove that first: cocoon snapshot rm %s", foreign.ID))
+	return failure.Hint(err, "take it in beside the one that is here with "+hint.NewID.Of()+", or remove that first: "+hint.Remove.Of(string(foreign.ID)))
 }
 
 // nameFree refuses a name that something else has.
@@ -126,7 +127,7 @@ func (m *Mover) claim(ctx context.Context, here *store.Snapshot, o PullOptions) 
 	want, have := o.Meta, here.Meta
 	if want.Name != "" && have.Name != "" && want.Name != have.Name {
 		return nil, failure.Hint(failure.New(failure.Conflict, "snapshot %s is here already, as %s", here.ID, have.Name),
-			fmt.Sprintf("cocoon snapshot rename %s %s", have.Name, want.Name))
+			hint.Rename.Of(have.Name, want.Name))
 	}
 	if (want.Name == "" || want.Name == have.Name) && want.Description == "" && len(want.Labels) == 0 {
 		return here, nil

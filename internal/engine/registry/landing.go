@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -108,7 +109,7 @@ func (t *landing) images(ctx context.Context, from origin, root ocispec.Descript
 	for _, r := range missing {
 		if !there[r.Digest] {
 			return failure.Hint(failure.New(failure.NotFound, "snapshot %s stands on image blob %s (%s), which is neither here nor there", sn.ID, r.Digest, r.Role),
-				"import it with: cocoon image import")
+				"import it with: "+hint.ImportImage.Of())
 		}
 		blobs = append(blobs, ocispec.Descriptor{MediaType: MediaTypeImage, Digest: r.Digest, Size: r.Bytes})
 		t.total += r.Bytes

@@ -18,6 +18,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -217,7 +218,7 @@ func (l *layout) ways(ds []ocispec.Descriptor) string {
 		}
 		names = append(names, fmt.Sprintf("%q", tags[0]))
 	}
-	return "choose one with --tag: " + strings.Join(names[:min(len(names), 16)], " ")
+	return "choose one with " + hint.Tag.Of() + ": " + strings.Join(names[:min(len(names), 16)], " ")
 }
 
 // IsLayout tells whether a folder is an OCI image layout.

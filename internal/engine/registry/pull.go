@@ -10,6 +10,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/keyring"
@@ -166,7 +167,7 @@ func (m *Mover) judge(ctx context.Context, sn *store.Snapshot, o PullOptions) er
 	}
 	if args := b.ExtraArgs(); len(args) > 0 && !o.TrustArgs {
 		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: its VM has arguments of its own for the VMM: %q", sn.ID, args),
-			"if you trust them, repeat with --trust-args")
+			"if you trust them, repeat with "+hint.TrustArgs.Of())
 	}
 	return nil
 }

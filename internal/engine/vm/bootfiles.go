@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -22,7 +23,7 @@ func (p BootPaths) Any() bool { return p != BootPaths{} }
 // holds the blobs until rec is published.
 func (r *Record) BootWith(ctx context.Context, l *store.Lease, images Blobs, p BootPaths) error {
 	if p.Kernel != "" && p.Firmware != "" {
-		return failure.Hint(failure.New(failure.Usage, "a VM boots a kernel or firmware, not both"), "leave out --kernel or --firmware")
+		return failure.Hint(failure.New(failure.Usage, "a VM boots a kernel or firmware, not both"), "leave out "+hint.Kernel.Of()+" or "+hint.Firmware.Of())
 	}
 	former := bootFiles(r)
 	for _, f := range []struct{ path, role string }{{p.Firmware, "firmware"}, {p.Kernel, "kernel"}, {p.Initramfs, "initramfs"}} {
@@ -104,7 +105,7 @@ func (r *Record) bootable() error {
 		return nil
 	}
 	return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot boot: what it boots from was not there when its snapshot was taken in", r.Name),
-		fmt.Sprintf("cocoon vm start %s --kernel PATH (or --firmware PATH)", r.Name))
+		hint.Wake.Of(r.Name)+" "+hint.Kernel.Of()+" PATH (or "+hint.Firmware.Of()+" PATH)")
 }
 
 // Bootable refuses the blueprint of a VM that can only continue from its RAM.
@@ -113,5 +114,5 @@ func (b *Blueprint) Bootable() error {
 		return nil
 	}
 	return failure.Hint(failure.New(failure.Incompatible, "its VM cannot boot: the kernel or firmware was not there when it was taken in"),
-		"leave out --cold; or take the folder in again with --kernel PATH or --trust-paths")
+		"leave out "+hint.Cold.Of()+"; or take the folder in again with "+hint.Kernel.Of()+" PATH or "+hint.TrustPaths.Of())
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/network"
 )
 
@@ -42,7 +43,7 @@ func (rec *Record) commandLine() (string, error) {
 	})
 	if missing != "" {
 		return "", failure.Hint(failure.New(failure.Usage, "the command line asks for %s, and no interface of VM %s has one", missing, rec.Name),
-			"--network NAME gives it an address where the network has IPAM; or write the address itself")
+			hint.Networks.Of()+" NAME gives it an address where the network has IPAM; or write the address itself")
 	}
 	return text, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -119,13 +120,13 @@ func (m *Manager) bootFiles(ctx context.Context, l *store.Lease, rec *Record, sp
 		}
 	}
 	if rec.Kernel != nil && spec.Firmware != "" {
-		return failure.Hint(failure.New(failure.Usage, "a VM boots a kernel or firmware, not both"), "leave out --firmware, or the image that is a kernel")
+		return failure.Hint(failure.New(failure.Usage, "a VM boots a kernel or firmware, not both"), "leave out "+hint.Firmware.Of()+", or the image that is a kernel")
 	}
 	if err := rec.BootWith(ctx, l, m.images, BootPaths{spec.Kernel, spec.Firmware, spec.Initramfs}); err != nil {
 		return err
 	}
 	if rec.Kernel == nil && rec.Firmware == nil {
-		return failure.New(failure.Usage, "a VM needs --kernel or --firmware (or an --image that is a kernel)")
+		return failure.New(failure.Usage, "a VM needs %s or %s (or an %s that is a kernel)", hint.Kernel, hint.Firmware, hint.Image)
 	}
 	return nil
 }

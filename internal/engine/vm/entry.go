@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 	"github.com/cocoonv2/cocoon/internal/base/runfolder"
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
@@ -29,7 +30,7 @@ const (
 // of a store: each would take the other's files for its own.
 func (m *Manager) CheckRunFolder() error {
 	if root := layout.Around(m.run.Path()); root != "" {
-		return failure.Hint(failure.New(failure.Usage, "run folder: %s is of the store in %s", m.run.Path(), root), "choose a folder outside of it with --run-dir")
+		return failure.Hint(failure.New(failure.Usage, "run folder: %s is of the store in %s", m.run.Path(), root), "choose a folder outside of it with "+hint.RunDir.Of())
 	}
 	return m.run.Check()
 }
@@ -48,7 +49,7 @@ func (m *Manager) mayTake(ctx context.Context) func(*runfolder.Entry) error {
 		}
 		ours, others := m.sorted(ctx, e.ID, e, in(e, all[e.ID]))
 		if len(others) > 0 {
-			return failure.Hint(fmt.Errorf("process %d: %w", others[0].pid, e.Another()), "choose another folder with --run-dir for this store")
+			return failure.Hint(fmt.Errorf("process %d: %w", others[0].pid, e.Another()), "choose another folder with "+hint.RunDir.Of()+" for this store")
 		}
 		lives, err := e.Lives()
 		if who, werr := readIdentity(e); werr == nil && who.PIDNamespace != 0 && who.PIDNamespace != pidNamespace() && e.Mark.Boot == owner.Boot() {

@@ -14,6 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/patience"
 	"github.com/cocoonv2/cocoon/store"
 )
@@ -121,7 +122,7 @@ func (m *Manager) Start(ctx context.Context, ref string, o StartOptions) (*Recor
 // startHint is for a VM that cannot be started in its state.
 func startHint(rec *Record) string {
 	if rec.Trouble != "" {
-		return "cocoon vm resume " + rec.Name + " may let it go on; else " + giveUp(rec)
+		return hint.Resume.Of(rec.Name) + " may let it go on; else " + giveUp(rec)
 	}
 	return remedy(rec, rec.State)
 }
@@ -190,7 +191,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) (*Exit, e
 	}
 	defer unlock()
 	if rec.Sleep != nil {
-		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), remedy(rec, Suspended)+"; cocoon vm start --cold "+rec.Name+" gives up its RAM")
+		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), remedy(rec, Suspended)+"; "+hint.WakeCold.Of(rec.Name)+" gives up its RAM")
 	}
 	if rec.Process == nil && !rec.Unseated {
 		return nil, failure.New(failure.Conflict, "VM %s is not running", rec.Name)

@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/patience"
 )
 
@@ -42,13 +43,13 @@ func remedy(rec *Record, state State) string {
 	case Running:
 		return "its guest runs: nothing is to be done"
 	case Paused:
-		return "cocoon vm resume " + rec.Name + " lets it go on"
+		return hint.Resume.Of(rec.Name) + " lets it go on"
 	case Suspended:
-		return "cocoon vm start " + rec.Name + " lets it go on"
+		return hint.Wake.Of(rec.Name) + " lets it go on"
 	case Elsewhere:
 		return ""
 	}
-	return "cocoon vm start " + rec.Name
+	return hint.Wake.Of(rec.Name)
 }
 
 // Look asks the VMMs for the states of their guests, for display: all in

@@ -14,6 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/patience"
 	"github.com/cocoonv2/cocoon/internal/base/runfolder"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
@@ -270,7 +271,7 @@ func (m *Manager) Remove(ctx context.Context, ref string, o RemoveOptions) (*Rec
 	}
 	defer unlock()
 	if rec.Process != nil && !o.Force {
-		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State), "stop it first, or use --force")
+		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is %s", rec.Name, rec.State), "stop it first, or use "+hint.Force.Of())
 	}
 	if o.ForgetNetwork {
 		if err := m.forgetNetwork(ctx, rec.ID); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/network"
 )
@@ -141,11 +142,11 @@ func CannotAttach(rec *Record, err error) error {
 	if err == nil {
 		return nil
 	}
-	hint := "its interfaces may be elsewhere: cocoon vm start " + rec.Name + " --network fresh, fresh=NAME, keep=NAME or none"
+	advice := "its interfaces may be elsewhere: " + hint.Wake.Of(rec.Name) + " " + hint.Networks.Of() + " fresh, fresh=NAME, keep=NAME or none"
 	if own := failure.HintOf(err); own != "" {
-		hint = own + "; " + hint
+		advice = own + "; " + advice
 	}
-	return failure.Hint(err, hint)
+	return failure.Hint(err, advice)
 }
 
 // Detach undoes the interfaces of a VM whose VMM has ended. If there are none,

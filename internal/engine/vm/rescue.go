@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/runfolder"
 )
 
@@ -133,7 +134,7 @@ func giveUp(rec *Record) string {
 
 // bootAnew is the remedy if the guest is off.
 func bootAnew(rec *Record) string {
-	return fmt.Sprintf("cocoon vm stop %s, then cocoon vm start %[1]s: it boots from its disks", rec.Name)
+	return hint.Stop.Of(rec.Name) + ", then " + hint.Wake.Of(rec.Name) + ": it boots from its disks"
 }
 
 // Waker resumes a VM that was put aside; its lock is held.

@@ -40,7 +40,7 @@ var sideways = map[string][]string{
 	"internal/base/account":     {"failure", "durable"},
 	"internal/base/fingerprint": {"durable", "filelock"},
 	"internal/base/owner":       {"failure", "durable", "spelling"},
-	"internal/base/runfolder":   {"failure", "durable", "filelock", "owner", "private", "spelling"},
+	"internal/base/runfolder":   {"failure", "durable", "filelock", "hint", "owner", "private", "spelling"},
 	"gc/garbage":                {"internal/base/durable"},
 	"chsnap":                    {"chsnap/migration"},
 	"store/layout":              {"store/pack", "store/keyring"},
