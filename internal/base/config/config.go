@@ -9,7 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"reflect"
+	"strconv"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -100,27 +103,26 @@ type file struct {
 	Prune pruneSection `json:"prune"`
 }
 
-// list returns a list of the file as it is; it must not be split again.
-func (f file) list(key string) []string {
-	if key == "prune.keepLabel" {
-		return f.Prune.KeepLabel
+// values are what a section of the file sets, by key: fields that are empty set
+// nothing. A list is joined by commas, for display.
+func values(section string, v reflect.Value) map[string]Value {
+	out := map[string]Value{}
+	for i := range v.NumField() {
+		key := section + v.Type().Field(i).Tag.Get("json")
+		switch x := v.Field(i).Interface().(type) {
+		case string:
+			out[key] = Value{Value: x}
+		case *int:
+			if x != nil {
+				out[key] = Value{Value: strconv.Itoa(*x)}
+			}
+		case []string:
+			out[key] = Value{Value: strings.Join(x, ","), List: x}
+		default:
+			maps.Copy(out, values(key+".", v.Field(i)))
+		}
 	}
-	return nil
-}
-
-func (f file) get(key string) string {
-	if strings.HasPrefix(key, "prune.") {
-		return f.Prune.values()[key]
-	}
-	return map[string]string{
-		"rootDir": f.RootDir, "runDir": f.RunDir, "logLevel": f.LogLevel,
-		"logFormat": f.LogFormat, "hypervisor": f.Hypervisor, "cpuArgs": f.CPUArgs, "vmmTimeout": f.VMMTimeout,
-		"keyFile":      f.KeyFile,
-		"maxStoreSize": f.MaxStoreSize, "cacheMaxBytes": f.CacheMaxBytes, "cacheAhead": f.CacheAhead,
-		"repackThreshold": f.RepackThreshold, "gcGrace": f.GCGrace, "registryTimeout": f.RegistryTimeout,
-		"vmStopTimeout": f.VMStopTimeout, "vmLandlock": f.VMLandlock, "vmScope": f.VMScope, "vmMemoryOverhead": f.VMMemoryOverhead, "vmCPUWeight": f.VMCPUWeight, "serialLogMax": f.SerialLogMax, "vmmOOMScoreAdj": f.VMMOOMScoreAdj,
-		"cniConfDir": f.CNIConfDir, "cniBinDir": f.CNIBinDir,
-	}[key]
+	return out
 }
 
 // Load resolves every setting. flags holds only those given by the user; path is
@@ -130,11 +132,12 @@ func Load(flags map[string]string, env func(string) (string, bool), path string)
 	if err != nil {
 		return nil, err
 	}
+	set := values("", reflect.ValueOf(f))
 	out := map[string]Value{}
 	for _, s := range Settings() {
 		v := Value{Key: s.Key, Value: s.Default, Origin: "default"}
-		if x, list := f.get(s.Key), f.list(s.Key); x != "" || len(list) > 0 {
-			v.Value, v.Origin, v.List = x, "file "+from, list
+		if x := set[s.Key]; x.Value != "" || len(x.List) > 0 {
+			v.Value, v.Origin, v.List = x.Value, "file "+from, x.List
 		}
 		if x, ok := env(s.Env); ok && x != "" {
 			v.Value, v.Origin, v.List = x, "environment "+s.Env, nil

@@ -113,3 +113,19 @@ func TestAListIsAList(t *testing.T) {
 		}
 	}
 }
+
+// TestTheFileHasAFieldForEverySetting, and no other.
+func TestTheFileHasAFieldForEverySetting(t *testing.T) {
+	one := 1
+	f := file{Prune: pruneSection{KeepLast: &one, KeepHourly: &one, KeepDaily: &one, KeepWeekly: &one, KeepMonthly: &one, KeepYearly: &one, Max: &one}}
+	fields := values("", reflect.ValueOf(f))
+	for _, s := range Settings() {
+		if _, ok := fields[s.Key]; !ok {
+			t.Errorf("the file cannot set %s", s.Key)
+		}
+		delete(fields, s.Key)
+	}
+	for key := range fields {
+		t.Errorf("the file has %s, which is no setting", key)
+	}
+}

@@ -1,10 +1,5 @@
 package config
 
-import (
-	"strconv"
-	"strings"
-)
-
 // pruneSection is the policy of `gc --prune`; docs/prune.md explains each key. A
 // rule of zero is passed on, and refused where rules are read.
 type pruneSection struct {
@@ -34,21 +29,5 @@ func pruneSettings() []Setting {
 		{"prune.groupBy", "COCOON_PRUNE_GROUP_BY", "vm"},
 		{"prune.max", "COCOON_PRUNE_MAX", ""},
 		{"prune.maxStoreSize", "COCOON_PRUNE_MAX_STORE_SIZE", ""},
-	}
-}
-
-// values by key; a list is joined by commas, for display.
-func (p pruneSection) values() map[string]string {
-	count := func(n *int) string {
-		if n == nil {
-			return ""
-		}
-		return strconv.Itoa(*n)
-	}
-	return map[string]string{
-		"prune.keepLast": count(p.KeepLast), "prune.keepHourly": count(p.KeepHourly), "prune.keepDaily": count(p.KeepDaily),
-		"prune.keepWeekly": count(p.KeepWeekly), "prune.keepMonthly": count(p.KeepMonthly), "prune.keepYearly": count(p.KeepYearly),
-		"prune.keepWithin": p.KeepWithin, "prune.keepLabel": strings.Join(p.KeepLabel, ","), "prune.groupBy": p.GroupBy,
-		"prune.max": count(p.Max), "prune.maxStoreSize": p.MaxStoreSize,
 	}
 }
