@@ -1,8 +1,8 @@
 // Package capture turns a running virtual machine, or a Cloud Hypervisor
 // snapshot folder made by hand, into a published snapshot.
 //
-// It is where chsnap (which knows the VMM and nothing of the store) meets
-// store (which knows nothing of the VMM). The order of one capture:
+// Here chsnap (which knows the VMM but not the store) meets store (which does not
+// know the VMM). The order of one capture:
 //
 //	lease → lock the VM → preflight (name, space, devices, mode: nothing touched)
 //	live:  RAM into packs while the guest runs → pause, its last pages and
@@ -11,10 +11,10 @@
 //	→ what is not in packs yet, beside the parent's pages
 //	→ commit                                              the only publish
 //
-// Invariants: every refusal that can be foreseen happens before the pause; the
-// VM runs again whatever fails later; staged RAM never outlives the command
-// (the guard removes it when we are killed, gc when even that failed); live
-// captures stage no RAM but what the guest changed meanwhile.
+// Invariants: every foreseeable refusal happens before the pause; the VM runs
+// again whatever fails later; staged RAM never outlives the command (the guard
+// removes it if the command is killed, gc if even that failed); live captures
+// stage no RAM but what the guest changed meanwhile.
 package capture
 
 import (
@@ -51,23 +51,23 @@ type Request struct {
 	Labels      map[string]string
 	Expires     *time.Time
 	Protect     bool
-	Replace     bool   // an older snapshot of this name gives it up once the new one is published
+	Replace     bool   // takes the name from an older snapshot once the new one is published
 	Parent      string // "auto" (or empty), "none" or a snapshot reference
 	Mode        string // Auto (or empty), Live or File
 	DryRun      bool
-	// OnNote is told, before anything is paused, what the operator would want to
-	// know: why auto is not live. May be nil.
+	// OnNote receives, before anything is paused, what the operator should know:
+	// why auto is not live. May be nil.
 	OnNote  func(text string)
 	OnBytes func(done, total int64) // progress of the packing; may be nil
 
-	Aside bool // of a suspend: the VM is only put aside, see vm.Sleep
+	Aside bool // for a suspend: the VM is only put aside, see vm.Sleep
 
 	SleepOf string // a sleep.LabelOf: the snapshot is only there for that VM to sleep on
 
-	sleep bool // the VM is to sleep on the snapshot
+	sleep bool // the VM will be suspended on the snapshot
 }
 
-// meta is what the snapshot is to be given.
+// meta is the new snapshot's metadata.
 func (r *Request) meta() store.Meta {
 	m := store.Meta{
 		Name: r.Name, Description: r.Description, Labels: r.Labels,
@@ -81,7 +81,7 @@ func (r *Request) meta() store.Meta {
 
 // The capture modes of a Request.
 const (
-	Auto = "auto" // Live where the VMM and the VM allow it, else File
+	Auto = "auto" // Live if the VMM and the VM allow it, else File
 	Live = "live"
 	File = "file"
 )
@@ -96,7 +96,7 @@ type Preview struct {
 	Parent      string `json:"parent,omitempty"`
 }
 
-// session is one capture under way: what is held and must be let go.
+// session is one capture in progress: what is held and must be released.
 type session struct {
 	*Saver
 	req     Request
@@ -112,20 +112,20 @@ type session struct {
 	networks func() []store.Network // waits for what is being asked; may be nil
 }
 
-// begin counts from now on what is done. lease is nil for what changes nothing.
+// begin starts a session. lease is nil for a session that changes nothing.
 func begin(s *Saver, req Request, rec *vm.Record, lease *store.Lease) *session {
 	return &session{Saver: s, req: req, rec: rec, lease: lease, started: time.Now()}
 }
 
-// note tells what is worth telling and no refusal.
+// note reports what the operator should know and is no refusal.
 func (c *session) note(text string) {
 	if c.req.OnNote != nil {
 		c.req.OnNote(text)
 	}
 }
 
-// Save captures a running or paused VM and publishes the snapshot. The VM is
-// in the state it was found in when Save returns, with or without an error.
+// Save captures a running or paused VM and publishes the snapshot. When Save
+// returns, the VM is in the state it was found in, with or without an error.
 func (s *Saver) Save(ctx context.Context, req Request) (*store.Snapshot, error) {
 	rec, unlock, err := s.VMs.Lock(ctx, req.VM, "snapshot create")
 	if err != nil {
@@ -140,7 +140,7 @@ func (s *Saver) Save(ctx context.Context, req Request) (*store.Snapshot, error) 
 	return s.save(ctx, rec, lease, req)
 }
 
-// save is a whole capture of a VM whose lock and lease the caller holds.
+// save is a complete capture of a VM whose lock and lease the caller holds.
 func (s *Saver) save(ctx context.Context, rec *vm.Record, lease *store.Lease, req Request) (*store.Snapshot, error) {
 	var err error
 	c := begin(s, req, rec, lease)
@@ -153,7 +153,7 @@ func (s *Saver) save(ctx context.Context, rec *vm.Record, lease *store.Lease, re
 	}
 	defer func() { os.RemoveAll(c.staging) }()
 	if req.sleep {
-		// From its publication until the VM says that it sleeps on it.
+		// From its publication until the VM is suspended on it.
 		if err := lease.HoldSnapshot(ctx, c.ingest.ID()); err != nil {
 			return nil, err
 		}
@@ -169,8 +169,8 @@ func (s *Saver) save(ctx context.Context, rec *vm.Record, lease *store.Lease, re
 	return sn, nil
 }
 
-// retract removes what a capture that failed or was called off has published, if it
-// has. Its lease keeps everybody from that, so it is given up.
+// retract removes what a failed or cancelled capture has published, if anything.
+// Its lease protects the snapshot from removal, so it is released.
 func (s *Saver) retract(ctx context.Context, lease *store.Lease, id store.ID) error {
 	if _, err := os.Lstat(s.Store.Path("snapshots", string(id))); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -217,7 +217,8 @@ func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
 	for i, d := range src.disks {
 		saved.Disks[i].Bytes = d.spec.Bytes
 	}
-	// What only the state tells: the guest goes on, nothing was published yet.
+	// What only the saved state shows: the guest has resumed, and nothing was
+	// published yet.
 	if err := saved.Judge(src.dir.Config, src.dir.State); err != nil {
 		return nil, fmt.Errorf("what was saved of VM %s could not be restored: %w", c.rec.Name, err)
 	}
@@ -237,7 +238,7 @@ func (c *session) run(ctx context.Context) (*store.Snapshot, error) {
 }
 
 // saved is the record that goes into a snapshot: the machine as its VMM has it,
-// which may have been told to change it since it booted.
+// which may have been changed since it booted.
 func saved(rec *vm.Record, c *chsnap.Config) *vm.Record {
 	out := *rec
 	out.CPUs, out.MemoryBytes = c.CPUs(), int64(c.MemoryBytes())
@@ -246,7 +247,7 @@ func saved(rec *vm.Record, c *chsnap.Config) *vm.Record {
 	return &out
 }
 
-// savedDisks is what the snapshot says of a VM's disks.
+// savedDisks describes a VM's disks in the snapshot.
 func savedDisks(rec *vm.Record) []store.Disk {
 	var out []store.Disk
 	for _, d := range rec.Disks {
@@ -258,9 +259,9 @@ func savedDisks(rec *vm.Record) []store.Disk {
 	return out
 }
 
-// saveGuest is the part of a capture that the guest notices. A resume is owed for as
-// long as it lasts, also in live mode: what the VMM does when we are killed is
-// its own affair, that the guest runs is ours.
+// saveGuest is the part of a capture that the guest notices. Throughout, a note
+// says that the guest must be resumed, even in live mode: the VMM is expected to
+// resume it if this process is killed, but cocoon is responsible for it.
 func (c *session) saveGuest(ctx context.Context, src *source) (*chsnap.Captured, error) {
 	settle := func(_ context.Context, err error) error { return err }
 	if c.rec.State == vm.Running {
@@ -320,7 +321,7 @@ func imageRefs(rec *vm.Record) []store.ImageRef {
 	return refs
 }
 
-// changed is what documents of our own that do not agree mean.
+// changed explains a disagreement between our own documents.
 func changed(err error) error {
 	return failure.Hint(failure.New(failure.Incompatible, "%s", err), "undo what was changed by the API of its VMM, or start it again")
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// judge refuses a VM of which no VM could be made again: one that has other
-// disks or interfaces than cocoon gave it, whose bytes no snapshot would have,
-// or anything that a restore would stumble over.
+// judge refuses a VM that could not be rebuilt: one with disks or interfaces that
+// cocoon did not give it, whose data no snapshot would have, or with anything
+// that a restore would refuse.
 func (c *session) judge() error {
 	if problems := c.strangers(); len(problems) > 0 {
 		var all []string
@@ -34,8 +34,8 @@ func (c *session) judge() error {
 	return c.rec.Judge(c.config, nil)
 }
 
-// checkDisks refuses a disk that no VMM would open again. The guest runs and may
-// still write one: it is looked at once more when it stands still.
+// checkDisks refuses a disk that no VMM would open again. The running guest may
+// still change it, so it is checked again during the pause.
 func (c *session) checkDisks() error {
 	for _, d := range c.rec.Disks {
 		if d.File == "" {
@@ -48,7 +48,8 @@ func (c *session) checkDisks() error {
 	return nil
 }
 
-// foresee holds what is known of the snapshot to what every restore demands.
+// foresee checks what is known of the snapshot against the requirements of every
+// restore.
 func (c *session) foresee() error {
 	rec := saved(c.rec, c.config)
 	record, err := json.Marshal(rec)
@@ -60,7 +61,7 @@ func (c *session) foresee() error {
 	return err
 }
 
-// strangers compares what the VMM says that it has with the record.
+// strangers compares the VMM's devices with the record.
 func (c *session) strangers() []chsnap.Problem {
 	disks, nets := map[string]chsnap.DiskConfig{}, map[string]chsnap.NetConfig{}
 	for _, d := range c.config.Disks() {
@@ -108,7 +109,7 @@ func (c *session) diskPath(d vm.Disk) string {
 	return filepath.Join(c.VMs.Dir(c.rec.ID), d.File)
 }
 
-// sameFile: a root folder has several names when it was moved below a link.
+// sameFile: a root folder has several names if it was moved behind a link.
 func sameFile(a, b string) bool {
 	if a == b {
 		return true

@@ -13,16 +13,16 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/clone"
 )
 
-// Disks are writable while the guest runs, so each is either cloned at a stroke
-// while it stands still, where the file system shares blocks (XFS, Btrfs), or
-// packed before and compared then. Which one is tried out beforehand: a clone of
-// a file in very many pieces can take longer than reading it.
+// Disks are writable while the guest runs, so each is either cloned during the
+// pause, if the file system shares blocks (XFS, Btrfs), or packed before and
+// compared during the pause. A trial decides in advance: cloning a very
+// fragmented file can take longer than reading it.
 
-// comparedPerSecond is what comparing a disk in the page cache makes with two
-// processors, bytes; it only chooses between two ways that are both right.
+// comparedPerSecond is the rate of comparing a disk in the page cache with two
+// processors, bytes; it only chooses between two correct methods.
 const comparedPerSecond = 4 << 30
 
-// readyDisks does for each writable disk what can be done while the guest runs.
+// readyDisks prepares each writable disk as far as possible while the guest runs.
 func (c *session) readyDisks(ctx context.Context, src *source) error {
 	for i, d := range c.rec.Disks {
 		if d.Readonly {
@@ -62,8 +62,8 @@ func (c *session) readyLive(ctx context.Context, src *source, i int, path string
 	return live.first(ctx, src.progress)
 }
 
-// writeOut brings what the guest wrote since then out of the way of a clone: the
-// file system would do it first, while the guest stands still.
+// writeOut flushes what the guest has written since, as the file system would
+// otherwise do before a clone, during the pause.
 func (c *session) writeOut(src *source) error {
 	for i, d := range c.rec.Disks {
 		if d.Readonly || src.disks[i].live != nil {
@@ -81,7 +81,7 @@ func (c *session) writeOut(src *source) error {
 	return nil
 }
 
-// quietDisks takes the disks as they are while the guest stands still.
+// quietDisks captures the disks during the pause.
 func (c *session) quietDisks(ctx context.Context, src *source) error {
 	if err := c.checkDisks(); err != nil {
 		return err
@@ -105,7 +105,7 @@ func (c *session) quietDisks(ctx context.Context, src *source) error {
 	return nil
 }
 
-// cloneDisk answers the size of the clone: a disk may have been grown since its
+// cloneDisk returns the size of the clone: a disk may have been grown since its
 // VM was made.
 func cloneDisk(ctx context.Context, dst, disk string) (int64, error) {
 	if _, err := clone.File(ctx, dst, disk, clone.Options{Fleeting: true}); err != nil {

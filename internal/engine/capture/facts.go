@@ -24,8 +24,8 @@ func (src *source) putMap(ctx context.Context, iw *packer.ImageWriter) (digest.D
 	return d.Digest, err
 }
 
-// putConfig stores config.json and state.json as the VMM wrote them, with what
-// belonged only to the source process normalised away.
+// putConfig stores config.json and state.json as the VMM wrote them, without what
+// belonged to the source process alone.
 func (src *source) putConfig(ctx context.Context, sp *store.Spec) error {
 	c, err := src.ingest.Put(ctx, store.MediaTypeCHConfig, src.dir.Config.Bytes())
 	if err != nil {
@@ -39,7 +39,7 @@ func (src *source) putConfig(ctx context.Context, sp *store.Spec) error {
 	return nil
 }
 
-// allocated is the bytes a file occupies; 0 when it cannot be asked.
+// allocated is how many bytes a file occupies; 0 if unknown.
 func allocated(path string) int64 {
 	var st syscall.Stat_t
 	if syscall.Stat(path, &st) != nil {
@@ -48,7 +48,7 @@ func allocated(path string) int64 {
 	return st.Blocks * 512
 }
 
-// hostFacts reads what a restore elsewhere wants to compare.
+// hostFacts reads what a restore elsewhere compares.
 func hostFacts(vmmBuild string) store.Host {
 	h := store.Host{VMMBuild: vmmBuild}
 	var u unix.Utsname

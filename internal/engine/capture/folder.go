@@ -13,11 +13,11 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 )
 
-// folder is a snapshot folder that somebody else made, and may still be
-// changing: every file is opened once, below root, and read by its descriptor.
+// folder is an untrusted snapshot folder, which may still be changing: every file
+// is opened once, below root, and read by its descriptor.
 type folder struct {
 	root   *os.Root
-	trust  bool // paths outside are believed
+	trust  bool // paths outside are trusted
 	boot   vm.BootPaths
 	note   func(text, hint string)
 	opened []*os.File
@@ -39,8 +39,8 @@ func openFolder(req ImportRequest) (*folder, error) {
 	return f, nil
 }
 
-// looked refuses a folder that has nothing of a snapshot: whoever named it meant
-// another.
+// looked refuses a folder without any part of a snapshot: it is probably the
+// wrong one.
 func (f *folder) looked() error {
 	for _, name := range []string{"config.json", "state.json"} {
 		if _, err := f.root.Lstat(name); !errors.Is(err, os.ErrNotExist) {
@@ -57,11 +57,11 @@ func (f *folder) close() {
 	f.root.Close()
 }
 
-// vmName is what the VM of the folder is called, which is written nowhere in it.
+// vmName is the VM name for the folder, which contains none.
 func (f *folder) vmName() string { return filepath.Base(filepath.Clean(f.root.Name())) }
 
-// find opens a file that config.json names: preferably the one of the same base
-// name in the folder. Links and special files are refused wherever they are.
+// find opens a file named in config.json: preferably the one of the same base
+// name in the folder. Links and special files are refused everywhere.
 func (f *folder) find(named string) (*os.File, error) {
 	file, err := durable.OpenRegular(f.root, filepath.Base(named))
 	if f.trust && errors.Is(err, os.ErrNotExist) {

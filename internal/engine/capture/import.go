@@ -30,21 +30,20 @@ type ImportRequest struct {
 	Description string
 	Labels      map[string]string
 	Parent      string // snapshot reference, auto, or none, which is "" too
-	// TrustPaths also reads disks and boot files outside the folder, where its
-	// config.json says. Without it a path outside is refused: the folder may
-	// come from anybody, and would pull any file of this host into a guest.
+	// TrustPaths also reads disks and boot files outside the folder, at the paths
+	// in its config.json. Without it a path outside is refused: the folder may
+	// come from anybody, and could pull any file of this host into a guest.
 	TrustPaths bool
-	// Boot are files of this host that the VM boots from, whatever config.json
-	// says. Without them, and where the ones that it names are not to be had, the
-	// snapshot is taken in all the same: its VM goes on, and cannot boot.
+	// Boot are files of this host for the VM to boot from, instead of those in
+	// config.json. If neither is available, the snapshot is still imported: its
+	// VM can continue, but not boot.
 	Boot vm.BootPaths
-	// OnNote is told what the operator would want to know, and what can be done
-	// about it. May be nil.
+	// OnNote receives what the operator should know, with the remedy. May be nil.
 	OnNote  func(text, hint string)
 	OnBytes func(done, total int64)
 }
 
-// Importer reads snapshot folders that somebody else made.
+// Importer imports untrusted snapshot folders.
 type Importer struct {
 	Store  *store.Store
 	Images *image.Store
@@ -52,9 +51,9 @@ type Importer struct {
 }
 
 // Import publishes a snapshot from a folder with config.json, state.json and
-// memory-ranges. Disks and boot files are the ones that config.json names: the
-// file of that base name in the folder, or (TrustPaths) the one at the path
-// itself. The folder is not changed; one that is no such folder is failure.Usage.
+// memory-ranges. Disks and boot files are those named in config.json: the file of
+// that base name in the folder, or (TrustPaths) the one at the path itself. The
+// folder is not changed; any other folder is failure.Usage.
 func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapshot, error) {
 	folder, err := openFolder(req)
 	if err != nil {
@@ -105,7 +104,7 @@ func (m *Importer) Import(ctx context.Context, req ImportRequest) (*store.Snapsh
 	return sn, nil
 }
 
-// parent finds and holds the snapshot whose pages may be reused. It refuses first
+// parent finds and holds the snapshot whose pages may be reused. It first refuses
 // what encryption forbids.
 func (m *Importer) parent(ctx context.Context, lease *store.Lease, req ImportRequest, folder *folder) (*store.Snapshot, error) {
 	if _, err := m.Store.SealingKey(); err != nil {
@@ -140,7 +139,7 @@ func publishFolder(ctx context.Context, p *publication, disks []foreignDisk, rec
 	})
 }
 
-// quietCopy is of a disk that nobody writes to meanwhile.
+// quietCopy copies a disk that nothing writes to.
 func quietCopy(ctx context.Context, dst string, disk *os.File) error {
 	if err := filelock.UnusedFile(disk); err != nil {
 		return err
@@ -155,7 +154,7 @@ type foreignDisk struct {
 	file *os.File
 }
 
-// describe makes the VM record that a rebuilt VM will have.
+// describe makes the VM record for a rebuilt VM.
 func (m *Importer) describe(ctx context.Context, lease *store.Lease, folder *folder, dir *chsnap.Dir) (*vm.Record, []foreignDisk, error) {
 	cfg := dir.Config
 	rec := &vm.Record{Version: 1, Name: folder.vmName(), CPUs: cfg.CPUs(), MemoryBytes: int64(cfg.MemoryBytes())}

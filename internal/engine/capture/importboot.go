@@ -11,10 +11,10 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// bootFiles takes in what the VM of a folder boots from: the operator's files,
-// else those that config.json names. RAM has no need of them, so one that is not
-// to be had makes a VM that cannot boot, and no refusal. Then none is taken: a
-// kernel without its initramfs would be another system.
+// bootFiles imports the boot files for a folder's VM: the operator's, else those
+// named in config.json. Its RAM does not need them, so a missing one makes a VM
+// that cannot boot, rather than a refusal. Then none is imported: a kernel
+// without its initramfs would be a different system.
 func (m *Importer) bootFiles(ctx context.Context, lease *store.Lease, folder *folder, c *chsnap.Config, rec *vm.Record) error {
 	found, err := folder.bootFiles(c.Payload())
 	var absent *absentError
@@ -38,8 +38,8 @@ func (m *Importer) bootFiles(ctx context.Context, lease *store.Lease, folder *fo
 	return c.SetPayload(placeOf(rec.Kernel), placeOf(rec.Firmware), placeOf(rec.Initramfs))
 }
 
-// placeOf is what stands in config.json for a file whose place is the restore's
-// affair.
+// placeOf is the placeholder in config.json for a file whose path the restore
+// decides.
 func placeOf(ref *store.ImageRef) string {
 	if ref == nil {
 		return ""
@@ -47,8 +47,7 @@ func placeOf(ref *store.ImageRef) string {
 	return "/" + ref.Role
 }
 
-// bootFiles opens, by role, what the VM boots from and the operator gave no other
-// for.
+// bootFiles opens, by role, the boot files that the operator has not replaced.
 func (f *folder) bootFiles(p chsnap.Payload) (map[string]*os.File, error) {
 	if f.boot.Kernel != "" {
 		p.Kernel, p.Firmware = "", ""
@@ -77,7 +76,7 @@ func (f *folder) bootFiles(p chsnap.Payload) (map[string]*os.File, error) {
 	return found, nil
 }
 
-// absentError: a file that config.json names is not in the folder.
+// absentError: a file named in config.json is not in the folder.
 type absentError struct {
 	error
 	orTrust string // of one that lies elsewhere

@@ -26,21 +26,21 @@ import (
 const (
 	// smallestBlock is what is compared and, where it changed, taken again.
 	smallestBlock = 64 << 10
-	// mostBlocks bounds the prints; larger disks have larger blocks.
+	// mostBlocks limits the prints; larger disks have larger blocks.
 	mostBlocks = 1 << 20
-	// readBytes is one read: it stays in the processor's cache until its blocks
-	// have their prints.
+	// readBytes is the size of a read: it stays in the processor's cache until
+	// its blocks have their prints.
 	readBytes = 4 * smallestBlock
-	// stretchBytes is what one worker takes at a time.
+	// stretchBytes is the work unit of one worker.
 	stretchBytes = 16 * readBytes
 )
 
-// liveDisk is a disk that is packed while the guest runs and writes to it, where
-// the file system cannot clone it at a stroke. The first pass gives every block
-// that holds data to the packs and keeps its fingerprint, under a key that never
-// leaves the process. While the guest stands still, all blocks are read again,
-// from the page cache that the first pass filled, by all processors; those with
-// another print are put aside and packed afterwards.
+// liveDisk is a disk that is packed while the guest runs and writes to it,
+// because the file system cannot clone it instantly. The first pass packs every
+// block that holds data and keeps its fingerprint, under a key that never leaves
+// the process. During the pause all processors read all blocks again, from the
+// page cache that the first pass filled; blocks whose print changed are put aside
+// and packed afterwards.
 type liveDisk struct {
 	file   *os.File
 	bytes  int64
@@ -81,15 +81,15 @@ func newLiveDisk(path, dir string, w *packer.Writer, parent *pack.Image) (*liveD
 	return d, nil
 }
 
-// ownKey is a key that nobody else has.
+// ownKey is a random key of this process.
 func ownKey() (*fingerprint.Key, error) {
 	var secret [fingerprint.SecretBytes]byte
 	rand.Read(secret[:]) // never fails
 	return fingerprint.New(secret, "disk")
 }
 
-// first packs what the disk holds now, piece by piece, as the guest goes on. A
-// block that is written meanwhile has another print later, also a torn one.
+// first packs the disk's present data, piece by piece, while the guest runs. A
+// block that is written meanwhile, even a torn one, has another print later.
 func (d *liveDisk) first(ctx context.Context, onBytes func(int64)) error {
 	buf := make([]byte, d.read)
 	reached := int64(0)
@@ -150,8 +150,8 @@ func (d *liveDisk) each(p []byte, off int64, do func(block int64, b []byte) erro
 	return nil
 }
 
-// changed puts aside what is not as the first pass saw it. The guest stands
-// still. A file whose times did not move was not written to: nothing is read.
+// changed puts aside what differs from the first pass, during the pause. A file
+// whose timestamps did not change was not written to: nothing is read.
 func (d *liveDisk) changed(ctx context.Context) error {
 	if d.untouched() {
 		return nil
@@ -179,9 +179,9 @@ func (d *liveDisk) changed(ctx context.Context) error {
 	return d.emptied(stretches)
 }
 
-// untouched: the times of a file move with every write, in steps of a few
-// milliseconds on older kernels; a file written to an instant before the first
-// pass is compared.
+// untouched: the timestamps of a file change with every write, in steps of a few
+// milliseconds on older kernels; so a file written to just before the first pass
+// is compared.
 func (d *liveDisk) untouched() bool {
 	var now unix.Stat_t
 	if unix.Fstat(int(d.file.Fd()), &now) != nil {
@@ -213,8 +213,8 @@ func (d *liveDisk) compare(ctx context.Context, stretches [][2]int64) error {
 	return g.Wait()
 }
 
-// compareStretch looks at the page cache itself where that can be mapped: the
-// guest waits, and a copy would take a third of the time.
+// compareStretch reads the page cache itself if it can be mapped: the guest
+// waits, and a copy would take a third of the time.
 func (d *liveDisk) compareStretch(buf []byte, from, to int64) error {
 	if data, err := mapped.Open(d.file, from, to-from); err == nil {
 		defer mapped.Close(data)
@@ -244,7 +244,7 @@ func (d *liveDisk) compareBlocks(p []byte, off int64) error {
 	})
 }
 
-// emptied puts zeros over blocks that held data and are holes now.
+// emptied zeroes blocks that held data and are holes now.
 func (d *liveDisk) emptied(stretches [][2]int64) error {
 	if d.seen.Load() == int64(len(d.prints)) {
 		return nil
@@ -264,7 +264,7 @@ func (d *liveDisk) emptied(stretches [][2]int64) error {
 	return nil
 }
 
-// pack brings what changed over the first pass.
+// pack packs the changed blocks over the first pass.
 func (d *liveDisk) pack() error {
 	return d.later.each(func(p []byte, off int64) error {
 		_, err := d.image.WriteAt(p, off)

@@ -10,8 +10,8 @@ import (
 
 // liveMemory is RAM that the VMM sends while the guest runs. The full pass goes
 // straight into the packs. What the guest wrote meanwhile comes again, the last
-// of it while the guest stands still: that is only put aside, and packed over
-// the first pass when the guest runs again.
+// of it during the pause: that is only put aside, and packed over the first pass
+// once the guest runs again.
 type liveMemory struct {
 	ramImages
 	src   *source

@@ -9,7 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// known is what a VM's record says its guest believes of its interfaces.
+// known is the guest's view of its interfaces, from the VM's record.
 func known(rec *vm.Record) []store.Network {
 	out := []store.Network{}
 	for _, n := range rec.Networks {
@@ -18,10 +18,11 @@ func known(rec *vm.Record) []store.Network {
 	return out
 }
 
-// observe is known with the MAC of each gateway, which a clone's TAP takes so
-// that what the guest remembers stays true. It asks on the network while the
-// capture goes on; the answer waits for it, a second at most. A gateway that does
-// not answer is no reason to refuse a snapshot: then the clone tells its guest.
+// observe is known plus the MAC of each gateway, which a clone's TAP takes so
+// that the guest's ARP cache stays valid. It queries the network while the
+// capture continues; its result is waited for, a second at most. A gateway that
+// does not answer is no reason to refuse a snapshot: the clone is then informed
+// of its gateway's MAC.
 func observe(ctx context.Context, rec *vm.Record) func() []store.Network {
 	done := make(chan []store.Network, 1)
 	go func() {

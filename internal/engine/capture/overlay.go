@@ -9,10 +9,10 @@ import (
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
-// overlay keeps the newest contents of pages that were packed already and came
-// again: at their address in a sparse file without a name, so that a page that
-// comes ten times is packed once more, not ten times, and taking one is no more
-// than a copy into the page cache.
+// overlay keeps the newest contents of pages that were already packed and came
+// again: at their address in an unnamed sparse file, so that a page that comes
+// ten times is packed once more, not ten times, and taking one is just a copy
+// into the page cache.
 type overlay struct {
 	file  *os.File
 	bytes int64
@@ -49,7 +49,7 @@ func (o *overlay) put(p []byte, off int64) error {
 	return nil
 }
 
-// has tells whether a page was kept.
+// has reports whether a page was kept.
 func (o *overlay) has(page int64) bool {
 	return page/64 < int64(len(o.pages)) && o.pages[page/64]&(1<<(page%64)) != 0
 }

@@ -70,7 +70,7 @@ func (src *source) pack(ctx context.Context, sp *store.Spec) (err error) {
 	return src.putConfig(ctx, sp)
 }
 
-// close lets go of what was open for reading.
+// close closes what was open for reading.
 func (src *source) close() {
 	src.prints.Close()
 	if src.memory != nil {
@@ -139,7 +139,8 @@ func packFile(ctx context.Context, iw *packer.ImageWriter, path string, onBytes 
 	return iw.ReadFrom(ctx, f, onBytes)
 }
 
-// parentDisk is the parent's image of a disk and its page map, if there is one.
+// parentDisk is the parent's image of a disk and its page map, if any. A parent
+// that cannot be read only costs reuse, never the capture.
 func (src *source) parentDisk(ctx context.Context, i int) (*pack.Image, digest.Digest) {
 	if src.parent == nil || i >= len(src.parent.Spec.Disks) || src.parent.Spec.Disks[i].Map == "" {
 		return nil, ""

@@ -11,20 +11,20 @@ import (
 	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
-// What a request may say instead of a snapshot whose pages may be reused.
+// Values of a request other than a snapshot whose pages may be reused.
 const (
 	autoParent = "auto" // the newest of the same origin; "" too
 	noParent   = "none"
 )
 
-// asked: for one by name, which is not passed over in silence.
+// asked: one was requested by name, which is never ignored silently.
 func asked(parent string) bool { return parent != "" && parent != autoParent && parent != noParent }
 
-// kin is whose snapshots look alike: those of a VM, or those of a folder, which
-// has no VM here and goes by the name that it was imported with.
+// kin identifies snapshots that are alike: those of a VM, or those of a folder,
+// which has no VM here and is identified by the name it was imported with.
 type kin struct {
 	vm, name string
-	clonedOf store.ID // what the VM was made of, "" for none
+	clonedOf store.ID // what the VM was made from, "" for none
 	ramOf    bool     // its RAM is that of clonedOf, page by page, and not of a boot
 }
 
@@ -32,10 +32,10 @@ func (k kin) made(s *store.Summary) bool {
 	return s.VM.ID == k.vm && (k.vm != "" || s.VM.Name == k.name)
 }
 
-// trusts: what came from elsewhere says itself of which VM it is, and its pages are
-// reused for what it says that they hold. The disks of a clone were written of it
-// page by page and compared; its RAM was not, if the VM booted. A folder's parent is
-// from elsewhere as the folder is, and asked for.
+// trusts: a snapshot from elsewhere only claims to be of some VM, and its pages
+// are reused for what it claims they hold. The disks of its clone were written
+// from it and compared page by page; the RAM was not, if the VM booted. The
+// parent of a folder is from elsewhere like the folder, and was requested.
 func (k kin) trusts(sn *store.Snapshot) bool {
 	return !sn.Foreign() || k.vm == "" || sn.ID == k.clonedOf && k.ramOf
 }
@@ -44,8 +44,8 @@ func (c *session) kin() kin {
 	return kin{vm: c.rec.ID, clonedOf: store.ID(c.rec.Snapshot), ramOf: c.rec.Restore != nil}
 }
 
-// findParent picks the snapshot whose pages may be reused: the named one, or
-// the newest of this VM, or the one the VM was cloned from.
+// findParent picks the snapshot whose pages may be reused: the named one, or the
+// newest of this VM, or the one the VM was cloned from.
 func (c *session) findParent(ctx context.Context) (err error) {
 	c.parent, err = findParent(ctx, c.Store, c.req.Parent, c.kin(), c.note)
 	return err
@@ -66,7 +66,7 @@ func findParent(ctx context.Context, st *store.Store, parent string, of kin, not
 	if err != nil {
 		return nil, err
 	}
-	locked := map[string]bool{} // keys that are not at hand
+	locked := map[string]bool{} // keys that are missing
 	for _, c := range all {
 		if locked[c.key] {
 			continue
@@ -86,10 +86,10 @@ func findParent(ctx context.Context, st *store.Store, parent string, of kin, not
 	return nil, nil
 }
 
-// holdParent keeps the parent, nil for none, and every blob that it names at this
-// moment: a collector may give its pages new places, and pages that are reused must
-// not go with the old ones. One that went away meanwhile only costs speed, unless it
-// was asked for.
+// holdParent holds the parent, nil for none, and every blob that it names now: a
+// collector may move its pages, and reused pages must not vanish with the old
+// packs. If it went away meanwhile that only costs speed, unless it was
+// requested.
 func holdParent(ctx context.Context, st *store.Store, lease *store.Lease, parent *store.Snapshot, wanted bool) (*store.Snapshot, error) {
 	if parent == nil {
 		return nil, nil
@@ -107,14 +107,14 @@ func holdParent(ctx context.Context, st *store.Store, lease *store.Lease, parent
 	return sn, err
 }
 
-// candidate for a parent; key is "" where nothing is known of it.
+// candidate for a parent; key is "" if unknown.
 type candidate struct {
 	id  store.ID
 	key string
 }
 
-// candidates are the snapshots of the same kin, newest first, then what the VM was
-// made of.
+// candidates are the snapshots of the same kin, newest first, then what the VM
+// was made from.
 func candidates(ctx context.Context, st *store.Store, of kin) (found []candidate, err error) {
 	all, err := st.Summaries(ctx) // oldest first
 	if err != nil {
@@ -131,7 +131,7 @@ func candidates(ctx context.Context, st *store.Store, of kin) (found []candidate
 	return found, nil
 }
 
-// usable answers a snapshot whose pages can be read.
+// usable returns a snapshot whose pages can be read.
 func usable(ctx context.Context, st *store.Store, id store.ID) (*store.Snapshot, error) {
 	sn, err := st.Get(ctx, id)
 	if err != nil {
@@ -143,7 +143,7 @@ func usable(ctx context.Context, st *store.Store, id store.ID) (*store.Snapshot,
 	return sn, st.Unlock(ctx, sn)
 }
 
-// passedOver: only speed is lost without a parent that nobody asked for.
+// passedOver: without a parent that was not requested only speed is lost.
 func passedOver(err error) bool {
 	return errors.Is(err, failure.NotFound) || errors.Is(err, failure.Damaged) || keyring.IsMissing(err)
 }

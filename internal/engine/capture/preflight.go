@@ -16,8 +16,8 @@ import (
 	"github.com/cocoonv2/cocoon/store/space"
 )
 
-// preflight makes every refusal that can be made before the pause, then, for
-// file mode, the private staging folder.
+// preflight makes every refusal possible before the pause, then, for file mode,
+// the private staging folder.
 func (c *session) preflight(ctx context.Context) error {
 	if err := c.check(ctx); err != nil {
 		return err
@@ -32,8 +32,8 @@ func (c *session) preflight(ctx context.Context) error {
 	return c.makeStaging(ctx)
 }
 
-// stagingBase is where the folder of file mode is made: where the VMM was told that
-// it may write, if it confines itself.
+// stagingBase is where the folder of file mode is made: where a confined VMM was
+// allowed to write.
 func (c *session) stagingBase(ctx context.Context) string {
 	if room := c.VMs.Room(ctx, c.rec.ID, c.config); room != "" {
 		return room
@@ -110,13 +110,15 @@ func (c *session) check(ctx context.Context) error {
 	if err := c.findKey(ctx); err != nil {
 		return err
 	}
-	// Worst case: nothing compresses, disks have no holes, RAM staged beside.
+	// Worst case: nothing compresses, disks have no holes, and RAM is staged on
+	// the same disk.
 	need := int64(info.Config.MemoryBytes()) + 2*c.diskBytes()
 	return errors.Join(c.Store.Space().Require(need), c.Store.Space().RequireBlobs(c.packBytes()))
 }
 
-// believe takes the state of the guest from the VMM: the record knows nothing of
-// what was done without cocoon. A guest that somebody else paused stays paused.
+// believe takes the state of the guest from the VMM: the record does not know
+// what was done without cocoon. A guest that was paused by something else stays
+// paused.
 func (c *session) believe(state vm.State) error {
 	if state == vm.Shutdown {
 		return vm.NotRunning(c.rec, state)
@@ -125,7 +127,7 @@ func (c *session) believe(state vm.State) error {
 	return nil
 }
 
-// packBytes is what the packs of this capture may take at worst.
+// packBytes is the worst-case size of this capture's packs.
 func (c *session) packBytes() int64 {
 	return space.WorstCase(int64(c.config.MemoryBytes()) + c.diskBytes())
 }
@@ -153,7 +155,7 @@ func (c *session) chooseMode(ctx context.Context) error {
 	return nil
 }
 
-// noteFile goes on in file mode and says why.
+// noteFile continues in file mode and reports why.
 func (c *session) noteFile(why string) {
 	c.mode = File
 	if c.req.OnNote != nil {
@@ -161,7 +163,7 @@ func (c *session) noteFile(why string) {
 	}
 }
 
-// mayFallBack: what was asked for by name is never replaced.
+// mayFallBack: an explicitly requested mode is never replaced.
 func (c *session) mayFallBack() bool { return c.mode == Live && c.req.Mode != Live }
 
 // fallBack changes to file mode when the VMM refused to begin a live capture.
@@ -185,8 +187,8 @@ func (c *session) diskBytes() int64 {
 }
 
 // findKey finds the parent, and refuses while nothing is touched what encryption
-// forbids: to go on in the clear because a setting was forgotten. A parent under
-// another key only costs reuse, which is said.
+// forbids: storing in the clear because a setting was forgotten. A parent under
+// another key only costs reuse, which is reported.
 func (c *session) findKey(ctx context.Context) error {
 	k, err := c.Store.SealingKey()
 	if err != nil {

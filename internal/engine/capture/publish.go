@@ -12,19 +12,19 @@ import (
 	"github.com/cocoonv2/cocoon/store/names"
 )
 
-// publication is what was saved of a VM, or lies in a folder, on its way to its
-// name.
+// publication is what was saved from a VM, or found in a folder, on its way to
+// being published.
 type publication struct {
 	*source
-	of       *vm.Record // the VM; nil: a folder that was made by hand, which is anybody's
+	of       *vm.Record // the VM; nil: a folder made by hand, which may be anybody's
 	meta     store.Meta
-	takeOver bool                   // the name, from whoever has it
+	takeOver bool                   // the name, from its present owner
 	networks func() []store.Network // waits for what is being asked; nil: the spec says
 	started  time.Time
 }
 
-// checkMeta refuses a name that is malformed or taken. What helps with one that is
-// taken differs: only a capture may take it over.
+// checkMeta refuses a name that is malformed or taken. The remedy for a taken one
+// differs: only a capture may take it over.
 func checkMeta(ctx context.Context, st *store.Store, meta store.Meta, takeOver bool) error {
 	if err := meta.Check(); err != nil {
 		return err
@@ -38,7 +38,7 @@ func checkMeta(ctx context.Context, st *store.Store, meta store.Meta, takeOver b
 	return st.Names().Free(ctx, meta.Name)
 }
 
-// publish packs what is not in packs yet and makes the snapshot exist.
+// publish packs what is not in packs yet and publishes the snapshot.
 func (p *publication) publish(ctx context.Context, sp store.Spec) (*store.Snapshot, error) {
 	if p.parent != nil {
 		sp.Parent = p.parent.ID
@@ -75,9 +75,9 @@ func (p *publication) commit(ctx context.Context, sp store.Spec) (*store.Snapsho
 	return sn, err
 }
 
-// agrees holds a snapshot, before it is published, to what every restore demands of
-// it; judge has done so with what was known before the capture. A VM of ours that
-// differs from its record was changed behind our back, by the API of its VMM.
+// agrees checks a snapshot, before it is published, against the requirements of
+// every restore; judge has done so with what was known before the capture. If a
+// VM of ours differs from its record, it was changed through its VMM's API.
 func (p *publication) agrees(sp *store.Spec) error {
 	_, err := vm.Agree(vm.Documents{Spec: sp, Config: p.dir.Config, State: p.dir.State, Own: p.of != nil})
 	if err != nil && p.of != nil {
@@ -86,7 +86,8 @@ func (p *publication) agrees(sp *store.Spec) error {
 	return err
 }
 
-// releaseName takes the name from its present owner; the answer puts it back.
+// releaseName takes the name from its present owner; the returned function gives
+// it back.
 func (p *publication) releaseName(ctx context.Context) (func() error, error) {
 	old, err := p.store.Resolve(ctx, p.meta.Name)
 	if errors.Is(err, failure.NotFound) {

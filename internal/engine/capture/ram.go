@@ -15,19 +15,19 @@ import (
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
-// memory is where the RAM of a snapshot comes from.
+// memory is the source of a snapshot's RAM.
 type memory interface {
 	// bytes of RAM that pack still has to read.
 	bytes() int64
-	// pack gives w whatever it has not been given yet.
+	// pack gives w everything it has not been given yet.
 	pack(ctx context.Context, src *source, w *packer.Writer) error
 	// maps stores the page maps, once the writer was flushed.
 	maps(ctx context.Context, src *source) ([]store.MemoryRange, error)
 	close()
 }
 
-// ramImages are the images of a guest's ranges of RAM, each beside the parent's
-// image of the same address.
+// ramImages are the images of a guest's RAM ranges, each with the parent's image
+// of the same address.
 type ramImages struct {
 	ranges  []chsnap.Range
 	images  []*packer.ImageWriter
@@ -47,7 +47,8 @@ func (src *source) openRAM(ctx context.Context, w *packer.Writer, ranges []chsna
 	return ram
 }
 
-// parentMemory is the parent's image of a range and its page map, if there is one.
+// parentMemory is the parent's image of a range and its page map, if any. A
+// parent that cannot be read only costs reuse, never the capture.
 func (src *source) parentMemory(ctx context.Context, r chsnap.Range) (*pack.Image, digest.Digest) {
 	if src.parent == nil {
 		return nil, ""
@@ -90,7 +91,7 @@ type fileMemory struct {
 	open func() (*os.File, error)
 }
 
-// staged is the RAM of a folder that the VMM wrote for us.
+// staged is the RAM of a folder written for us by the VMM.
 func staged(dir *chsnap.Dir) *fileMemory {
 	return &fileMemory{dir: dir, open: func() (*os.File, error) {
 		return os.OpenFile(dir.MemoryPath, os.O_RDONLY|syscall.O_NOFOLLOW, 0)

@@ -12,10 +12,10 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Suspend saves a VM and ends its VMM, so that nothing of what the guest did is
-// lost in between: it stands still from before the RAM is read until the VM
-// sleeps on the published snapshot. Until that moment every failure, also the
-// death of this process, lets the guest go on; from then on none does.
+// Suspend saves a VM and ends its VMM, without losing anything the guest did in
+// between: it is paused from before the RAM is read until the VM is suspended on
+// the published snapshot. Before that moment every failure, including the death
+// of this process, resumes the guest; after it, none does.
 func (s *Saver) Suspend(ctx context.Context, ref string, req Request) (*store.Snapshot, error) {
 	rec, unlock, err := s.VMs.Lock(ctx, ref, "vm suspend")
 	if err != nil {
@@ -45,8 +45,8 @@ func (s *Saver) SuspendLocked(ctx context.Context, rec *vm.Record, req Request) 
 	return sn, nil
 }
 
-// fallAsleep pauses, saves, makes the VM suspended and ends its VMM, or lets the
-// guest go on.
+// fallAsleep pauses, saves, suspends the VM and ends its VMM, or resumes the
+// guest.
 func (s *Saver) fallAsleep(ctx context.Context, rec *vm.Record, lease *store.Lease, req Request) (sn *store.Snapshot, err error) {
 	goOn := func() error { return nil }
 	if rec.State == vm.Running {
@@ -71,11 +71,11 @@ func (s *Saver) fallAsleep(ctx context.Context, rec *vm.Record, lease *store.Lea
 	return sn, errors.Join(s.VMs.EndSuspended(context.WithoutCancel(ctx), rec), goOn())
 }
 
-// goesOn is what holds of a VM that was to be suspended and is not.
+// goesOn describes the state of a VM whose suspension failed.
 func goesOn(rec *vm.Record) string { return "VM " + rec.Name + " goes on as it was" }
 
-// halt pauses a running guest. The answer, to be called once, lets it go on if
-// it has not fallen asleep by then; a guard does so if this process dies.
+// halt pauses a running guest. The returned function, to be called once, resumes
+// it unless it is suspended by then; a guard does so if this process dies.
 func (s *Saver) halt(ctx context.Context, rec *vm.Record) (goOn func() error, err error) {
 	client := s.VMs.Client(rec)
 	settle, err := s.VMs.OweResume(ctx, rec)

@@ -1,10 +1,9 @@
-// Package demo does cocoon's whole job in front of a reader, by running the
-// same commands that the reader could type, in folders of its own that it
-// removes afterwards.
+// Package demo shows cocoon's whole job, by running the same commands that a user
+// could type, in temporary folders.
 //
-// It proves what it says: the tiny guest counts in RAM and on its disk at
-// once, verifies its RAM for ever and prints both counters, so a rebuilt VM
-// either goes on from the very number at which it was saved or prints BAD.
+// It proves its claims: the tiny guest counts in RAM and on its disk at once,
+// keeps verifying its RAM and prints both counters, so a rebuilt VM either
+// continues from the exact number at which it was saved or prints BAD.
 package demo
 
 import (
@@ -27,7 +26,7 @@ import (
 type Demo struct {
 	Self      string // this program
 	VMM       string // Cloud Hypervisor to try first
-	Simulator string // used when the real one is not usable
+	Simulator string // used if the real one is not usable
 	CPUArgs   string
 	Out       io.Writer
 	// Guard starts a process that calls Clear for a folder if this one dies before
@@ -139,8 +138,8 @@ func (d *Demo) quiet(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(out.String()), nil
 }
 
-// show prints a command as the reader would type it, runs it and prints what
-// it prints, with the time it took.
+// show prints a command as a user would type it, runs it and prints its output,
+// with the time it took.
 func (d *Demo) show(ctx context.Context, args ...string) (string, error) {
 	fmt.Fprintf(d.Out, "\n$ cocoon %s\n", strings.ReplaceAll(strings.Join(args, " "), d.dir+"/", ""))
 	start := time.Now()
@@ -181,8 +180,8 @@ func (d *Demo) ticks(ctx context.Context, vm string, past uint32) (ram, disk uin
 	}
 }
 
-// Clear removes what a demo that died left in its folder, and ends its VMs. A
-// command that it had just started comes to its end first.
+// Clear removes what a dead demo left in its folder, and ends its VMs. It first
+// waits for a command that was just started.
 func (d *Demo) Clear(dir string) error {
 	d.dir, d.vmm = dir, d.VMM // which ends VMs, whichever started them
 	for end := time.Now().Add(tickTimeout); d.commandRuns() && time.Now().Before(end); {
@@ -191,7 +190,7 @@ func (d *Demo) Clear(dir string) error {
 	return d.clean()
 }
 
-// commandRuns tells whether a command of ours works on the demo's folders.
+// commandRuns reports whether a command of ours works on the demo's folders.
 func (d *Demo) commandRuns() bool {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range lines {

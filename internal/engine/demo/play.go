@@ -8,7 +8,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/guest"
 )
 
-// play is the story itself, one act a function.
+// play is the story itself, one function per act.
 func (d *Demo) play(ctx context.Context) error {
 	for _, act := range []func(context.Context) error{d.start, d.save, d.forget, d.rebuild, d.clones, d.collect} {
 		if err := act(ctx); err != nil {

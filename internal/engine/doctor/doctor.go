@@ -1,10 +1,10 @@
-// Package doctor says whether a host is fit to run, save and rebuild VMs, and
-// what to do where it is not.
+// Package doctor checks whether a host is fit to run, save and rebuild VMs, and
+// names the remedy if it is not.
 //
-// A check looks at one thing and changes nothing. Its finding is ok, warn (it
-// works, but slower or with less than it could) or fail (something that users
-// ask for will not work), always with what was seen, and with a remedy unless
-// it is ok. Checks do not depend on each other: all are made, whatever fails.
+// A check examines one thing and changes nothing. Its finding is ok, warn (it
+// works, but slower or with less than possible) or fail (something that users
+// need will not work), always with what was seen, and with a remedy unless it is
+// ok. Checks are independent: all are made, whatever fails.
 package doctor
 
 import (
@@ -43,15 +43,15 @@ type Finding struct {
 	Remedy string `json:"remedy,omitempty"`
 }
 
-// Host is what is looked at.
+// Host is what is checked.
 type Host struct {
 	RootDir    string
 	CNIConfDir []string
 	CNIBinDir  []string
 	VMMVersion func(ctx context.Context) (string, error)
-	IndexOK    func(ctx context.Context) error // nil when refs.db can be read whole
-	// Collection says what gc would refuse to run for, and what it leaves alone for a
-	// while; nil where there is no store.
+	IndexOK    func(ctx context.Context) error // nil if refs.db can be read whole
+	// Collection says why gc would refuse to run, and what it keeps for its grace
+	// period; nil if there is no store.
 	Collection func(ctx context.Context) (lost, doubtful []string, err error)
 	// Store is the mark of the store; nil where there is none.
 	Store func(ctx context.Context) (owner.Mark, error)
@@ -133,8 +133,8 @@ func (h Host) encryption(context.Context) Finding {
 	return ok("new snapshots are encrypted with key %s", k.ID())
 }
 
-// images that VMs share are worth an attribute that keeps root's slips from them
-// too, but nothing is wrong without it.
+// images shared by VMs deserve an attribute that protects them even from mistakes
+// of root, but nothing is wrong without it.
 func (h Host) images(ctx context.Context) Finding {
 	if h.Images == nil {
 		return ok("there is no store yet")

@@ -12,11 +12,11 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/runfolder"
 )
 
-// Hidden verbs of the program: processes that this one starts, whosever it is.
-// Package keeper has one more, Verb.
+// Hidden verbs of the program: processes started by cocoon itself. Package keeper
+// has one more, Verb.
 const (
-	GuardVerb       = "__guard"       // lets a guest go on that this process holds still when it dies
-	RescueVerb      = "__rescue"      // lets a VM go on that this process put aside when it dies
+	GuardVerb       = "__guard"       // resumes a guest paused by this process if it dies
+	RescueVerb      = "__rescue"      // wakes a VM put aside by this process if it dies
 	MaterialiseVerb = "__materialise" // makes the RAM file of a snapshot ahead of its next clone
 )
 
@@ -45,7 +45,7 @@ func (h *House) startRescue(ctx context.Context, id string) (release func(), err
 	return g.Release, nil
 }
 
-// environment is ours, with each setting as it was settled.
+// environment is ours, with each setting at its final value.
 func (h *House) environment() []string {
 	var env []string
 	for _, e := range os.Environ() {
@@ -64,10 +64,10 @@ func (h *House) environment() []string {
 	return env
 }
 
-// materialiseAhead makes the RAM of a snapshot for its next clone, in a process of
-// its own that outlives this one. It holds a lease while it works, so that what it
-// reads stays; killed, it leaves a file that gc takes. That it could not be started
-// is told, but is no reason to fail: the VM runs.
+// materialiseAhead makes the RAM file of a snapshot for its next clone, in a
+// process of its own that outlives this one. It holds a lease while it works, so
+// that what it reads stays; if killed, it leaves a file that gc removes. A
+// failure to start it is reported, but is no reason to fail: the VM runs.
 func (h *House) materialiseAhead(ctx context.Context, snapshot string) {
 	if h.o.Settings.Of("cacheAhead") != "on" {
 		return

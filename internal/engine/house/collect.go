@@ -14,12 +14,13 @@ import (
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 
-// Roots are the sources of all that keeps objects beside snapshots and leases.
+// Roots are the sources of everything that keeps objects, except snapshots and
+// leases.
 func Roots(st *store.Store) []garbage.Source {
 	return []garbage.Source{vm.Garbage(st), image.Garbage(st), image.Pins(st), image.Blobs(st)}
 }
 
-// Collect runs gc over everything that this host has; o says how.
+// Collect runs gc over everything on this host, as configured by o.
 func (h *House) Collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 	limit, err := h.o.Settings.cacheCap()
 	if err != nil {
@@ -34,7 +35,7 @@ func (h *House) Collect(ctx context.Context, o gc.Options) (*gc.Report, error) {
 	return gc.Collect(ctx, h.Store, o)
 }
 
-// Lost is what vanished of the store since it was last collected.
+// Lost is what vanished from the store since it was last collected.
 func (h *House) Lost(ctx context.Context) ([]gc.Lost, error) {
 	return gc.Missing(ctx, h.Store, Roots(h.Store))
 }

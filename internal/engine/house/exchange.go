@@ -20,16 +20,16 @@ type ExchangeOptions struct {
 	Mode              restore.Mode
 	AllowIncompatible bool
 	Clock             restore.GuestClock
-	// OnSaved and OnLoaded are told of the progress of either half; may be nil.
+	// OnSaved and OnLoaded receive the progress of the two halves; may be nil.
 	OnSaved, OnLoaded func(done, total int64)
 }
 
-// Exchange lets a VM go on as the one of a snapshot: RAM, devices and disks
-// change, its id, name and network stay. First the new VM is built in full
-// beside it, while it runs; then it is suspended; then the new one takes its
-// place. When that fails the VM is woken and goes on as what it was.
+// Exchange lets a VM continue as a snapshot: RAM, devices and disks change, its
+// id, name and network stay. First the replacement is built in full beside the
+// running VM; then the VM is suspended; then the replacement takes over. If that
+// fails the VM is woken and continues in its former state.
 //
-// The answer is the snapshot of its former state, "" unless that is kept.
+// The result is the snapshot of its former state, "" unless that is kept.
 func (h *House) Exchange(ctx context.Context, ref, snapshot string, o ExchangeOptions) (backup store.ID, err error) {
 	rec, unlock, err := h.VMs.Lock(ctx, ref, "vm restore")
 	if err != nil {
@@ -72,8 +72,7 @@ func (o ExchangeOptions) request(snapshot string) restore.Request {
 	return restore.Request{Snapshot: snapshot, Mode: o.Mode, AllowIncompatible: o.AllowIncompatible, Clock: o.Clock, OnBytes: o.OnLoaded}
 }
 
-// PlanExchange makes every refusal of Exchange that can be foreseen and touches
-// nothing.
+// PlanExchange makes every foreseeable refusal of Exchange and touches nothing.
 func (h *House) PlanExchange(ctx context.Context, ref, snapshot string, o ExchangeOptions) (*restore.Plan, error) {
 	rec, err := h.VMs.Get(ctx, ref)
 	if err != nil {
@@ -82,7 +81,7 @@ func (h *House) PlanExchange(ctx context.Context, ref, snapshot string, o Exchan
 	return h.Restorer.PlanExchange(ctx, rec, o.request(snapshot))
 }
 
-// formerState is the snapshot that a VM sleeps on.
+// formerState is the snapshot that a VM is suspended on.
 func formerState(rec *vm.Record) store.ID {
 	if rec.Sleep == nil {
 		return ""
@@ -90,9 +89,8 @@ func formerState(rec *vm.Record) store.ID {
 	return rec.Sleep.Snapshot
 }
 
-// putAside suspends a VM that runs. From here on it is either woken or becomes
-// another: by this process, by its guard if it dies, by the next command if both
-// do.
+// putAside suspends a running VM. From here on it is either woken or replaced: by
+// this process, by its guard if it dies, by the next command if both do.
 func (h *House) putAside(ctx context.Context, rec *vm.Record, o ExchangeOptions) error {
 	req := capture.Request{Description: "VM " + rec.Name + " before it was restored", OnBytes: o.OnSaved, Aside: true}
 	if !o.Backup {
@@ -102,7 +100,7 @@ func (h *House) putAside(ctx context.Context, rec *vm.Record, o ExchangeOptions)
 	return err
 }
 
-// goOn wakes a VM that was put aside, and explains.
+// goOn wakes a VM that was put aside, and explains the failure.
 func (h *House) goOn(ctx context.Context, rec *vm.Record, cause error) error {
 	if rec.Sleep == nil || !rec.Sleep.Aside {
 		return cause
@@ -113,7 +111,7 @@ func (h *House) goOn(ctx context.Context, rec *vm.Record, cause error) error {
 	return failure.Undone(fmt.Errorf("%w; VM %s goes on as it was", cause, rec.Name), nil, "VM "+rec.Name+" goes on as it was")
 }
 
-// keep makes the RAM of a suspended VM a snapshot like any other.
+// keep turns the RAM of a suspended VM into an ordinary snapshot.
 func (h *House) keep(ctx context.Context, id store.ID) error {
 	return h.Store.SetMeta(ctx, id, func(m *store.Meta) error {
 		delete(m.Labels, sleep.Label)

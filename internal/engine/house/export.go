@@ -19,12 +19,12 @@ const (
 	CHFormat  = "ch"  // a folder that a bare VMM restores from
 )
 
-// ToStream is what an export to a stream is called.
+// ToStream is the name for an export to a stream.
 const ToStream = "-"
 
-// ExportFormat checks what an export is to make, before anything is opened, and says
-// in which format: the one that is asked for, or "" for an archive where out is
-// FILE.tar or a stream, and a folder for the VMM elsewhere.
+// ExportFormat checks the output of an export, before anything is opened, and
+// returns the format: the requested one, or for "" an archive if out is FILE.tar
+// or a stream, else a folder for the VMM.
 func (s Settings) ExportFormat(out, format string) (string, error) {
 	if err := errors.Join(checkOutput(out), s.outsideFolders(out)); err != nil {
 		return "", err
@@ -68,10 +68,10 @@ func (h *House) Export(ctx context.Context, ref, out, format string, w io.Writer
 	return err
 }
 
-// archives are endings of names that say that a file is meant.
+// archives are suffixes that denote a file.
 var archives = []string{".gz", ".tgz", ".zst", ".tzst", ".xz", ".txz", ".bz2", ".tbz", ".tbz2", ".lz4", ".zip", ".7z", ".tar"}
 
-// checkOutput refuses what would become a folder that is called as a file is.
+// checkOutput refuses to make a folder with the name of a file.
 func checkOutput(out string) error {
 	if out == "-" || strings.HasSuffix(out, ".tar") {
 		return nil
@@ -85,8 +85,8 @@ func checkOutput(out string) error {
 	return nil
 }
 
-// outsideFolders refuses an export into the folders of cocoon: gc would take it for
-// what was left there, or nobody would.
+// outsideFolders refuses an export into the folders of cocoon: gc would treat it
+// as a leftover, or nothing would ever remove it.
 func (s Settings) outsideFolders(out string) error {
 	if out == "-" {
 		return nil
@@ -105,7 +105,7 @@ func (s Settings) outsideFolders(out string) error {
 	return err
 }
 
-// Nearest is the folder itself, or the last on the way to it that is there.
+// Nearest is the folder itself, or its nearest existing parent.
 func Nearest(dir string) string {
 	for {
 		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
@@ -115,7 +115,7 @@ func Nearest(dir string) string {
 	}
 }
 
-// Lies is where a path leads, as far as it does.
+// Lies resolves a path as far as it exists.
 func Lies(path string) (string, error) {
 	if at, err := private.Resolve(path); err == nil {
 		return at, nil

@@ -1,26 +1,26 @@
-// Package house is all rooms over one store and one run folder, wired: capture,
-// restore, VMs, images, collection, transfer. Both doors of the project open it,
-// the command line and package cocoon, so that there is one wiring.
+// Package house wires all packages over one store and one run folder: capture,
+// restore, VMs, images, collection, transfer. Both the command line and package
+// cocoon open it, so there is only one wiring.
 //
-// Words: the settings are those of docs/cli.md, already settled; the program is
-// the cocoon binary, of which processes of their own are started (children.go); a
-// house is open once the engines stand on the store, and needs no closing, since
-// it holds no lock and no descriptor between two calls.
+// Words: the settings are those of docs/cli.md, with their final values; the
+// program is the cocoon binary, from which helper processes are started
+// (children.go); a house is open once the engines are set up on the store, and
+// needs no closing, since it holds no lock and no descriptor between two calls.
 //
-// Beside the wiring it has what takes several rooms: the verbs in which a VM keeps
-// its identity (to suspend it and to let it go on, to exchange its state for that
-// of a snapshot, to remove it with all that is only there for it), the derived
-// index in step with all of them, a policy applied to the store, a collection with
-// all its sources.
+// Besides the wiring it has the operations that need several packages: the verbs
+// in which a VM keeps its identity (suspend and wake it, exchange its state for
+// that of a snapshot, remove it with everything that exists only for it), updates
+// of the derived index, applying a policy to the store, a collection with all its
+// sources.
 //
 // Invariants:
 //
-//  1. A VM that is to become another one is given up only when what takes its
-//     place is complete, or when its own state is on disk.
-//  2. Nothing here prints, and no setting is read from flags, files or the
+//  1. A VM is given up for its replacement only once the replacement is complete,
+//     or its own state is on disk.
+//  2. Nothing here prints, or reads a setting from flags, files or the
 //     environment.
-//  3. A house may be used by several goroutines at once: progress is told to whom
-//     the call names.
+//  3. Several goroutines may use a house at once: progress goes to the function
+//     in each call.
 package house
 
 import (
@@ -52,14 +52,14 @@ import (
 type Options struct {
 	Settings Settings
 	Program  string       // path of the cocoon binary, for its hidden verbs
-	Create   bool         // a store where there is none
-	Examines bool         // VMs without a keeper are to be found, and are given none
-	Log      *slog.Logger // what is worth telling but is no result
+	Create   bool         // a store if there is none
+	Examines bool         // VMs without a keeper are only reported, and get none
+	Log      *slog.Logger // messages that are no result
 	Stderr   *os.File     // of guards, which outlive this process; may be nil
 }
 
-// House is an open one. Its engines may be used directly for what takes only one
-// of them.
+// House is an open house. Its engines may be used directly for operations that
+// need only one of them.
 type House struct {
 	Store    *store.Store
 	Images   *image.Store
@@ -72,9 +72,9 @@ type House struct {
 }
 
 // OpenStore opens the store alone, with the derived index following every commit
-// and removal. Where there is none, and none is to be made, that is
-// failure.NotFound: a mistyped folder, or one whose disk is not mounted, does not
-// become a store because somebody looked into it.
+// and removal. If there is none, and none is to be created, that is
+// failure.NotFound: looking into a mistyped folder, or one whose disk is not
+// mounted, does not turn it into a store.
 func OpenStore(ctx context.Context, o Options) (*House, error) {
 	if os.Geteuid() != 0 {
 		return nil, failure.Hint(failure.New(failure.Usage, "cocoon must run as root"), "use sudo")
@@ -113,8 +113,8 @@ func Open(ctx context.Context, o Options) (*House, error) {
 	return h, h.Engines(ctx)
 }
 
-// Engines completes a house of which only the store was opened, and lets guests
-// go on that a process which died had left paused or put aside.
+// Engines completes a house of which only the store was opened, and resumes
+// guests that a dead process left paused or put aside.
 func (h *House) Engines(ctx context.Context) error {
 	if h.Restorer != nil {
 		return nil
@@ -148,11 +148,11 @@ func (h *House) Engines(ctx context.Context) error {
 	return nil
 }
 
-// Network is where conflists and plugins are, and where the records of what was
-// attached are kept.
+// Network holds the paths of conflists and plugins, and of the records of
+// attachments.
 func (h *House) Network(ctx context.Context) network.Host {
-	me, _ := h.Store.Owner(ctx)        // a store that cannot say who it is owns nothing
-	wait, _ := h.o.Settings.Patience() // who opens the engines has refused one that cannot be read
+	me, _ := h.Store.Owner(ctx)        // a store without an identity owns nothing
+	wait, _ := h.o.Settings.Patience() // opening the engines has already refused an unreadable one
 	return network.Host{
 		Owner: me, Patience: wait,
 		CacheDir: h.Store.Path("network"),
@@ -160,8 +160,8 @@ func (h *House) Network(ctx context.Context) network.Host {
 	}
 }
 
-// rescue lets guests go on whose capture or exchange died together with its
-// guard. That it could not is told, but is no reason to refuse what is asked for.
+// rescue resumes guests whose capture or exchange died together with its guard. A
+// failure is reported, but is no reason to refuse the present command.
 func (h *House) rescue(ctx context.Context) {
 	names, err := h.VMs.Rescue(ctx, h.wake)
 	for _, name := range names {
@@ -172,17 +172,18 @@ func (h *House) rescue(ctx context.Context) {
 	}
 }
 
-// RescueAfter is for the guard of a VM: what that watched is gone.
+// RescueAfter is for the guard of a VM: the process it watched is gone.
 func (h *House) RescueAfter(ctx context.Context, id string) error {
 	return h.VMs.RescueAfter(ctx, id, h.wake)
 }
 
-// wake lets a VM that was put aside go on. It ran on this host a moment ago.
+// wake resumes a VM that was put aside. It ran on this host a moment ago.
 func (h *House) wake(ctx context.Context, rec *vm.Record) error {
 	return h.Restorer.WakeLocked(ctx, rec, restore.Request{AllowIncompatible: true})
 }
 
-// KeepAll gives a keeper to VMs that have lost theirs. They run as well without.
+// KeepAll starts keepers for VMs that have lost theirs. They run without one,
+// too.
 func (h *House) KeepAll(ctx context.Context) {
 	ids, err := h.VMs.Keep(ctx)
 	for _, id := range ids {

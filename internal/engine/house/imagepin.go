@@ -11,7 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 )
 
-// PinImage keeps an image until it is unpinned, though nothing else names it.
+// PinImage keeps an image until it is unpinned, even if nothing else names it.
 func (h *House) PinImage(ctx context.Context, ref string) error {
 	lease, err := h.Store.Lease(ctx, "image pin")
 	if err != nil {
@@ -25,7 +25,7 @@ func (h *House) PinImage(ctx context.Context, ref string) error {
 	return h.Images.Pin(ctx, lease, digest.Digest(im.ID), im.Name)
 }
 
-// UnpinImage lets go of an image, or of the pin that has this id.
+// UnpinImage removes the pin of an image, or the pin with this id.
 func (h *House) UnpinImage(ctx context.Context, ref string) error {
 	d, err := h.Digest(ctx, ref)
 	if err != nil && !errors.Is(err, failure.NotFound) { // it may be the id of a pin
@@ -34,8 +34,7 @@ func (h *House) UnpinImage(ctx context.Context, ref string) error {
 	return h.Images.Unpin(ctx, ref, d)
 }
 
-// ListImages lists the images that have a name, and behind them those that have only a
-// pin.
+// ListImages lists the images that have a name, then those that only have a pin.
 func (h *House) ListImages(ctx context.Context) ([]Image, error) {
 	recs, err := h.Images.List(ctx)
 	if err != nil {
@@ -56,7 +55,7 @@ func (h *House) ListImages(ctx context.Context) ([]Image, error) {
 			}
 			row, err := h.Image(ctx, d.String())
 			if errors.Is(err, failure.NotFound) {
-				continue // of a blob that is none of an image, or is not there
+				continue // of a blob that is no image, or does not exist
 			}
 			if err != nil {
 				return nil, err
@@ -70,7 +69,8 @@ func (h *House) ListImages(ctx context.Context) ([]Image, error) {
 	return rows, nil
 }
 
-// InspectImage is Image with who holds it. Beside an error there may be more holders.
+// InspectImage is Image with its holders. With an error, there may be more
+// holders.
 func (h *House) InspectImage(ctx context.Context, ref string) (Image, error) {
 	im, err := h.Image(ctx, ref)
 	if err != nil {
@@ -81,12 +81,12 @@ func (h *House) InspectImage(ctx context.Context, ref string) (Image, error) {
 	return im, err
 }
 
-// isPinned tells whether a pin holds an image.
+// isPinned reports whether a pin holds an image.
 func (h *House) isPinned(ctx context.Context, ref string) bool {
 	d, err := h.Digest(ctx, ref)
 	if err != nil {
 		return false
 	}
-	pins, _ := h.Images.Pins(ctx) // of those that cannot be read the caller is told
+	pins, _ := h.Images.Pins(ctx) // errors about unreadable ones are returned
 	return slices.ContainsFunc(pins, func(p *image.Pin) bool { return p.Holds(d) })
 }

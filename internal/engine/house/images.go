@@ -35,7 +35,7 @@ func imported(r *image.Record) Image {
 	return Image{ID: string(r.ID), Name: r.Name, Kind: r.Kind, Format: r.Format, Bytes: r.Bytes, VirtualBytes: r.VirtualBytes, Created: r.Created.UTC()}
 }
 
-// ImportImage copies a file into the store and answers its digest.
+// ImportImage copies a file into the store and returns its digest.
 func (h *House) ImportImage(ctx context.Context, path, name string) (digest.Digest, error) {
 	lease, err := h.Store.Lease(ctx, "image import")
 	if err != nil {
@@ -49,8 +49,8 @@ func (h *House) ImportImage(ctx context.Context, path, name string) (digest.Dige
 	return rec.ID, nil
 }
 
-// Digest takes a digest as any command prints it: whole or its first digits, with
-// sha256: or without; and the name of an image.
+// Digest accepts a digest as any command prints it: whole or its first digits,
+// with or without sha256:; and the name of an image.
 func (h *House) Digest(ctx context.Context, ref string) (digest.Digest, error) {
 	im, err := h.Images.Get(ctx, ref)
 	if err == nil {
@@ -89,7 +89,7 @@ func (h *House) blobOf(ref, hex string) (digest.Digest, error) {
 	return "", failure.New(failure.Conflict, "%q is ambiguous: %s", ref, strings.Join(found[:min(len(found), 4)], ", "))
 }
 
-// Image answers an image by name or digest. One that a VM or a snapshot brought
+// Image returns an image by name or digest. One that a VM or a snapshot brought
 // along, such as the kernel of a folder, has no name and no record.
 func (h *House) Image(ctx context.Context, ref string) (Image, error) {
 	rec, err := h.Images.Get(ctx, ref)
@@ -111,7 +111,7 @@ func (h *House) Image(ctx context.Context, ref string) (Image, error) {
 	return Image{ID: d.String(), Kind: kind, Bytes: fi.Size(), VirtualBytes: fi.Size(), Created: fi.ModTime().UTC()}, err
 }
 
-// roleOf asks what a blob without a record is used as, "" where nobody uses it.
+// roleOf finds the role of a blob without a record, "" if it is unused.
 func (h *House) roleOf(ctx context.Context, d digest.Digest) (string, error) {
 	var refs []store.ImageRef
 	for sn, err := range h.Store.List(ctx) {
@@ -140,8 +140,7 @@ func (h *House) roleOf(ctx context.Context, d digest.Digest) (string, error) {
 	return refs[at].Role, nil
 }
 
-// RemoveImage drops a record. A blob without one has nothing to drop: it goes with
-// what holds it.
+// RemoveImage removes a record. A blob without one goes with its last holder.
 func (h *House) RemoveImage(ctx context.Context, ref string) error {
 	err := h.Images.Remove(ctx, ref, h.Holders)
 	if errors.Is(err, failure.Conflict) && h.isPinned(ctx, ref) {

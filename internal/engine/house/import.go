@@ -13,11 +13,11 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// FromStream is what an import from a stream is called.
+// FromStream is the name for an import from a stream.
 const FromStream = "-"
 
-// ImportOptions say what becomes of what is taken in. Which of them fit depends on
-// what that is.
+// ImportOptions configure an import. Which of them apply depends on the kind of
+// input.
 type ImportOptions struct {
 	Meta    store.Meta // name, description and labels
 	OnBytes func(done, total int64)
@@ -34,7 +34,7 @@ type ImportOptions struct {
 	NewID     bool
 }
 
-// Check refuses options that do not fit what is to be taken in, before anything is
+// Check refuses options that do not apply to the input, before anything is
 // opened.
 func (o ImportOptions) Check(src string) error {
 	if ofVMM(src) {
@@ -49,8 +49,8 @@ func (o ImportOptions) Check(src string) error {
 	return nil
 }
 
-// Import takes in a snapshot: an OCI image layout, which is a folder, an archive or
-// with FromStream what r gives, or a folder that a VMM wrote.
+// Import imports a snapshot: an OCI image layout, which is a folder, an archive
+// or with FromStream the contents of r, or a folder written by a VMM.
 func (h *House) Import(ctx context.Context, src string, r io.Reader, o ImportOptions) (*store.Snapshot, error) {
 	if err := o.Check(src); err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func (h *House) Import(ctx context.Context, src string, r io.Reader, o ImportOpt
 	return m.ImportFile(ctx, src, o.Tag, p)
 }
 
-// ofVMM tells a folder that a VMM wrote from an image layout.
+// ofVMM distinguishes a folder written by a VMM from an image layout.
 func ofVMM(src string) bool { return src != FromStream && isFolder(src) && !registry.IsLayout(src) }
 
 func isFolder(path string) bool {

@@ -17,9 +17,8 @@ import (
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
-// follow keeps refs.db in step. The index is derived: a failure to write it is
-// told and never fails what was asked for, since nobody takes its word for the
-// truth.
+// follow keeps refs.db up to date. The index is derived: a failure to write it is
+// reported and never fails the operation, since nothing relies on it.
 func (h *House) follow() {
 	ramcache.Follow(h.Store)
 	h.Store.OnCommit(func(ctx context.Context, sn *store.Snapshot) { h.behind(h.index.Record(ctx, snapshotEntry(sn))) })
@@ -34,7 +33,7 @@ func (h *House) behind(err error) {
 	}
 }
 
-// recordVMs tells the derived index of VMs; see follow.
+// recordVMs enters VMs into the derived index; see follow.
 func (h *House) recordVMs(ctx context.Context, recs ...*vm.Record) {
 	var entries []refs.Entry
 	for _, rec := range recs {
@@ -51,8 +50,8 @@ func vmEntry(rec *vm.Record) refs.Entry {
 	return refs.Entry{Holder: refs.Holder{Kind: "vm", ID: rec.ID, Name: rec.Name}, Digests: rec.Images}
 }
 
-// entries reads the truth from which the index is rebuilt. A snapshot that cannot
-// be read is an error, behind which others follow.
+// entries reads the files from which the index is rebuilt. After an error about
+// an unreadable snapshot, others may follow.
 func (h *House) entries(ctx context.Context) iter.Seq2[refs.Entry, error] {
 	return func(yield func(refs.Entry, error) bool) {
 		for sn, err := range h.Store.List(ctx) {
@@ -85,7 +84,7 @@ func (h *House) Reindex(ctx context.Context) error {
 	return nil
 }
 
-// IndexOK: an index that was never written is none that is damaged.
+// IndexOK: an index that was never written is not damaged.
 func (h *House) IndexOK(ctx context.Context) error {
 	_, err := h.index.Generation(ctx)
 	if errors.Is(err, os.ErrNotExist) {
@@ -94,9 +93,9 @@ func (h *House) IndexOK(ctx context.Context) error {
 	return err
 }
 
-// HeldBy answers who names a digest, from the truth itself: an index can be lost,
-// behind, or locked when it should have been told, and its answer looks no other.
-// Beside an error there may be more holders.
+// HeldBy returns the holders of a digest, from the files themselves: an index can
+// be lost, lag behind, or have been locked when it should have been updated,
+// without its answer showing it. With an error, there may be more holders.
 func (h *House) HeldBy(ctx context.Context, d digest.Digest) (found []refs.Holder, err error) {
 	var errs []error
 	for e, err := range h.entries(ctx) {
@@ -116,7 +115,7 @@ func (h *House) HeldBy(ctx context.Context, d digest.Digest) (found []refs.Holde
 	return found, errors.Join(errs...)
 }
 
-// Holders are the names of those who hold a digest.
+// Holders are the names of the holders of a digest.
 func (h *House) Holders(ctx context.Context, d digest.Digest) ([]string, error) {
 	found, err := h.HeldBy(ctx, d)
 	var names []string

@@ -32,8 +32,8 @@ func (h *House) Create(ctx context.Context, s vm.CreateSpec) (*vm.Record, error)
 	return rec, err
 }
 
-// Rebuild makes the VMs of plans, all or none. Where further clones could be
-// mapped, what they map is made ahead.
+// Rebuild makes the VMs of plans, all or none. If further clones could be mapped,
+// their RAM file is made ahead.
 func (h *House) Rebuild(ctx context.Context, plans []*restore.Plan) ([]*vm.Record, error) {
 	recs, err := h.Restorer.ApplyAll(ctx, plans)
 	if err != nil {
@@ -46,7 +46,7 @@ func (h *House) Rebuild(ctx context.Context, plans []*restore.Plan) ([]*vm.Recor
 	return recs, nil
 }
 
-// Suspend saves a VM and ends its VMM; Start lets it go on.
+// Suspend saves a VM and ends its VMM; Start resumes it.
 func (h *House) Suspend(ctx context.Context, ref string, onBytes func(done, total int64)) error {
 	rec, err := h.VMs.Get(ctx, ref)
 	if err != nil {
@@ -66,11 +66,11 @@ func (h *House) Suspend(ctx context.Context, ref string, onBytes func(done, tota
 	return err
 }
 
-// canWake refuses a suspension that nobody could end: the VMM that is installed
-// now may be another than the one which runs the VM.
+// canWake refuses a suspension that could not be ended: the VMM that is installed
+// now may differ from the one that runs the VM.
 func (h *House) canWake(ctx context.Context, rec *vm.Record) error {
 	if rec.Process == nil {
-		return nil // the suspension says what is wrong
+		return nil // the suspension reports what is wrong
 	}
 	ping, err := h.VMs.Client(rec).Ping(ctx)
 	if err != nil {
@@ -89,14 +89,14 @@ func (h *House) canWake(ctx context.Context, rec *vm.Record) error {
 
 // StartOptions of Start.
 type StartOptions struct {
-	Cold              bool // boot a suspended VM from its disks and give up its RAM
+	Cold              bool // boot a suspended VM from its disks and discard its RAM
 	Mode              restore.Mode
 	AllowIncompatible bool
 	Clock             restore.GuestClock
 	Boot              vm.BootPaths // what a VM that boots from its disks boots with from now on
-	// Networks are where its interfaces are to be from now on; none: where they were.
+	// Networks are the new networks of its interfaces; empty: unchanged.
 	Networks  []restore.Wish
-	OnNetwork func(restore.NetworkPlan) // is told what was chosen
+	OnNetwork func(restore.NetworkPlan) // receives what was chosen
 	OnBytes   func(done, total int64)   // progress of the loading; may be nil
 }
 
@@ -133,7 +133,7 @@ func (h *House) Start(ctx context.Context, ref string, o StartOptions) error {
 	return errors.Join(err, h.drop(ctx, given))
 }
 
-// canLeave refuses networks that cannot be before the RAM is given up.
+// canLeave refuses impossible networks before the RAM is discarded.
 func (h *House) canLeave(rec *vm.Record, wishes []restore.Wish) error {
 	if len(wishes) == 0 {
 		return nil
@@ -144,8 +144,8 @@ func (h *House) canLeave(rec *vm.Record, wishes []restore.Wish) error {
 	return err
 }
 
-// Remove ends and removes a VM, and the snapshot it sleeps on if that is there
-// for nothing else.
+// Remove ends and removes a VM, and the snapshot it is suspended on if that has
+// no other use.
 func (h *House) Remove(ctx context.Context, ref string, o vm.RemoveOptions) (*vm.Record, error) {
 	rec, err := h.VMs.Get(ctx, ref)
 	if err != nil {

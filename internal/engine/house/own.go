@@ -8,9 +8,9 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// OfItsOwn refuses, as failure.Conflict, to let a VM become what a snapshot of
-// another VM saved, and one from elsewhere, which says itself of which VM it is: a
-// slip in the second argument would cost the first one's state.
+// OfItsOwn refuses, as failure.Conflict, to turn a VM into a snapshot of another
+// VM, or one from elsewhere, which only claims to be of some VM: a slip in the
+// second argument would cost the state of the first.
 func (h *House) OfItsOwn(ctx context.Context, vmRef, snapshotRef string) error {
 	rec, err := h.VMs.Get(ctx, vmRef)
 	if err != nil {
@@ -34,14 +34,14 @@ func (h *House) OfItsOwn(ctx context.Context, vmRef, snapshotRef string) error {
 	return &NotItsOwnError{failure.New(failure.Conflict, "%s: the state that %s has would be lost", what, rec.Name)}
 }
 
-// NotItsOwnError is the refusal of OfItsOwn, which a caller may know better.
+// NotItsOwnError is the refusal of OfItsOwn, which a caller may override.
 type NotItsOwnError struct{ error }
 
 // Unwrap gives the error with its class.
 func (n *NotItsOwnError) Unwrap() error { return n.error }
 
-// descendsFrom: id is what a VM was made of, or an ancestor of that. Of which one a
-// snapshot from elsewhere is the child is the word of whoever made it.
+// descendsFrom: id is what a VM was made from, or an ancestor of that. The parent
+// of a snapshot from elsewhere is only its maker's claim.
 func (h *House) descendsFrom(ctx context.Context, madeOf, id store.ID) bool {
 	seen := map[store.ID]bool{}
 	for at := madeOf; at != "" && !seen[at]; {
@@ -51,7 +51,7 @@ func (h *House) descendsFrom(ctx context.Context, madeOf, id store.ID) bool {
 		seen[at] = true
 		sn, err := h.Store.Get(ctx, at)
 		if err != nil || sn.Foreign() {
-			return false // where the line is broken nobody knows
+			return false // beyond a gap the ancestry is unknown
 		}
 		at = sn.Spec.Parent
 	}

@@ -13,18 +13,17 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// ProtocolVerb is the hidden command by which a program says which hidden verbs it
-// has: it prints Protocol in a line.
+// ProtocolVerb is the hidden command by which a program reports which hidden
+// verbs it has: it prints Protocol in a line.
 const ProtocolVerb = "__protocol"
 
-// Protocol names the hidden verbs of this version, their arguments and what is said
-// over their descriptors. It changes with any of them.
+// Protocol identifies the hidden verbs of this version, their arguments and what
+// is said over their descriptors. It changes with any of them.
 const Protocol = "cocoon processes 1"
 
-// FindProgram finds the cocoon binary for a program that is none itself: at path,
-// or on PATH where path is "". One that is not there is failure.NotFound, one of
-// another version failure.Incompatible: it is found out here, not when a guest
-// stands still.
+// FindProgram finds the cocoon binary for another program: at path, or on PATH if
+// path is "". A missing one is failure.NotFound, one of another version
+// failure.Incompatible: better now than when a guest is paused.
 func FindProgram(ctx context.Context, path string) (string, error) {
 	name := path
 	if name == "" {

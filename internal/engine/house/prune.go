@@ -16,18 +16,17 @@ import (
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
-// PruneReport is the answer of `snapshot prune`, with the keys of its JSON.
+// PruneReport is the result of `snapshot prune`, with the keys of its JSON.
 type PruneReport struct {
 	DryRun      bool       `json:"dryRun"`
 	Decisions   []PruneRow `json:"decisions"`
 	StoredBytes int64      `json:"storedBytes"` // blobs of the snapshots that stay, each once
-	FreeBytes   int64      `json:"freeBytes"`   // what gc may free: blobs that only removed ones name
+	FreeBytes   int64      `json:"freeBytes"`   // what gc may free: blobs named only by removed ones
 
 	Decided []policy.Decision `json:"-"` // the same, as the policy has it
 }
 
-// PruneRow is one decision. Error says why a snapshot that should have gone is
-// still there.
+// PruneRow is one decision. Error says why a snapshot could not be removed.
 type PruneRow struct {
 	ID      store.ID    `json:"id"`
 	Name    string      `json:"name"`
@@ -38,10 +37,10 @@ type PruneRow struct {
 	Reasons []string    `json:"reasons"`
 	Error   string      `json:"error,omitempty"`
 
-	Idle bool `json:"-"` // gc's to remove
+	Idle bool `json:"-"` // left to gc
 }
 
-// Prune applies a policy to the store. The report stands beside an error too:
+// Prune applies a policy to the store. The report is valid even with an error:
 // what could be removed is gone.
 func (h *House) Prune(ctx context.Context, rules policy.Rules, dryRun bool) (*PruneReport, error) {
 	all, err := h.candidates(ctx, func(store.Summary) bool { return true })
@@ -69,7 +68,7 @@ func (h *House) Prune(ctx context.Context, rules policy.Rules, dryRun bool) (*Pr
 	return rep, errors.Join(errs...)
 }
 
-// removePruned takes one that is gone already for done.
+// removePruned treats one that is already gone as removed.
 func (h *House) removePruned(ctx context.Context, id store.ID) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -89,7 +88,7 @@ func decisionRow(d policy.Decision) PruneRow {
 	}
 }
 
-// candidates are the snapshots that a policy decides about, with their blobs.
+// candidates are the snapshots a policy decides about, with their blobs.
 func (h *House) candidates(ctx context.Context, want func(store.Summary) bool) ([]policy.Snapshot, error) {
 	rows, err := h.Store.Summaries(ctx)
 	if err != nil {
@@ -131,8 +130,7 @@ func (h *House) candidates(ctx context.Context, want func(store.Summary) bool) (
 
 const importedKey = "imported:"
 
-// vmKey is the id, since names are used again; an imported folder has a name
-// only.
+// vmKey is the id, since names are reused; an imported folder has only a name.
 func vmKey(vm store.VMRef) string {
 	if vm.ID != "" {
 		return vm.ID

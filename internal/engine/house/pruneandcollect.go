@@ -12,14 +12,14 @@ import (
 )
 
 // PruneAndCollect applies a policy, then runs gc, and reports both as one run.
-// Expired snapshots go even where the policy has no rule. The report stands beside
-// an error where something was removed all the same.
+// Expired snapshots go even without any rule. With an error, the report still
+// says what was removed.
 func (h *House) PruneAndCollect(ctx context.Context, rules policy.Rules, o gc.Options) (*gc.Report, error) {
 	if lost, err := h.Lost(ctx); err != nil || len(lost) > 0 && !o.AcceptLoss {
 		if err != nil {
 			return nil, err
 		}
-		return h.Collect(ctx, o) // which refuses: no policy is to judge by what is left
+		return h.Collect(ctx, o) // which refuses: no policy may decide by what is left
 	}
 	pruned, pruneErr := h.Prune(ctx, rules, o.DryRun)
 	if pruned == nil {
@@ -51,8 +51,8 @@ func gone(p *PruneReport) (ids []store.ID) {
 	return ids
 }
 
-// addPruned puts the snapshots before the objects that they held. A snapshot
-// itself frees nothing: its blobs are objects of their own.
+// addPruned puts the snapshots before the objects they held. A snapshot itself
+// frees nothing: its blobs are objects of their own.
 func addPruned(rep *gc.Report, p *PruneReport) {
 	var removed []gc.Removed
 	var kept []gc.Kept
@@ -60,7 +60,7 @@ func addPruned(rep *gc.Report, p *PruneReport) {
 	for _, d := range p.Decisions {
 		why := "prune: " + strings.Join(d.Reasons, ", ")
 		switch {
-		case d.Idle: // gc says what becomes of it
+		case d.Idle: // gc reports what happens to it
 		case d.Action == "keep":
 			kept = append(kept, gc.Kept{Kind: "snapshot", ID: string(d.ID), Holders: []string{why}})
 		case d.Error != "":
@@ -76,8 +76,8 @@ func addPruned(rep *gc.Report, p *PruneReport) {
 	rep.Removed, rep.Kept = append(removed, rep.Removed...), append(kept, rep.Kept...)
 }
 
-// WriteMetrics tells about a run of gc that began at start, also about one that
-// failed, and where the store could not even be opened: h is nil then.
+// WriteMetrics reports a run of gc that began at start, even one that failed, or
+// could not open the store: h is nil then.
 func (h *House) WriteMetrics(ctx context.Context, path string, start time.Time, rep *gc.Report, failed error) error {
 	end := time.Now()
 	var st *store.Store

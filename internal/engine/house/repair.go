@@ -19,8 +19,8 @@ type RepairOptions struct {
 	PlainHTTP bool
 }
 
-// Repair reads everything back and makes damaged objects sound where that can be.
-// For what it has to leave the report stands beside an error, failure.Damaged.
+// Repair reads everything back and makes damaged objects sound if possible. If
+// some remain, the report comes with an error, failure.Damaged.
 func (h *House) Repair(ctx context.Context, o RepairOptions) (*repair.Report, error) {
 	ro := repair.Options{DryRun: o.DryRun, Reindex: h.Reindex, Copies: h.RawCopies}
 	if o.From != "" {
@@ -43,7 +43,7 @@ func (h *House) Repair(ctx context.Context, o RepairOptions) (*repair.Report, er
 	return rep, err
 }
 
-// Remake makes anew what a store must have to be opened, before it is.
+// Remake recreates what a store needs to be opened, before it is.
 func (s Settings) Remake(ctx context.Context, dryRun bool) (actions []repair.Action, err error) {
 	made, err := layout.Remake(ctx, s.Of("rootDir"), dryRun)
 	for _, m := range made {
@@ -52,7 +52,7 @@ func (s Settings) Remake(ctx context.Context, dryRun bool) (actions []repair.Act
 	return actions, err
 }
 
-// Verify checks snapshots, or all where none is given; the damage is in the report.
+// Verify checks snapshots, or all if none is given; the damage is in the report.
 func (h *House) Verify(ctx context.Context, ids []store.ID, o repair.VerifyOptions) (*repair.VerifyReport, error) {
 	return repair.Verify(ctx, h.Store, ids, o)
 }
@@ -66,9 +66,9 @@ func damaged(ctx context.Context, st *store.Store) (int, error) {
 	return len(rep.Damaged), nil
 }
 
-// RawCopies are the files in which pages of a snapshot may be found: its
-// materialised RAM, in the cache or linked by a VM, and the disks of the VM it
-// was taken from and of its clones.
+// RawCopies are the files that may contain pages of a snapshot: its RAM file, in
+// the cache or linked by a VM, and the disks of the VM it was taken from and of
+// its clones.
 func (h *House) RawCopies(ctx context.Context, sn *store.Snapshot) []repair.RawCopy {
 	var out []repair.RawCopy
 	ram := func(path string) {
@@ -81,7 +81,7 @@ func (h *House) RawCopies(ctx context.Context, sn *store.Snapshot) []repair.RawC
 	ram(ramcache.Path(h.Store, ramcache.Key(sn)))
 	vms, err := h.VMs.List(ctx)
 	if err != nil {
-		return out // a record that cannot be read costs copies, not the repair
+		return out // an unreadable record costs copies, not the repair
 	}
 	for _, rec := range vms {
 		if rec.ID != sn.Spec.VM.ID && rec.Snapshot != string(sn.ID) {

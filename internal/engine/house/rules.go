@@ -9,14 +9,13 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// Rule is one of a retention policy as the operator wrote it; Name is what it is
-// known by there.
+// Rule is a retention rule as text; Name is the flag or key it came from.
 type Rule struct {
 	Name, Value string
 	Given       bool
 }
 
-// Rule is that of a setting, which is given where it is not empty.
+// Rule is the rule of a setting, which counts as given if it is not empty.
 func (s Settings) Rule(key string) Rule { return Rule{key, s.Of(key), s.Of(key) != ""} }
 
 // PruneRules reads the policy of the configuration, which may be empty.
@@ -37,8 +36,8 @@ func (s Settings) PruneRules() (policy.Rules, error) {
 	}, s[key("keep-label")].List)
 }
 
-// ParseRules makes rules of text. One that is given and empty is refused: without
-// it more would go.
+// ParseRules parses rules. An empty one is refused: without it more snapshots
+// would go.
 func ParseRules(get func(flag string) Rule, labels []string) (policy.Rules, error) {
 	var r policy.Rules
 	for flag, n := range map[string]*int{
@@ -93,10 +92,11 @@ func parseGroup(name, value string) (policy.Group, error) {
 	return policy.Group{}, failure.New(failure.Usage, "%s %q: vm, label:KEY or none", name, value)
 }
 
-// IsKey: of a label. A blank beside it is a slip, and would make another key.
+// IsKey: of a label. A surrounding blank is a mistake, and would make another
+// key.
 func IsKey(k string) bool { return k != "" && k == strings.TrimSpace(k) }
 
-// ParseLabel reads key[=value], of which Any takes every value.
+// ParseLabel reads key[=value]; with Any every value matches.
 func ParseLabel(name, s string) (policy.Label, error) {
 	k, v, exact := strings.Cut(s, "=")
 	if !IsKey(k) {

@@ -16,12 +16,11 @@ import (
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
-// Settings are all of docs/cli.md by key, as config.Load settles them. What each
-// means is read here and nowhere else; a value that cannot be read is
-// failure.Usage.
+// Settings are those of docs/cli.md by key, as returned by config.Load. They are
+// interpreted here and nowhere else; an invalid value is failure.Usage.
 type Settings map[string]config.Value
 
-// Of is the text of one.
+// Of returns the text of one.
 func (s Settings) Of(key string) string { return s[key].Value }
 
 // Patience is vmmTimeout.
@@ -30,7 +29,7 @@ func (s Settings) Patience() (patience.Patience, error) {
 	return patience.Patience(d), err
 }
 
-// Check reads those that are needed when it is late to refuse them.
+// Check validates those that are only used late.
 func (s Settings) Check() error {
 	_, err := s.CacheCap()
 	err = errors.Join(err, s.vms(&vm.Options{}))
@@ -58,7 +57,7 @@ func (s Settings) maxBytes() (int64, error) {
 	return config.ParseSize("maxStoreSize", v)
 }
 
-// grace is how long what is doubtful stays; "0" is not at all.
+// grace is how long doubtful objects stay; "0" is not at all.
 func (s Settings) grace() (time.Duration, error) {
 	if s.Of("gcGrace") == "0" {
 		return -1, nil
@@ -66,8 +65,8 @@ func (s Settings) grace() (time.Duration, error) {
 	return config.ParseDuration("gcGrace", s.Of("gcGrace"))
 }
 
-// RepackThreshold reads a share such as 50%, as one between 0 and 1; name is what
-// the operator knows it by.
+// RepackThreshold reads a share such as 50%, as a number between 0 and 1; name is
+// the flag or setting, for errors.
 func RepackThreshold(name, value string) (float64, error) {
 	n, err := strconv.ParseFloat(strings.TrimSuffix(value, "%"), 64)
 	if err != nil || !(n > 0 && n <= 100) || !strings.HasSuffix(value, "%") {
@@ -106,7 +105,7 @@ func (s Settings) vms(o *vm.Options) (err error) {
 	return nil
 }
 
-// minMemoryOverhead is more than any VMM was seen to have beside its guest's RAM.
+// minMemoryOverhead is more than any VMM was seen to use beyond its guest's RAM.
 const minMemoryOverhead = 64 << 20
 
 // scopes are the settings of the VMMs' cgroups.

@@ -8,7 +8,7 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Summary is the row of a list that the snapshot has which ref names.
+// Summary returns the list row of the snapshot named by ref.
 func Summary(ctx context.Context, st *store.Store, ref string) (*store.Summary, error) {
 	id, err := st.Resolve(ctx, ref)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/restore"
 )
 
-// ParseDisks reads what --disk says of each disk of a new VM.
+// ParseDisks parses the values of --disk for a new VM.
 func ParseDisks(list []string) ([]vm.DiskSpec, error) {
 	var out []vm.DiskSpec
 	for _, s := range list {
@@ -52,7 +52,7 @@ func parseDisk(s string) (vm.DiskSpec, error) {
 	return d, nil
 }
 
-// ParseNetworks reads what --network says for a new VM.
+// ParseNetworks parses the values of --network for a new VM.
 func ParseNetworks(list []string) ([]network.Request, error) {
 	var out []network.Request
 	for _, s := range list {
@@ -117,7 +117,7 @@ func networkOption(r *network.Request, option string) error {
 	return nil
 }
 
-// ParseWishes reads what --network says for a VM from a snapshot.
+// ParseWishes parses the values of --network for a VM from a snapshot.
 func ParseWishes(list []string) ([]restore.Wish, error) {
 	var out []restore.Wish
 	for _, s := range list {
@@ -130,8 +130,8 @@ func ParseWishes(list []string) ([]restore.Wish, error) {
 	return out, nil
 }
 
-// ParseMoves reads what --network says of a VM that is started: the words of one
-// from a snapshot, or of a new one.
+// ParseMoves parses the values of --network for a VM that is started: those for a
+// VM from a snapshot, or for a new one.
 func ParseMoves(list []string) ([]restore.Wish, error) {
 	var out []restore.Wish
 	for _, s := range list {

@@ -11,10 +11,10 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/hint"
 )
 
-// requireBootable refuses as a kernel or firmware what no VMM boots, before there
-// is a VM that cannot start. Cloud Hypervisor (v53) loads ELF and bzImage on x86-64,
-// firmware too, and kernels for arm64 as PE, where firmware is whatever it is.
-// What is wrong within such a file the VMM says at the start.
+// requireBootable refuses a kernel or firmware that no VMM boots, before there is
+// a VM that cannot start. Cloud Hypervisor (v53) loads ELF and bzImage on x86-64,
+// for firmware too, and PE kernels on arm64, where firmware can be any file.
+// Errors inside such a file are reported by the VMM at the start.
 func (s *staged) requireBootable(path, role string) error {
 	if role != "kernel" && role != "firmware" {
 		return nil

@@ -10,7 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/hint"
 )
 
-// unwrapped refuses a wrapping that is not read here; the answer is the format.
+// unwrapped refuses image formats that are not read here; it returns the format.
 func unwrapped(f io.ReaderAt, size int64) (string, error) {
 	is, err := diskformat.Of(f, size)
 	if err != nil || is.Name == "" || is.Name == diskformat.Qcow2 {
@@ -19,7 +19,7 @@ func unwrapped(f io.ReaderAt, size int64) (string, error) {
 	return "", failure.Hint(failure.New(failure.Incompatible, "a %s is not read: its bytes are not those of the disk", is.Name), "qemu-img convert -O raw FILE disk.raw")
 }
 
-// RequireRaw refuses a file that is to be a disk as it is, and is none.
+// RequireRaw refuses a file that is meant as a raw disk but is none.
 func (*Store) RequireRaw(path string) error {
 	fi, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {

@@ -14,19 +14,18 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 )
 
-// An image blob is shared by VMs that run and snapshots that are to be restored, so
-// nobody may change it: VMMs open it read-only and hold a shared lock on it
-// (vm.Launch), its mode is 0400, and where the file system has the attribute it
-// can be made immutable, until the collector takes it.
+// An image blob is shared by running VMs and snapshots yet to be restored, so it
+// must never change: VMMs open it read-only and hold a shared lock on it
+// (vm.Launch), its mode is 0400, and if the file system supports it, it can be
+// made immutable until the collector removes it.
 
 // blobMode is that of every image blob.
 const blobMode = 0o400
 
-// InUse tells whether a VMM that lives stands on an image blob, whatever records
-// say.
+// InUse reports whether a living VMM uses an image blob, whatever records say.
 func (i *Store) InUse(d digest.Digest) (bool, error) { return filelock.HeldAtAll(i.Path(d)) }
 
-// Guard counts image blobs by what keeps them from being changed.
+// Guard counts image blobs by their protection against changes.
 type Guard struct {
 	Blobs     int
 	OtherMode int  // their mode is not 0400
@@ -34,7 +33,7 @@ type Guard struct {
 	Possible  bool // the file system has it, and we may set it
 }
 
-// LookAtGuard changes nothing.
+// LookAtGuard only counts.
 func (i *Store) LookAtGuard(ctx context.Context) (Guard, error) {
 	g := Guard{Possible: true}
 	err := i.eachBlob(ctx, func(d digest.Digest, fi os.FileInfo) error {
@@ -54,15 +53,15 @@ func (i *Store) LookAtGuard(ctx context.Context) (Guard, error) {
 	return g, err
 }
 
-// Guard gives every image blob its mode and, where that is possible, the attribute.
-// The answer is how many changes it made.
+// Guard gives every image blob its mode and, if possible, the attribute. It
+// returns the number of changes.
 func (i *Store) Guard(ctx context.Context) (changed int, err error) {
 	l, err := i.st.LeaseToRead(ctx, "guarding image blobs") // on a full disk too
 	if err != nil {
 		return 0, err
 	}
 	err = i.eachBlob(ctx, func(d digest.Digest, fi os.FileInfo) error {
-		if err := l.Hold(ctx, d); err != nil { // no collector takes it just now
+		if err := l.Hold(ctx, d); err != nil { // no collector removes it just now
 			return err
 		}
 		n, err := guard(i.Path(d), fi)

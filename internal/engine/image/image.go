@@ -1,14 +1,14 @@
-// Package image keeps the read-only files that VMs stand on: base disks,
-// kernels, firmware, initramfs.
+// Package image manages the read-only files of VMs: base disks, kernels,
+// firmware, initramfs.
 //
 // A blob is a file images/blobs/sha256/<hex>, 0400, named by the digest of its
 // contents; a record images/<name>.json gives one a name and a kind. Blobs are
-// shared by VM records and snapshots, which name them by digest. Removing an
-// image removes its record; gc takes the blob when nothing else names it.
+// shared by VM records and snapshots, which reference them by digest. Removing an
+// image removes its record; gc removes the blob once nothing else references it.
 //
-// Invariants: a digest is leased before its blob is looked for; what is
-// imported is copied first and parsed from the copy, by magic bytes and with
-// every length bounded; an image that anything holds is not removed.
+// Invariants: a digest is leased before its blob is looked for; an imported file
+// is copied first and parsed from the copy, by magic bytes and with every length
+// checked; an image that anything holds is not removed.
 package image
 
 import (
@@ -54,11 +54,11 @@ var recordFile = durable.Document{Name: "image record", Limit: 64 << 10}
 // nameLength bounds the name of an image, characters.
 const nameLength = 128
 
-// Path is where a blob lies.
+// Path is the path of a blob.
 func (i *Store) Path(d digest.Digest) string { return i.st.ImageBlobPath(d) }
 
-// Blob takes in one file without naming it; role is kernel, firmware,
-// initramfs or disk.
+// Blob imports one file without naming it; role is kernel, firmware, initramfs or
+// disk.
 func (i *Store) Blob(ctx context.Context, l *store.Lease, path, role string) (store.ImageRef, error) {
 	in, err := i.stage(ctx, l, path)
 	if err != nil {
@@ -67,7 +67,7 @@ func (i *Store) Blob(ctx context.Context, l *store.Lease, path, role string) (st
 	return in.as(ctx, path, role)
 }
 
-// BlobOf is Blob of a file that is open.
+// BlobOf is Blob for an open file.
 func (i *Store) BlobOf(ctx context.Context, l *store.Lease, f *os.File, role string) (store.ImageRef, error) {
 	in, err := i.stageOpened(ctx, l, f)
 	if err != nil {
@@ -76,7 +76,7 @@ func (i *Store) BlobOf(ctx context.Context, l *store.Lease, f *os.File, role str
 	return in.as(ctx, f.Name(), role)
 }
 
-// as keeps a file that was taken in from path, if it can have the role.
+// as keeps a file imported from path, if it suits the role.
 func (s *staged) as(ctx context.Context, path, role string) (store.ImageRef, error) {
 	if err := s.requireBootable(path, role); err != nil {
 		return store.ImageRef{}, errors.Join(err, s.drop())
@@ -85,7 +85,7 @@ func (s *staged) as(ctx context.Context, path, role string) (store.ImageRef, err
 	return store.ImageRef{Digest: d, Role: role, Bytes: n}, err
 }
 
-// Import takes in a file and names it; "" names it after the file.
+// Import imports a file and names it; "" names it after the file.
 func (i *Store) Import(ctx context.Context, l *store.Lease, path, name string) (*Record, error) {
 	if name == "" {
 		name = strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
@@ -202,7 +202,7 @@ func Garbage(st *store.Store) garbage.Source {
 	}
 }
 
-// Blobs is the Source of image blobs. One on which a VMM stands stays, though no
+// Blobs is the Source of image blobs. One in use by a VMM stays, even if no
 // record names it any more.
 func Blobs(st *store.Store) garbage.Source {
 	return garbage.Source{Folder: "images/blobs/sha256", Blobs: garbage.Image, Free: func(d digest.Digest) bool {
@@ -223,7 +223,7 @@ func (i *Store) Get(ctx context.Context, ref string) (*Record, error) {
 	return spelling.Find("image", strings.TrimPrefix(ref, "sha256:"), all, func(r *Record) string { return r.ID.Encoded() })
 }
 
-// Named is Get for who needs the blob alone, as what its kind is used as.
+// Named is Get for callers that need only the blob and its role.
 func (i *Store) Named(ctx context.Context, ref string) (name string, im store.ImageRef, err error) {
 	rec, err := i.Get(ctx, ref)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Has leases a blob and then says whether it is here with that many bytes.
+// Has leases a blob and then reports whether it exists with that many bytes.
 func (i *Store) Has(ctx context.Context, l *store.Lease, d digest.Digest, size int64) (bool, error) {
 	if err := l.Hold(ctx, d); err != nil {
 		return false, err
@@ -26,8 +26,8 @@ func (i *Store) Has(ctx context.Context, l *store.Lease, d digest.Digest, size i
 	return err == nil && fi.Size() == size, err
 }
 
-// Land takes in a blob that comes from elsewhere: exactly size bytes of
-// digest d, else failure.Damaged. It gets no name.
+// Land imports a blob from elsewhere: exactly size bytes of digest d, else
+// failure.Damaged. It gets no name.
 func (i *Store) Land(ctx context.Context, l *store.Lease, d digest.Digest, size int64, r io.Reader) error {
 	if err := i.st.Space().Require(size); err != nil {
 		return err

@@ -20,8 +20,8 @@ import (
 )
 
 // Pin is pins/<id>.json: what the operator wants to keep, whatever else names it.
-// Those that are made here have the hex digits of the one digest for their id; one
-// that was written by hand may have any id, and hold several.
+// Pins made here have the hex digits of their one digest as id; one written by
+// hand may have any id, and hold several.
 type Pin struct {
 	Version int             `json:"version"` // 0 or 1
 	ID      string          `json:"id,omitempty"`
@@ -39,7 +39,7 @@ func (i *Store) pinPath(id string) string { return i.st.Path("pins", id+".json")
 // Pinned are all that a pin keeps.
 func (p *Pin) Pinned() []digest.Digest { return slices.Concat(p.Digests, p.Images) }
 
-// Holds tells whether it keeps a blob.
+// Holds reports whether it keeps a blob.
 func (p *Pin) Holds(d digest.Digest) bool { return slices.Contains(p.Pinned(), d) }
 
 func (p *Pin) String() string { return p.root().String() }
@@ -48,7 +48,7 @@ func (p *Pin) root() garbage.Root {
 	return garbage.Root{Kind: garbage.Pin, ID: p.ID, Name: p.Name, Digests: p.Pinned()}
 }
 
-// readPin is failure.Damaged unless all of a pin was understood.
+// readPin is failure.Damaged unless everything in a pin is understood.
 func readPin(path string) (*Pin, error) {
 	b, err := pinFile.Read(path)
 	if err != nil {
@@ -91,7 +91,7 @@ func Pins(st *store.Store) garbage.Source {
 	}
 }
 
-// Pins lists the pins, by id. Beside an error there may be more.
+// Pins lists the pins, by id. With an error, there may be more.
 func (i *Store) Pins(ctx context.Context) ([]*Pin, error) {
 	files, err := layout.JSONFiles(i.st.Path("pins"))
 	if err != nil {
@@ -111,8 +111,8 @@ func (i *Store) Pins(ctx context.Context) ([]*Pin, error) {
 	return all, errors.Join(append(errs, ctx.Err())...)
 }
 
-// Pin keeps an image blob until it is unpinned; name is what it is called now, ""
-// for one without. To pin again what is pinned is success.
+// Pin keeps an image blob until it is unpinned; name is its current name, ""
+// without one. Pinning what is already pinned is success.
 func (i *Store) Pin(ctx context.Context, l *store.Lease, d digest.Digest, name string) error {
 	if err := l.Hold(ctx, d); err != nil { // until the pin does
 		return err
@@ -133,7 +133,7 @@ func (i *Store) Pin(ctx context.Context, l *store.Lease, d digest.Digest, name s
 	return pinFile.Write(path, b, 0o600)
 }
 
-// Unpin removes the pin of this id, or else those of a blob; failure.NotFound where
+// Unpin removes the pin of this id, or else those of a blob; failure.NotFound if
 // there is none. One that holds more than that is removed by its id only.
 func (i *Store) Unpin(ctx context.Context, ref string, d digest.Digest) error {
 	all, err := i.Pins(ctx)

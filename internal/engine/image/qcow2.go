@@ -12,8 +12,8 @@ import (
 
 // qcow2 as far as it is read here: version 2 or 3, no backing file, no
 // encryption, no external data; qcow2compressed.go reads compressed clusters,
-// which every vendor's image has. Nothing that the file says is believed before
-// it is bounded by the file's own size.
+// which every vendor's image has. No value in the file is used before it is
+// checked against the file's own size.
 type qcow2 struct {
 	f           *os.File
 	size        int64 // virtual bytes

@@ -63,7 +63,7 @@ func (i *Store) stageOpened(ctx context.Context, l *store.Lease, f *os.File) (*s
 	return s, nil
 }
 
-// fresh names a file in the lease's ingest folder that does not exist.
+// fresh returns an unused file name in the lease's ingest folder.
 func (s *staged) fresh() (string, error) {
 	dir := s.i.st.Path("ingest", s.lease.ID())
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -87,7 +87,7 @@ func (s *staged) keep(ctx context.Context) (digest.Digest, int64, error) {
 	return d, n, s.name(ctx, d)
 }
 
-// name makes the copy the blob of its digest; one that is there already serves.
+// name makes the copy the blob of its digest; an existing one is reused.
 func (s *staged) name(ctx context.Context, d digest.Digest) error {
 	if err := s.lease.Hold(ctx, d); err != nil {
 		return err
@@ -127,7 +127,7 @@ func (s *staged) digest(ctx context.Context) (digest.Digest, int64, error) {
 	}
 }
 
-// recognise tells kind and format by magic bytes.
+// recognise determines kind and format by magic bytes.
 func (s *staged) recognise() (kind, format string, err error) {
 	f, err := os.Open(s.path)
 	if err != nil {

@@ -9,21 +9,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultLogMax is what a log may occupy, bytes. Run folders are RAM on most
+// DefaultLogMax is how much a log may occupy, bytes. Run folders are RAM on most
 // hosts.
 const DefaultLogMax = 1 << 20
 
-// MinLogMax is the least that a log can be bound to, bytes.
+// MinLogMax is the smallest limit of a log, bytes.
 const MinLogMax = 64 << 10
 
-// scarceLog is what is left of a log when the run folder's file system is nearly
-// full, bytes: what a guest prints must not keep another VM from its files.
+// scarceLog is the limit when the run folder's file system is nearly full, bytes:
+// what a guest prints must not deprive another VM of its files.
 const scarceLog = 16 << 10
 
-// bounded is a log that somebody else writes to, at an offset of his own. What is
-// too old is taken out of it by a hole at its beginning: its size grows on, what
-// it occupies does not, and no byte that was just written is ever lost. A reader
-// begins where data does (see Log).
+// bounded is a log written by another process, at its own offset. Old parts are
+// removed by punching a hole at its beginning: its size keeps growing, the space
+// it occupies does not, and no new byte is ever lost. A reader starts where the
+// data starts (see Log).
 type bounded struct {
 	f      *os.File
 	max    int64
@@ -43,8 +43,8 @@ func openBounded(path string, limit int64) (*bounded, error) {
 	return b, nil
 }
 
-// firstData is where data begins behind a hole at off; off itself where the file
-// system cannot tell, or there is none.
+// firstData is where data begins after a hole at off; off itself if the file
+// system does not report holes, or there is none.
 func firstData(f *os.File, off int64) int64 {
 	at, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
 	if err != nil {
@@ -53,14 +53,14 @@ func firstData(f *os.File, off int64) int64 {
 	return at
 }
 
-// look shows what was written since the last look, and makes a hole when there
-// is too much. It answers how many bytes came.
+// look shows what was written since the last look, and punches a hole if there is
+// too much. It returns how many bytes came.
 func (b *bounded) look() (int64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(b.f.Fd()), &st); err != nil {
 		return 0, err
 	}
-	if st.Size < b.seen { // somebody began it anew
+	if st.Size < b.seen { // it was started over
 		b.begin, b.seen = 0, 0
 	}
 	came := st.Size - b.seen
@@ -99,8 +99,9 @@ func (b *bounded) show(size int64) {
 // pageBytes: holes are made of whole pages, which every file system can.
 const pageBytes = 4096
 
-// keep gives back all but the last n bytes. Where a file system makes no holes it
-// gives back all: the writer's offset stays, and what he writes next makes one.
+// keep frees all but the last n bytes. On a file system without holes it
+// truncates everything: the writer's offset stays, and its next write makes a
+// hole.
 func (b *bounded) keep(size, n int64) error {
 	to := (size - n) / pageBytes * pageBytes
 	if to <= b.begin {
@@ -125,7 +126,7 @@ func scarce(f *os.File) bool {
 	return fs.Bavail*uint64(fs.Bsize) < min(fs.Blocks*uint64(fs.Bsize)/16, 1<<20)
 }
 
-// LastLine is the last line of a log that is not empty, "" when there is none.
+// LastLine is the last non-empty line of a log, "" if there is none.
 func LastLine(path string) string {
 	l, err := OpenLog(path)
 	if err != nil {
@@ -140,5 +141,5 @@ func LastLine(path string) string {
 	return string(b[bytes.LastIndexByte(b, '\n')+1:])
 }
 
-// tailBytes is how far from its end the last line of a log is looked for.
+// tailBytes is how far from its end the last line of a log is searched.
 const tailBytes = 16 << 10

@@ -1,29 +1,29 @@
 // Package keeper starts the VMM of a VM and stays beside it until it ends: a
-// small process of this program for each VMM, since no other process of ours
-// outlives a command.
+// small process of this program for each VMM, since commands do not live that
+// long.
 //
-// Words: the VMM is the process that is kept; its keeper is its parent, or has
-// taken it over from one that died; the end is how a VMM ceased to be.
+// Words: the VMM is the supervised process; its keeper is its parent, or has
+// taken it over from one that died; the end is how a VMM ended.
 //
-// A VMM gets what it is told to and nothing else: descriptors, environment,
-// limits, umask, signals, folder and session of whoever gave the command stay
-// behind (start.go). It is started by a shell, which becomes the keeper
-// afterwards: a VMM does not wait for this program to begin. The keeper
+// A VMM gets only what it is given explicitly: descriptors, environment, limits,
+// umask, signals, directory and session of the command stay behind (start.go). A
+// shell starts it and then becomes the keeper, so a VMM does not wait for this
+// program to start. The keeper
 //
-//   - keeps the two logs of the run folder within bounds, whatever is printed and
-//     although nobody gives a command (bound.go);
-//   - writes down when the guest panicked and how the VMM ended (note.go), which
-//     only its parent gets to know.
+//   - limits the two logs of the run folder, whatever is printed and even if no
+//     command runs (bound.go);
+//   - records when the guest panicked and how the VMM ended (note.go), which the
+//     kernel reports only to its parent.
 //
 // Invariants:
 //
-//  1. The VMM needs no keeper. It writes to files, which never make it wait, and
-//     a keeper that is killed or stopped leaves it as it was; the next command
-//     gives it another one.
+//  1. The VMM does not depend on its keeper. It writes to files, which never
+//     block it, and a keeper that is killed or stopped leaves it as it was; the
+//     next command starts another keeper.
 //  2. A keeper ends when its VMM has ended.
-//  3. There is one keeper to a run folder: it holds the lock in it for its life,
-//     and whoever starts a VMM holds it before.
-//  4. It holds no descriptor of a VM's disks: their locks are the VMM's alone.
+//  3. There is one keeper per run folder: it holds the lock in it for its
+//     lifetime, and a process that starts a VMM holds it before.
+//  4. It holds no descriptor of a VM's disks: only the VMM holds their locks.
 package keeper
 
 import (
@@ -58,14 +58,13 @@ type Target struct {
 // Verb is the hidden command of a program that is a keeper.
 const Verb = "__keeper"
 
-// Program is the one that keepers are processes of: with Verb as its first
-// argument it calls Main with the rest. "" is no program: VMMs are started and
-// nobody keeps them.
+// Program is the program that keepers run: with Verb as its first argument it
+// calls Main with the rest. "" is none: VMMs are started without keepers.
 type Program string
 
-// Main is the body of the keeper's process. args are the run folder, the bound of
-// a log in bytes, how many descriptors were handed to the VMM, and its pid. It is a
-// child of this process unless its start time comes behind it.
+// Main is the body of the keeper's process. args are the run folder, the limit of
+// a log in bytes, how many descriptors were handed to the VMM, and its pid. The
+// VMM is a child of this process unless its start time follows.
 func Main(args []string) error {
 	k, err := begin(args)
 	if err != nil {
@@ -117,12 +116,13 @@ func begin(args []string) (*keeping, error) {
 	return k, nil
 }
 
-// outlive: what ends the VMM, and with it this process, does not end it before.
+// outlive: signals that end the VMM, and then this process, must not end this
+// process first.
 func outlive() {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
 }
 
-// adopt takes what the shell that this process was has left it.
+// adopt takes over what the shell, which this process was, has left.
 func (k *keeping) adopt(handed int) error {
 	k.events = eventsReadFD
 	for fd := firstUnclosed; fd < firstHanded+handed; fd++ {

@@ -13,15 +13,15 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 )
 
-// End is how a VMM ceased to be, exit.json in the run folder. Neither Code nor
-// Signal is there when nobody could know: the keeper that was the VMM's parent
-// had died, and the kernel does not tell others.
+// End is how a VMM ended, exit.json in the run folder. Neither Code nor Signal is
+// set if unknown: the keeper that was the VMM's parent had died, and the kernel
+// reports them to no one else.
 type End struct {
 	Target
 	At     time.Time `json:"at"`
 	Code   *int      `json:"code,omitempty"`
 	Signal string    `json:"signal,omitempty"` // SIGKILL
-	// Orderly: the VMM had said before that it ends.
+	// Orderly: the VMM had announced its end.
 	Orderly bool   `json:"orderly,omitempty"`
 	LastLog string `json:"lastLog,omitempty"` // last line of the VMM
 }
@@ -33,7 +33,7 @@ func endOf(ws unix.WaitStatus) *End {
 	return e
 }
 
-// How says in words how it ended, also of nil.
+// How says in words how it ended; works on nil.
 func (e *End) How() string {
 	switch {
 	case e != nil && e.Signal != "":
@@ -54,7 +54,7 @@ func (e *End) status(ws unix.WaitStatus) {
 	}
 }
 
-// Panic is when and how a guest that still has its VMM said that it died,
+// Panic is when and how a guest reported its death while its VMM still runs,
 // panic.json in the run folder.
 type Panic struct {
 	Target
@@ -63,8 +63,7 @@ type Panic struct {
 	Line string    `json:"line,omitempty"` // that line
 }
 
-// ReadEnd answers the end of a VMM whose run folder is dir, nil when it was not
-// written down.
+// ReadEnd returns the end of a VMM whose run folder is dir, nil if not recorded.
 func ReadEnd(dir string, of Target) *End {
 	var e End
 	if !readNote(filepath.Join(dir, endFile), &e) || e.Target != of {
@@ -73,7 +72,7 @@ func ReadEnd(dir string, of Target) *End {
 	return &e
 }
 
-// ReadPanic answers whether the guest of a VMM died of a panic, nil when not.
+// ReadPanic returns the panic of a VMM's guest, nil if there was none.
 func ReadPanic(dir string, of Target) *Panic {
 	var p Panic
 	if !readNote(filepath.Join(dir, panicFile), &p) || p.Target != of {
@@ -85,14 +84,14 @@ func ReadPanic(dir string, of Target) *Panic {
 // note is what exit.json and panic.json are.
 var note = durable.Document{Name: "note of a keeper", Limit: 64 << 10}
 
-// readNote: one that is missing or torn says nothing, since nothing hangs on it.
+// readNote: a missing or torn one counts as none, since nothing depends on it.
 func readNote(path string, v any) bool {
 	b, err := note.Read(path)
 	return err == nil && json.Unmarshal(b, v) == nil
 }
 
-// writeNote makes a file whole or not at all. A run folder that is gone wants
-// none.
+// writeNote writes a file completely or not at all. If the run folder is gone,
+// none is needed.
 func writeNote(path string, v any) error {
 	b, err := json.Marshal(v)
 	if err == nil {

@@ -9,9 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Log reads a log that is bounded while it is written: from where data begins,
-// over holes that are made meanwhile, and from the start again when a VMM begins
-// it anew. At its end it answers io.EOF, and more the next time if more came.
+// Log reads a log whose old parts are removed while it is written: from where
+// data begins, across new holes, and from the start again when a VMM starts it
+// over. At its end it returns io.EOF, and more the next time if more came. whole
+// is false while reading continues in the middle of a line that is gone.
 type Log struct {
 	path string
 	f    *os.File
@@ -20,7 +21,7 @@ type Log struct {
 	whole bool
 }
 
-// OpenLog opens a log for reading; one that is missing is os.ErrNotExist.
+// OpenLog opens a log for reading; a missing one is os.ErrNotExist.
 func OpenLog(path string) (*Log, error) {
 	f, err := openToRead(path)
 	if err != nil {
@@ -36,7 +37,7 @@ func openToRead(path string) (*os.File, error) {
 // Close closes the file.
 func (l *Log) Close() error { return l.f.Close() }
 
-// Read gives what is there, whole lines first: the rest of a line whose beginning
+// Read returns what exists, whole lines first: the rest of a line whose beginning
 // is gone is left out.
 func (l *Log) Read(p []byte) (int, error) {
 	if len(p) == 0 {
@@ -67,7 +68,7 @@ func (l *Log) Read(p []byte) (int, error) {
 	}
 }
 
-// anew goes over to the file that has the name now, if that is another one.
+// anew switches to the file that has the name now, if that is another one.
 func (l *Log) anew() bool {
 	f, err := openToRead(l.path)
 	if err != nil {
@@ -83,7 +84,7 @@ func (l *Log) anew() bool {
 	return true
 }
 
-// settle moves to where reading goes on and answers the size.
+// settle moves to where reading continues and returns the size.
 func (l *Log) settle() (int64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(l.f.Fd()), &st); err != nil {
@@ -100,8 +101,7 @@ func (l *Log) settle() (int64, error) {
 	return st.Size, nil
 }
 
-// withoutHole drops the zeros that a hole is read as on file systems that do not
-// say where there is one.
+// withoutHole drops the zeros of a hole on file systems that do not report holes.
 func (l *Log) withoutHole(p []byte, n int) int {
 	zeros := 0
 	for zeros < n && p[zeros] == 0 {
@@ -127,7 +127,7 @@ func (l *Log) fromLineStart(p []byte, n int) int {
 	return copy(p, p[i+1:n])
 }
 
-// Tail goes to where at most n bytes are left.
+// Tail moves to where at most n bytes are left.
 func (l *Log) Tail(n int64) error {
 	size, err := l.settle()
 	if err == nil && size-n > l.at {

@@ -22,24 +22,24 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// Job says what VMM is to be started.
+// Job describes a VMM to be started.
 type Job struct {
 	Dir         string     // its run folder
-	Log         *os.File   // what it prints goes there, at the end
+	Log         *os.File   // its output is appended there
 	LogMax      int64      // of each log, bytes; 0 is DefaultLogMax
 	Argv        []string   // the VMM, by its whole path, and its arguments
 	Handed      []*os.File // descriptors that it inherits
 	OOMScoreAdj int        // 0 leaves what it is
 	Scope       *Scope     // nil: it stays in the cgroup of the command
-	// In runs a function where the VMM is to be started, e.g. on a thread in its
+	// In runs a function where the VMM must be started, e.g. on a thread in its
 	// netns; nil is here.
 	In func(func() error) error
 }
 
-// Scope is a cgroup that the VMM and its keeper are to have.
+// Scope is a cgroup for the VMM and its keeper.
 type Scope struct {
-	// Argv begins a command line, of which the rest becomes the same process within
-	// the scope.
+	// Argv is the prefix of a command line that runs the rest in the scope, as
+	// the same process.
 	Argv []string
 	Must bool // rather than start the VMM elsewhere
 }
@@ -47,12 +47,12 @@ type Scope struct {
 // Started is a VMM that was started.
 type Started struct {
 	PID int
-	// Gone gets what ended the VMM, or nil when nobody will know.
+	// Gone receives how the VMM ended, or nil if that will stay unknown.
 	Gone <-chan *End
 }
 
-// Descriptors of the shell. The VMM has the events and what it is handed, the
-// keeper all else.
+// Descriptors of the shell. The VMM gets the events and its own descriptors, the
+// keeper all others.
 const (
 	eventsFD     = 3 // where the VMM writes its events
 	reportFD     = 4 // the VMM's pid in a line, then its end
@@ -67,9 +67,9 @@ const (
 const firstUnclosed = 10
 
 // script starts the VMM and becomes its keeper: a process keeps its children when
-// it becomes another program. $1 to $3 are arguments of the keeper, $4 is its
-// program. Where there is none it becomes the VMM. What has a lock that the VMM is
-// to hold alone goes first: its log, its seat, its disks.
+// it executes another program. $1 to $3 are arguments of the keeper, $4 is its
+// program. Without one it becomes the VMM. Descriptors with locks that only the
+// VMM may hold are closed first: its log, its seat, its disks.
 const script = `umask 077; ulimit -c 0; unset PWD OLDPWD INVOCATION_ID
 dir=$1 max=$2 handed=$3 keeper=$4; shift 4
 if [ -z "$keeper" ]; then echo $$ >&4; exec "$@" 4>&- 5>&- 6>&-; fi
@@ -77,8 +77,8 @@ if [ -z "$keeper" ]; then echo $$ >&4; exec "$@" 4>&- 5>&- 6>&-; fi
 echo $! >&4
 exec "$keeper" ` + Verb + ` "$dir" "$max" "$handed" $! 3>&- 7>&- 8>&- 9>&- >>"$dir/` + VMMLog + `" 2>&1`
 
-// Start starts the VMM of a job. Its logs are there, and nobody else is doing
-// anything with its run folder.
+// Start starts the VMM of a job. Its logs exist, and nothing else works on its
+// run folder.
 func (p Program) Start(ctx context.Context, job Job) (*Started, error) {
 	lock, err := within(ctx, job.Dir, lockWait)
 	if err != nil {
@@ -149,7 +149,7 @@ func (j *Job) logMax() int64 {
 	return j.LogMax
 }
 
-// waitlessPipe: a VMM waits for nobody who hears its events, what finds no room
+// waitlessPipe: a VMM does not wait for a reader of its events; what does not fit
 // is lost.
 func waitlessPipe() (r, w *os.File, err error) {
 	var fds [2]int
@@ -159,10 +159,10 @@ func waitlessPipe() (r, w *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "events"), os.NewFile(uintptr(fds[1]), "events"), nil
 }
 
-// eventsArgs tell a VMM where its events go.
+// eventsArgs tell a VMM where to write its events.
 var eventsArgs = []string{"--event-monitor", "fd=" + strconv.Itoa(eventsFD)}
 
-// withEvents leaves the events to an operator who asks for them himself.
+// withEvents leaves the events to an operator who requests them.
 func withEvents(argv []string) []string {
 	if slices.ContainsFunc(argv, func(a string) bool { return strings.HasPrefix(a, eventsArgs[0]) }) {
 		return argv
@@ -170,16 +170,16 @@ func withEvents(argv []string) []string {
 	return slices.Concat(argv, eventsArgs)
 }
 
-// environment is all that a VMM gets to know of the one of the command. One arena
-// for all of its threads: with more, glibc reads a file when a thread's shrinks
-// (/proc/sys/vm/overcommit_memory, openat), which the filter of the thread that
-// tells events forbids, and a VMM of v53.0 ends by SIGSYS.
+// environment is the VMM's whole environment. It sets one malloc arena for all
+// threads: with more, glibc reads a file when a thread's arena shrinks
+// (/proc/sys/vm/overcommit_memory, openat), which the seccomp filter of the event
+// thread forbids, and a v53.0 VMM dies of SIGSYS.
 func environment() []string {
 	return append(durable.Coverage(), "PATH="+os.Getenv("PATH"), "MALLOC_ARENA_MAX=1")
 }
 
-// start starts a child that inherits no descriptor that it is not given and
-// blocks no signal.
+// start starts a child that inherits only the descriptors it is given and blocks
+// no signal.
 func start(cmd *exec.Cmd, in func(func() error) error) error {
 	if err := InheritNothing(); err != nil {
 		return err
@@ -199,8 +199,8 @@ func start(cmd *exec.Cmd, in func(func() error) error) error {
 	return in(unblocked)
 }
 
-// InheritNothing keeps every descriptor of this process from its children, those
-// that it inherited itself included; what a child is to have it is given.
+// InheritNothing keeps all descriptors of this process from its children,
+// including those it inherited itself; children get theirs explicitly.
 func InheritNothing() error {
 	if err := unix.CloseRange(3, maxFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("keep descriptors from children: %w", err)
@@ -208,7 +208,7 @@ func InheritNothing() error {
 	return nil
 }
 
-// listen waits for the pid, and goes on listening for the end.
+// listen waits for the pid, and continues to listen for the end.
 func listen(cmd *exec.Cmd, report *os.File) (*Started, error) {
 	r := bufio.NewReader(report)
 	line, err := r.ReadString('\n')
@@ -235,8 +235,8 @@ func listen(cmd *exec.Cmd, report *os.File) (*Started, error) {
 	return &Started{PID: pid, Gone: gone}, nil
 }
 
-// settle is done to a VMM from outside, and to the shell that becomes its keeper:
-// it gives way to the VMM meanwhile.
+// settle adjusts a VMM from outside, and the shell that becomes its keeper, which
+// yields to the VMM meanwhile.
 func (j *Job) settle(shell, vmm int) error {
 	if shell != vmm {
 		_ = unix.Setpriority(unix.PRIO_PROCESS, shell, 19) // it works as well without

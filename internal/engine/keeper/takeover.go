@@ -19,11 +19,11 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 )
 
-// Kept tells whether a run folder's VMM has a keeper.
+// Kept reports whether a run folder's VMM has a keeper.
 func Kept(dir string) (bool, error) { return filelock.Held(filepath.Join(dir, lockFile)) }
 
-// TakeOver gives a keeper to a VMM that has none. It answers false where somebody
-// else has just done so.
+// TakeOver starts a keeper for a VMM that has none. It returns false if another
+// process has just done so.
 func (p Program) TakeOver(dir string, logMax int64, of Target) (bool, error) {
 	lock, err := filelock.TryExclusive(filepath.Join(dir, lockFile))
 	if errors.Is(err, filelock.ErrLocked) {
@@ -67,7 +67,8 @@ func (k *keeping) takeOver(startTime string) (err error) {
 	return nil
 }
 
-// eventsOf opens the pipe of a VMM whose keeper has died, -1 where there is none.
+// eventsOf opens the event pipe of a VMM whose keeper has died, -1 if there is
+// none.
 func eventsOf(pid int) int {
 	path := fmt.Sprintf("/proc/%d/fd/%d", pid, eventsFD)
 	if to, err := os.Readlink(path); err != nil || !strings.HasPrefix(to, "pipe:") {
@@ -111,8 +112,8 @@ func stat(pid int) ([]string, error) {
 // exiting is PF_EXITING of linux/sched.h, in field 9.
 const exiting = 0x4
 
-// Ending tells whether a process has ended or is about to: on its way it lets go
-// of its files before anybody is told, and is there for as long as that takes.
+// Ending reports whether a process has ended or is ending: it releases its files
+// before its end is reported, and still exists while it does.
 func Ending(pid int) bool {
 	f, err := stat(pid)
 	if err != nil {
@@ -122,11 +123,11 @@ func Ending(pid int) bool {
 	return err == nil && flags&exiting != 0
 }
 
-// lockWait is how long somebody who only asks may keep the lock.
+// lockWait is how long a process that only checks may hold the lock.
 const lockWait = 2 * time.Second
 
-// AwaitEnd waits until a run folder has no keeper, which follows its VMM at once.
-// One that does not has been stopped, and is killed. One whose VMM lives is left
+// AwaitEnd waits until a run folder has no keeper, which ends right after its
+// VMM. One that does not was stopped, and is killed. One whose VMM lives is left
 // alone.
 func AwaitEnd(ctx context.Context, dir string, wait time.Duration) error {
 	dir = filepath.Clean(dir)

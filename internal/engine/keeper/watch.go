@@ -51,14 +51,14 @@ func (k *keeping) openLogs() error {
 	return nil
 }
 
-// The pause between two looks at the logs: short while much comes, since a guest
+// The pause between two checks of the logs: short while much comes, since a guest
 // can print a MiB in some seconds.
 const (
 	shortPause = 50 * time.Millisecond
 	longPause  = time.Second
 )
 
-// watch stays until the VMM has ended, and says how.
+// watch runs until the VMM has ended, and returns how.
 func (k *keeping) watch() (*End, error) {
 	for pause := shortPause; ; {
 		ended, err := k.wait(pause)
@@ -72,7 +72,7 @@ func (k *keeping) watch() (*End, error) {
 	}
 }
 
-// wait hears events until a pause is over or the VMM has ended.
+// wait handles events until a pause is over or the VMM has ended.
 func (k *keeping) wait(pause time.Duration) (ended bool, err error) {
 	for until := time.Now().Add(pause); ; {
 		fds := []unix.PollFd{{Fd: int32(k.pidfd), Events: unix.POLLIN}}
@@ -99,10 +99,10 @@ func (k *keeping) wait(pause time.Duration) (ended bool, err error) {
 	}
 }
 
-// lookAtLogs answers the next pause. A log that cannot be looked at is one that
-// the next keeper will look at.
+// lookAtLogs returns the next pause. A log that cannot be checked is left to the
+// next keeper.
 func (k *keeping) lookAtLogs(pause time.Duration) time.Duration {
-	// It was made to give way to the start of the VMM.
+	// Its priority was lowered during the start of the VMM.
 	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 0)
 	much := false
 	for _, l := range k.logs {
@@ -134,12 +134,12 @@ func (k *keeping) end() *End {
 	return e
 }
 
-// statusWait is how long another parent may take to take note of the end, before
-// which the kernel does not tell it.
+// statusWait is how long another parent may take to collect the status, before
+// which the kernel does not report it.
 const statusWait = 200 * time.Millisecond
 
-// statusOf asks the kernel, which tells it to others than the parent since Linux
-// 6.15.
+// statusOf asks the kernel, which reports it to other processes than the parent
+// since Linux 6.15.
 func statusOf(pidfd int) (unix.WaitStatus, bool) {
 	for until := time.Now().Add(statusWait); time.Now().Before(until); time.Sleep(time.Millisecond) {
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
@@ -150,7 +150,7 @@ func statusOf(pidfd int) (unix.WaitStatus, bool) {
 	return 0, false
 }
 
-// lineBytes bounds a line that is written down, bytes.
+// lineBytes limits a recorded line, bytes.
 const lineBytes = 400
 
 func clip(s string) string {
@@ -163,8 +163,8 @@ func clip(s string) string {
 // eventsBytes bounds an event, bytes.
 const eventsBytes = 64 << 10
 
-// hearEvents takes what the VMM says of itself: JSON objects with an empty line
-// behind each.
+// hearEvents reads the VMM's events: JSON objects, each followed by an empty
+// line.
 func (k *keeping) hearEvents() {
 	buf := make([]byte, eventsBytes)
 	n, err := unix.Read(k.events, buf)
@@ -210,7 +210,7 @@ func (k *keeping) hearEvent(b []byte) {
 	}
 }
 
-// panicked writes down that the guest is dead; the first word of it counts.
+// panicked records that the guest is dead; only the first report counts.
 func (k *keeping) panicked(from, line string) {
 	path := filepath.Join(k.dir, panicFile)
 	if ReadPanic(k.dir, k.of) != nil {
@@ -222,7 +222,7 @@ func (k *keeping) panicked(from, line string) {
 // rose: the guest boots again.
 func (k *keeping) rose() { _ = os.Remove(filepath.Join(k.dir, panicFile)) }
 
-// hear takes what the guest prints.
+// hear reads what the guest prints.
 func (k *keeping) hear(text []byte) {
 	k.console.lines(text, func(line []byte) {
 		switch {

@@ -7,8 +7,8 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Garbage is the Source of fingerprints: those of an image go with its page map, and
-// when the host was started again, since their key is gone.
+// Garbage is the Source of fingerprints: those of an image go with its page map,
+// and after a reboot, since their key is gone.
 func Garbage(st *store.Store) garbage.Source {
 	return garbage.Source{Folder: "cache/fingerprints", Objects: func(_ context.Context, r garbage.Run) error {
 		all, err := List(st)

@@ -1,21 +1,20 @@
-// Package prints keeps the fingerprints of images (ranges of RAM, disks) that were
-// captured since the host was started, so that the next capture of the VM need not
-// hash what did not change.
+// Package prints keeps the fingerprints of images (ranges of RAM, disks) captured
+// since the host was booted, so that the next capture of the VM need not hash
+// unchanged pages.
 //
 // In the folder cache/fingerprints of the store lie
 //
 //	<hex>   magic and the id of the key, filled up to headerBytes; then a print for
 //	        each page
 //
-// The name is the digest of the image's page map: another image, also one of a
-// snapshot that comes back under the same id, has no part in its prints. Nothing
+// The name is the digest of the image's page map: another image, even of a
+// snapshot that comes back under the same id, never matches these prints. Nothing
 // here is fsynced: the key ends with the boot (package fingerprint), and a file
-// under another key is as good as none. Of a VM, and of folders that were imported
-// one upon the other, only the last capture has prints; what else is left over is
-// gc's ([List]).
+// under another key is useless. Only the last capture of a VM, or of a series of
+// imported folders, has prints; other leftovers are removed by gc ([List]).
 //
 // All of it is best effort: without prints every page is hashed, and nothing is
-// ever refused for their want.
+// ever refused for lack of them.
 package prints
 
 import (
@@ -45,16 +44,16 @@ const (
 	headerBytes = 4096
 )
 
-// Path is where the prints of the image with this page map lie or would lie.
+// Path is the path of the prints of the image with this page map.
 func Path(st *store.Store, pageMap digest.Digest) string {
 	return st.Path("cache", "fingerprints", pageMap.Encoded())
 }
 
-// Key gives the key by which captures see what did not change; nil or an error:
-// they hash all of it.
+// Key returns the key by which captures recognise unchanged pages; with nil or an
+// error they hash all of them.
 type Key func(context.Context) (*fingerprint.Key, error)
 
-// Set is the prints of a snapshot in the making. A nil one has none.
+// Set is the prints of an unfinished snapshot. A nil one has none.
 type Set struct {
 	st  *store.Store
 	dir string // of the ingest, with which goes what got no name
@@ -81,9 +80,9 @@ func Begin(st *store.Store, in *store.Ingest, key Key) *Set {
 	return &Set{st: st, dir: in.Dir(), key: key, of: map[*packer.ImageWriter]*image{}}
 }
 
-// Of has an image look for unchanged pages by the prints of the one with the page
-// map parent ("" for none), which must be the one that the image was begun with,
-// and makes those of its own. It is called before any page is given.
+// Of makes an image compare its pages with the prints of the page map parent (""
+// for none), which must be the one the image was begun with, and record its own.
+// It is called before any page is given.
 func (s *Set) Of(ctx context.Context, iw *packer.ImageWriter, parent digest.Digest) {
 	if s == nil {
 		return
@@ -110,7 +109,7 @@ func (s *Set) Of(ctx context.Context, iw *packer.ImageWriter, parent digest.Dige
 	s.of[iw] = im
 }
 
-// Mapped says which page map an image got.
+// Mapped reports the page map of an image.
 func (s *Set) Mapped(iw *packer.ImageWriter, pageMap digest.Digest) {
 	if s == nil {
 		return
@@ -122,8 +121,8 @@ func (s *Set) Mapped(iw *packer.ImageWriter, pageMap digest.Digest) {
 	}
 }
 
-// Keep gives the prints of a snapshot that is published their names, and drops
-// those of the capture of its VM before it.
+// Keep names the prints of a published snapshot, and drops those of the previous
+// capture of its VM.
 func (s *Set) Keep(ctx context.Context, sn *store.Snapshot) {
 	if s == nil {
 		return
@@ -150,7 +149,7 @@ func (s *Set) Keep(ctx context.Context, sn *store.Snapshot) {
 	}
 }
 
-// Close ends the use of prints; those that have got no name go with the ingest.
+// Close ends the use of prints; unnamed ones go with the ingest.
 func (s *Set) Close() {
 	if s == nil {
 		return
@@ -166,7 +165,7 @@ func (s *Set) Close() {
 	clear(s.of)
 }
 
-// open opens prints that were made under a key; nil where there are none.
+// open opens prints made under a key; nil if there are none.
 func open(st *store.Store, pageMap digest.Digest, key *fingerprint.Key) *os.File {
 	if pageMap == "" {
 		return nil
@@ -189,8 +188,8 @@ func head(key *fingerprint.Key) []byte {
 	return append([]byte(magic), id[:]...)
 }
 
-// noting remembers that a write failed: what was written before is no good either,
-// for a page that came again has an older print there.
+// noting remembers a failed write: earlier prints are then useless too, since a
+// page that came twice may have an outdated print there.
 type noting struct {
 	to     io.WriterAt
 	failed *atomic.Bool

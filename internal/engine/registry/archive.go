@@ -24,10 +24,10 @@ import (
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
-// An archive is a tar of a layout, which may lie in a folder of its own there. A
-// file that can be read anywhere is read where it lies; what only streams, such as
-// a pipe or what is compressed, is laid out in the store's ingest first: only the
-// files that a layout has, each under the name that it has in one.
+// An archive is a tar of a layout, which may be in a subfolder. A seekable file
+// is read in place; a stream, such as a pipe or a compressed file, is first
+// unpacked in the store's ingest: only the files that belong to a layout, each
+// under its name in the layout.
 
 const (
 	entriesLimit = 1 << 17 // of an archive
@@ -35,7 +35,7 @@ const (
 	trailerLimit = 1 << 20 // read behind the end, for the sake of who writes it
 )
 
-// ImportFile takes in an archive: a file, or what can only be read once.
+// ImportFile imports an archive: a file, or a source that can only be read once.
 func (m *Mover) ImportFile(ctx context.Context, name, tag string, o PullOptions) (*store.Snapshot, error) {
 	f, err := openWaiting(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -65,7 +65,7 @@ func (m *Mover) ImportFile(ctx context.Context, name, tag string, o PullOptions)
 	return m.importStream(ctx, f, name, tag, o)
 }
 
-// ImportStream takes in an archive from a stream, compressed or not.
+// ImportStream imports an archive from a stream, compressed or not.
 func (m *Mover) ImportStream(ctx context.Context, r io.Reader, tag string, o PullOptions) (*store.Snapshot, error) {
 	return m.importStream(ctx, r, "the archive", tag, o)
 }
@@ -95,7 +95,8 @@ func (m *Mover) importStream(ctx context.Context, r io.Reader, name, tag string,
 // headBytes of an archive tell what it is.
 const headBytes = 512
 
-// compressions are told by how they begin; read says which of them are read.
+// compressions are recognised by their first bytes; read says which are
+// supported.
 var compressions = []struct {
 	kind, begins string
 	read         bool
@@ -117,10 +118,10 @@ func compressed(head []byte) string {
 	return ""
 }
 
-// tarMagic stands at this place of each tar but the oldest.
+// tarMagic is at this offset of every tar but the oldest.
 const tarMagic, tarMagicAt = "ustar", 257
 
-// isArchive: a file that begins so is an archive, though perhaps a damaged one.
+// isArchive: a file that begins so is an archive, though possibly a damaged one.
 func isArchive(head []byte) bool {
 	cut := len(head) < headBytes // within the first header
 	if cut || compressed(head) != "" || bytes.HasPrefix(head[tarMagicAt:], []byte(tarMagic)) {
@@ -136,7 +137,7 @@ func notArchive(name string) error {
 		"if it is a disk or a kernel: "+hint.ImportImage.Of(name)+" "+hint.Name.Of()+" NAME")
 }
 
-// expand gives the tar in a stream.
+// expand returns the tar in a stream.
 func expand(r *bufio.Reader) (io.ReadCloser, error) {
 	head, err := r.Peek(headBytes)
 	if len(head) == 0 {
@@ -228,9 +229,9 @@ func (m *Mover) layOut(ctx context.Context, from io.Reader, dir string) error {
 	return nil
 }
 
-// eachEntry visits the files of the layout that a tar holds, under their names in
-// the layout and each once. Links, devices and what belongs to no layout are passed
-// over.
+// eachEntry visits the files of the layout in a tar, under their names in the
+// layout and each once. Links, devices and anything that belongs to no layout are
+// skipped.
 func eachEntry(ctx context.Context, r io.Reader, visit func(name string, h *tar.Header, body io.Reader) error) error {
 	t := tar.NewReader(r)
 	seen, above := map[string]bool{}, ""
@@ -263,8 +264,8 @@ func eachEntry(ctx context.Context, r io.Reader, visit func(name string, h *tar.
 	}
 }
 
-// layoutName splits the name of an entry into the folder that the layout lies in
-// and its name there, "" when a layout has no such file.
+// layoutName splits the name of an entry into the folder of the layout and the
+// name within, "" if a layout has no such file.
 func layoutName(entry string) (above, name string) {
 	entry = path.Clean("/" + entry)[1:]
 	dir, base := path.Split(entry)
@@ -278,7 +279,7 @@ func layoutName(entry string) (above, name string) {
 	return "", ""
 }
 
-// broke says of an archive that cannot be read to its end what is wrong.
+// broke explains why an archive cannot be read to its end.
 func broke(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil, errors.Is(err, failure.Damaged):
@@ -291,7 +292,7 @@ func broke(ctx context.Context, err error) error {
 	return err
 }
 
-// tarFile is a layout in a tar that can be read anywhere.
+// tarFile is a layout in a seekable tar.
 type tarFile struct {
 	f  *os.File
 	at map[string]extent

@@ -7,15 +7,15 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// Repository checks a REGISTRY/NAME that blobs are to be fetched from, without
-// asking it; a tag behind it is of no matter.
+// Repository checks a REGISTRY/NAME to fetch blobs from, without contacting it; a
+// tag is ignored.
 func (m *Mover) Repository(ref string) error {
 	_, err := m.repository(ref)
 	return err
 }
 
-// FetchBlob takes one blob in from REGISTRY/NAME. Bytes of another digest are
-// failure.Damaged and change nothing here; failure.NotFound when the repository
+// FetchBlob fetches one blob from REGISTRY/NAME. Bytes of another digest are
+// failure.Damaged and change nothing here; failure.NotFound if the repository
 // does not have it.
 func (m *Mover) FetchBlob(ctx context.Context, in *store.Ingest, ref string, d store.Descriptor) error {
 	repo, err := m.repository(ref)
@@ -36,7 +36,7 @@ func (m *Mover) FetchBlob(ctx context.Context, in *store.Ingest, ref string, d s
 	return nil
 }
 
-// BlobSource gives what a repair fetches blobs with.
+// BlobSource returns the function a repair fetches blobs with.
 func (m *Mover) BlobSource(ref string) func(context.Context, *store.Ingest, store.Descriptor) (string, error) {
 	return func(ctx context.Context, in *store.Ingest, d store.Descriptor) (string, error) {
 		return ref, m.FetchBlob(ctx, in, ref, d)

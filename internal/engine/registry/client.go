@@ -14,7 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// repository is one of a registry, as where snapshots come from and go to.
+// repository is a repository of a registry.
 type repository struct {
 	*remote.Repository
 	*patience
@@ -49,8 +49,8 @@ func (m *Mover) repository(ref string) (*repository, error) {
 	return &repository{repo, p, m.concurrency()}, nil
 }
 
-// transport is what every request goes through: passwords guarded, answers that
-// will pass made errors, silence ended.
+// transport handles every request: it guards passwords, turns temporary refusals
+// into errors, and ends silence.
 func (m *Mover) transport(repo *remote.Repository) http.RoundTripper {
 	registry := &url.URL{Scheme: "https", Host: repo.Reference.Host()}
 	if repo.PlainHTTP {

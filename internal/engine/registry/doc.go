@@ -5,24 +5,24 @@
 // manifest names, so nothing is re-encoded: push and export copy bytes, and a
 // snapshot has the same manifest digest everywhere.
 //
-// What the snapshot stands on (kernel, firmware, read-only base disks) is not
-// named by that manifest, since it is shared by many. It travels as a second
-// manifest, the bundle, of artifact type [ArtifactTypeImages]; its subject is
-// the snapshot's manifest, so a registry's referrers API, or the tag that stands
-// in for it, finds it. A bundle can be left out: the receiving store then needs
-// the images.
+// The images of a snapshot (kernel, firmware, read-only base disks) are not in
+// that manifest, since many snapshots share them. They travel in a second
+// manifest, the bundle, of artifact type [ArtifactTypeImages]; its subject is the
+// snapshot's manifest, so a registry's referrers API, or the tag that replaces
+// it, finds it. The bundle may be left out: the receiving store then needs the
+// images.
 //
 // A registry may fail, fall silent and lie, and an archive may come from anybody
-// in any shape: patience.go says what is tried again, watched.go when an exchange
-// has stood still for too long, guarded.go where a password may go, fetch.go how a
-// body that was cut goes on, layoutread.go and archive.go what is read of a layout
-// and an archive, here.go what it means that a snapshot is here already.
+// in any shape: patience.go says what is retried, watched.go when a request is
+// too slow, guarded.go where a password may go, fetch.go how an interrupted
+// download resumes, layoutread.go and archive.go what is read from a layout and
+// an archive, here.go when a snapshot counts as already here.
 //
-// Invariants: a blob is leased before it is looked for and skipped only when it
-// is there; every byte that comes in is compared with its digest before it gets
-// a name; nothing is published before all of it is here and was opened once; a
-// record with arguments for the VMM, which could name any file of this host, is
-// taken only when the operator says so.
+// Invariants: a blob is leased before it is looked for and skipped only if it
+// exists; every received byte is compared with its digest before it gets a name;
+// nothing is published before everything is here and was opened once; a record
+// with arguments for the VMM, which could name any file of this host, is accepted
+// only with the operator's consent.
 package registry
 
 import (
@@ -54,10 +54,10 @@ type Mover struct {
 	Images *image.Store
 	// Concurrency is how many blobs are under way at once; 0 is 4.
 	Concurrency int
-	// PlainHTTP speaks http; loopback registries are spoken to so in any case.
+	// PlainHTTP uses http; for loopback registries that is always so.
 	PlainHTTP bool
-	// Idle ends an exchange with a registry in which next to no bytes came or went
-	// for so long; 0 waits for ever.
+	// Idle aborts a request that transfers next to nothing for so long; 0 waits
+	// for ever.
 	Idle    time.Duration
 	OnBytes func(done, total int64) // progress in bytes of blobs; may be nil
 

@@ -111,7 +111,7 @@ func (r *repository) manifestOnce(ctx context.Context, reference string) (ocispe
 	return d, b, nil
 }
 
-// Fetch opens a blob. Where its body is cut it goes on from there.
+// Fetch opens a blob. If its body is interrupted it resumes from there.
 func (r *repository) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
 	body := &resumed{ctx: ctx, repo: r, blob: d}
 	return body, r.try(ctx, body.open)
@@ -222,11 +222,11 @@ func (b *resumed) Close() error {
 	return body.Close()
 }
 
-// bundlesLimit bounds how many manifests are looked at that refer to a snapshot.
+// bundlesLimit limits how many manifests that refer to a snapshot are examined.
 const bundlesLimit = 64
 
-// Bundles fetches manifests that refer to root, those first that say that they
-// are bundles of images.
+// Bundles fetches manifests that refer to root, first those that declare
+// themselves bundles of images.
 func (r *repository) Bundles(ctx context.Context, root ocispec.Descriptor) ([][]byte, error) {
 	var ours, others []ocispec.Descriptor
 	err := r.try(ctx, func() error {

@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// unsafeError ends an exchange in which a password would go where nobody who
-// named the registry meant it to go.
+// unsafeError aborts a request that would send a password to a place that the
+// user who named the registry did not intend.
 type unsafeError struct{ registry, to string }
 
 func (e *unsafeError) Error() string {
 	return fmt.Sprintf("registry %s asks for the password at %s, which is not encrypted", e.registry, e.to)
 }
 
-// guarded is a transport that sends a password to the registry itself, to its
-// host, and elsewhere by https only. The registry is asked before anything is
-// sent that could matter, so the realm that it names is looked at there.
+// guarded is a transport that sends a password to the registry's own host, and
+// elsewhere by https only. The registry is asked before anything sensitive is
+// sent, so the realm it names is checked there.
 type guarded struct {
 	base     http.RoundTripper
 	registry *url.URL
@@ -48,7 +48,7 @@ func (t guarded) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// trusted tells where a password may go.
+// trusted reports whether a password may go there.
 func (t guarded) trusted(u *url.URL) bool {
 	return u.Scheme == "https" || t.registry.Scheme == "http" && strings.EqualFold(u.Hostname(), t.registry.Hostname())
 }

@@ -12,15 +12,15 @@ import (
 	"github.com/cocoonv2/cocoon/store/measure"
 )
 
-// A snapshot brings its own id, and so can whoever makes one: that an id is here
-// already says nothing of what comes under it. It is here when this store knows
-// the manifest, or finds that the contents are the same. Else the id is taken,
-// and the operator says what happens: the two can be told apart, and neither
+// A snapshot brings its own id, which its maker chose: that an id is here already
+// proves nothing about the contents. A snapshot is already here if this store
+// knows the manifest, or finds that the contents are the same. Otherwise the id
+// is taken, and the operator decides: the two can be told apart, and neither
 // keeps the other out.
 
-// known answers the snapshot if it is here, before anything is fetched, nil when
-// it has to be looked at or taken in, failure.Conflict when its id is taken by
-// something else and no other was asked for.
+// known returns the snapshot if it is here, before anything is fetched, nil if it
+// has to be compared or fetched, failure.Conflict if its id is taken by something
+// else and no new id was requested.
 func (m *Mover) known(ctx context.Context, foreign *store.Snapshot, o PullOptions) (*store.Snapshot, error) {
 	here, err := m.Store.Get(ctx, foreign.ID)
 	if errors.Is(err, failure.NotFound) {
@@ -46,8 +46,8 @@ func (m *Mover) known(ctx context.Context, foreign *store.Snapshot, o PullOption
 	return nil, taken(here, foreign, nil)
 }
 
-// compared is asked when all of a snapshot has landed, and answers like known.
-// renew says that its id is taken by something else and another was asked for.
+// compared is called once all of a snapshot has arrived, and returns the same as
+// known.
 func (m *Mover) compared(ctx context.Context, sn *store.Snapshot, o PullOptions) (here *store.Snapshot, renew bool, err error) {
 	here, err = m.Store.Get(ctx, sn.ID)
 	if errors.Is(err, failure.NotFound) {
@@ -75,9 +75,9 @@ func (m *Mover) compared(ctx context.Context, sn *store.Snapshot, o PullOptions)
 	return nil, false, taken(here, sn, err)
 }
 
-// sameAndSound says whether a snapshot that is here has the contents of one that
-// came. What a pack says that its pages are does for the one that came; the one that
-// is here must really have them, since it is what the answer will be.
+// sameAndSound reports whether the snapshot here has the contents of the arriving
+// one. For the latter, the packs' own word about their pages suffices; the one
+// here must really have them, since it is the result.
 func (m *Mover) sameAndSound(ctx context.Context, here, sn *store.Snapshot) (bool, error) {
 	same, err := measure.Same(ctx, m.Store, here, sn)
 	if !same || err != nil {
@@ -122,7 +122,8 @@ func (m *Mover) nameFree(ctx context.Context, foreign *store.Snapshot, o PullOpt
 	return taken
 }
 
-// claim gives a snapshot that is here what was asked for the one that comes.
+// claim gives the snapshot that is here the requested name, description and
+// labels.
 func (m *Mover) claim(ctx context.Context, here *store.Snapshot, o PullOptions) (*store.Snapshot, error) {
 	want, have := o.Meta, here.Meta
 	if want.Name != "" && have.Name != "" && want.Name != have.Name {

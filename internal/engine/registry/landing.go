@@ -17,7 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// landing is this store as where a snapshot comes to.
+// landing is this store as the receiver of a snapshot.
 type landing struct {
 	m     *Mover
 	in    *store.Ingest
@@ -27,8 +27,8 @@ type landing struct {
 	done, total int64 // bytes
 }
 
-// fetch brings the blobs that are not here, several at once. Each is leased
-// before it is looked for, so that what is skipped stays until the publish.
+// fetch fetches the missing blobs, several at once. Each is leased before it is
+// looked for, so that skipped ones stay until the publish.
 func (t *landing) fetch(ctx context.Context, from origin, blobs []ocispec.Descriptor) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(t.m.concurrency())
@@ -62,7 +62,7 @@ func (t *landing) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 	return t.in.Has(ctx, d)
 }
 
-// bring takes one blob in, compared with its digest.
+// bring receives one blob and compares it with its digest.
 func (t *landing) bring(ctx context.Context, from origin, d ocispec.Descriptor) error {
 	r, err := from.Fetch(ctx, d)
 	if err != nil {
@@ -84,8 +84,8 @@ func (t *landing) count(d ocispec.Descriptor) {
 	}
 }
 
-// images brings what the snapshot stands on, where this store lacks it: of what
-// the bundles name only that.
+// images fetches the images of the snapshot that this store lacks, and nothing
+// else in the bundles.
 func (t *landing) images(ctx context.Context, from origin, root ocispec.Descriptor, sn *store.Snapshot) error {
 	missing, err := t.missingImages(ctx, sn)
 	if err != nil || len(missing) == 0 {

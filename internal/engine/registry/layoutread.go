@@ -30,14 +30,13 @@ const (
 	candidatesLimit = 256
 )
 
-// files are those of a layout, wherever they lie. A file that is not there is
+// files are those of a layout, wherever they are. A missing file is
 // fs.ErrNotExist.
 type files interface {
 	open(name string) (io.ReadCloser, int64, error)
 }
 
-// folder is a layout as a folder, which anybody may have made: nothing outside it
-// is opened.
+// folder is an untrusted layout folder: nothing outside it is opened.
 type folder struct{ *os.Root }
 
 func (f folder) open(name string) (io.ReadCloser, int64, error) {
@@ -153,7 +152,7 @@ func (l *layout) candidates(but digest.Digest) (all []ocispec.Descriptor) {
 	return all
 }
 
-// choose gives the snapshot of a tag or digest; of "" the only one that there is.
+// choose returns the snapshot of a tag or digest; for "" the only one there is.
 func (l *layout) choose(ctx context.Context, tag string) (root ocispec.Descriptor, manifest []byte, err error) {
 	all, err := l.snapshots(ctx)
 	if err != nil {
@@ -227,8 +226,8 @@ func IsLayout(dir string) bool {
 	return err == nil
 }
 
-// ImportDir takes in the snapshot of a layout folder, which may come from
-// anybody: nothing outside it is opened. tag chooses among several.
+// ImportDir imports the snapshot of an untrusted layout folder: nothing outside
+// it is opened. tag chooses among several.
 func (m *Mover) ImportDir(ctx context.Context, dir, tag string, o PullOptions) (*store.Snapshot, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {

@@ -70,7 +70,7 @@ func (o *outgoing) name(root ocispec.Descriptor, ds ...ocispec.Descriptor) {
 	}
 }
 
-// makeBundle describes the images that the snapshot stands on.
+// makeBundle describes the images of the snapshot.
 func (o *outgoing) makeBundle(sn *store.Snapshot) error {
 	refs := sn.Spec.Images
 	if len(refs) == 0 {

@@ -9,9 +9,9 @@ import (
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
-// readPages reads every page of a snapshot and compares it with its hash. Blobs that
-// are what their digests say can still be wrong: whoever wrote a pack says in it what
-// its pages are.
+// readPages reads every page of a snapshot and compares it with its hash. Blobs
+// that match their digests can still be wrong: the writer of a pack states in it
+// what its pages are.
 func readPages(ctx context.Context, st *store.Store, sn *store.Snapshot) error {
 	if err := st.Unlock(ctx, sn); err != nil {
 		return err

@@ -15,23 +15,23 @@ import (
 	"time"
 )
 
-// Registries stand behind proxies that have a limit of requests, restart, and cut
-// what takes long. An exchange that failed so is tried again, after a while that
-// grows, or that the registry says; what was refused for good is not.
+// Registries are behind proxies that limit requests, restart, and cut long
+// connections. A request that failed so is retried, after a growing pause or the
+// one the registry requests; a permanent refusal is not.
 
 const (
-	// mostFailures in a row end it: with the pauses below that is some 20 s of
-	// answers that come at once. One that took all of the idle time counts for three.
+	// mostFailures in a row end it: with the pauses below that is about 20 s of
+	// immediate answers. One that took the whole idle time counts as three.
 	mostFailures = 6
 	idleFailures = 3
 
 	firstPause = 500 * time.Millisecond
 	mostPause  = 16 * time.Second
-	// mostAsked is the longest Retry-After that is waited for.
+	// mostAsked is the longest Retry-After that is honoured.
 	mostAsked = 5 * time.Minute
 )
 
-// refusal is an answer that may be another one later.
+// refusal is an answer that may change later.
 type refusal struct {
 	method, url string
 	status      int
@@ -47,7 +47,7 @@ func (r *refusal) Error() string {
 	return text
 }
 
-// passing tells answers that may be another one later.
+// passing recognises answers that may change later.
 func passing(status int) bool {
 	switch status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests,
@@ -57,8 +57,8 @@ func passing(status int) bool {
 	return false
 }
 
-// refusing is a transport that makes an error of each such answer, with what a
-// caller needs to try again.
+// refusing is a transport that turns each such answer into an error, with what is
+// needed for a retry.
 type refusing struct{ base http.RoundTripper }
 
 // RoundTrip sends a request.
@@ -75,7 +75,7 @@ func (t refusing) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// saysLimit bounds what is told of an answer, bytes.
+// saysLimit limits what is quoted of an answer, bytes.
 const saysLimit = 256
 
 // retryAfter reads the header of that name: seconds, or a date.
@@ -134,7 +134,7 @@ func (p *patience) after(ctx context.Context, err error, failures *int) error {
 	return p.pause(ctx, wait)
 }
 
-// pauseOf doubles with each failure, give or take a third, so that those who were
+// pauseOf doubles with each failure, give or take a third, so that clients
 // refused together do not come back together.
 func pauseOf(failures int) time.Duration {
 	d := min(firstPause<<(failures-1), mostPause)
@@ -158,8 +158,8 @@ func (p *patience) weight(err error) int {
 	return 1
 }
 
-// broken tells a connection that ended, or that could not be made to a registry
-// which had answered before.
+// broken recognises a connection that broke, or could not be made to a registry
+// that had answered before.
 func broken(err error, answered bool) bool {
 	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED, net.ErrClosed} {
 		if errors.Is(err, e) {

@@ -16,27 +16,27 @@ import (
 	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
-// PullOptions say how a snapshot is taken in.
+// PullOptions configure a pull or import.
 type PullOptions struct {
 	Meta store.Meta // name, description, labels of the snapshot here
-	// TrustArgs also takes a snapshot whose VM has arguments of its own for the
+	// TrustArgs also accepts a snapshot whose VM has its own arguments for the
 	// VMM: those could name any file or device of this host.
 	TrustArgs bool
-	// NewID takes a snapshot whose id is taken here, by other contents, in under
-	// an id of its own.
+	// NewID stores a snapshot whose id is taken here, by other contents, under a
+	// new id.
 	NewID bool
 }
 
 // origin is where a snapshot comes from: a repository or a layout.
 type origin interface {
-	// Fetch opens a blob; who reads compares it with its digest.
+	// Fetch opens a blob; the reader compares it with its digest.
 	Fetch(context.Context, ocispec.Descriptor) (io.ReadCloser, error)
 	// Bundles gives manifests that refer to that of a snapshot, or may.
 	Bundles(context.Context, ocispec.Descriptor) ([][]byte, error)
 }
 
-// Pull takes in the snapshot at REGISTRY/NAME:TAG (or @DIGEST) with the images
-// that it stands on. One that is here already is answered as it is.
+// Pull fetches the snapshot at REGISTRY/NAME:TAG (or @DIGEST) with its images.
+// One that is already here is returned as it is.
 func (m *Mover) Pull(ctx context.Context, ref string, o PullOptions) (*store.Snapshot, error) {
 	repo, err := m.repository(ref)
 	if err != nil {
@@ -140,7 +140,7 @@ func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec
 		return to.in.Adopt(ctx, renewed, manifest, meta)
 	}
 	got, err := to.in.Adopt(ctx, sn, manifest, o.Meta)
-	if errors.Is(err, failure.Conflict) { // perhaps somebody brought the same meanwhile
+	if errors.Is(err, failure.Conflict) { // perhaps the same arrived meanwhile
 		if here, herr := m.Store.Get(ctx, sn.ID); herr == nil && here.Means(sn.ManifestDigest) {
 			return m.claim(ctx, here, o)
 		}
@@ -148,9 +148,9 @@ func (m *Mover) land(ctx context.Context, to *landing, from origin, root ocispec
 	return got, err
 }
 
-// judge refuses what a restore could not use or must not trust. Without the key of
-// an encrypted snapshot the VMM's documents wait for the restore, which reads them
-// with it.
+// judge refuses what a restore could not use or must not trust. Without the key
+// of an encrypted snapshot the VMM's documents are left to the restore, which
+// reads them with it.
 func (m *Mover) judge(ctx context.Context, sn *store.Snapshot, o PullOptions) error {
 	docs := vm.Documents{Spec: &sn.Spec}
 	if err := m.readDocuments(ctx, sn, &docs); err != nil {
@@ -172,7 +172,7 @@ func (m *Mover) judge(ctx context.Context, sn *store.Snapshot, o PullOptions) er
 	return nil
 }
 
-// readDocuments reads the VMM's own, where the key is at hand.
+// readDocuments reads the VMM's documents, if the key is available.
 func (m *Mover) readDocuments(ctx context.Context, sn *store.Snapshot, docs *vm.Documents) error {
 	c, err := m.Store.ReadDocument(ctx, sn, store.MediaTypeCHConfig)
 	if keyring.IsMissing(err) {

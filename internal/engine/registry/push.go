@@ -18,8 +18,8 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// manifestLimit bounds a manifest that is fetched, bytes: as one here. Registries refuse
-// larger ones than 4 MiB, which is about 17,000 blobs or a TiB of packs.
+// manifestLimit limits a fetched manifest, bytes: as for local ones. Registries
+// refuse more than 4 MiB, which is about 17,000 blobs or a TiB of packs.
 const manifestLimit = store.ManifestLimit
 
 // Pushed says what a push or export moved.
@@ -30,8 +30,8 @@ type Pushed struct {
 	SkippedBytes int64  `json:"skippedBytes"`
 }
 
-// Push copies a snapshot to REGISTRY/NAME:TAG. What is there already is not
-// sent again.
+// Push copies a snapshot to REGISTRY/NAME:TAG. What is already there is not sent
+// again.
 func (m *Mover) Push(ctx context.Context, ref, target string, withImages bool) (*Pushed, error) {
 	repo, err := m.repository(target)
 	if err != nil {
@@ -56,8 +56,8 @@ func (m *Mover) Push(ctx context.Context, ref, target string, withImages bool) (
 	return out, nil
 }
 
-// send copies the snapshot, then the bundle that refers to it, and last the
-// tag: who resolves the tag finds all of it.
+// send copies the snapshot, then the bundle that refers to it, and last the tag:
+// once the tag resolves, everything is there.
 func (m *Mover) send(ctx context.Context, o *outgoing, repo *repository) (*Pushed, error) {
 	out := &Pushed{Digest: string(o.snapshot.Digest), Bytes: o.total()}
 	var sent, skipped atomic.Int64

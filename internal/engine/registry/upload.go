@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// sendGraph sends a manifest behind the blobs that it names, each once. Where the
-// manifest is there, they are too.
+// sendGraph sends a manifest after the blobs it names, each once. If the manifest
+// is there, they are too.
 func (r *repository) sendGraph(ctx context.Context, o *outgoing, root ocispec.Descriptor, count func(d ocispec.Descriptor, there bool)) error {
 	there, err := r.has(ctx, root)
 	if err != nil {
@@ -57,8 +57,8 @@ func (r *repository) has(ctx context.Context, d ocispec.Descriptor) (there bool,
 	return there, err
 }
 
-// upload sends a blob, each time from its beginning: what an upload that failed
-// left is the registry's to forget.
+// upload sends a blob, each time from its beginning; the registry cleans up
+// failed uploads.
 func (r *repository) upload(ctx context.Context, o *outgoing, d ocispec.Descriptor) error {
 	err := r.try(ctx, func() error {
 		f, err := o.open(ctx, d.Digest)
@@ -79,14 +79,14 @@ func (r *repository) upload(ctx context.Context, o *outgoing, d ocispec.Descript
 	return nil
 }
 
-// ownError is a file of ours that cannot be read: no failure of the registry's.
+// ownError is a local file that cannot be read: not a failure of the registry.
 type ownError struct{ err error }
 
 func (e *ownError) Error() string { return e.err.Error() }
 func (e *ownError) Unwrap() error { return e.err }
 
-// ownReader remembers that reading failed; who sends it may still read after the
-// answer came.
+// ownReader remembers a failed read; the sender may still read after the answer
+// came.
 type ownReader struct {
 	r      io.Reader
 	failed atomic.Pointer[ownError]

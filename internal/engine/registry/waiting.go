@@ -11,14 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A pipe has nothing to read for as long as whoever writes it likes. That must
-// not keep a command from being called off.
+// A pipe may have nothing to read for any length of time. That must not make a
+// command uninterruptible.
 
-// pollEvery is how often ctx is looked at while a pipe has no writer.
+// pollEvery is how often ctx is checked while a pipe has no writer.
 const pollEvery = 50 * time.Millisecond
 
-// openWaiting opens a file for reading. A pipe that nobody writes to yet is waited
-// for.
+// openWaiting opens a file for reading. It waits for the writer of a pipe.
 func openWaiting(ctx context.Context, name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -34,8 +33,8 @@ func openWaiting(ctx context.Context, name string) (*os.File, error) {
 	return f, nil
 }
 
-// waitForWriter waits until there is something to read, or there was a writer and
-// is none: without one, reading would find the end at once.
+// waitForWriter waits until there is something to read, or a writer came and
+// went: without a writer, reading would find the end at once.
 func waitForWriter(ctx context.Context, f *os.File) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -57,8 +56,8 @@ func waitForWriter(ctx context.Context, f *os.File) error {
 	return context.Cause(ctx)
 }
 
-// heeding is a stream whose reader does not wait longer than ctx lasts. Then the
-// read that is under way is left to itself: the command ends.
+// heeding is a stream whose reader waits no longer than ctx lasts. A read in
+// progress is then abandoned: the command ends.
 type heeding struct {
 	ctx  context.Context
 	came <-chan piece

@@ -9,26 +9,26 @@ import (
 	"time"
 )
 
-// A registry that says nothing holds whoever talks to it, and with him the lease
-// that keeps a snapshot from being removed. So every exchange is watched: in each
-// stretch of time of the given length some bytes go or come, 1 KiB for each second
-// of it, or the exchange is at its end.
+// A silent registry would block the caller for ever, and with it the lease that
+// keeps a snapshot from being removed. So every request is watched: in each
+// period of the given length at least 1 KiB for each second of it must be
+// transferred, or the request is aborted.
 
-// idleError ends an exchange in which too little went or came.
+// idleError aborts a request that transferred too little.
 type idleError struct{ after time.Duration }
 
 func (e *idleError) Error() string {
 	return fmt.Sprintf("the registry is idle: next to no bytes for %s", e.after)
 }
 
-// watched is a transport whose exchanges do not stand still. Below idle of 0
-// nothing is watched.
+// watched is a transport whose requests cannot stall. With idle 0 nothing is
+// watched.
 type watched struct {
 	base http.RoundTripper
 	idle time.Duration
 }
 
-// RoundTrip sends a request; the watch goes on while the body of the answer is
+// RoundTrip sends a request; the watch continues while the body of the answer is
 // read.
 func (t *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	if t.idle <= 0 {
@@ -53,8 +53,8 @@ func (t *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// watch counts the time in which an exchange is waited for. What is not waited
-// for, such as the reader's own disk, does not count.
+// watch counts the time spent waiting for the registry. Other waits, such as for
+// the reader's own disk, do not count.
 type watch struct {
 	idle  time.Duration
 	end   func()
@@ -85,7 +85,7 @@ func (w *watch) pause() {
 	w.left = max(0, w.left-time.Since(w.since))
 }
 
-// moved begins a new stretch when enough went or came in this one.
+// moved begins a new period once enough was transferred in this one.
 func (w *watch) moved(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -95,7 +95,7 @@ func (w *watch) moved(n int) {
 	w.begin()
 }
 
-// fresh begins a new stretch: an answer came.
+// fresh begins a new period: an answer came.
 func (w *watch) fresh() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -109,7 +109,7 @@ func (w *watch) begin() {
 	}
 }
 
-// explain says why an exchange was ended, where the watch did that.
+// explain says why a request was aborted, if the watch did that.
 func (w *watch) explain(err error) error {
 	if idle, ok := w.cause().(*idleError); ok {
 		return idle

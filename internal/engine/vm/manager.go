@@ -38,7 +38,7 @@ type Options struct {
 	OOMScoreAdj  int    // of VMMs; 0 leaves it as it is
 	Scopes       Scopes // of VMMs
 	CPUArgs      string // appended to --cpus boot=N
-	// Patience bounds every wait for a process.
+	// Patience limits every wait for a process.
 	Patience patience.Patience
 	// StopTimeout is how long a guest may take to power itself off; 0 is
 	// DefaultStopTimeout.
@@ -80,7 +80,7 @@ func (m *Manager) MigrationSocket(id string) string {
 // MigrationSocketFile is its name in a VM's run folder.
 const MigrationSocketFile = "migration.sock"
 
-// Patience bounds every wait for a process.
+// Patience limits every wait for a process.
 func (m *Manager) Patience() patience.Patience { return m.o.Patience }
 
 // Client talks to a VM's VMM.
