@@ -29,6 +29,7 @@ var modules = []module{
 		return c.blobs(p, garbage.Source{Folder: "blobs/sha256", Blobs: garbage.Blob})
 	}},
 	{"trash", (*collector).trash},
+	{"", (*collector).former},
 }
 
 // handled are folders whose leftovers are treated before the modules run (leases,

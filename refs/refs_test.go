@@ -1,229 +1,286 @@
 package refs
 
 import (
-	"context"
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/opencontainers/go-digest"
-	"pgregory.net/rapid"
+	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-func dig(i int) digest.Digest { return digest.FromString(fmt.Sprint(i)) }
+const me = "0123456789abcdef0123456789abcdef"
 
-func newTest(t testing.TB) *DB {
+// made gives an index of n rows of some size.
+func made(t testing.TB, n, size int) (path string, want map[string]string) {
 	t.Helper()
-	return New(filepath.Join(t.TempDir(), "refs.db"), Options{})
-}
-
-func ids(hs []Holder) []string {
-	var out []string
-	for _, h := range hs {
-		out = append(out, h.ID)
+	path, want = filepath.Join(t.TempDir(), "refs.db"), map[string]string{}
+	var rows []Row
+	for i := range n {
+		r := Row{fmt.Sprintf("%032x", i), bytes.Repeat([]byte{byte(i)}, size)}
+		rows, want[r.Key] = append(rows, r), string(r.Value)
 	}
-	slices.Sort(out)
-	return out
+	if err := Write(path, me, rows, []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	return path, want
 }
 
-// TestTheIndexIsAMapOfSets runs random records, forgets and rebuilds against a
-// plain map.
-func TestTheIndexIsAMapOfSets(t *testing.T) {
+// read gives all rows, nil where the index is not to be trusted.
+func read(t testing.TB, path, owner string) map[string]string {
+	t.Helper()
+	x, err := Open(path, owner)
+	if err != nil {
+		if !errors.Is(err, failure.Damaged) && !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("open: %v", err)
+		}
+		return nil
+	}
+	defer x.Close()
+	got := map[string]string{}
+	for k, v := range x.Rows() {
+		got[string(k)] = string(v)
+	}
+	return got
+}
+
+// notes gives all notes, nil where they are not to be trusted.
+func notes(t testing.TB, path, owner string) []string {
+	t.Helper()
+	n, err := ReadNotes(path, owner)
+	if err != nil {
+		if !errors.Is(err, failure.Damaged) && !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("notes: %v", err)
+		}
+		return nil
+	}
+	var all []string
+	for _, note := range n.All {
+		all = append(all, string(note))
+	}
+	return all
+}
+
+func TestWhatWasWrittenIsRead(t *testing.T) {
+	for _, n := range []int{0, 1, 3, 5000} {
+		path, want := made(t, n, 700)
+		said := []string{"first"}
+		for _, note := range []string{"one", "two", "", "\x00"} {
+			if got := read(t, path, me); !maps.Equal(got, want) {
+				t.Errorf("of %d rows %d are read", n, len(got))
+			}
+			if got := notes(t, path, me); !slices.Equal(got, said) {
+				t.Errorf("notes %q, want %q", got, said)
+			}
+			if err := Append(path, me, []byte(note)); err != nil {
+				t.Fatal(err)
+			}
+			said = append(said, note)
+		}
+		if n, err := ReadNotes(path, me); err != nil || n.Appended != 4*noteBytes+7 {
+			t.Errorf("%d bytes were appended, %v", n.Appended, err)
+		}
+	}
+}
+
+// TestEachFlippedBitIsFound: an index of which a bit is another one has no rows, or
+// no notes, and those it has are right.
+func TestEachFlippedBitIsFound(t *testing.T) {
+	path, want := made(t, 3, 10)
+	whole, err := os.ReadFile(path)
+	if err == nil {
+		err = Append(path, me, []byte("appended"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := len(whole) - noteBytes - len("first") // end here
+	for i := 0; i < len(all); i++ {
+		if i > 64 && i < rows-64 { // of the database some
+			i += 50
+		}
+		flipped := bytes.Clone(all)
+		flipped[i] ^= 1 << (i % 8)
+		if err := os.WriteFile(path, flipped, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, said := read(t, path, me), notes(t, path, me)
+		if sound := i >= rows; sound != maps.Equal(got, want) || !sound && got != nil {
+			t.Fatalf("byte %d is another one, and %d rows are read", i, len(got))
+		}
+		if sound := i >= headerBytes && i < rows; sound != slices.Equal(said, []string{"first", "appended"}) || !sound && said != nil {
+			t.Fatalf("byte %d is another one, and notes are read: %q", i, said)
+		}
+	}
+}
+
+// TestAnIndexThatEndsTooSoonIsNone, at whatever byte.
+func TestAnIndexThatEndsTooSoonIsNone(t *testing.T) {
+	path, want := made(t, 2, 10)
+	whole, err := os.ReadFile(path)
+	if err == nil {
+		err = Append(path, me, []byte("appended"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := int64(len(whole)) + noteBytes; n >= 0; n-- {
+		if n > 64 && n < int64(len(whole)-64) {
+			n -= 50
+		}
+		if err := os.Truncate(path, n); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, path, me); n < int64(len(whole)) && got != nil || n >= int64(len(whole)) && !maps.Equal(got, want) {
+			t.Fatalf("of %d bytes: %v", n, got)
+		}
+		if got := notes(t, path, me); n == int64(len(whole)) != (got != nil) {
+			t.Fatalf("of %d bytes, %d at first: notes %q", n, len(whole), got)
+		}
+	}
+}
+
+// TestAnIndexOfAnotherIsNone: another store's, another program's, no file at all.
+func TestAnIndexOfAnotherIsNone(t *testing.T) {
+	path, _ := made(t, 2, 10)
+	if got := read(t, path, "another"); got != nil {
+		t.Errorf("another store reads %v", got)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[8]++
+	binary.LittleEndian.PutUint32(b[headerBytes-4:], checksum(b[:headerBytes-4]))
 	dir := t.TempDir()
-	run := 0
-	rapid.Check(t, func(rt *rapid.T) {
-		run++
-		db := New(filepath.Join(dir, fmt.Sprint(run)), Options{})
-		ctx := context.Background()
-		model := map[string][]digest.Digest{}
-		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
-			id := fmt.Sprint("s", rapid.IntRange(0, 3).Draw(rt, "holder"))
-			h := Holder{Kind: "snapshot", ID: id, Name: "n" + id}
-			switch rapid.IntRange(0, 3).Draw(rt, "action") {
-			case 0:
-				if err := db.Forget(ctx, h); err != nil {
-					rt.Fatal(err)
-				}
-				delete(model, id)
-			case 1:
-				if err := db.Rebuild(ctx, entriesOf(model)); err != nil {
-					rt.Fatal(err)
-				}
-			default:
-				var entries []Entry
-				for _, n := range rapid.SliceOfN(rapid.IntRange(0, 3), 1, 3).Draw(rt, "holders") {
-					id := fmt.Sprint("s", n)
-					var ds []digest.Digest
-					for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, 5), 0, 4, rapid.ID).Draw(rt, "digests") {
-						ds = append(ds, dig(i))
-					}
-					entries = append(entries, Entry{Holder: Holder{Kind: "snapshot", ID: id, Name: "n" + id}, Digests: ds})
-					model[id] = ds
-				}
-				if err := db.Record(ctx, entries...); err != nil {
-					rt.Fatal(err)
-				}
-			}
-		}
-		compare(rt, db, model)
-	})
-}
-
-func entriesOf(model map[string][]digest.Digest) iter.Seq2[Entry, error] {
-	return func(yield func(Entry, error) bool) {
-		for id, ds := range model {
-			if !yield(Entry{Holder: Holder{"snapshot", id, "n" + id}, Digests: ds}, nil) {
-				return
-			}
-		}
-	}
-}
-
-func compare(t interface{ Fatalf(string, ...any) }, db *DB, model map[string][]digest.Digest) {
-	for i := range 6 {
-		var want []string
-		for id, ds := range model {
-			if slices.Contains(ds, dig(i)) {
-				want = append(want, id)
-			}
-		}
-		slices.Sort(want)
-		got, err := db.Holders(context.Background(), dig(i))
-		if errors.Is(err, failure.Damaged) && len(model) == 0 {
-			return // never written
-		}
+	size := func(path string) int64 {
+		fi, err := os.Lstat(path)
 		if err != nil {
-			t.Fatalf("holders: %v", err)
+			return -1
 		}
-		if diff := cmp.Diff(want, ids(got)); diff != "" {
-			t.Fatalf("holders of %d (-want +got):\n%s", i, diff)
+		return fi.Size()
+	}
+	for name, make := range map[string]func(path string) error{
+		"newer":  func(path string) error { return os.WriteFile(path, b, 0o600) },
+		"bbolt":  func(path string) error { return os.WriteFile(path, b[headerBytes:], 0o600) },
+		"empty":  func(path string) error { return os.WriteFile(path, nil, 0o600) },
+		"zeros":  func(path string) error { return os.WriteFile(path, bytes.Repeat([]byte{0}, 1<<16), 0o600) },
+		"link":   func(path string) error { return os.Symlink("/dev/zero", path) },
+		"folder": func(path string) error { return os.Mkdir(path, 0o700) },
+		"pipe":   func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"none":   func(string) error { return nil },
+	} {
+		path := filepath.Join(dir, name)
+		if err := make(path); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, path, me); got != nil {
+			t.Errorf("%s: %v", name, got)
+		}
+		_, err := Open(path, me)
+		if foreign := name == "newer" || name == "bbolt" || name == "zeros"; foreign != errors.Is(err, ErrForeign) {
+			t.Errorf("%s: %v", name, err)
+		}
+		before := size(path)
+		if err := Append(path, me, []byte("x")); err == nil || size(path) != before {
+			t.Errorf("%s is appended to: %v", name, err)
 		}
 	}
 }
 
-// TestDamageIsAnErrorAndARebuildHeals: whatever happens to the file, there is
-// no panic, no wrong holder, and a rebuild gives the same answers.
-func TestDamageIsAnErrorAndARebuildHeals(t *testing.T) {
-	model := map[string][]digest.Digest{}
-	for i := range 40 {
-		model[fmt.Sprint("s", i)] = []digest.Digest{dig(i % 6), dig((i + 1) % 6)}
-	}
-	db := newTest(t)
-	half := maps.Clone(model)
-	maps.DeleteFunc(half, func(id string, _ []digest.Digest) bool { return len(id) < 3 })
-	if err := db.Rebuild(t.Context(), entriesOf(half)); err != nil {
-		t.Fatal(err)
-	}
-	old, err := os.ReadFile(db.path)
+// TestNobodyWaitsForALockOnTheIndex.
+func TestNobodyWaitsForALockOnTheIndex(t *testing.T) {
+	path, want := made(t, 2, 10)
+	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Rebuild(t.Context(), entriesOf(model)); err != nil {
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	whole, err := os.ReadFile(db.path)
+	if got := read(t, path, me); !maps.Equal(got, want) {
+		t.Errorf("while it is locked: %v", got)
+	}
+	if err := Append(path, me, nil); err != nil {
+		t.Error(err)
+	}
+	if err := Write(path, me, nil, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAReaderKeepsWhatItHasFound, whatever becomes of the file.
+func TestAReaderKeepsWhatItHasFound(t *testing.T) {
+	path, want := made(t, 2000, 500)
+	x, err := Open(path, me)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rnd := rand.New(rand.NewPCG(1, 2))
-	harms := map[string]func([]byte) []byte{
-		"an old copy": func([]byte) []byte { return old },
-		"empty":       func([]byte) []byte { return nil },
-		"zeroed":      func(b []byte) []byte { return make([]byte, len(b)) },
-		"text":        func([]byte) []byte { return []byte("not a database") },
-		"half":        func(b []byte) []byte { return b[:len(b)/2] },
-		"page":        func(b []byte) []byte { return b[:4096*4] },
+	defer x.Close()
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
 	}
-	for i := range 200 {
-		harms[fmt.Sprint("flip ", i)] = func(b []byte) []byte {
-			for range 1 + i%4 {
-				b[rnd.IntN(len(b))] ^= 1 << rnd.IntN(8)
-			}
-			return b
+	n := 0
+	for k, v := range x.Rows() {
+		if n++; want[string(k)] != string(v) {
+			t.Fatalf("%s is %q", k, v)
 		}
 	}
-	for name, harm := range harms {
-		if err := os.WriteFile(db.path, harm(slices.Clone(whole)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		got, err := db.Holders(t.Context(), dig(0))
-		if err == nil {
-			for _, h := range got {
-				if !slices.Contains(model[h.ID], dig(0)) {
-					t.Errorf("%s: %v does not hold it", name, h)
-				}
-			}
-		} else if !errors.Is(err, failure.Damaged) {
-			t.Errorf("%s: %v is not damage", name, err)
-		}
-		_ = db.Record(t.Context(), Entry{Holder: Holder{"vm", "x", ""}}) // no panic
-		if err := db.Rebuild(t.Context(), entriesOf(model)); err != nil {
-			t.Fatalf("%s: rebuild: %v", name, err)
-		}
-		compare(t, db, model)
+	if n != len(want) {
+		t.Errorf("%d of %d rows", n, len(want))
 	}
 }
 
-func TestGenerationGrows(t *testing.T) {
-	db := newTest(t)
-	var last uint64
-	for range 3 {
-		if err := db.Record(t.Context(), Entry{Holder: Holder{"vm", "x", ""}}); err != nil {
-			t.Fatal(err)
-		}
-		n, err := db.Generation(t.Context())
-		if err != nil || n <= last {
-			t.Fatalf("generation %d after %d (%v)", n, last, err)
-		}
-		last = n
+// FuzzFile: any bytes behind a header that holds are an index or none, and all notes
+// are whole or there are none.
+func FuzzFile(f *testing.F) {
+	path, _ := made(f, 3, 10)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		f.Fatal(err)
 	}
-}
-
-func FuzzDecode(f *testing.F) {
-	key := []byte("vm/x")
-	f.Add(seal(key, []byte(`{"holder":{"kind":"vm","id":"x"}}`)))
-	f.Add([]byte{1, 2, 3})
+	f.Add(whole)
+	f.Add(append(whole, 1, 0, 0, 0, 0, 0, 0, 0, 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := decode(key, b); err != nil && !errors.Is(err, failure.Damaged) {
-			t.Error(err)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
 		}
-		e, err := decode(key, seal(key, b))
-		if err == nil && e.Holder.Kind == "" && len(b) == 0 {
-			t.Error("nothing was decoded")
+		read(t, path, me)
+		notes(t, path, me)
+		found, err := parseNotes(b)
+		var again []byte
+		for _, note := range found {
+			again = appendNote(again, note)
 		}
-		if _, err := decode([]byte("vm/y"), seal(key, b)); err == nil {
-			t.Error("decoded under another key")
+		if err == nil && !bytes.Equal(again, b) {
+			t.Errorf("%q is read as %q", b, found)
 		}
 	})
 }
 
-// TestTwoMayRebuildAtOnce: neither takes the other's unfinished file.
-func TestTwoMayRebuildAtOnce(t *testing.T) {
-	db := newTest(t)
-	model := map[string][]digest.Digest{"a": {dig(1)}, "b": {dig(2)}}
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			for range 10 {
-				if err := db.Rebuild(context.Background(), entriesOf(model)); err != nil {
-					t.Error(err)
-				}
-			}
-		})
+func BenchmarkOpen(b *testing.B) {
+	path, _ := made(b, 10_000, 1200)
+	for b.Loop() {
+		if x, err := Open(path, me); err == nil {
+			x.Close()
+		}
 	}
-	wg.Wait()
-	found, err := db.Holders(t.Context(), dig(1))
-	if err != nil || len(found) != 1 {
-		t.Errorf("holders %v, %v", found, err)
+}
+
+func BenchmarkWrite(b *testing.B) {
+	for b.Loop() {
+		made(b, 10_000, 1200)
 	}
 }

@@ -3,9 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -14,19 +12,16 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
 // The family of a snapshot are the snapshots of other VMs, and of the same one,
-// that stand on the same image: their pages repeat, at other addresses. The
-// derived file cache/families says which they are, a line for each publish:
-//
-//	IMAGE-DIGEST SNAPSHOT-ID
-//
-// The last lines are the most recent snapshots. Lost, it is made again from the
-// manifests; torn, wrong or stale lines cost reuse and nothing else: a page is
-// reused when its hash stands in the checksummed index of a pack that is there
-// and that the lease holds.
+// that stand on the same image: their pages repeat, at other addresses. The index
+// says which they are; a publish appends to it, so that nobody need list before.
+// What the index does not say, or says wrongly, costs reuse and nothing else: a
+// page is reused when its hash stands in the checksummed index of a pack that is
+// there and that the lease holds.
 
 const (
 	// familyPages bounds the pages of a family that one capture knows: 4 GiB of
@@ -37,11 +32,10 @@ const (
 	familyPacks = 256
 	// familyMembers bounds the snapshots that are looked at for them.
 	familyMembers = 16
-	// familiesBytes is the size from which the file is made again, shorter.
-	familiesBytes = 4 << 20
+	// appendedMost is what may be appended to the index until it is made anew: some
+	// 10,000 publishes without a listing, bytes.
+	appendedMost = 2 << 20
 )
-
-func (s *Store) familiesPath() string { return s.Path("cache", "families") }
 
 // familyKeys are the images that make a family: the disks, or what is booted
 // where no disk is an image.
@@ -60,76 +54,63 @@ func familyKeys(images []ImageRef) []digest.Digest {
 	return others
 }
 
-// joinFamily notes a published snapshot; best effort.
+// joinFamily notes a published snapshot; best effort. An index that is missing is
+// made whole by whoever asks for it.
 func (s *Store) joinFamily(sn *Snapshot) {
-	var b bytes.Buffer
-	for _, key := range familyKeys(sn.Spec.Images) {
-		fmt.Fprintf(&b, "%s %s\n", key, sn.ID)
+	if lines := familyLines(nil, familyKeys(sn.Spec.Images), sn.ID); len(lines) > 0 {
+		_ = refs.Append(s.indexPath(), s.identity(), lines)
 	}
-	// No O_CREATE: a file that is missing is made by rebuildFamilies, whole.
-	f, err := os.OpenFile(s.familiesPath(), os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		return
-	}
-	_, _ = f.Write(b.Bytes())
-	_ = f.Close()
 }
 
-// family lists the most recent snapshots that stand on one of these images,
-// the last published first. Some may not exist any more.
+// A note of families has lines: the digest of an image, the id of a snapshot.
+func familyLines(b []byte, keys []digest.Digest, id ID) []byte {
+	for _, key := range keys {
+		b = fmt.Appendf(b, "%s %s\n", key, id)
+	}
+	return b
+}
+
+// familyNote is of the last members of each family, oldest first.
+func familyNote(all []cached) []byte {
+	order := byAge(all)
+	var lines [][]byte
+	members := map[digest.Digest]int{}
+	for _, i := range slices.Backward(order) {
+		for _, key := range all[i].families {
+			if members[key]++; members[key] <= familyMembers {
+				lines = append(lines, familyLines(nil, []digest.Digest{key}, all[i].Summary.ID))
+			}
+		}
+	}
+	slices.Reverse(lines)
+	return bytes.Join(lines, nil)
+}
+
+// family lists the snapshots that stand on one of these images, the last captured
+// first. Some may not exist any more.
 func (s *Store) family(ctx context.Context, images []ImageRef) []ID {
 	keys := familyKeys(images)
 	if len(keys) == 0 {
 		return nil
 	}
-	b, err := os.ReadFile(s.familiesPath())
-	if errors.Is(err, os.ErrNotExist) || len(b) > familiesBytes {
-		b = s.rebuildFamilies(ctx)
+	notes, err := refs.ReadNotes(s.indexPath(), s.identity())
+	if err != nil || notes.Appended > appendedMost {
+		if _, err := s.list(ctx, true); err != nil {
+			return nil
+		}
+		notes, _ = refs.ReadNotes(s.indexPath(), s.identity()) // without one nobody is found
 	}
 	var members []ID
-	for line := range strings.Lines(string(b)) {
-		key, id, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		if spelling.ID(id) && slices.Contains(keys, digest.Digest(key)) {
-			members = append(members, ID(id))
+	for _, note := range notes.All {
+		for line := range strings.Lines(string(note)) {
+			key, id, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+			if spelling.ID(id) && slices.Contains(keys, digest.Digest(key)) {
+				members = append(members, ID(id))
+			}
 		}
 	}
 	slices.Reverse(members)
 	return members
-}
-
-// rebuildFamilies makes the file from the manifests, and gives its content.
-func (s *Store) rebuildFamilies(ctx context.Context) []byte {
-	ids, err := s.IDs()
-	if err != nil {
-		return nil
-	}
-	all := make([]*Snapshot, len(ids))
-	_ = inParallel(len(ids), func(i int) error {
-		if sn, err := s.Get(ctx, ids[i]); err == nil {
-			all[i] = sn
-		}
-		return ctx.Err()
-	})
-	all = slices.DeleteFunc(all, func(sn *Snapshot) bool { return sn == nil })
-	slices.SortFunc(all, func(a, b *Snapshot) int { return a.Spec.Created.Compare(b.Spec.Created) })
-	b := familyLines(all)
-	_ = derivedDocument.Write(s.familiesPath(), b, 0o600)
-	return b
-}
-
-// familyLines are the lines of the last members of each family, oldest first.
-func familyLines(all []*Snapshot) []byte {
-	var lines []string
-	members := map[digest.Digest]int{}
-	for _, sn := range slices.Backward(all) {
-		for _, key := range familyKeys(sn.Spec.Images) {
-			if members[key]++; members[key] <= familyMembers {
-				lines = append(lines, fmt.Sprintf("%s %s\n", key, sn.ID))
-			}
-		}
-	}
-	slices.Reverse(lines)
-	return []byte(strings.Join(lines, ""))
 }
 
 // openFamily opens the packs of the family, most recent first, up to the bounds

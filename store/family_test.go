@@ -1,16 +1,18 @@
 package store
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/test/ramgen"
+	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
@@ -101,31 +103,53 @@ func checkRAM(t *testing.T, s *Store, sn *Snapshot, want *ramgen.Image) {
 	}
 }
 
-// The file of families is derived: lost it is made again, and whatever it holds
-// a capture succeeds and is right.
+// The index is derived: lost, another's or damaged it is made again, and whatever it
+// holds a capture succeeds and is right.
 func TestFamiliesAreMadeAgainAndNeverTrusted(t *testing.T) {
 	s := openTest(t)
 	first := ramgen.New(siblingBytes, 1)
 	sn, _ := publishGuest(t, s, "first", first, "debian")
-	key := digest.FromString("debian")
-	for i, damage := range []struct {
-		what    string
-		content string // "" removes the file
-		reuses  bool
-	}{
-		{"lost", "", true},
-		{"torn line", fmt.Sprintf("%s %s\n%s %s", key, sn.ID, key, sn.ID[:7]), true},
-		{"snapshots that are gone", fmt.Sprintf("%s %032x\n%s %s\n", key, 5, key, sn.ID), true},
-		{"noise", strings.Repeat("\x00\xff\n", 1000), false},
-		{"hostile ids", fmt.Sprintf("%s ../../../etc\n", key), false},
-	} {
-		var err error
-		if damage.content == "" {
-			err = os.Remove(s.familiesPath())
-		} else {
-			err = os.WriteFile(s.familiesPath(), []byte(damage.content), 0o600)
+	other := openTest(t)
+	publishGuest(t, other, "other", ramgen.New(siblingBytes, 9), "debian")
+	if _, err := other.Summaries(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	index := func(ids ...ID) func() error {
+		return func() error {
+			var note []byte
+			for _, id := range ids {
+				note = familyLines(note, []digest.Digest{digest.FromString("debian")}, id)
+			}
+			return refs.Write(s.indexPath(), s.identity(), nil, note)
 		}
-		if err != nil {
+	}
+	swap := func() error {
+		b, err := os.ReadFile(other.indexPath())
+		return errors.Join(err, os.WriteFile(s.indexPath(), b, 0o600))
+	}
+	flip := func(fromEnd int) func() error {
+		return func() error {
+			b, err := os.ReadFile(s.indexPath())
+			b[(len(b)-fromEnd)%len(b)] ^= 1
+			return errors.Join(err, os.WriteFile(s.indexPath(), b, 0o600))
+		}
+	}
+	for i, damage := range []struct {
+		what   string
+		harm   func() error
+		reuses bool
+	}{
+		{"lost", func() error { return os.RemoveAll(s.indexPath()) }, true},
+		{"torn", func() error { return os.Truncate(s.indexPath(), 5000) }, true},
+		{"noise", func() error { return os.WriteFile(s.indexPath(), bytes.Repeat([]byte("\x00\xff\n"), 1000), 0o600) }, true},
+		{"another store's", swap, true},
+		{"a bit of its header", flip(0), true},
+		{"a bit of its notes", flip(3), true},
+		{"an earlier program's", func() error { return os.WriteFile(s.indexPath(), make([]byte, 1<<15), 0o600) }, true},
+		{"snapshots that are gone", index(ID(fmt.Sprintf("%032x", 5)), sn.ID), true},
+		{"hostile ids", index("../../../etc"), false},
+	} {
+		if err := damage.harm(); err != nil {
 			t.Fatal(err)
 		}
 		next := first.Sibling(uint64(10 + i))

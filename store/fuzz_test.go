@@ -5,63 +5,66 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	"github.com/cocoonv2/cocoon/refs"
 	storelayout "github.com/cocoonv2/cocoon/store/layout"
 )
 
 const fuzzID = "0123456789abcdef0123456789abcdef"
 
-// FuzzSummaryLine: a line is a summary of the snapshot that it begins with, and
-// is written again as the same.
-func FuzzSummaryLine(f *testing.F) {
-	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
-	c := cached{Summary: Summary{ID: fuzzID, Name: "web", Created: at, Expires: &at, Labels: map[string]string{"a b": "c"}}, Blobs: []blobShare{{"00", 5}}, stamp: metaStamp{7, -8}}
-	line, err := c.line()
-	if err != nil {
+// FuzzIndexRow: any bytes are a row or none, and what is a row is written again as
+// the same.
+func FuzzIndexRow(f *testing.F) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("", 3600))
+	full := cached{
+		Summary: Summary{
+			ID: fuzzID, Name: "web-1", VM: VMRef{"vm-id", "vm"}, Created: at.UTC(), Description: "früh, {\"quoted\"}", Labels: map[string]string{"a": "b", "c d": ""},
+			Expires: &at, Protected: true, State: "ready", Hypervisor: Hypervisor{"ch", "53.0.0"}, CPUs: 2, Memory: MemorySummary{1 << 40, 3},
+			Disks: []DiskSummary{{"s", 7}, {"", 0}}, Size: Size{4, 5, 6}, Parent: fuzzID, Capture: CaptureSummary{"live", 1.5, UnknownMs, 1, 2, 3}, Key: "0123",
+		},
+		stamp: metaStamp{7, -8}, families: []digest.Digest{digest.FromString("x")}, blobs: blobShares("").with(Descriptor{Digest: digest.FromString("a"), Size: 5}).with(Descriptor{Digest: digest.FromString("b")}), whole: true,
+	}
+	for _, c := range []cached{full, {Summary: Summary{ID: fuzzID, Created: time.Time{}}}} {
+		row, err := c.encode()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(row)
+	}
+	row, err := full.encode()
+	var got cached
+	if err := errors.Join(err, got.decode(row)); err != nil {
 		f.Fatal(err)
 	}
-	f.Add(line)
-	f.Add([]byte(fuzzID + " 1 2 null {}\n"))
-	f.Fuzz(func(t *testing.T, row []byte) {
-		l, ok := parseLine(string(row))
-		if !ok {
+	got.row = ""
+	same := []cmp.Option{cmp.AllowUnexported(cached{}, metaStamp{}), cmpopts.IgnoreUnexported(Summary{}), cmpopts.EquateEmpty(), cmpopts.IgnoreFields(cached{}, "row")}
+	if d := cmp.Diff(full, got, same...); d != "" {
+		f.Fatalf("it reads back as another (-want +got):\n%s", d)
+	}
+	f.Fuzz(func(t *testing.T, row string) {
+		var c, again cached
+		if c.decode(row) != nil {
 			return
 		}
-		var c cached
-		if l.parse(&c, true) != nil {
-			return
-		}
-		if c.Summary.ID != l.id || !spelling.ID(string(l.id)) {
-			t.Fatalf("the line of %s is a summary of %q", l.id, c.Summary.ID)
-		}
-		var any Summary // read without knowing the layout
-		if err := jsonv2.Unmarshal([]byte(l.body), &any); err != nil {
-			t.Fatalf("%q is no JSON: %v", l.body, err)
-		}
-		if d := cmp.Diff(any, c.Summary, cmpopts.IgnoreUnexported(Summary{})); d != "" {
-			t.Errorf("%q is read as another than it is (-want +got):\n%s", l.body, d)
-		}
-		line, err := c.line()
+		written, err := c.encode()
 		if err != nil {
-			return // it is left out of the file then
+			return // it is left out of the index then
 		}
-		var again cached
-		l, ok = parseLine(string(line))
-		if err := l.parse(&again, true); !ok || err != nil {
-			t.Fatalf("%q cannot be read back: %v", line, err)
+		if err := again.decode(written); err != nil {
+			t.Fatalf("%q cannot be read back: %v", written, err)
 		}
-		if d := cmp.Diff(c, again, cmp.AllowUnexported(cached{}, metaStamp{}), cmpopts.IgnoreUnexported(Summary{})); d != "" {
-			t.Errorf("%q reads back as another (-want +got):\n%s", line, d)
+		if d := cmp.Diff(c, again, same...); d != "" {
+			t.Errorf("it reads back as another (-want +got):\n%s", d)
 		}
 	})
 }
@@ -104,21 +107,23 @@ func FuzzMeta(f *testing.F) {
 	})
 }
 
-// FuzzFamilies: whatever stands in the file of families, who joins one behind it
-// is its first member.
+// FuzzFamilies: whatever the index says, who joins a family behind it is found, and
+// nobody that cannot be.
 func FuzzFamilies(f *testing.F) {
 	s := openTest(f)
 	image := ImageRef{Digest: digest.FromString("x"), Role: "disk"}
 	sn := &Snapshot{ID: fuzzID, Spec: Spec{Images: []ImageRef{image}}}
-	f.Add([]byte(string(image.Digest) + " fedcba9876543210fedcba9876543210\ntorn"))
-	f.Add(bytes.Repeat([]byte("long"), 1<<15))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if err := os.WriteFile(s.familiesPath(), append(b, '\n'), 0o600); err != nil {
+	line := func(id ID) string { return string(familyLines(nil, familyKeys(sn.Spec.Images), id)) }
+	f.Add(line("fedcba9876543210fedcba9876543210"))
+	f.Add(line("../../../etc"))
+	f.Add(line(fuzzID)[:50])
+	f.Fuzz(func(t *testing.T, note string) {
+		if err := refs.Write(s.indexPath(), s.identity(), nil, []byte(note)); err != nil {
 			t.Fatal(err)
 		}
 		s.joinFamily(sn)
 		members := s.family(t.Context(), sn.Spec.Images)
-		if len(members) == 0 || members[0] != fuzzID {
+		if !slices.Contains(members, fuzzID) {
 			t.Errorf("members %v", members)
 		}
 		for _, id := range members {

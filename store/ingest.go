@@ -281,7 +281,7 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 	return in.publishStaged(ctx, staged, config, &sp, meta)
 }
 
-// publishStaged makes a staged snapshot exist and tells who follows the store.
+// publishStaged makes a staged snapshot exist.
 func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descriptor, sp *Spec, meta Meta) (*Snapshot, error) {
 	err := in.st.Names().Lock(ctx, func() error {
 		if err := in.st.Names().Take(in.id, meta.Name); err != nil {
@@ -305,9 +305,6 @@ func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descr
 	sn, err := in.st.Get(ctx, in.id)
 	if err == nil {
 		in.st.joinFamily(sn)
-	}
-	if err == nil && in.st.onCommit != nil {
-		in.st.onCommit(ctx, sn)
 	}
 	return sn, err
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // RemakeMeta gives a snapshot whose meta.json cannot be read another one, and says
-// with what. The derived files may still know what it said when it was listed
+// with what. The index may still know what it said when it was listed
 // last: its labels, description and expiry; its name has a link. Whether it was protected since
 // they do not know, so it is protected.
 func (s *Store) RemakeMeta(ctx context.Context, id ID, dryRun bool) (how string, err error) {
@@ -49,10 +49,12 @@ func (s *Store) writeMeta(id ID, m Meta) error {
 }
 
 // lastKnown is what is said elsewhere of a snapshot's meta.json, the newest that
-// there is: its name by the link that leads here, the rest by the derived file.
+// there is: its name by the link that leads here, the rest by the index.
 func (s *Store) lastKnown(id ID) (m Meta) {
 	var c cached
-	if l, ok := s.readLines()[id]; ok && l.parse(&c, false) == nil {
+	x := s.openIndex()
+	defer x.Close()
+	if c.decode(string(x.Get(string(id)))) == nil && c.Summary.ID == id {
 		m = Meta{Name: c.Summary.Name, Description: c.Summary.Description, Labels: c.Summary.Labels, Expires: c.Summary.Expires}
 	}
 	if name := s.Names().ByLink(id, m.Name); name != "" || s.Names().Whole() { // a link goes with its name

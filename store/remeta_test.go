@@ -65,7 +65,7 @@ func TestALostMetaIsMadeAgain(t *testing.T) {
 			return errors.Join(s.DropDerived(t.Context()), os.Remove(s.Path(storelayout.Names, "renamed")))
 		}, "", 0},
 		"nothing is derived":     {func(s *Store) error { return s.DropDerived(t.Context()) }, "renamed", 0},
-		"only its name is known": {func(s *Store) error { return os.Remove(s.summaryPath()) }, "renamed", 0},
+		"only its name is known": {func(s *Store) error { return os.Remove(s.indexPath()) }, "renamed", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openTest(t)

@@ -48,9 +48,6 @@ func (s *Store) Remove(ctx context.Context, id ID, o RemoveOptions) error {
 	if name != "" { // whose link goes when the snapshot cannot come back any more
 		_ = s.Names().Lock(ctx, func() error { s.Names().Drop(name); return nil })
 	}
-	if s.onRemove != nil {
-		s.onRemove(ctx, id)
-	}
 	return s.unlink(trashed)
 }
 

@@ -122,7 +122,7 @@ func (m *Maintenance) replace(ctx context.Context, in *Ingest, r *replacement) e
 		if err != nil {
 			return err
 		}
-		return m.replaced(ctx, r, staged)
+		return replaced(r, staged)
 	}
 }
 
@@ -157,21 +157,14 @@ func (m *Maintenance) exchangeNow(ctx context.Context, in *Ingest, r *replacemen
 	return m.st.onReplace(r.old, &Snapshot{ID: r.old.ID, Spec: r.spec}, live)
 }
 
-// replaced makes the exchange durable and tells who follows the store. The old
-// folder, at staged now, goes with the ingest.
-func (m *Maintenance) replaced(ctx context.Context, r *replacement, staged string) error {
+// replaced makes the exchange durable. The old folder, at staged now, goes with the
+// ingest.
+func replaced(r *replacement, staged string) error {
 	durable.Step("store.repack.replaced")
 	if err := durable.SyncParents(staged, r.old.Dir); err != nil {
 		return fmt.Errorf("replace snapshot %s: %w", r.old.ID, err)
 	}
-	sn, err := m.st.Get(ctx, r.old.ID)
-	if errors.Is(err, failure.NotFound) {
-		return nil // removed since
-	}
-	if err == nil && m.st.onCommit != nil {
-		m.st.onCommit(ctx, sn)
-	}
-	return err
+	return nil
 }
 
 // allThere looks at each of the blobs once more.

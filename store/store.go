@@ -18,7 +18,7 @@
 //	images/ vms/ pins/ cache/ journals/ network/   of other rooms
 //	cache/fingerprints/<hex>   which pages did not change: package prints
 //	names/<name>           a link to the snapshot of that name: package names
-//	cache/summaries cache/families   derived: see their files here
+//	refs.db                what each snapshot is, for listings: index.go
 //	ingest/<lease>/ leases/<id> trash/<run>/
 //
 // Invariants:
@@ -64,8 +64,6 @@ type Store struct {
 	maxBytes  int64
 	keys      *keyring.Ring
 	veto      func(context.Context, *Store, ID) error
-	onCommit  func(context.Context, *Snapshot)
-	onRemove  func(context.Context, ID)
 	onReplace func(old, now *Snapshot, live []lease.Holding) error
 }
 
@@ -76,8 +74,6 @@ var (
 	specDocument     = durable.Document{Name: "snapshot config", Limit: SpecLimit}
 	blobDocument     = durable.Document{Name: "blob", Limit: wholeBlobLimit}
 	noteDocument     = durable.Document{Name: "note of damage", Limit: 0}
-	// derivedDocument is made again where it is lost, and read as long as it is.
-	derivedDocument = durable.Document{Name: "derived file", Limit: 1 << 40}
 )
 
 // Bounds, bytes.
@@ -111,13 +107,6 @@ func (s *Store) Trash() *trash.Trash { return trash.In(s.at) }
 
 // Space is the room that the store has.
 func (s *Store) Space() space.Space { return space.Of(s.at, s.maxBytes) }
-
-// OnCommit and OnRemove set what follows a publish and a removal: derived
-// indexes, which must cope with their own failures: what happened stays.
-func (s *Store) OnCommit(f func(context.Context, *Snapshot)) { s.onCommit = f }
-
-// OnRemove: see OnCommit.
-func (s *Store) OnRemove(f func(context.Context, ID)) { s.onRemove = f }
 
 // OnReplace sets what goes along when a snapshot is replaced by one that names
 // other blobs, in the instant in which nobody leases, publishes or removes: live is

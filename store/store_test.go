@@ -246,7 +246,7 @@ func TestSummariesFollowEveryChange(t *testing.T) {
 	if len(after) != 1 || after[one.ID].Size.Unique != after[one.ID].Size.Stored {
 		t.Errorf("after rm of the other: %+v", after)
 	}
-	if err := os.WriteFile(s.summaryPath(), []byte("[{"), 0o600); err != nil {
+	if err := os.WriteFile(s.indexPath(), []byte("[{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got := list(); len(got) != 1 || got[one.ID].Name != "renamed" {

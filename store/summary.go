@@ -108,37 +108,12 @@ type Size struct {
 	Unique  int64 `json:"unique"`
 }
 
-// cached is a Summary with what tells whether it is still true, and the blobs
-// from which unique sizes follow.
-type cached struct {
-	Summary Summary
-	Blobs   []blobShare
-	stamp   metaStamp
-	was     *line
-}
-
-type blobShare struct {
-	Digest string `json:"d"`
-	Bytes  int64  `json:"b"`
-}
-
-// Summaries lists every snapshot, oldest first. It reads a derived file (see
-// summarycache.go) and only those snapshots that the file does not know or
-// whose meta.json was rewritten; the file is never trusted by anything else.
+// Summaries lists every snapshot, oldest first. It reads the index (index.go) and
+// only those snapshots of which the index says nothing that is of today.
 func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
-	lines, exact, err := s.lines()
+	all, err := s.list(ctx, false)
 	if err != nil {
 		return nil, err
-	}
-	all := make([]cached, len(lines))
-	if exact {
-		err = inParallel(len(lines), func(i int) error { return lines[i].parse(&all[i], false) })
-		exact = err == nil
-	}
-	if !exact {
-		if all, err = s.renew(ctx, lines); err != nil {
-			return nil, err
-		}
 	}
 	return oldestFirst(all), nil
 }
@@ -146,40 +121,20 @@ func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
 // oldestFirst sorts by numbers, for a Summary is large; what was made at once
 // stays sorted by id.
 func oldestFirst(all []cached) []Summary {
-	order := make([]int, len(all))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return all[a].Summary.Created.Compare(all[b].Summary.Created) })
 	out := make([]Summary, len(all))
-	for i, at := range order {
+	for i, at := range byAge(all) {
 		out[i] = all[at].Summary
 	}
 	return out
 }
 
-// renew makes the summaries of which the file says nothing, and the file anew.
-func (s *Store) renew(ctx context.Context, lines []line) ([]cached, error) {
-	all := make([]cached, len(lines))
-	err := inParallel(len(lines), func(i int) error {
-		if lines[i].parse(&all[i], true) == nil {
-			return nil
-		}
-		c, err := s.summarise(ctx, lines[i].id)
-		if errors.Is(err, failure.NotFound) {
-			return nil // went away; it has no id
-		}
-		c.stamp, c.was = lines[i].stamp, lines[i].was
-		all[i] = c
-		return err
-	})
-	if err != nil {
-		return nil, err
+func byAge(all []cached) []int {
+	order := make([]int, len(all))
+	for i := range order {
+		order[i] = i
 	}
-	all = slices.DeleteFunc(all, func(c cached) bool { return c.Summary.ID == "" })
-	countUnique(all)
-	s.writeSummaries(all)
-	return all, nil
+	slices.SortStableFunc(order, func(a, b int) int { return all[a].Summary.Created.Compare(all[b].Summary.Created) })
+	return order
 }
 
 func (s *Store) summarise(ctx context.Context, id ID) (cached, error) {
@@ -208,13 +163,15 @@ func (s *Store) summarise(ctx context.Context, id ID) (cached, error) {
 		sum.Disks = append(sum.Disks, DiskSummary{d.Serial.String(), d.Bytes})
 		sum.Size.Virtual += d.Bytes
 	}
-	sum.Memory.ZeroBytes = s.zeroRAM(ctx, sn)
-	c := cached{Summary: sum}
+	c := cached{families: familyKeys(sp.Images)}
+	sum.Memory.ZeroBytes, c.whole = s.zeroRAM(ctx, sn)
+	c.whole = c.whole && sn.State != Damaged
+	c.Summary = sum
 	if sn.Manifest.Config.Digest == "" { // it cannot be read
 		return c, nil
 	}
 	for _, d := range append([]Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
-		c.Blobs = append(c.Blobs, blobShare{d.Digest.Encoded()[:32], d.Size})
+		c.blobs = c.blobs.with(d)
 	}
 	return c, nil
 }
@@ -240,32 +197,36 @@ func summarised(c Capture) CaptureSummary {
 }
 
 // zeroRAM asks the page maps of RAM: what a capture counts are zero pages of disks
-// too.
-func (s *Store) zeroRAM(ctx context.Context, sn *Snapshot) (bytes int64) {
+// too. Without the key, or where they are damaged, they are not whole; a list is not
+// where that is told.
+func (s *Store) zeroRAM(ctx context.Context, sn *Snapshot) (bytes int64, whole bool) {
 	for _, r := range sn.Spec.Memory {
 		m, err := s.ReadMap(ctx, sn, r.Map)
 		if err != nil {
-			return 0 // without the key, or damaged: a list is not where that is told
+			return 0, false
 		}
 		zero, _ := m.Stat()
 		bytes += int64(zero) * pack.PageSize
 	}
-	return bytes
+	return bytes, true
 }
 
+// countUnique counts anew what only one snapshot names; who has another count than
+// before has no row any more.
 func countUnique(all []cached) {
 	holders := map[string]int{}
-	for _, c := range all {
-		for _, b := range c.Blobs {
-			holders[b.Digest]++
-		}
+	for i := range all {
+		all[i].blobs.each(func(digest string, _ int64) { holders[digest]++ })
 	}
 	for i := range all {
-		all[i].Summary.Size.Unique, all[i].Summary.encoded = 0, ""
-		for _, b := range all[i].Blobs {
-			if holders[b.Digest] == 1 {
-				all[i].Summary.Size.Unique += b.Bytes
+		c, unique := &all[i], int64(0)
+		c.blobs.each(func(digest string, bytes int64) {
+			if holders[digest] == 1 {
+				unique += bytes
 			}
+		})
+		if unique != c.Summary.Size.Unique {
+			c.Summary.Size.Unique, c.Summary.encoded, c.row = unique, "", ""
 		}
 	}
 }

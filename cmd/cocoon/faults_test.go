@@ -118,7 +118,7 @@ func (k storeKind) faults(t *testing.T, vmm string, every uint32, ofAll bool) {
 // the ages of the snapshots, in milliseconds, decide who does).
 func (h *host) forgetListing() {
 	h.t.Helper()
-	if err := os.Remove(filepath.Join(h.root, "cache", "summaries")); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(filepath.Join(h.root, "refs.db")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		h.t.Fatal(err)
 	}
 }

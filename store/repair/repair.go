@@ -181,7 +181,7 @@ func (r *run) derived(ctx context.Context) error {
 }
 
 func (r *run) derive(what string) {
-	r.rep.Derived = append(r.rep.Derived, Action{Object: "refs.db and summaries", What: what})
+	r.rep.Derived = append(r.rep.Derived, Action{Object: "refs.db", What: what})
 }
 
 // Nothing: what there is, is sound.

@@ -37,6 +37,27 @@ func (d Document) Write(path string, data []byte, perm os.FileMode) error {
 	return writeFile(path, data, perm)
 }
 
+// WriteLoose is Write without an fsync, for what can be made again and says itself
+// whether it is whole: a power cut may leave anything.
+func (d Document) WriteLoose(path string, data []byte, perm os.FileMode) error {
+	if err := d.Check(data); err != nil {
+		return err
+	}
+	f, err := newTemporary(path)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	s := &Staged{f, path}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(perm)
+	}
+	if err == nil {
+		err = s.Rename()
+	}
+	return errors.Join(err, s.Drop())
+}
+
 // Stage writes data beside path. Drop it, also after Rename.
 func (d Document) Stage(path string, data []byte, perm os.FileMode) (*Staged, error) {
 	return d.StageBy(path, perm, func(*os.File) ([]byte, error) { return data, nil })

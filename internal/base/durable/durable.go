@@ -9,7 +9,8 @@
 // Invariants:
 //
 //  1. A name never shows a half-written file: contents are fsynced under another
-//     name in the same folder and renamed.
+//     name in the same folder and renamed. [Document.WriteLoose] does so without
+//     the fsync.
 //
 //  2. A function that returns nil has fsynced every folder whose entries it
 //     changed; [Rename], [Replace], [Exchange] and [Trash] are the exceptions,

@@ -8,7 +8,6 @@ const (
 	DoctorFix Word = "cocoon system doctor --fix"
 	CreateKey Word = "cocoon system key create"
 	Settings  Word = "cocoon config show"
-	Reindex   Word = "cocoon refs --rebuild"
 
 	Collect       Word = "cocoon gc"
 	PlanCollect   Word = "cocoon gc --dry-run"

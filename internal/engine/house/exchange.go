@@ -58,7 +58,6 @@ func (h *House) Exchange(ctx context.Context, ref, snapshot string, o ExchangeOp
 	if err := trial.Become(ctx); err != nil {
 		return "", h.goOn(ctx, rec, err)
 	}
-	h.recordVMs(ctx, rec)
 	if former == "" {
 		return "", nil
 	}

@@ -41,10 +41,10 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/network"
-	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/keyring"
+	"github.com/cocoonv2/cocoon/store/ramcache"
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
@@ -67,13 +67,11 @@ type House struct {
 	Saver    *capture.Saver
 	Restorer *restore.Engine
 
-	o     Options
-	index *refs.DB
+	o Options
 }
 
-// OpenStore opens the store alone, with the derived index following every commit
-// and removal. If there is none, and none is to be created, that is
-// failure.NotFound: looking into a mistyped folder, or one whose disk is not
+// OpenStore opens the store alone. If there is none, and none is to be created, that
+// is failure.NotFound: looking into a mistyped folder, or one whose disk is not
 // mounted, does not turn it into a store.
 func OpenStore(ctx context.Context, o Options) (*House, error) {
 	if os.Geteuid() != 0 {
@@ -91,9 +89,8 @@ func OpenStore(ctx context.Context, o Options) (*House, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &House{Store: st, o: o, index: refs.New(st.Path("refs.db"), refs.Options{})}
-	h.follow()
-	return h, nil
+	ramcache.Follow(st)
+	return &House{Store: st, o: o}, nil
 }
 
 func (o Options) fingerprints(ctx context.Context) (*fingerprint.Key, error) {

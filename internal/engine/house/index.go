@@ -5,59 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"os"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/internal/base/hint"
-	"github.com/cocoonv2/cocoon/internal/engine/vm"
-	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store"
-	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
-// follow keeps refs.db up to date. The index is derived: a failure to write it is
-// reported and never fails the operation, since nothing relies on it.
-func (h *House) follow() {
-	ramcache.Follow(h.Store)
-	h.Store.OnCommit(func(ctx context.Context, sn *store.Snapshot) { h.behind(h.index.Record(ctx, snapshotEntry(sn))) })
-	h.Store.OnRemove(func(ctx context.Context, id store.ID) {
-		h.behind(h.index.Forget(ctx, refs.Holder{Kind: "snapshot", ID: string(id)}))
-	})
-}
+// Holder is what holds blobs: a snapshot, a VM, a pin.
+type Holder struct{ Kind, ID, Name string }
 
-func (h *House) behind(err error) {
-	if err != nil {
-		h.o.Log.Warn("refs.db is behind; "+hint.Reindex.Of()+" makes it again", "error", oneLine(err))
-	}
-}
-
-// recordVMs enters VMs into the derived index; see follow.
-func (h *House) recordVMs(ctx context.Context, recs ...*vm.Record) {
-	var entries []refs.Entry
-	for _, rec := range recs {
-		entries = append(entries, vmEntry(rec))
-	}
-	h.behind(h.index.Record(ctx, entries...))
-}
-
-func snapshotEntry(sn *store.Snapshot) refs.Entry {
-	return refs.Entry{Holder: refs.Holder{Kind: "snapshot", ID: string(sn.ID), Name: sn.Meta.Name}, Digests: store.Edges(sn)}
-}
-
-func vmEntry(rec *vm.Record) refs.Entry {
-	return refs.Entry{Holder: refs.Holder{Kind: "vm", ID: rec.ID, Name: rec.Name}, Digests: rec.Images}
-}
-
-// entries reads the files from which the index is rebuilt. After an error about
+// eachHolder reads the files of all holders of blobs and images. After an error about
 // an unreadable snapshot, others may follow.
-func (h *House) entries(ctx context.Context) iter.Seq2[refs.Entry, error] {
-	return func(yield func(refs.Entry, error) bool) {
+func (h *House) eachHolder(ctx context.Context) iter.Seq2[heldBy, error] {
+	return func(yield func(heldBy, error) bool) {
 		for sn, err := range h.Store.List(ctx) {
-			var e refs.Entry
+			var e heldBy
 			if err == nil {
-				e = snapshotEntry(sn)
+				e = heldBy{Holder{"snapshot", string(sn.ID), sn.Meta.Name}, store.Edges(sn)}
 			}
 			if !yield(e, err) {
 				return
@@ -65,51 +30,50 @@ func (h *House) entries(ctx context.Context) iter.Seq2[refs.Entry, error] {
 		}
 		vms, err := h.VMs.List(ctx)
 		if err != nil {
-			yield(refs.Entry{}, err)
+			yield(heldBy{}, err)
 			return
 		}
 		for _, rec := range vms {
-			if !yield(vmEntry(rec), nil) {
+			if !yield(heldBy{Holder{"vm", rec.ID, rec.Name}, rec.Images}, nil) {
 				return
 			}
 		}
 	}
 }
 
-// Reindex rebuilds refs.db from the manifests and records.
+type heldBy struct {
+	holder  Holder
+	digests []digest.Digest
+}
+
+// Reindex makes refs.db anew, of the snapshots.
 func (h *House) Reindex(ctx context.Context) error {
-	if err := h.index.Rebuild(ctx, h.entries(ctx)); err != nil {
+	if err := h.Store.Reindex(ctx); err != nil {
 		return fmt.Errorf("rebuild refs.db: %w", err)
 	}
 	return nil
 }
 
 // IndexOK: an index that was never written is not damaged.
-func (h *House) IndexOK(ctx context.Context) error {
-	_, err := h.index.Generation(ctx)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
-}
+func (h *House) IndexOK(context.Context) error { return h.Store.CheckIndex() }
 
-// HeldBy returns the holders of a digest, from the files themselves: an index can
-// be lost, lag behind, or have been locked when it should have been updated,
-// without its answer showing it. With an error, there may be more holders.
-func (h *House) HeldBy(ctx context.Context, d digest.Digest) (found []refs.Holder, err error) {
+// HeldBy returns the holders of a digest, from the files themselves: an image is
+// removed by this answer, and no index decides that. With an error, there may be
+// more holders.
+func (h *House) HeldBy(ctx context.Context, d digest.Digest) (found []Holder, err error) {
 	var errs []error
-	for e, err := range h.entries(ctx) {
+	for e, err := range h.eachHolder(ctx) {
 		if err != nil {
 			errs = append(errs, err)
-		} else if slices.Contains(e.Digests, d) {
-			found = append(found, e.Holder)
+		} else if slices.Contains(e.digests, d) {
+			found = append(found, e.holder)
 		}
 	}
 	pins, err := h.Images.Pins(ctx)
 	errs = append(errs, err)
 	for _, p := range pins {
 		if p.Holds(d) {
-			found = append(found, refs.Holder{Kind: "pin", ID: p.ID, Name: p.Name})
+			found = append(found, Holder{"pin", p.ID, p.Name})
 		}
 	}
 	return found, errors.Join(errs...)
@@ -125,7 +89,7 @@ func (h *House) Holders(ctx context.Context, d digest.Digest) ([]string, error) 
 	return names, err
 }
 
-func holderName(x refs.Holder) string {
+func holderName(x Holder) string {
 	if x.Name != "" {
 		return fmt.Sprintf("%s %s (%s)", x.Kind, x.Name, x.ID)
 	}

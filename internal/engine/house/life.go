@@ -25,11 +25,7 @@ func (h *House) DiskPath(rec *vm.Record, d vm.Disk) string {
 
 // Create makes a VM from files or an image.
 func (h *House) Create(ctx context.Context, s vm.CreateSpec) (*vm.Record, error) {
-	rec, err := h.VMs.Create(ctx, s)
-	if err == nil {
-		h.recordVMs(ctx, rec)
-	}
-	return rec, err
+	return h.VMs.Create(ctx, s)
 }
 
 // Rebuild makes the VMs of plans, all or none. If further clones could be mapped,
@@ -39,7 +35,6 @@ func (h *House) Rebuild(ctx context.Context, plans []*restore.Plan) ([]*vm.Recor
 	if err != nil {
 		return nil, err
 	}
-	h.recordVMs(ctx, recs...)
 	if plans[0].Ahead {
 		h.materialiseAhead(ctx, string(plans[0].SnapshotID))
 	}
@@ -155,7 +150,6 @@ func (h *House) Remove(ctx context.Context, ref string, o vm.RemoveOptions) (*vm
 	if err != nil {
 		return nil, err
 	}
-	h.behind(h.index.Forget(ctx, vmEntry(gone).Holder))
 	return gone, h.drop(ctx, gone)
 }
 

@@ -20,7 +20,7 @@ var fixedTimes = map[string]string{
 	"internal/engine/vm/launch.go": "pauses between two questions", "internal/engine/vm/seat.go": "pauses between two looks",
 	"internal/engine/vm/process.go": "pauses between two looks", "network/tap.go": "pauses between two looks",
 	"internal/base/filelock/filelock.go": "pauses between two tries", "internal/base/filelock/pair.go": "turns that are taken again",
-	"refs/sound.go": "pauses between two tries", "internal/engine/keeper/watch.go": "pauses between two looks; how much is known of an end",
+	"internal/engine/keeper/watch.go":    "pauses between two looks; how much is known of an end",
 	"internal/engine/keeper/takeover.go": "for a lock that is held for an instant by who asks", "internal/engine/registry/waiting.go": "pauses between two looks",
 	"internal/engine/demo/demo.go": "ten minutes for a tick that takes milliseconds", "cmd/cocoon/vm.go": "pauses between two looks at a log",
 
@@ -29,11 +29,10 @@ var fixedTimes = map[string]string{
 
 	"network/arp.go": "a question that nobody needs to answer", "network/gateways.go": "a question that nobody needs to answer",
 	"network/pluginexec.go": "output that a plugin's child keeps open when the plugin has ended",
-	"refs/refs.go":          "an index that is behind is made good later",
 	"store/repair/blobs.go": "for another gc: busy, try again", "store/lease/read.go": "for a gc: busy, try again",
 	"internal/engine/registry/client.go": "of registries, see transfer.md", "internal/engine/registry/patience.go": "of registries, see transfer.md",
 
-	"store/summarycache.go": "resolution of file times", "gc/roots.go": "resolution of file times", "internal/engine/capture/livedisk.go": "resolution of file times",
+	"store/index.go": "resolution of file times", "gc/roots.go": "resolution of file times", "internal/engine/capture/livedisk.go": "resolution of file times",
 	"internal/engine/prints/prints.go": "arithmetic", "internal/base/config/parse.go": "arithmetic", "internal/base/filelock/whoholds.go": "arithmetic", "gc/policy/keep.go": "arithmetic", "gc/window.go": "lets others have the lock",
 	"internal/engine/capture/disks.go": "chooses between two ways that are both right",
 	"cmd/cocoon/progress.go":           "how often progress is told", "cmd/cocoon/signals.go": "when it is told that something is undone",
