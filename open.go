@@ -36,12 +36,13 @@ func (o Options) settle() (house.Settings, error) {
 	return config.Load(given, os.LookupEnv, file)
 }
 
-// patient is ctx for one call: waits for locks are told of, and end.
+// patient returns the context of one call: waits for locks are reported, and
+// limited.
 func (h *Host) patient(ctx context.Context) context.Context {
 	return filelock.WithWaits(ctx, house.Waits(func() house.Settings { return h.settings }, func(text string) { h.log.Warn(text) }))
 }
 
-// telling is who hears of the progress of a call, nil where nobody does.
+// telling receives the progress of a call, nil if it is not wanted.
 func (h *Host) telling(what, ref string) func(done, total int64) {
 	if h.progress == nil {
 		return nil
@@ -49,7 +50,7 @@ func (h *Host) telling(what, ref string) func(done, total int64) {
 	return func(done, total int64) { h.progress(what, ref, done, total) }
 }
 
-// classed gives what a call answers the class that the command's exit code would
+// classed gives the error of a call the class that the command's exit code would
 // have, and its remedy to %+v.
 func classed(err *error) {
 	if *err == nil {

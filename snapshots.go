@@ -25,34 +25,34 @@ type Snapshot struct {
 	Name        string
 	Description string
 	Labels      map[string]string
-	State       string // ready; quarantined or damaged: nothing is rebuilt from it
+	State       string // ready; quarantined or damaged ones are not rebuilt
 	VM          string // name of the VM that was saved
-	VMID        string // "" of an imported folder
+	VMID        string // "" for an imported folder
 	Created     time.Time
 	Expires     time.Time // zero: never
-	Protected   bool      // is not removed by Remove or Prune
-	Parent      string    // id of the one whose pages it shares, in the first place
+	Protected   bool      // Remove and Prune refuse or skip it
+	Parent      string    // id of the snapshot whose pages it mainly shares
 	MemoryBytes int64
-	StoredBytes int64         // of all that it needs, shared with others or not
+	StoredBytes int64         // of everything it needs, shared with others or not
 	Mode        string        // live, file or import
-	Paused      time.Duration // how long the guest stood still for it
+	Paused      time.Duration // how long the guest was paused for it
 }
 
-// SaveOptions say how a VM is saved. The zero value saves it without a name, in the
-// way in which its guest stands still for the shortest time.
+// SaveOptions configure Save. The zero value saves without a name, in the mode
+// with the shortest pause.
 type SaveOptions struct {
 	Name        string
 	Description string
 	Labels      map[string]string
-	Expires     time.Time // prune may take it from then on; zero: never
+	Expires     time.Time // prune may remove it from then on; zero: never
 	Protect     bool
-	Replace     bool   // an older snapshot of this name gives it up
-	Parent      string // ref of one whose pages may be shared; "" is auto, none is none
-	Mode        string // live: while the guest runs; file: it stands still; "" is auto
+	Replace     bool   // take the name from an older snapshot
+	Parent      string // ref of a snapshot whose pages may be shared; "" is auto; or none
+	Mode        string // live: while the guest runs; file: while it is paused; "" is auto
 }
 
-// Save saves a running VM, which goes on: with a VMM that can do so its guest
-// stands still for milliseconds only.
+// Save saves a running VM, which keeps running: with a VMM that can capture live,
+// its guest pauses for milliseconds only.
 func (h *Host) Save(ctx context.Context, vm string, o SaveOptions) (saved *Snapshot, err error) {
 	defer classed(&err)
 	req := capture.Request{
@@ -74,14 +74,14 @@ func (h *Host) Save(ctx context.Context, vm string, o SaveOptions) (saved *Snaps
 	return published(sn), nil
 }
 
-// Snapshot saves the VM that ref names, which goes on, under a name that may be
-// empty.
+// Snapshot saves the VM named by ref, which keeps running, under a name that may
+// be empty.
 func (h *Host) Snapshot(ctx context.Context, ref, name string) error {
 	_, err := h.Save(ctx, ref, SaveOptions{Name: name})
 	return err
 }
 
-// List lists all snapshots, damaged ones too.
+// List lists all snapshots, damaged ones included.
 func (h *Host) List(ctx context.Context) (snapshots []Snapshot, err error) {
 	defer classed(&err)
 	all, err := h.house.Store.Summaries(h.patient(ctx))
@@ -95,7 +95,7 @@ func (h *Host) List(ctx context.Context) (snapshots []Snapshot, err error) {
 	return out, nil
 }
 
-// Inspect answers one.
+// Inspect returns one snapshot.
 func (h *Host) Inspect(ctx context.Context, ref string) (found *Snapshot, err error) {
 	defer classed(&err)
 	sum, err := house.Summary(h.patient(ctx), h.house.Store, ref)
@@ -106,9 +106,9 @@ func (h *Host) Inspect(ctx context.Context, ref string) (found *Snapshot, err er
 	return &sn, nil
 }
 
-// Remove removes a snapshot at once; VMs that were rebuilt from it are not
-// disturbed. Collect frees what only it needed. A protected one, and one that a VM
-// sleeps on, is Conflict.
+// Remove removes a snapshot at once; VMs rebuilt from it are not disturbed.
+// Collect frees what only it needed. A protected snapshot, and one that a
+// suspended VM needs, is Conflict.
 func (h *Host) Remove(ctx context.Context, ref string) (err error) {
 	defer classed(&err)
 	id, err := h.resolve(ctx, ref)
@@ -119,8 +119,8 @@ func (h *Host) Remove(ctx context.Context, ref string) (err error) {
 }
 
 // Prune removes the snapshots that no rule keeps, and expired ones. The decisions
-// say of every snapshot whether it stays and why; with dryRun they are all that is
-// done. They stand beside an error too.
+// say for every snapshot whether it stays and why; with dryRun nothing else
+// happens. They are returned with an error too.
 func (h *Host) Prune(ctx context.Context, rules policy.Rules, dryRun bool) (decisions []policy.Decision, err error) {
 	defer classed(&err)
 	rep, err := h.house.Prune(h.patient(ctx), rules, dryRun)
@@ -131,19 +131,20 @@ func (h *Host) Prune(ctx context.Context, rules policy.Rules, dryRun bool) (deci
 }
 
 // Collect frees what no snapshot, VM or image needs any more, and says why. With
-// dryRun the report is what would be done, and who holds what stays; otherwise it
-// may stand beside an error, for what could not be freed. Where something that was
-// there at the last collection vanished without being removed, nothing is freed and
-// the error is Conflict: cocoon gc --dry-run says more. Another collection that is
-// under way is Busy.
+// dryRun the report says what would be done, and what holds the rest; otherwise
+// it may come with an error about what could not be freed. If something that
+// existed at the last collection vanished without being removed, nothing is freed
+// and the error is Conflict: cocoon gc --dry-run says more. If another collection
+// is running, the error is Busy.
 func (h *Host) Collect(ctx context.Context, dryRun bool) (report *gc.Report, err error) {
 	defer classed(&err)
 	return h.house.Collect(h.patient(ctx), gc.Options{DryRun: dryRun, Explain: dryRun})
 }
 
-// Verify checks snapshots, or all where no ref is given: that all is there that they
-// need and, with readData, every byte of it. Damage is an error of class Damaged that
-// names what is damaged; the snapshots are those that it affects.
+// Verify checks snapshots, or all if no ref is given: that everything they need
+// exists and, with readData, every byte of it. Damage is an error of class
+// Damaged that names the damaged objects; the returned snapshots are those
+// affected.
 func (h *Host) Verify(ctx context.Context, readData bool, refs ...string) (affected []Snapshot, err error) {
 	defer classed(&err)
 	ctx = h.patient(ctx)
@@ -176,8 +177,8 @@ func (h *Host) Verify(ctx context.Context, readData bool, refs ...string) (affec
 	return affected, errors.Join(err, failure.Hint(failure.New(failure.Damaged, "%s", strings.Join(lines, "; ")), hint.Repair.Of()+" tries to make them whole"))
 }
 
-// Push copies a snapshot to REGISTRY/NAME:TAG, an OCI registry; what is there is not
-// sent again. The answer is the digest of its manifest.
+// Push copies a snapshot to REGISTRY/NAME:TAG, an OCI registry; what is already
+// there is not sent again. It returns the digest of the manifest.
 func (h *Host) Push(ctx context.Context, ref, to string) (digest string, err error) {
 	defer classed(&err)
 	out, err := h.house.Push(h.patient(ctx), ref, to, house.Transfer{OnBytes: h.telling("pushing", ref)})
@@ -187,8 +188,8 @@ func (h *Host) Push(ctx context.Context, ref, to string) (digest string, err err
 	return out.Digest, nil
 }
 
-// Pull takes in a snapshot from REGISTRY/NAME:TAG, under a name that may be empty;
-// what is here is not fetched again.
+// Pull fetches a snapshot from REGISTRY/NAME:TAG, under a name that may be empty;
+// what is already here is not fetched again.
 func (h *Host) Pull(ctx context.Context, from, name string) (taken *Snapshot, err error) {
 	defer classed(&err)
 	sn, err := h.house.Pull(h.patient(ctx), from, registry.PullOptions{Meta: store.Meta{Name: name}}, house.Transfer{OnBytes: h.telling("pulling", from)})
@@ -243,7 +244,7 @@ func (h *Host) resolve(ctx context.Context, ref string) (_ store.ID, err error) 
 	return h.house.Store.Resolve(h.patient(ctx), ref)
 }
 
-// published is a snapshot as whoever made it has it.
+// published converts a snapshot as returned by its maker.
 func published(sn *store.Snapshot) *Snapshot {
 	s := &Snapshot{
 		ID: string(sn.ID), Name: sn.Meta.Name, Description: sn.Meta.Description, Labels: sn.Meta.Labels, State: string(sn.State),
@@ -259,7 +260,7 @@ func published(sn *store.Snapshot) *Snapshot {
 	return s
 }
 
-// listed is one as a list has it.
+// listed converts a row of a list.
 func listed(l store.Summary) Snapshot {
 	s := Snapshot{
 		ID: string(l.ID), Name: l.Name, Description: l.Description, Labels: l.Labels, State: string(l.State),

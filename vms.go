@@ -11,53 +11,54 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// VM is a virtual machine: what Create is told, and what every call answers.
+// VM is a virtual machine: the input of Create, and the result of every call.
 type VM struct {
 	Name        string
 	Labels      map[string]string
 	CPUs        int   // 0 is one
 	MemoryBytes int64 // 0 is 512 MiB
-	// Kernel, Firmware and Initramfs are files, Image is the ref of an imported one
-	// (cocoon image import). They are copied: the VM does not need them any more.
+	// Kernel, Firmware and Initramfs are files, Image is the ref of an imported
+	// one (cocoon image import). They are copied: the VM does not need the
+	// originals.
 	Kernel, Firmware, Initramfs, Image string
 	Cmdline                            string // of the kernel; docs/cli.md says what is filled in
-	// Disks are PATH[,readonly][,size=S], as on the command line. A writable one is
-	// copied. In answers they are where the VM's own lie.
+	// Disks are PATH[,readonly][,size=S], as on the command line. A writable one
+	// is copied. In results they are the paths of the VM's own disks.
 	Disks []string
-	// Networks are none, tap=NAME or CNI-NAME[,ip=A][,mac=M][,queues=N]. In answers
-	// they are the names alone.
+	// Networks are none, tap=NAME or CNI-NAME[,ip=A][,mac=M][,queues=N]. In
+	// results they are the names alone.
 	Networks []string
 
-	// What follows is only answered.
+	// The fields below are only set in results.
 
 	ID        string
 	State     string // created, running, paused, suspended, stopped or error
 	Created   time.Time
-	Snapshot  string       // id of the one that it was rebuilt from
+	Snapshot  string       // id of the snapshot it was rebuilt from
 	IPs       []netip.Addr // as the network sees it
-	PID       int          // of the VMM, 0 where there is none
+	PID       int          // of the VMM, 0 if there is none
 	APISocket string
 	SerialLog string // file
 }
 
-// RestoreOptions say how a VM comes from a snapshot.
+// RestoreOptions configure how a VM is rebuilt from a snapshot.
 type RestoreOptions struct {
 	// Mode is how RAM gets into the VMM: map, stream or copy; "" is auto, the
-	// fastest that is right for the guest (docs/restore.md).
+	// fastest that works for the guest (docs/restore.md).
 	Mode string
-	// Networks say for every interface, or for each one, keep, fresh,
-	// keep=CNI-NAME, fresh=CNI-NAME, none or tap=NAME. None given: keep where nobody
-	// has the address, else fresh.
+	// Networks say, once for all interfaces or once for each, keep, fresh,
+	// keep=CNI-NAME, fresh=CNI-NAME, none or tap=NAME. Empty: keep if the address
+	// is free, else fresh.
 	Networks []string
-	// StandStill keeps the guest's clock from leaping over the time that passed.
+	// StandStill keeps the guest's clock from jumping over the time that passed.
 	StandStill bool
-	// AllowIncompatible tries another version of the VMM or processor all the same.
+	// AllowIncompatible tries another version of the VMM or processor anyway.
 	AllowIncompatible bool
 
-	Cold      bool // of Clone and Wake: boot from the disks and leave the RAM
-	Paused    bool // of Clone: load the RAM and do not run
-	Backup    bool // of RestoreInPlace: keep the state that the VM had as a snapshot
-	FromOther bool // of RestoreInPlace: also from a snapshot of another VM, or from elsewhere
+	Cold      bool // for Clone and Wake: boot from the disks and discard the RAM
+	Paused    bool // for Clone: load the RAM but do not run
+	Backup    bool // for RestoreInPlace: keep the VM's former state as a snapshot
+	FromOther bool // for RestoreInPlace: also accept a snapshot of another VM, or from elsewhere
 }
 
 // Create makes a VM from files or an image and boots it.
@@ -89,7 +90,7 @@ func (h *Host) Create(ctx context.Context, v VM) (made *VM, err error) {
 	return h.vm(rec), nil
 }
 
-// Restore makes a running VM called name of the snapshot that ref names.
+// Restore makes a running VM called name from the snapshot named by ref.
 func (h *Host) Restore(ctx context.Context, ref, name string) (*VM, error) {
 	vms, err := h.Clone(ctx, ref, []string{name}, RestoreOptions{})
 	if err != nil {
@@ -98,9 +99,9 @@ func (h *Host) Restore(ctx context.Context, ref, name string) (*VM, error) {
 	return &vms[0], nil
 }
 
-// Clone makes one VM for each name, all of one snapshot: all or none. They share
-// what they can of its RAM, and none runs before all of them can. The snapshot may
-// be removed while they run.
+// Clone makes one VM for each name, all from one snapshot: all or none. They
+// share its RAM as far as possible, and none runs before all of them can. The
+// snapshot may be removed while they run.
 func (h *Host) Clone(ctx context.Context, snapshot string, names []string, o RestoreOptions) (made []VM, err error) {
 	defer classed(&err)
 	ctx = h.patient(ctx)
@@ -142,18 +143,18 @@ func (o RestoreOptions) clock() restore.GuestClock {
 	return restore.CatchUp
 }
 
-// Check tells whether this host can rebuild a VM from a snapshot, and if not, why.
-// Nothing changes.
+// Check reports whether this host can rebuild a VM from a snapshot, and if not,
+// why. Nothing changes.
 func (h *Host) Check(ctx context.Context, snapshot string) (err error) {
 	defer classed(&err)
 	_, err = h.house.Restorer.NewPlan(h.patient(ctx), restore.Request{Snapshot: snapshot})
 	return err
 }
 
-// RestoreInPlace lets a VM go on as one of its snapshots: RAM, devices and disks
-// change, its id, name and network stay. The running VM is touched last; where that
-// fails it goes on as it was. The answer is the id of the snapshot of its former
-// state, "" unless o.Backup asks for one.
+// RestoreInPlace returns a VM to one of its snapshots: RAM, devices and disks
+// change, its id, name and network stay. The running VM is affected last; if the
+// restore fails it continues as it was. It returns the id of the snapshot of the
+// former state, "" unless o.Backup asks for one.
 func (h *Host) RestoreInPlace(ctx context.Context, vm, snapshot string, o RestoreOptions) (backup string, err error) {
 	defer classed(&err)
 	ctx = h.patient(ctx)
@@ -169,14 +170,14 @@ func (h *Host) RestoreInPlace(ctx context.Context, vm, snapshot string, o Restor
 	return string(id), err
 }
 
-// Suspend saves a VM's RAM and ends its VMM. The VM stays, and Wake lets it go on.
+// Suspend saves a VM's RAM and ends its VMM. The VM stays, and Wake resumes it.
 func (h *Host) Suspend(ctx context.Context, vm string) (err error) {
 	defer classed(&err)
 	return h.house.Suspend(h.patient(ctx), vm, h.telling("suspending", vm))
 }
 
-// Wake lets a suspended VM go on where it was, and boots any other that does not
-// run from its disks.
+// Wake resumes a suspended VM where it was, and boots any other stopped VM from
+// its disks.
 func (h *Host) Wake(ctx context.Context, vm string, o RestoreOptions) (err error) {
 	defer classed(&err)
 	wishes, err := house.ParseMoves(o.Networks)
@@ -189,15 +190,15 @@ func (h *Host) Wake(ctx context.Context, vm string, o RestoreOptions) (err error
 	})
 }
 
-// Stop ends a VM: its guest is asked to power off, then its VMM is ended. What is in
-// RAM is lost, its disks stay.
+// Stop ends a VM: its guest is asked to power off, then its VMM is ended. The
+// contents of RAM are lost, its disks stay.
 func (h *Host) Stop(ctx context.Context, ref string) (err error) {
 	defer classed(&err)
 	_, err = h.house.VMs.Stop(h.patient(ctx), ref, vm.StopOptions{})
 	return err
 }
 
-// RemoveVM removes a VM with its disks. One that runs is Conflict: Stop it first.
+// RemoveVM removes a VM with its disks. A running one is Conflict: Stop it first.
 // Its snapshots stay.
 func (h *Host) RemoveVM(ctx context.Context, ref string) (err error) {
 	defer classed(&err)
@@ -205,7 +206,7 @@ func (h *Host) RemoveVM(ctx context.Context, ref string) (err error) {
 	return err
 }
 
-// VMs lists all of them.
+// VMs lists all VMs.
 func (h *Host) VMs(ctx context.Context) (vms []VM, err error) {
 	defer classed(&err)
 	ctx = h.patient(ctx)
@@ -217,7 +218,7 @@ func (h *Host) VMs(ctx context.Context) (vms []VM, err error) {
 	return h.vms(recs), nil
 }
 
-// InspectVM answers one.
+// InspectVM returns one VM.
 func (h *Host) InspectVM(ctx context.Context, ref string) (found *VM, err error) {
 	defer classed(&err)
 	ctx = h.patient(ctx)
