@@ -18,19 +18,19 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// app is what every verb needs: where to print, the settings, and the house, opened
-// when first asked for.
+// app is what every verb needs: the output streams, the settings, and the house,
+// opened on first use.
 type app struct {
 	out, errOut *screen.Screen
-	stderr      *os.File // for guards, which are processes of their own; nil where it is no file
+	stderr      *os.File // for guards, which are separate processes; nil if it is no file
 	env         func(string) (string, bool)
 	config      house.Settings
 	progress    string
 	log         *slog.Logger
 
-	opened *house.House // by the first who asked; at least its store is open
+	opened *house.House // by the first use; at least its store is open
 
-	examines bool // the verb says what it finds, and changes none of it
+	examines bool // the verb only reports, and changes nothing
 
 	done chan struct{} // closed at the end of the verb
 }
@@ -75,7 +75,7 @@ func settingHelp(key string) string {
 func (a *app) load(c *cobra.Command, flags map[string]*pflag.Flag, file string) error {
 	given := map[string]string{}
 	for key, f := range flags {
-		if f.Changed && f.Value.String() == "" { // of a variable that is not set: what the default is, was not asked for
+		if f.Changed && f.Value.String() == "" { // from an unset variable: the default was not requested
 			return failure.New(failure.Usage, "--%s is empty", f.Name)
 		}
 		if f.Changed {
@@ -98,8 +98,7 @@ func (a *app) load(c *cobra.Command, flags map[string]*pflag.Flag, file string) 
 	return err
 }
 
-// newLogger writes what is worth telling but is no result: rescues, rebuilds,
-// fall-backs.
+// newLogger writes messages that are no results: rescues, rebuilds, fall-backs.
 func newLogger(s *screen.Screen, level, format string) (*slog.Logger, error) {
 	var o slog.HandlerOptions
 	var l slog.Level
@@ -118,7 +117,7 @@ func newLogger(s *screen.Screen, level, format string) (*slog.Logger, error) {
 
 func (a *app) set(key string) string { return a.config.Of(key) }
 
-// store opens the store; where there is none that is failure.NotFound.
+// store opens the store; if there is none that is failure.NotFound.
 func (a *app) store(ctx context.Context) (*store.Store, error) {
 	h, err := a.openStore(ctx, false)
 	if err != nil {
@@ -130,8 +129,7 @@ func (a *app) store(ctx context.Context) (*store.Store, error) {
 // open opens the store and the engines over it.
 func (a *app) open(ctx context.Context) (*house.House, error) { return a.openHost(ctx, false) }
 
-// openNew is open for verbs that put something in: a store is made where there is
-// none.
+// openNew is open for verbs that put something in: it creates a missing store.
 func (a *app) openNew(ctx context.Context) (*house.House, error) { return a.openHost(ctx, true) }
 
 func (a *app) openHost(ctx context.Context, create bool) (*house.House, error) {
@@ -170,7 +168,7 @@ func each(refs []string, do func(ref string) error) error {
 	return errors.Join(errs...)
 }
 
-// eachAtOnce is each for what waits more than it works.
+// eachAtOnce is each for operations that wait more than they compute.
 func eachAtOnce(refs []string, do func(ref string) error) error {
 	errs := make([]error, len(refs))
 	var all sync.WaitGroup

@@ -11,7 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/demo"
 )
 
-// undemoVerb is the hidden command that clears up after a demo which dies.
+// undemoVerb is the hidden command that cleans up after a dead demo.
 const undemoVerb = "__undemo"
 
 func newUndemo(a *app) *cobra.Command {

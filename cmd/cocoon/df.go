@@ -16,7 +16,8 @@ import (
 type diskUsage struct {
 	*measure.Usage
 	CacheMaxBytes int64 `json:"cacheMaxBytes"`
-	// Logs are those of the VMs in the run folder, which is no part of the store.
+	// Logs are those of the VMs in the run folder, which is not part of the
+	// store.
 	Logs measure.Occupied `json:"logs"`
 }
 

@@ -33,7 +33,7 @@ func newSystemDoctor(a *app) *cobra.Command {
 				}
 			}
 			looked := a.doctor()
-			a.examines = true // which a keeper given meanwhile would defeat
+			a.examines = true // which starting a keeper would defeat
 			r, err := a.open(c.Context())
 			if err != nil && !errors.Is(err, failure.NotFound) {
 				return err
@@ -63,7 +63,7 @@ func newSystemDoctor(a *app) *cobra.Command {
 	return c
 }
 
-// doctor is what can be looked at before there is a store.
+// doctor is what can be checked before there is a store.
 func (a *app) doctor() doctor.Host {
 	return doctor.Host{
 		RootDir:    house.Nearest(a.set("rootDir")),
@@ -77,7 +77,7 @@ func (a *app) doctor() doctor.Host {
 	}
 }
 
-// ofStore adds the store that there is.
+// ofStore adds the existing store.
 func ofStore(h *doctor.Host, r *house.House) {
 	h.RootDir, h.IndexOK, h.Sealing = r.Store.Root(), r.IndexOK, r.Store.SealingKey
 	h.Store, h.Standing, h.Images, h.Unkept = r.Store.Owner, r.VMs.Standing, r.Images.LookAtGuard, unkept(r)
@@ -104,7 +104,7 @@ func unkept(r *house.House) func(context.Context) ([]string, error) {
 	}
 }
 
-// closeToOthers comes before the store is opened, which is refused while others
+// closeToOthers runs before the store is opened, which is refused while others
 // can enter it or the run folder.
 func (a *app) closeToOthers() error {
 	root, err := filepath.Abs(a.set("rootDir"))
@@ -153,7 +153,7 @@ func (a *app) printFindings(found []doctor.Finding) {
 	t.End()
 }
 
-// unfit is the error of a host on which something will not work.
+// unfit is the error for a host on which something will not work.
 func unfit(found []doctor.Finding) error {
 	n := 0
 	for _, f := range found {

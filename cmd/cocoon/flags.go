@@ -25,8 +25,8 @@ func listFlags(c *cobra.Command, o *listing.Options) {
 	f.StringVar(&o.Sort, "sort", "", "`key`, with a leading '-' descending")
 }
 
-// elements is a flag that may be repeated. A blank element is refused where it
-// is given: it comes of a variable that is not set, and would match nothing.
+// elements is a repeatable flag. A blank element is refused at once: it comes
+// from an unset variable, and would match nothing.
 type elements struct{ list *[]string }
 
 func (e elements) String() string { return "" }
@@ -45,12 +45,13 @@ func listVar(f *pflag.FlagSet, list *[]string, name, usage string) {
 	f.Var(elements{list}, name, usage)
 }
 
-// reportFormat is the --format of commands that print one report, no list.
+// reportFormat is the --format of commands that print one report rather than a
+// list.
 func reportFormat(c *cobra.Command, format *string) {
 	c.Flags().StringVar(format, "format", "table", "table or json")
 }
 
-// checkReportFormat comes before anything is done.
+// checkReportFormat is called before anything is done.
 func checkReportFormat(format string) error {
 	if format != "table" && format != "json" {
 		return failure.New(failure.Usage, "--format %q: table or json", format)
@@ -58,7 +59,7 @@ func checkReportFormat(format string) error {
 	return nil
 }
 
-// short cuts an id for a table; of a path it is the last part.
+// short shortens an id for a table; a path becomes its last part.
 func short(id string, full bool) string {
 	folder, id := path.Split(strings.TrimPrefix(id, "sha256:"))
 	if !full && len(id) > 12 {

@@ -71,8 +71,8 @@ func newGC(a *app) *cobra.Command {
 	return c
 }
 
-// checkMetricsFile comes before anything is done: a device or a pipe is not
-// replaced by text about it.
+// checkMetricsFile is called before anything is done: a device or a pipe must not
+// be replaced.
 func checkMetricsFile(path string, dryRun bool) error {
 	if path == "" {
 		return nil
@@ -106,7 +106,7 @@ func (a *app) repackOptions(flag string) (*gc.Repack, error) {
 	return &gc.Repack{Threshold: share}, err
 }
 
-// collect runs gc, and before that with prune the configured policy.
+// collect runs gc, with --prune after applying the configured policy.
 func (a *app) collect(ctx context.Context, o gc.Options, prune bool) (*gc.Report, error) {
 	var rules policy.Rules
 	if prune {
@@ -169,7 +169,7 @@ func (a *app) printReport(rep *gc.Report, format string, explain bool) error {
 	return nil
 }
 
-// printLost tells what vanished, and what nobody claims, before all else.
+// printLost first reports what vanished, and what has no owner.
 func printLost(t *screen.Table, rep *gc.Report) {
 	for _, x := range rep.Lost {
 		name := short(x.ID, false)
@@ -187,8 +187,8 @@ func printLost(t *screen.Table, rep *gc.Report) {
 	}
 }
 
-// printRepack tells of packs before what is removed: what was rewritten is
-// removed as any blob is.
+// printRepack reports packs before the removals: a rewritten pack is removed like
+// any blob.
 func printRepack(t *screen.Table, rep *gc.Report) {
 	if rep.Repack == nil {
 		return

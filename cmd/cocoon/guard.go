@@ -7,8 +7,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/house"
 )
 
-// newGuard is the hidden command that resumes a VM when the process which paused it
-// dies or stands still. chsnap starts it.
+// newGuard is the hidden command that resumes a VM if the process that paused it
+// dies or is stopped. chsnap starts it.
 func newGuard(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: house.GuardVerb, Hidden: true, Args: needArgs(cobra.MinimumNArgs(1)),
@@ -22,11 +22,11 @@ func newGuard(a *app) *cobra.Command {
 	}
 }
 
-// tell says on stderr what is no failure of ours.
+// tell reports on stderr what is no failure.
 func (a *app) tell(text string) { a.errOut.Line("cocoon: %s", text) }
 
-// newRescue is the hidden command that lets a VM go on when the process which put
-// it aside dies or stands still.
+// newRescue is the hidden command that wakes a VM if the process that put it
+// aside dies or is stopped.
 func newRescue(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: house.RescueVerb, Hidden: true, Args: needArgs(cobra.ExactArgs(1)),

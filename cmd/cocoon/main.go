@@ -1,35 +1,38 @@
-// Command cocoon keeps snapshots of Cloud Hypervisor microVMs: it saves running
-// VMs, rebuilds them anywhere, and collects what nothing names any more.
+// Command cocoon manages snapshots of Cloud Hypervisor microVMs: it saves running
+// VMs, rebuilds them anywhere, and collects what nothing references any more.
 //
 // This folder holds flags and printing; the work is done below it. The
 // command line is described in docs/cli.md.
 //
 // Words: a verb is a command with its flags (newGC in gc.go, newSnapshotCreate in
-// snapshotcreate.go: a file each); the app is what all verbs share, the settings
-// and where to print; the house is all rooms over one open store (internal/engine/house).
+// snapshotcreate.go: one file each); the app is what all verbs share, the
+// settings and the output streams; the house is all packages wired over one open
+// store (internal/engine/house).
 //
-// A command goes this way: [Main] makes the app and the tree of verbs; app.load
-// settles each setting (flag, environment, file, default); the verb checks its
-// arguments, asks app.store or app.open for what it needs, calls one room, and
-// prints. Opening the house lets guests go on that a command which died had left
-// paused. The error, if any, comes back to Main, which prints it in one line with
-// its hint and turns its class (package failure) into the exit code.
+// A command runs as follows: [Main] makes the app and the tree of verbs; app.load
+// determines each setting (flag, environment, file, default); the verb checks its
+// arguments, gets what it needs from app.store or app.open, makes one call, and
+// prints. Opening the house resumes guests that a dead command left paused. The
+// error, if any, comes back to Main, which prints it in one line with its hint
+// and turns its class (package failure) into the exit code.
 //
-// Hidden verbs are processes that a command starts of itself: __guard and
-// __rescue let a guest go on when the command dies (guard.go), __materialise
-// makes the RAM that the next clone maps (materialise.go), __keeper stays beside
-// a VMM as long as that lives (package keeper). __protocol names them to programs
-// that use package cocoon, which start them too.
+// Hidden verbs are processes that a command starts itself: __guard and __rescue
+// resume a guest if the command dies (guard.go), __materialise makes the RAM file
+// for the next clone (materialise.go), __keeper stays beside a VMM as long as
+// that lives (package keeper). __protocol identifies them to programs that use
+// package cocoon, which start them too.
 //
-// What always holds:
+// Invariants:
 //
-//  1. Data goes to stdout, all else to stderr. Both are a screen.Screen, which
-//     escapes whatever comes from elsewhere; the streams themselves are named in
-//     this file only. That stdout took not all of it makes the command fail.
-//  2. Who is given several references tries all of them, and fails if any failed.
-//     What a failed verb had made is undone below here, not in this folder.
-//  3. SIGINT, SIGTERM, SIGHUP and a reader who goes away cancel the context and
-//     nothing else: whoever holds a guest paused sees that and lets it go on.
+//  1. Data goes to stdout, everything else to stderr. Both are a screen.Screen,
+//     which escapes all foreign text; only this file names the streams
+//     themselves. If stdout does not accept everything, the command fails.
+//  2. A verb with several references tries all of them, and fails if any failed.
+//     What a failed verb had made is undone by the packages below, not in this
+//     folder.
+//  3. SIGINT, SIGTERM, SIGHUP and a closed stdout or stderr cancel the context
+//     and nothing else: the code that keeps a guest paused notices and resumes
+//     it.
 package main
 
 import (
@@ -47,7 +50,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 )
 
-// memoryLimit is what the collector of Go tries to stay below, bytes.
+// memoryLimit is the soft limit of Go's garbage collector, bytes.
 const memoryLimit = 192 << 20
 
 // version is set by the linker.
@@ -57,7 +60,7 @@ func main() { os.Exit(Main()) }
 
 // Main runs the program and returns its exit code; tests call it in-process.
 func Main() int {
-	// A keeper is started with every VMM: it does without all that follows.
+	// A keeper is started with every VMM: it skips everything that follows.
 	if len(os.Args) > 1 && os.Args[1] == keeper.Verb {
 		return keep()
 	}
@@ -65,8 +68,8 @@ func Main() int {
 		fmt.Fprintln(os.Stdout, house.Protocol)
 		return 0
 	}
-	// What this process inherited is not for those that it starts, some of which
-	// outlive it: a lock of whoever called would be held as long as they live.
+	// Inherited descriptors must not reach child processes, some of which outlive
+	// this one: a lock of the caller would be held as long as they live.
 	if err := keeper.InheritNothing(); err != nil {
 		fmt.Fprintln(os.Stderr, "cocoon:", err)
 		return 1
@@ -74,7 +77,7 @@ func Main() int {
 	// A command lives for an instant: collect less often, within bounds.
 	debug.SetGCPercent(400)
 	debug.SetMemoryLimit(memoryLimit)
-	log.SetOutput(io.Discard) // net/http prints there what a VMM says out of turn
+	log.SetOutput(io.Discard) // net/http prints unexpected output of a VMM there
 	ctx, stop := interruptible(os.Args[1:])
 	defer stop()
 	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
@@ -114,8 +117,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	return failure.Code(err)
 }
 
-// answered makes a command fail whose answer did not reach stdout, and says that
-// the rest of it is done.
+// answered fails a command whose output did not reach stdout, and says that its
+// work is done.
 func (a *app) answered(err error) error {
 	lost := a.out.Err()
 	var told *screen.WriteError

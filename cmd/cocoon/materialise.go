@@ -35,9 +35,10 @@ const (
 	ioprioClassIdle = 3 << 13
 )
 
-// idlePriority gives way to every other process of the host, for the processor
-// and for the disk. It asks for the process group, for else only the calling
-// thread would be meant; for one that it leads, since others are not its to slow.
+// idlePriority yields to every other process of the host, for the processor and
+// the disk. It applies to the process group, since otherwise only the calling
+// thread would be affected; and only to a group that it leads, since it must not
+// slow others.
 func idlePriority() error {
 	if unix.Getpgrp() != os.Getpid() {
 		return nil

@@ -62,5 +62,5 @@ func (m *meter) update(done, total int64) {
 	m.s.Line("%s", line)
 }
 
-// end takes the line away.
+// end removes the line.
 func (m *meter) end() { m.s.ClearStatus() }

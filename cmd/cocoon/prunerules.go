@@ -28,8 +28,8 @@ func unitFlag(unit string) string {
 	return "keep-" + unit + "ly"
 }
 
-// givenRules reads a policy from the flags of c. The cap of the store holds here
-// too where it is no flag: it is one setting, whichever way it is given.
+// givenRules reads a policy from the flags of c. Without the flag, the cap of the
+// store applies: it is one setting, wherever it is given.
 func (a *app) givenRules(c *cobra.Command, labels []string) (policy.Rules, error) {
 	return house.ParseRules(func(flag string) house.Rule {
 		f := c.Flags().Lookup(flag)

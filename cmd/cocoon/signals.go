@@ -22,20 +22,20 @@ type interruption struct{ by string }
 
 func (i interruption) Error() string { return "interrupted by " + i.by }
 
-// Is: who returns the cause of a context means that it was cancelled.
+// Is: returning the cause of a context means that it was cancelled.
 func (i interruption) Is(target error) bool { return target == context.Canceled }
 
-// endings are the signals that end a command: ^C, `kill`, a terminal that is
-// closed. A reader that goes away is one too, see run: SIGPIPE itself is not
-// looked at, since it also comes of a VMM or a registry that closes a connection.
+// endings are the signals that end a command: ^C, `kill`, a closed terminal. A
+// closed output is handled alike, see run: SIGPIPE itself is ignored, since it
+// also comes from a VMM or a registry that closes a connection.
 var endings = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}
 
-// interruptible is a context that ends at the first of them. ^C after that ends
-// the process at once: its guards and the next gc do what it would have done. A
-// signal that was ignored from the start, as under nohup, stays ignored, and a
-// guard hears none.
+// interruptible returns a context that ends at the first of them. ^C after that
+// ends the process at once: its guards and the next gc do what it would have
+// done. A signal that was ignored from the start, as under nohup, stays ignored,
+// and a guard ignores them all.
 func interruptible(args []string) (context.Context, context.CancelFunc) {
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // a write to a reader who is gone fails, and no more
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // a write to a closed pipe just fails
 	if len(args) > 0 && slices.Contains([]string{house.GuardVerb, house.RescueVerb, undemoVerb}, args[0]) {
 		signal.Notify(make(chan os.Signal, 1), endings...) // to ignore them would be inherited by a VMM
 		return context.Background(), func() {}
@@ -63,8 +63,8 @@ func interruptible(args []string) (context.Context, context.CancelFunc) {
 	}
 }
 
-// untilUnread is ctx until nobody reads a stream of the command any more: that
-// ends it as a signal does.
+// untilUnread ends ctx when a stream of the command loses its reader, which ends
+// the command as a signal does.
 func untilUnread(ctx context.Context, streams ...*screen.Screen) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	for _, s := range streams {
@@ -80,7 +80,8 @@ func untilUnread(ctx context.Context, streams ...*screen.Screen) (context.Contex
 // patienceAfter is how long an interrupted command undoes in silence.
 const patienceAfter = time.Second
 
-// tellsWhatItDoes says on a terminal that an interrupted command is at work still.
+// tellsWhatItDoes reports on a terminal that an interrupted command is still at
+// work.
 func (a *app) tellsWhatItDoes(ctx context.Context) (stop func() bool) {
 	return context.AfterFunc(ctx, func() {
 		if !a.errOut.Terminal() {
@@ -110,9 +111,9 @@ type interruptedError struct {
 
 func (e *interruptedError) Unwrap() []error { return []error{failure.Interrupted, e.err} }
 
-// Error is what was interrupted and what holds now. Where more went wrong than the
-// interruption it is all of that, with the interruption in the place of "context
-// canceled".
+// Error says what was interrupted and what the state is now. If more went wrong
+// than the interruption it says all of that, with the interruption in place of
+// "context canceled".
 func (e *interruptedError) Error() string {
 	if what := failure.UndoneOf(e.err); what != "" && failure.OnlyCanceled(e.err) {
 		return e.by.Error() + "; " + what
@@ -124,8 +125,8 @@ func (e *interruptedError) Error() string {
 	return text
 }
 
-// silent: that nobody reads the data of a command needs not be told, as it is not
-// by others in a pipe.
+// silent: a command whose output is no longer read need not report that, as is
+// usual in a pipe.
 func silent(err error) bool {
 	var i *interruptedError
 	var lost *screen.WriteError

@@ -95,7 +95,7 @@ func snapshotColumns(o *listing.Options) []listing.Column[store.Summary] {
 	}
 }
 
-// pause of a snapshot that was imported is not known.
+// The pause of an imported snapshot is unknown.
 func pause(c store.CaptureSummary) string {
 	if c.Mode == "import" {
 		return "-"
@@ -107,7 +107,7 @@ func pause(c store.CaptureSummary) string {
 type snapshotDetail struct {
 	store.Summary
 	ManifestDigest string           `json:"manifestDigest"`
-	Origin         *store.Origin    `json:"origin"` // null: published before it was noted
+	Origin         *store.Origin    `json:"origin"` // null: published by an earlier version
 	Parents        []string         `json:"parents"`
 	DiskDetails    []store.Disk     `json:"diskDetails"`
 	MemoryRanges   any              `json:"memoryRanges"`

@@ -45,8 +45,8 @@ func newSnapshotCheck(a *app) *cobra.Command {
 	}
 }
 
-// judge makes the plan that a restore would make. The refusal is both in the
-// verdict and the error, which gives the exit code.
+// judge makes the plan of a restore. A refusal is both in the verdict and in the
+// error, which determines the exit code.
 func judge(ctx context.Context, r *house.House, ref string) (*verdict, error) {
 	id, err := r.Store.Resolve(ctx, ref)
 	if err != nil {

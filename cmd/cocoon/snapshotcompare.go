@@ -13,8 +13,8 @@ import (
 	"github.com/cocoonv2/cocoon/store/measure"
 )
 
-// heldSnapshot resolves a reference and holds the snapshot, and what it names,
-// against rm and gc.
+// heldSnapshot resolves a reference and protects the snapshot, and what it names,
+// from rm and gc.
 func heldSnapshot(ctx context.Context, st *store.Store, l *store.Lease, ref string) (*store.Snapshot, error) {
 	id, err := st.Resolve(ctx, ref)
 	if err != nil {
@@ -26,8 +26,8 @@ func heldSnapshot(ctx context.Context, st *store.Store, l *store.Lease, ref stri
 	return l.HoldEdges(ctx, id)
 }
 
-// resolveAll answers those of several references that name a snapshot, and why the
-// others do not.
+// resolveAll returns the snapshots of several references, and why the others do
+// not resolve.
 func resolveAll(ctx context.Context, st *store.Store, refs []string) (ids []store.ID, err error) {
 	err = each(refs, func(ref string) error {
 		id, err := st.Resolve(ctx, ref)
@@ -85,8 +85,8 @@ func diffColumns() []listing.Column[measure.Difference] {
 	}
 }
 
-// usage is one row of `snapshot du`: what a snapshot takes, what of it others
-// take too, and what its removal and a gc would free.
+// usage is one row of `snapshot du`: the space of a snapshot, how much of it is
+// shared with others, and what its removal and a gc would free.
 type usage struct {
 	ID      store.ID `json:"id"`
 	Name    string   `json:"name"`
@@ -122,7 +122,7 @@ func newSnapshotDU(a *app) *cobra.Command {
 	return c
 }
 
-// usages gives a row for each of the snapshots, or for every one.
+// usages returns a row for each of the snapshots, or for every one.
 func usages(ctx context.Context, st *store.Store, ids []store.ID) ([]usage, error) {
 	all, err := st.Summaries(ctx)
 	if err != nil {

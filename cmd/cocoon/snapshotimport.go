@@ -63,7 +63,7 @@ func newSnapshotImport(a *app) *cobra.Command {
 
 const newIDHelp = "where its id is taken here by other contents, give the snapshot a new one"
 
-// remark says what is no failure, and what can be done about it.
+// remark reports what is no failure, with the remedy.
 func (a *app) remark(text, hint string) {
 	a.errOut.Line("cocoon: %s", text)
 	a.errOut.Line("hint: %s", hint)
@@ -108,8 +108,8 @@ func (a *app) pull(ctx context.Context, ref string, o registry.PullOptions, t ho
 	return h.Pull(ctx, ref, o, t)
 }
 
-// localSnapshot answers a reference of this store; REGISTRY/NAME:TAG is pulled
-// first, which costs one question when it is here already.
+// localSnapshot resolves a reference in this store; REGISTRY/NAME:TAG is pulled
+// first, which costs one request if it is already here.
 func (a *app) localSnapshot(ctx context.Context, ref string) (string, error) {
 	if !isRemote(ref) {
 		return ref, nil
@@ -121,5 +121,5 @@ func (a *app) localSnapshot(ctx context.Context, ref string) (string, error) {
 	return string(sn.ID), nil
 }
 
-// isRemote tells REGISTRY/NAME:TAG from a reference of this store.
+// isRemote distinguishes REGISTRY/NAME:TAG from a reference of this store.
 func isRemote(ref string) bool { return strings.Contains(ref, "/") }

@@ -7,8 +7,8 @@ import (
 	"github.com/cocoonv2/cocoon/store"
 )
 
-// treeOrder puts each snapshot behind its parent and gives its depth. One whose
-// parent is not among the rows begins a tree of its own.
+// treeOrder puts each snapshot after its parent and returns its depth. One whose
+// parent is not among the rows begins its own tree.
 func treeOrder(rows []store.Summary) ([]store.Summary, map[store.ID]int) {
 	present := map[store.ID]bool{}
 	for _, s := range rows {

@@ -36,7 +36,7 @@ func newKeyCreate(a *app) *cobra.Command {
 	}
 }
 
-// outsideStore: a key beside what it protects protects nothing.
+// outsideStore: a key stored with the data it protects protects nothing.
 func (a *app) outsideStore(file string) error {
 	path, err1 := house.Lies(file)
 	root, err2 := house.Lies(a.set("rootDir"))

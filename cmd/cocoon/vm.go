@@ -28,7 +28,7 @@ func newVM(a *app) *cobra.Command {
 	return c
 }
 
-// groupHelp answers a noun without a verb.
+// groupHelp handles a noun without a verb.
 func groupHelp(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return failure.New(failure.Usage, "unknown command %q for %q", args[0], c.CommandPath())
@@ -71,7 +71,7 @@ func newVMStop(a *app) *cobra.Command {
 	return c
 }
 
-// stop ends one VM and says how it went.
+// stop ends one VM and reports how.
 func (a *app) stop(ctx context.Context, r *house.House, ref string, o vm.StopOptions) error {
 	exit, err := r.VMs.Stop(ctx, ref, o)
 	if exit != nil {
@@ -152,7 +152,7 @@ type vmRow struct {
 	Hypervisor string            `json:"hypervisorVersion,omitempty"`
 }
 
-// vmSuspend is what a suspended VM sleeps on.
+// vmSuspend is the snapshot of a suspended VM.
 type vmSuspend struct {
 	Snapshot string    `json:"snapshot"`
 	Since    time.Time `json:"since"`
@@ -194,15 +194,15 @@ func rowOf(r *house.House, rec *vm.Record) vmRow {
 	return row
 }
 
-// vmPanic is when and how a guest that has a VMM said that it died.
+// vmPanic is when and how a guest whose VMM still runs reported a panic.
 type vmPanic struct {
 	At   time.Time `json:"at"`
 	From string    `json:"from"` // pvpanic or console
 	Line string    `json:"line,omitempty"`
 }
 
-// state is for people, with what they ask next: "running (not answering)",
-// "running (panicked)", "error (SIGKILL)".
+// state is for display, with details: "running (not answering)", "running
+// (panicked)", "error (SIGKILL)".
 func (v vmRow) state() string {
 	why := v.Trouble
 	switch {

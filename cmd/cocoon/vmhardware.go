@@ -13,8 +13,8 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 )
 
-// hardwareFlags are what `vm create` is told of processors, RAM and devices. A flag
-// that may stand alone has its value behind an equals sign: --vsock=cid=7.
+// hardwareFlags are the flags of `vm create` for processors, RAM and devices. A
+// flag that may stand alone takes its value after an equals sign: --vsock=cid=7.
 type hardwareFlags struct{ cpus, memory, vsock, console, balloon string }
 
 func (f *hardwareFlags) add(fl *pflag.FlagSet) {
@@ -31,8 +31,8 @@ func (f *hardwareFlags) add(fl *pflag.FlagSet) {
 // withoutValue is the value of a flag that has none.
 const withoutValue = "on"
 
-// oneName is cobra.ExactArgs(1) that knows what a flag which may stand alone leaves
-// behind.
+// oneName is cobra.ExactArgs(1) with an explanation for flags that may stand
+// alone.
 func oneName(c *cobra.Command, args []string) error {
 	if len(args) == 2 && strings.Contains(args[1], "=") {
 		return fmt.Errorf("%q belongs behind its flag and an equals sign: --vsock=cid=7, --balloon=size=64M", args[1])

@@ -7,12 +7,12 @@ import (
 	"github.com/cocoonv2/cocoon/network"
 )
 
-// vmNetwork is one interface in `vm list --format json`: how the network sees
-// it, and with a fresh identity what the guest believes.
+// vmNetwork is one interface in `vm list --format json`: the network's view of
+// it, and with a fresh identity the guest's.
 type vmNetwork struct {
 	Name     string   `json:"name"` // of the CNI network, or tap, or none
 	MAC      string   `json:"mac"`
-	IP       string   `json:"ip"` // the first; "" where cocoon does not know
+	IP       string   `json:"ip"` // the first; "" if unknown
 	Tap      string   `json:"tap"`
 	Netns    string   `json:"netns"`
 	IPs      []string `json:"ips"`

@@ -64,8 +64,8 @@ func newVMRestore(a *app) *cobra.Command {
 	return c
 }
 
-// ofItsOwn refuses a snapshot of another VM, and one from elsewhere, unless somebody
-// at a terminal says that it is meant.
+// ofItsOwn refuses a snapshot of another VM, and one from elsewhere, unless
+// confirmed at a terminal.
 func (a *app) ofItsOwn(ctx context.Context, h *house.House, vmRef, snapshotRef string, dryRun bool) error {
 	err := h.OfItsOwn(ctx, vmRef, snapshotRef)
 	var other *house.NotItsOwnError

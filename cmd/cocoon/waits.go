@@ -7,7 +7,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/house"
 )
 
-// waiting makes every wait for a lock be told of on stderr.
+// waiting reports every wait for a lock on stderr.
 func (a *app) waiting(ctx context.Context) context.Context {
 	return filelock.WithWaits(ctx, house.Waits(func() house.Settings { return a.config }, a.tell))
 }
