@@ -16,6 +16,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/house"
 	"github.com/cocoonv2/cocoon/internal/engine/registry"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 
@@ -60,7 +61,7 @@ func (h *Host) Save(ctx context.Context, vm string, o SaveOptions) (saved *Snaps
 		Parent: o.Parent, Mode: o.Mode, OnBytes: h.telling("saving", vm),
 		OnNote: func(text string) { h.log.Warn(text, "vm", vm) },
 	}
-	if err := store.CheckLabels(o.Labels); err != nil {
+	if err := document.CheckLabels(o.Labels); err != nil {
 		return nil, err
 	}
 	if !o.Expires.IsZero() {

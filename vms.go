@@ -9,6 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 )
 
 // VM is a virtual machine: the input of Create, and the result of every call.
@@ -74,7 +75,7 @@ func (h *Host) Create(ctx context.Context, v VM) (made *VM, err error) {
 	if s.MemoryBytes == 0 {
 		s.MemoryBytes = 512 << 20
 	}
-	if err := store.CheckLabels(v.Labels); err != nil {
+	if err := document.CheckLabels(v.Labels); err != nil {
 		return nil, err
 	}
 	if s.Disks, err = house.ParseDisks(v.Disks); err != nil {

@@ -27,6 +27,7 @@ import (
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/restore"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 	"github.com/cocoonv2/cocoon/store/repair"
@@ -175,7 +176,7 @@ func TestOrphansGoAndSharedBlobsStay(t *testing.T) {
 		t.Errorf("removed %+v, want two blobs", rep.Removed)
 	}
 	var want []string
-	for _, d := range store.Edges(b) {
+	for _, d := range document.Edges(b) {
 		want = append(want, d.Encoded())
 	}
 	slices.Sort(want)
@@ -243,7 +244,7 @@ func TestModel(t *testing.T) {
 		r.Repeat(map[string]func(*rapid.T){
 			"create": func(r *rapid.T) {
 				sn := mustPublish(t, s, letters.Draw(r, "x"), letters.Draw(r, "y"))
-				snaps[sn.ID] = store.Edges(sn)
+				snaps[sn.ID] = document.Edges(sn)
 			},
 			"remove": func(r *rapid.T) {
 				for id := range snaps {

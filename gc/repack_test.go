@@ -21,6 +21,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
@@ -207,7 +208,7 @@ func sound(t testing.TB, s *store.Store) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, d := range store.Edges(sn) {
+		for _, d := range document.Edges(sn) {
 			want = append(want, d.Encoded())
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
@@ -211,7 +212,7 @@ func (r *roots) markSnapshots(ctx context.Context, ids []store.ID) error {
 
 // edgesOf are the objects that a snapshot needs.
 func edgesOf(sn *store.Snapshot) ([]garbage.Key, error) {
-	digests := store.Edges(sn)
+	digests := document.Edges(sn)
 	edges := make([]garbage.Key, 0, len(digests))
 	for _, d := range digests {
 		if d == "" { // an image that has none

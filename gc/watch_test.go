@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 )
 
 // TestAWatchTellsWhatCame, and says when it does not know.
@@ -64,7 +64,7 @@ func TestWindowsDoNotGrowWithTheStore(t *testing.T) {
 				t.Fatal(err)
 			}
 			most[snapshots] = max(most[snapshots], r.looked-before)
-			for _, d := range store.Edges(sn) {
+			for _, d := range document.Edges(sn) {
 				if o, _ := garbage.DigestKey(d); !r.marks.held(o) {
 					t.Errorf("blob %s of a snapshot that came is not marked", d)
 				}

@@ -9,13 +9,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -25,7 +24,7 @@ import (
 // Has leases a blob and then says whether it is here whole. What the lease
 // names stays, so a caller who hears true need not bring it.
 func (in *Ingest) Has(ctx context.Context, d Descriptor) (bool, error) {
-	if err := checkDescriptor(d); err != nil {
+	if err := document.CheckDescriptor(d); err != nil {
 		return false, err
 	}
 	if err := in.lease.Hold(ctx, d.Digest); err != nil {
@@ -45,7 +44,7 @@ func (in *Ingest) Has(ctx context.Context, d Descriptor) (bool, error) {
 // from r; failure.Damaged when they are fewer, more, or of another digest, and for
 // a pack that does not hold the pages which its index names.
 func (in *Ingest) Land(ctx context.Context, d Descriptor, r io.Reader) error {
-	if err := checkDescriptor(d); err != nil {
+	if err := document.CheckDescriptor(d); err != nil {
 		return err
 	}
 	f, err := in.create()
@@ -90,7 +89,7 @@ func (c contextReader) Read(p []byte) (int, error) {
 // Adoptee is a foreign snapshot whose blobs have all landed: what Adopt will
 // publish, for the caller to judge first.
 func (in *Ingest) Adoptee(ctx context.Context, manifest []byte) (*Snapshot, error) {
-	sn, err := DecodeManifest(manifest)
+	sn, err := document.DecodeManifest(manifest)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +111,7 @@ func (in *Ingest) Adopt(ctx context.Context, sn *Snapshot, manifest []byte, meta
 		return nil, err
 	}
 	var err error
-	if meta.Origin, err = meta.Origin.now(true); err != nil {
+	if meta.Origin, err = meta.Origin.Now(true); err != nil {
 		return nil, err
 	}
 	in.id = sn.ID
@@ -123,29 +122,15 @@ func (in *Ingest) Adopt(ctx context.Context, sn *Snapshot, manifest []byte, meta
 	if err != nil {
 		return nil, err
 	}
-	if err := in.lease.Hold(ctx, imageDigests(&sn.Spec)...); err != nil {
+	if err := in.lease.Hold(ctx, sn.Spec.ImageDigests()...); err != nil {
 		return nil, err
 	}
 	return in.publishStaged(ctx, dir, sn.Manifest.Config, &sn.Spec, meta)
 }
 
-func checkDescriptor(d Descriptor) error {
-	if !isSHA256(d.Digest) || d.Size < 0 || d.Size > 1<<40 {
-		return failure.New(failure.Damaged, "descriptor %q of %d bytes", d.Digest, d.Size)
-	}
-	return nil
-}
-
-// isSHA256 is Digest.Validate for the one algorithm there is here. By hand, for a
-// collection asks it of a million.
-func isSHA256(d digest.Digest) bool {
-	hex, ok := strings.CutPrefix(string(d), "sha256:")
-	return ok && spelling.Hex(hex, 64)
-}
-
 // stageBytes writes the snapshot's folder, durable but not published.
 func (in *Ingest) stageBytes(manifest []byte, meta Meta) (string, error) {
-	metaBytes, err := meta.encode()
+	metaBytes, err := meta.Encode()
 	if err != nil {
 		return "", err
 	}
@@ -163,7 +148,7 @@ func (in *Ingest) stageFolder(name string, manifest, meta []byte) (string, error
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("stage snapshot: %w", err)
 	}
-	if err := errors.Join(manifestDocument.Check(manifest), metaDocument.Check(meta)); err != nil {
+	if err := errors.Join(document.ManifestFile.Check(manifest), document.MetaFile.Check(meta)); err != nil {
 		return "", err
 	}
 	for name, b := range map[string][]byte{"manifest.json": manifest, "meta.json": meta} {
@@ -194,10 +179,10 @@ func (in *Ingest) Renew(ctx context.Context, sn *Snapshot) (*Snapshot, []byte, e
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := renewed.readManifest(b); err != nil {
+	if err := renewed.ReadManifest(b); err != nil {
 		return nil, nil, failure.New(failure.Damaged, "renew snapshot %s: %w", sn.ID, err)
 	}
 	renewed.Meta = Meta{}
-	renewed.Meta.remember(sn.ManifestDigest)
+	renewed.Meta.Remember(sn.ManifestDigest)
 	return &renewed, b, nil
 }

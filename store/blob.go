@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -24,7 +25,7 @@ func (s *Store) ImageBlobPath(d digest.Digest) string {
 // blobName is the name of a blob's file. What is no digest has one that nothing
 // ever has: no document leads out of the folder by what it calls a digest.
 func blobName(d digest.Digest) string {
-	if !isSHA256(d) {
+	if !document.IsSHA256(d) {
 		return "no-digest"
 	}
 	return d.Encoded()

@@ -15,24 +15,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/hint"
 )
-
-// Quarantine is the mark on a damaged snapshot. Nothing is moved: what is sound
-// of it may be needed by others, and may help to repair it.
-type Quarantine struct {
-	Since   time.Time `json:"since"`
-	Objects []string  `json:"objects"` // as in repair.Damage
-}
-
-// Usable refuses what must not be restored, exported or built upon.
-func (sn *Snapshot) Usable() error {
-	if sn.State == Ready {
-		return nil
-	}
-	return failure.Hint(failure.New(failure.Damaged, "snapshot %s is %s", sn.ID, sn.State),
-		"see what is wrong with: "+hint.VerifyData.Of(string(sn.ID))+"; try "+hint.Repair.Of())
-}
 
 // Quarantine marks a snapshot, and remembers of the damaged objects, as
 // [Quarantine] has them, which blobs are not to be trusted by their size alone.

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/document"
 )
 
 func packOf(t testing.TB, sn *Snapshot) digest.Digest {
@@ -53,7 +54,7 @@ func damages(t testing.TB, s *Store) (found []string) {
 			found = append(found, err.Error())
 			continue
 		}
-		for _, d := range Edges(sn) {
+		for _, d := range document.Edges(sn) {
 			if sound, err := s.sound(d); !sound || err != nil {
 				found = append(found, string(d))
 			}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
@@ -11,7 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store/keyring"
-	storelayout "github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -51,7 +50,7 @@ func (s *Store) SealingKey() (*keyring.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v >= storelayout.Encrypted {
+	if v >= layout.Encrypted {
 		return nil, failure.Hint(failure.New(failure.Incompatible, "snapshots of store %s are encrypted, and no key file is configured", s.at.Root()),
 			"name it with "+hint.KeyFile.Of()+", COCOON_KEY_FILE or keyFile; "+hint.KeyFile.Of()+" none stores in the clear")
 	}
@@ -60,10 +59,10 @@ func (s *Store) SealingKey() (*keyring.Key, error) {
 
 // markEncrypted makes the format version 2, before anything encrypted is kept.
 func (s *Store) markEncrypted() error {
-	if v, err := s.at.Version(); err != nil || v >= storelayout.Encrypted {
+	if v, err := s.at.Version(); err != nil || v >= layout.Encrypted {
 		return err
 	}
-	if err := s.at.SetVersion(storelayout.Encrypted); err != nil {
+	if err := s.at.SetVersion(layout.Encrypted); err != nil {
 		return fmt.Errorf("mark the store as encrypted: %w", err)
 	}
 	durable.Step("store.encrypt.marked")
@@ -114,10 +113,7 @@ func (in *Ingest) keyOf(sp *Spec) error {
 	if err != nil {
 		return err
 	}
-	sp.Version, sp.Key = plainSpecVersion, keyName(k)
-	if k != nil {
-		sp.Version = encryptedSpecVersion
-	}
+	sp.EncryptWith(keyName(k))
 	return nil
 }
 
@@ -136,11 +132,8 @@ func (in *Ingest) putSpec(ctx context.Context, sp *Spec) (Descriptor, error) {
 	if err != nil {
 		return Descriptor{}, err
 	}
-	b, err := json.Marshal(sp)
+	b, err := sp.Encode()
 	if err != nil {
-		return Descriptor{}, err
-	}
-	if err := specDocument.Check(b); err != nil {
 		return Descriptor{}, err
 	}
 	config, err := in.Put(ctx, MediaTypeConfig, b)
@@ -217,12 +210,6 @@ func (o opener) Key(id keyring.ID) (*keyring.Key, error) {
 		return nil, failure.New(failure.Damaged, "it is encrypted with key %s, snapshot %s is not", id, o.of)
 	}
 	return o.Store.Key(id)
-}
-
-// KeyID is the key that a snapshot is encrypted with; false for a plain one.
-func (sn *Snapshot) KeyID() (keyring.ID, bool) {
-	id, err := keyring.ParseID(sn.Spec.Key)
-	return id, err == nil
 }
 
 // Unlock refuses an encrypted snapshot whose key is not at hand, with

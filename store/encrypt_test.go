@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -124,7 +125,7 @@ func TestAForgottenKeyIsNoReasonToStoreInTheClear(t *testing.T) {
 		t.Errorf("a document was put in the clear: %v", err)
 	}
 	clear := mustPublish(t, openWith(t, root, keyring.NewRing("none")), "asked-for", image(4, 9))
-	if clear.Spec.Key != "" || clear.Spec.Version != plainSpecVersion {
+	if clear.Spec.Key != "" || clear.Spec.Version != 1 {
 		t.Errorf("spec of a plain snapshot: version %d, key %q", clear.Spec.Version, clear.Spec.Key)
 	}
 	s := openWith(t, root, keyring.FromKeys(testKey(1)))
@@ -176,7 +177,7 @@ func forge(t *testing.T, s *Store, sn *Snapshot, change func(*Spec)) *Snapshot {
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, err := DecodeManifest(manifest)
+	foreign, err := document.DecodeManifest(manifest)
 	if err != nil {
 		t.Fatal(err)
 	}

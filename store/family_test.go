@@ -58,8 +58,8 @@ func publishGuest(t *testing.T, s *Store, name string, ram *ramgen.Image, image 
 		t.Fatal(err)
 	}
 	sn, err := in.Commit(ctx, Spec{
-		Record: []byte("{}"), CHConfig: cfg.Digest, CHState: cfg.Digest, VM: VMRef{name, name}, Images: []ImageRef{ref},
-		Memory: []MemoryRange{{0, uint64(ram.Bytes()), md.Digest}},
+		Record: []byte("{}"), CHConfig: cfg.Digest, CHState: cfg.Digest, VM: VMRef{ID: name, Name: name}, Images: []ImageRef{ref},
+		Memory: []MemoryRange{{Bytes: uint64(ram.Bytes()), Map: md.Digest}},
 	}, Meta{Name: name})
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store/keyring"
-	storelayout "github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // TestALostFormatIsMadeAgain: whoever opens the store names the remedy, which
@@ -36,7 +36,7 @@ func TestALostFormatIsMadeAgain(t *testing.T) {
 					}
 				}
 				for _, dryRun := range []bool{true, false, false} {
-					made, err := storelayout.Remake(t.Context(), root, dryRun)
+					made, err := layout.Remake(t.Context(), root, dryRun)
 					_, lost := Open(t.Context(), root, Options{Keys: keys})
 					if err != nil || dryRun && len(made) == 0 || dryRun != (lost != nil) {
 						t.Fatalf("dry run %v: %v, %v; opens with %v", dryRun, made, err, lost)
@@ -65,7 +65,7 @@ func TestNobodysFolderGetsAFormat(t *testing.T) {
 			t.Fatal(err)
 		}
 		before, _ := os.ReadFile(filepath.Join(dir, "format"))
-		if made, err := storelayout.Remake(t.Context(), dir, false); err != nil || len(made) > 0 {
+		if made, err := layout.Remake(t.Context(), dir, false); err != nil || len(made) > 0 {
 			t.Errorf("%s: %v, %v", name, made, err)
 		}
 		if after, _ := os.ReadFile(filepath.Join(dir, "format")); string(after) != string(before) {

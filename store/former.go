@@ -22,26 +22,10 @@ import (
 // says now. It counts for nothing, and goes when the manifest is replaced.
 const formerAnnotation = "io.cocoon.manifest.former"
 
-// formerLimit bounds how many manifests are remembered.
-const formerLimit = 64
-
-// remember notes that a manifest means this snapshot too.
-func (m *Meta) remember(d digest.Digest) {
-	m.Former = slices.DeleteFunc(m.Former, func(x digest.Digest) bool { return x == d })
-	m.Former = slices.Insert(m.Former, 0, d)
-	m.Former = m.Former[:min(len(m.Former), formerLimit)]
-}
-
-// Means says whether d is the digest that the manifest has, or one that means
-// the same snapshot.
-func (sn *Snapshot) Means(d digest.Digest) bool {
-	return sn.ManifestDigest == d || slices.Contains(sn.Meta.Former, d)
-}
-
 // Remember notes that the manifest d, whose contents were compared with those of
 // the snapshot, means it too, and gives the snapshot as it is then.
 func (s *Store) Remember(ctx context.Context, id ID, d digest.Digest) (*Snapshot, error) {
-	if err := s.SetMeta(ctx, id, func(m *Meta) error { m.remember(d); return nil }); err != nil {
+	if err := s.SetMeta(ctx, id, func(m *Meta) error { m.Remember(d); return nil }); err != nil {
 		return nil, err
 	}
 	return s.Get(ctx, id)

@@ -17,7 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/refs"
-	storelayout "github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 const fuzzID = "0123456789abcdef0123456789abcdef"
@@ -28,8 +28,8 @@ func FuzzIndexRow(f *testing.F) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("", 3600))
 	full := cached{
 		Summary: Summary{
-			ID: fuzzID, Name: "web-1", VM: VMRef{"vm-id", "vm"}, Created: at.UTC(), Description: "früh, {\"quoted\"}", Labels: map[string]string{"a": "b", "c d": ""},
-			Expires: &at, Protected: true, State: "ready", Hypervisor: Hypervisor{"ch", "53.0.0"}, CPUs: 2, Memory: MemorySummary{1 << 40, 3},
+			ID: fuzzID, Name: "web-1", VM: VMRef{ID: "vm-id", Name: "vm"}, Created: at.UTC(), Description: "früh, {\"quoted\"}", Labels: map[string]string{"a": "b", "c d": ""},
+			Expires: &at, Protected: true, State: "ready", Hypervisor: Hypervisor{Name: "ch", Version: "53.0.0"}, CPUs: 2, Memory: MemorySummary{1 << 40, 3},
 			Disks: []DiskSummary{{"s", 7}, {"", 0}}, Size: Size{4, 5, 6}, Parent: fuzzID, Capture: CaptureSummary{"live", 1.5, UnknownMs, 1, 2, 3}, Key: "0123",
 		},
 		stamp: metaStamp{7, -8}, families: []digest.Digest{digest.FromString("x")}, blobs: blobShares("").with(Descriptor{Digest: digest.FromString("a"), Size: 5}).with(Descriptor{Digest: digest.FromString("b")}), whole: true,
@@ -87,7 +87,7 @@ func FuzzMeta(f *testing.F) {
 			}
 			return
 		}
-		text, err := m.encode()
+		text, err := m.Encode()
 		if err != nil {
 			t.Fatalf("%+v cannot be changed any more: %v", m, err)
 		}
@@ -145,7 +145,7 @@ func FuzzFormat(f *testing.F) {
 			t.Fatal(err)
 		}
 		v, err := s.at.Version()
-		if err == nil && v != storelayout.Plain && v != storelayout.Encrypted {
+		if err == nil && v != layout.Plain && v != layout.Encrypted {
 			t.Errorf("version %d of %q", v, b)
 		}
 		lost := len(bytes.Trim(b, "\x00 \r\n\t")) == 0

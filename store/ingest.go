@@ -255,14 +255,14 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 	if err := meta.Check(); err != nil {
 		return nil, err
 	}
-	if err := meta.come(sp); err != nil {
+	if err := meta.Come(sp); err != nil {
 		return nil, err
 	}
 	if err := in.keyOf(&sp); err != nil {
 		return nil, err
 	}
 	in.mu.Lock()
-	err := errors.Join(sp.check(), sp.standsOn(in.layers))
+	err := errors.Join(sp.Check(), sp.StandsOn(in.layers))
 	in.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -275,7 +275,7 @@ func (in *Ingest) Commit(ctx context.Context, sp Spec, meta Meta) (*Snapshot, er
 	if err != nil {
 		return nil, err
 	}
-	if err := in.lease.Hold(ctx, imageDigests(&sp)...); err != nil {
+	if err := in.lease.Hold(ctx, sp.ImageDigests()...); err != nil {
 		return nil, err
 	}
 	return in.publishStaged(ctx, staged, config, &sp, meta)
@@ -327,7 +327,7 @@ func (in *Ingest) publish(staged string, config Descriptor, sp *Spec) error {
 	if err := in.st.allThere(append([]Descriptor{config}, in.layers...)); err != nil {
 		return err
 	}
-	for _, d := range imageDigests(sp) {
+	for _, d := range sp.ImageDigests() {
 		if _, err := os.Stat(in.st.ImageBlobPath(d)); err != nil {
 			return failure.New(failure.Damaged, "commit: image blob: %w", err)
 		}

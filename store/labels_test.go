@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/document"
 )
 
 // TestReservedLabelsAreGivenByNobody: with one of them a snapshot is taken for
@@ -31,7 +32,7 @@ func TestReservedLabelsAreGivenByNobody(t *testing.T) {
 		}
 		return in.Commit(t.Context(), Spec{CHConfig: d.Digest, CHState: d.Digest}, m)
 	}
-	const own = ReservedLabels + "own"
+	const own = document.ReservedLabels + "own"
 	for _, k := range []string{own, "cocoon.", "cocoon.other"} {
 		if _, err := commit(Meta{Labels: map[string]string{k: "x"}}); !errors.Is(err, failure.Usage) {
 			t.Errorf("a snapshot with label %s: %v", k, err)

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/lease"
 )
 
@@ -40,7 +41,7 @@ func (s *Store) Leases() *lease.Leases { return lease.Of(s.at) }
 func (l *Lease) HoldEdges(ctx context.Context, id ID) (*Snapshot, error) {
 	sn, err := l.st.Get(ctx, id)
 	for err == nil {
-		if err := l.Hold(ctx, Edges(sn)...); err != nil {
+		if err := l.Hold(ctx, document.Edges(sn)...); err != nil {
 			return nil, err
 		}
 		if l.st.Current(sn) {

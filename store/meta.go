@@ -2,38 +2,17 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"maps"
 	"os"
 	"path/filepath"
-	"time"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/hint"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/names"
 )
-
-// Meta is what may change about a snapshot: meta.json, rewritten atomically.
-type Meta struct {
-	Name        string            `json:"name"`
-	Description string            `json:"description"`
-	Labels      map[string]string `json:"labels"`
-	Expires     *time.Time        `json:"expires,omitempty"`
-	Protected   bool              `json:"protected"`
-	Quarantine  *Quarantine       `json:"quarantine,omitempty"`
-	// Former are the manifests that mean this snapshot too, the last one first,
-	// by what this store itself did or compared. A foreign manifest has no say.
-	Former []digest.Digest `json:"former,omitempty"`
-	// Origin is nil where an earlier program published the snapshot.
-	Origin *Origin `json:"origin,omitempty"`
-
-	// Own are reserved labels of a new snapshot, which it has from then on.
-	Own map[string]string `json:"-"`
-}
 
 // Meta reads that of a snapshot. failure.NotFound when the whole snapshot is gone,
 // failure.Damaged when its meta.json alone is lost.
@@ -50,12 +29,12 @@ func (s *Store) Names() *names.Names {
 // readMeta reads what each published snapshot has: one without is damaged, and
 // its protection unknown. failure.NotFound when the whole snapshot is gone.
 func readMeta(dir string) (Meta, error) {
-	var m Meta
 	b, err := rawMeta(dir)
 	if err != nil {
-		return m, err
+		return Meta{}, err
 	}
-	if err := json.Unmarshal(b, &m); err != nil {
+	m, err := document.DecodeMeta(b)
+	if err != nil {
 		return Meta{}, lostMeta(dir, err)
 	}
 	return m, nil
@@ -63,7 +42,7 @@ func readMeta(dir string) (Meta, error) {
 
 // rawMeta gives meta.json as it stands.
 func rawMeta(dir string) ([]byte, error) {
-	b, err := metaDocument.Read(filepath.Join(dir, "meta.json"))
+	b, err := document.MetaFile.Read(filepath.Join(dir, "meta.json"))
 	if !errors.Is(err, os.ErrNotExist) {
 		if errors.Is(err, failure.Damaged) {
 			err = lostMeta(dir, err)
@@ -93,36 +72,6 @@ func lostMeta(dir string, why error) error {
 	return failure.Hint(failure.New(failure.Damaged, "%s/meta.json: %w", dir, why), hint.Repair.Of())
 }
 
-// Check refuses, before anything is done for it, what a new snapshot may not be
-// given.
-func (m Meta) Check() error {
-	if m.Name != "" {
-		if err := names.Validate(m.Name); err != nil {
-			return err
-		}
-	}
-	if err := m.checkLabels(nil); err != nil {
-		return err
-	}
-	_, err := m.encode()
-	return err
-}
-
-func (m Meta) encode() ([]byte, error) {
-	if m.Labels == nil {
-		m.Labels = map[string]string{}
-	}
-	if len(m.Own) > 0 {
-		m.Labels = maps.Clone(m.Labels)
-		maps.Copy(m.Labels, m.Own)
-	}
-	b, err := json.Marshal(m)
-	if err == nil {
-		err = metaDocument.Check(b)
-	}
-	return b, err
-}
-
 // SetMeta changes a snapshot's meta.json. A new name must be free.
 func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) error {
 	return s.Names().Lock(ctx, func() error {
@@ -142,19 +91,19 @@ func (s *Store) SetMeta(ctx context.Context, id ID, change func(*Meta) error) er
 			return err
 		}
 		m.Origin = origin // nothing that happens later changes it
-		if err := m.checkLabels(labels); err != nil {
+		if err := m.CheckLabels(labels); err != nil {
 			return err
 		}
-		b, err := m.encode()
+		b, err := m.Encode()
 		if err != nil {
 			return err
 		}
 		if m.Name == old {
-			return metaDocument.Write(filepath.Join(dir, "meta.json"), b, 0o600)
+			return document.MetaFile.Write(filepath.Join(dir, "meta.json"), b, 0o600)
 		}
 		err = s.Names().Take(id, m.Name)
 		if err == nil {
-			err = metaDocument.Write(filepath.Join(dir, "meta.json"), b, 0o600)
+			err = document.MetaFile.Write(filepath.Join(dir, "meta.json"), b, 0o600)
 		}
 		if err != nil {
 			s.Names().Drop(m.Name)

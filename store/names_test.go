@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	storelayout "github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // TestNamesAreGivenWithoutListingSnapshots: once the links are whole, neither who
@@ -48,7 +48,7 @@ func TestNamesAreGivenWithoutListingSnapshots(t *testing.T) {
 	if n := listed(); n > 0 {
 		t.Errorf("the folder was read %d times", n)
 	}
-	if err := os.Remove(s.Path(storelayout.Names, ".whole")); err != nil {
+	if err := os.Remove(s.Path(layout.Names, ".whole")); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.SetMeta(t.Context(), first, func(m *Meta) error { m.Name = "other"; return nil }); err != nil {
@@ -111,7 +111,7 @@ func TestADeadPublisherOrRenamerBindsNoName(t *testing.T) {
 	s := openTest(t)
 	id := mustPublish(t, s, "old", make([]byte, 4096)).ID
 	for _, left := range []struct{ name, to string }{{"unpublished", fuzzID}, {"unfinished", string(id)}} {
-		if err := os.Symlink("../snapshots/"+left.to, s.Path(storelayout.Names, left.name)); err != nil {
+		if err := os.Symlink("../snapshots/"+left.to, s.Path(layout.Names, left.name)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -156,7 +156,7 @@ func TestARemovedSnapshotLeavesNoLink(t *testing.T) {
 	if _, err := in.Commit(t.Context(), Spec{CHConfig: d.Digest, CHState: d.Digest}, Meta{Name: "refused"}); err == nil {
 		t.Error("a snapshot whose blob is gone was published")
 	}
-	left, err := filepath.Glob(s.Path(storelayout.Names, "[a-z]*"))
+	left, err := filepath.Glob(s.Path(layout.Names, "[a-z]*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("links are left: %v, %v", left, err)
 	}

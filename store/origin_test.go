@@ -1,13 +1,12 @@
 package store
 
 import (
-	"errors"
 	"path/filepath"
 	"testing"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/test/ramgen"
+	"github.com/cocoonv2/cocoon/store/document"
 )
 
 // rewriteMeta is what another program may have left.
@@ -19,9 +18,9 @@ func rewriteMeta(t *testing.T, s *Store, id ID, change func(*Meta)) {
 		t.Fatal(err)
 	}
 	change(&m)
-	b, err := m.encode()
+	b, err := m.Encode()
 	if err == nil {
-		err = metaDocument.Write(filepath.Join(dir, "meta.json"), b, 0o600)
+		err = document.MetaFile.Write(filepath.Join(dir, "meta.json"), b, 0o600)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -64,22 +63,6 @@ func TestTheStoreItselfSaysWhereASnapshotComesFrom(t *testing.T) {
 	rewriteMeta(t, s, sn.ID, func(m *Meta) { m.Origin = nil }) // an earlier program
 	if was := get(t, s, sn.ID); was.Foreign() || was.CapturedHere() || was.Meta.Origin.String() == "" {
 		t.Errorf("of an earlier program: foreign %v", was.Foreign())
-	}
-}
-
-func TestNobodyPublishesWithoutAnOrigin(t *testing.T) {
-	for name, o := range map[string]*Origin{"none": nil, "one that is captured": {Captured: true}, "one that says nothing": {}, "one that is lost": {Lost: true}} {
-		if got, err := o.now(true); !errors.Is(err, failure.Usage) {
-			t.Errorf("taken in with %s: %+v, %v", name, got, err)
-		}
-	}
-	folder := Meta{}
-	if err := folder.come(Spec{Capture: Capture{Mode: importMode}}); !errors.Is(err, failure.Usage) {
-		t.Errorf("a folder of nobody: %v", err)
-	}
-	vm := Meta{Origin: &Origin{Imported: "x"}}
-	if err := vm.come(Spec{}); !errors.Is(err, failure.Usage) {
-		t.Errorf("a VM that was imported: %v", err)
 	}
 }
 

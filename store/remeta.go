@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/names"
 )
 
@@ -38,14 +39,14 @@ func (s *Store) RemakeMeta(ctx context.Context, id ID, dryRun bool) (how string,
 
 // writeMeta takes the name, which is free, and writes the file; names.lock is held.
 func (s *Store) writeMeta(id ID, m Meta) error {
-	b, err := m.encode()
+	b, err := m.Encode()
 	if err == nil {
 		err = s.Names().Take(id, m.Name)
 	}
 	if err != nil {
 		return err
 	}
-	return metaDocument.Write(filepath.Join(s.Path("snapshots", string(id)), "meta.json"), b, 0o600)
+	return document.MetaFile.Write(filepath.Join(s.Path("snapshots", string(id)), "meta.json"), b, 0o600)
 }
 
 // lastKnown is what is said elsewhere of a snapshot's meta.json, the newest that

@@ -10,7 +10,8 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	storelayout "github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/document"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // TestALostMetaIsDamage, however it was lost: nothing takes the snapshot for one
@@ -21,7 +22,7 @@ func TestALostMetaIsDamage(t *testing.T) {
 		"empty":   func(path string) error { return os.WriteFile(path, nil, 0o600) },
 		"torn":    func(path string) error { return os.WriteFile(path, []byte(`{"na`), 0o600) },
 		"long": func(path string) error {
-			return os.WriteFile(path, bytes.Repeat([]byte(" "), int(metaDocument.Limit)+1), 0o600)
+			return os.WriteFile(path, bytes.Repeat([]byte(" "), int(document.MetaFile.Limit)+1), 0o600)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -33,7 +34,7 @@ func TestALostMetaIsDamage(t *testing.T) {
 			if _, err := s.Get(t.Context(), sn.ID); !errors.Is(err, failure.Damaged) || failure.HintOf(err) != "cocoon system repair" {
 				t.Errorf("Get: %v", err)
 			}
-			if got, err := s.Contents(t.Context(), sn.ID); err != nil || len(Edges(got)) != len(Edges(sn)) {
+			if got, err := s.Contents(t.Context(), sn.ID); err != nil || len(document.Edges(got)) != len(document.Edges(sn)) {
 				t.Errorf("what it is made of: %v", err)
 			}
 			if err := s.Remove(t.Context(), sn.ID, RemoveOptions{}); !errors.Is(err, failure.Damaged) {
@@ -62,7 +63,7 @@ func TestALostMetaIsMadeAgain(t *testing.T) {
 	}{
 		"it was listed": {func(*Store) error { return nil }, "renamed", 1},
 		"nothing is known": {func(s *Store) error {
-			return errors.Join(s.DropDerived(t.Context()), os.Remove(s.Path(storelayout.Names, "renamed")))
+			return errors.Join(s.DropDerived(t.Context()), os.Remove(s.Path(layout.Names, "renamed")))
 		}, "", 0},
 		"nothing is derived":     {func(s *Store) error { return s.DropDerived(t.Context()) }, "renamed", 0},
 		"only its name is known": {func(s *Store) error { return os.Remove(s.indexPath()) }, "renamed", 0},

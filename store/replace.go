@@ -8,13 +8,13 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/lease"
 )
 
@@ -29,19 +29,8 @@ import (
 // Current says whether the manifest on disk is still the one that was read; a
 // snapshot that is gone is not.
 func (s *Store) Current(sn *Snapshot) bool {
-	b, err := manifestDocument.Read(s.Path("snapshots", string(sn.ID), "manifest.json"))
+	b, err := document.ManifestFile.Read(s.Path("snapshots", string(sn.ID), "manifest.json"))
 	return err == nil && digest.FromBytes(b) == sn.ManifestDigest
-}
-
-// HeldBy says for what one of the leases holds the snapshot, "" where none does
-// but the lease own.
-func (sn *Snapshot) HeldBy(live []lease.Holding, own string) string {
-	for _, h := range live {
-		if h.Lease != own && (slices.Contains(h.Snapshots, sn.ID) || slices.Contains(h.Digests, sn.Manifest.Config.Digest)) {
-			return h.Purpose
-		}
-	}
-	return ""
 }
 
 // ErrChanged: what was to be replaced is not what was read.
@@ -71,8 +60,8 @@ func (r *replacement) meta(raw []byte) ([]byte, error) {
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return nil, failure.New(failure.Damaged, "%s/meta.json: %w", r.old.Dir, err)
 	}
-	m.remember(r.old.ManifestDigest)
-	return m.encode()
+	m.Remember(r.old.ManifestDigest)
+	return m.Encode()
 }
 
 // Replace exchanges a snapshot for one of this spec whose manifest names these
@@ -142,7 +131,7 @@ func (m *Maintenance) exchangeNow(ctx context.Context, in *Ingest, r *replacemen
 	if err != nil {
 		return err
 	}
-	if who := r.old.HeldBy(live, in.lease.ID()); who != "" {
+	if who := lease.HeldBy(live, in.lease.ID(), r.old.ID, r.old.Manifest.Config.Digest); who != "" {
 		return failure.New(failure.Conflict, "snapshot %s is in use by: %s", r.old.ID, who)
 	}
 	if !m.st.Current(r.old) {

@@ -7,35 +7,12 @@ import (
 	"iter"
 	"os"
 
-	jsonv1 "github.com/go-json-experiment/json/v1"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/names"
-)
-
-// Snapshot is a published snapshot as read from its folder.
-type Snapshot struct {
-	ID             ID
-	Dir            string
-	Manifest       ocispec.Manifest
-	ManifestDigest digest.Digest
-	Spec           Spec
-	Meta           Meta
-	State          State
-	StoredBytes    int64 // of its blobs, shared ones included
-}
-
-// State of a snapshot: only what is Ready is built upon.
-type State string
-
-// The states of a snapshot.
-const (
-	Ready       State = "ready"
-	Quarantined State = "quarantined" // damage was found, see Quarantine
-	Damaged     State = "damaged"     // a part of it cannot be read
 )
 
 // Get reads a snapshot: manifest, spec (verified by digest) and meta. Where only
@@ -66,14 +43,14 @@ func (s *Store) Contents(ctx context.Context, id ID) (*Snapshot, error) {
 	}
 	for {
 		sn := &Snapshot{ID: id, Dir: s.Path("snapshots", string(id)), State: Damaged}
-		b, err := manifestDocument.Read(sn.Dir + "/manifest.json")
+		b, err := document.ManifestFile.Read(sn.Dir + "/manifest.json")
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, failure.New(failure.NotFound, "no snapshot %s", id)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("snapshot %s: %w", id, err)
 		}
-		if err := sn.readManifest(b); err != nil {
+		if err := sn.ReadManifest(b); err != nil {
 			return nil, fmt.Errorf("snapshot %s: %w", id, err)
 		}
 		err = s.readSpec(ctx, sn)
@@ -92,7 +69,7 @@ func (s *Store) readSpec(ctx context.Context, sn *Snapshot) error {
 	if err != nil {
 		return asDamage(err)
 	}
-	if sn.Spec, err = decodeSpec(spec); err != nil {
+	if sn.Spec, err = document.DecodeSpec(spec); err != nil {
 		return err
 	}
 	if sn.Spec.ID != sn.ID {
@@ -100,12 +77,12 @@ func (s *Store) readSpec(ctx context.Context, sn *Snapshot) error {
 	}
 	// The manifest has no digest that could be compared: a flipped bit in the key
 	// of its layers would leave the collector nothing to keep.
-	return sn.Spec.standsOn(sn.Manifest.Layers)
+	return sn.Spec.StandsOn(sn.Manifest.Layers)
 }
 
 // ManifestBytes are the bytes that ManifestDigest is the digest of.
 func (s *Store) ManifestBytes(sn *Snapshot) ([]byte, error) {
-	b, err := manifestDocument.Read(sn.Dir + "/manifest.json")
+	b, err := document.ManifestFile.Read(sn.Dir + "/manifest.json")
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", sn.ID, err)
 	}
@@ -117,11 +94,11 @@ func (s *Store) ManifestBytes(sn *Snapshot) ([]byte, error) {
 
 // ConfigOf is the descriptor of a snapshot's config, though that be damaged.
 func (s *Store) ConfigOf(id ID) (Descriptor, error) {
-	b, err := manifestDocument.Read(s.Path("snapshots", string(id), "manifest.json"))
+	b, err := document.ManifestFile.Read(s.Path("snapshots", string(id), "manifest.json"))
 	if err != nil {
 		return Descriptor{}, err
 	}
-	sn, err := DecodeManifest(b)
+	sn, err := document.DecodeManifest(b)
 	if err != nil {
 		return Descriptor{}, err
 	}
@@ -134,24 +111,6 @@ func asDamage(err error) error {
 		return failure.Wrap(failure.Damaged, errors.New(err.Error()))
 	}
 	return err
-}
-
-func (sn *Snapshot) readManifest(b []byte) error {
-	if err := jsonv1.Unmarshal(b, &sn.Manifest); err != nil { // by the rules of encoding/json, in half of its time
-		return failure.New(failure.Damaged, "manifest: %w", err)
-	}
-	m := &sn.Manifest
-	if m.SchemaVersion != 2 || m.ArtifactType != ArtifactType {
-		return failure.New(failure.Damaged, "manifest: schema %d, artifact type %q", m.SchemaVersion, m.ArtifactType)
-	}
-	sn.ManifestDigest = digest.FromBytes(b)
-	for _, d := range append([]Descriptor{m.Config}, m.Layers...) {
-		if err := checkDescriptor(d); err != nil {
-			return fmt.Errorf("manifest: %w", err)
-		}
-		sn.StoredBytes += d.Size
-	}
-	return nil
 }
 
 // IDs lists the snapshot folders, sorted.

@@ -37,8 +37,9 @@ import (
 	"context"
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
-	storelayout "github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/lease"
 	"github.com/cocoonv2/cocoon/store/space"
 	"github.com/cocoonv2/cocoon/store/trash"
@@ -60,33 +61,23 @@ type Options struct {
 
 // Store is an open store. It holds no lock and no descriptor between calls.
 type Store struct {
-	at        *storelayout.Layout
+	at        *layout.Layout
 	maxBytes  int64
 	keys      *keyring.Ring
 	veto      func(context.Context, *Store, ID) error
 	onReplace func(old, now *Snapshot, live []lease.Holding) error
 }
 
-// The documents of a store.
+// What else a store reads and writes whole; its documents are package document's.
 var (
-	metaDocument     = durable.Document{Name: "meta.json", Limit: 1 << 20}
-	manifestDocument = durable.Document{Name: "manifest.json", Limit: ManifestLimit}
-	specDocument     = durable.Document{Name: "snapshot config", Limit: SpecLimit}
-	blobDocument     = durable.Document{Name: "blob", Limit: wholeBlobLimit}
-	noteDocument     = durable.Document{Name: "note of damage", Limit: 0}
-)
-
-// Bounds, bytes.
-const (
-	ManifestLimit  = 64 << 20
-	SpecLimit      = 16 << 20
-	wholeBlobLimit = 256 << 20 // of what is loaded whole: specs, maps, CH documents
+	blobDocument = durable.Document{Name: "blob", Limit: document.BlobLimit}
+	noteDocument = durable.Document{Name: "note of damage", Limit: 0}
 )
 
 // Open checks the store at root, which may be a link to where it lies, and makes
 // it first if asked to. failure.NotFound where there is none.
 func Open(ctx context.Context, root string, o Options) (*Store, error) {
-	at, err := storelayout.Open(ctx, root, o.Create)
+	at, err := layout.Open(ctx, root, o.Create)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +91,7 @@ func (s *Store) Root() string { return s.at.Root() }
 func (s *Store) Path(elem ...string) string { return s.at.Path(elem...) }
 
 // Owner is the mark of this store on what it makes outside of its folder.
-func (s *Store) Owner(ctx context.Context) (storelayout.Mark, error) { return s.at.Owner(ctx) }
+func (s *Store) Owner(ctx context.Context) (layout.Mark, error) { return s.at.Owner(ctx) }
 
 // Trash is how things leave the store.
 func (s *Store) Trash() *trash.Trash { return trash.In(s.at) }

@@ -14,8 +14,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/spelling"
-	storelayout "github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // free vetoes nothing.
@@ -87,8 +86,8 @@ func publishSaying(ctx context.Context, s *Store, l *Lease, name string, ram []b
 		return nil, err
 	}
 	sp := Spec{
-		Record: []byte("{}"), CHConfig: cfg.Digest, CHState: st.Digest, VM: VMRef{"vm", "web"},
-		Memory: []MemoryRange{{0, uint64(len(ram)), md.Digest}},
+		Record: []byte("{}"), CHConfig: cfg.Digest, CHState: st.Digest, VM: VMRef{ID: "vm", Name: "web"},
+		Memory: []MemoryRange{{Bytes: uint64(len(ram)), Map: md.Digest}},
 	}
 	say(&sp)
 	sn, err := in.Commit(ctx, sp, Meta{Name: name})
@@ -288,7 +287,7 @@ func TestAStoreOpenToOthersIsRefused(t *testing.T) {
 	if err := errors.Join(os.Chmod(dir, 0o755), open(), open()); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range append(storelayout.Folders(), "", "blobs", "images", "cache") {
+	for _, f := range append(layout.Folders(), "", "blobs", "images", "cache") {
 		path := filepath.Join(dir, f)
 		for _, mode := range []os.FileMode{0o710, 0o701, 0o720, 0o755, 0o777} {
 			if err := os.Chmod(path, mode); err != nil {
@@ -298,7 +297,7 @@ func TestAStoreOpenToOthersIsRefused(t *testing.T) {
 			if !errors.Is(err, failure.Incompatible) || !strings.Contains(failure.HintOf(err), "chmod 700 "+path) {
 				t.Errorf("%s with mode %o: %v, hint %q", f, mode, err, failure.HintOf(err))
 			}
-			if mended, err := storelayout.MakePrivate(dir); err != nil || len(mended) != 1 || mended[0] != path {
+			if mended, err := layout.MakePrivate(dir); err != nil || len(mended) != 1 || mended[0] != path {
 				t.Errorf("%s with mode %o: mended %q, %v", f, mode, mended, err)
 			}
 			if err := open(); err != nil {
@@ -310,7 +309,7 @@ func TestAStoreOpenToOthersIsRefused(t *testing.T) {
 	if err := os.Chmod(stranger, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if mended, err := storelayout.MakePrivate(stranger); err != nil || len(mended) > 0 {
+	if mended, err := layout.MakePrivate(stranger); err != nil || len(mended) > 0 {
 		t.Errorf("a folder that is no store: mended %q, %v", mended, err)
 	}
 	trash := filepath.Join(dir, "trash")
@@ -364,24 +363,4 @@ func TestKillAtEachStepOfAPublish(t *testing.T) {
 			}
 		})
 	}
-}
-
-func FuzzDecodeSpec(f *testing.F) {
-	f.Add([]byte(`{"version":1,"id":"00000000000000000000000000000000"}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		sp, err := decodeSpec(b)
-		if err == nil && (!spelling.ID(string(sp.ID)) || sp.CHConfig.Validate() != nil) {
-			t.Errorf("%+v was let through", sp)
-		}
-	})
-}
-
-func FuzzReadManifest(f *testing.F) {
-	f.Add([]byte(`{"schemaVersion":2,"artifactType":"application/vnd.cocoon.snapshot.v1","config":{"digest":"sha256:x","size":-1}}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		sn := &Snapshot{}
-		if sn.readManifest(b) == nil && (sn.Manifest.Config.Digest.Validate() != nil || sn.StoredBytes < 0) {
-			t.Errorf("%+v was let through", sn.Manifest)
-		}
-	})
 }

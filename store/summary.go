@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -180,7 +181,7 @@ func (s *Store) summarise(ctx context.Context, id ID) (cached, error) {
 // something to tell without the others.
 func (s *Store) remains(ctx context.Context, id ID) *Snapshot {
 	sn := &Snapshot{ID: id, Dir: s.Path("snapshots", string(id))}
-	if b, err := manifestDocument.Read(sn.Dir + "/manifest.json"); err != nil || sn.readManifest(b) != nil {
+	if b, err := document.ManifestFile.Read(sn.Dir + "/manifest.json"); err != nil || sn.ReadManifest(b) != nil {
 		sn.Manifest = ocispec.Manifest{}
 	} else if s.readSpec(ctx, sn) != nil {
 		sn.Spec = Spec{}

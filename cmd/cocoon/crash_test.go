@@ -24,6 +24,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 )
 
 const (
@@ -424,7 +425,7 @@ func (h *host) noLeaks() {
 		if err != nil {
 			h.t.Fatal(err)
 		}
-		for _, d := range store.Edges(sn) {
+		for _, d := range document.Edges(sn) {
 			needed[d.Encoded()] = true
 		}
 	}

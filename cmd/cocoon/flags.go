@@ -13,7 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/listing"
 	"github.com/cocoonv2/cocoon/internal/engine/house"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 )
 
 func listFlags(c *cobra.Command, o *listing.Options) {
@@ -80,7 +80,7 @@ func parseLabels(list []string) (map[string]string, error) {
 		}
 		out[k] = v
 	}
-	return out, store.CheckLabels(out)
+	return out, document.CheckLabels(out)
 }
 
 func size(n int64) string { return units.BytesSize(float64(n)) }

@@ -8,6 +8,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 )
 
 // TestACaptureHoldsWhatItsParentNames: the pages that it reuses must not go when
@@ -43,7 +44,7 @@ func TestACaptureHoldsWhatItsParentNames(t *testing.T) {
 	if err != nil || len(live) != 1 {
 		t.Fatalf("leases %v, %v", live, err)
 	}
-	for _, d := range store.Edges(base) {
+	for _, d := range document.Edges(base) {
 		if !slices.Contains(live[0].Digests, d) {
 			t.Errorf("the capture does not hold %s, which its parent names", d)
 		}

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -152,6 +153,17 @@ type Holding struct {
 	Digests   []digest.Digest
 	Snapshots []layout.ID
 	VMs       []string
+}
+
+// HeldBy says for what one of the leases holds a snapshot, by its id or by the digest
+// of its config, "" where none does but the lease own.
+func HeldBy(live []Holding, own string, id layout.ID, config digest.Digest) string {
+	for _, h := range live {
+		if h.Lease != own && (slices.Contains(h.Snapshots, id) || slices.Contains(h.Digests, config)) {
+			return h.Purpose
+		}
+	}
+	return ""
 }
 
 // parseLease reads lease lines into h; a torn last line (killed holder, or one

@@ -121,7 +121,7 @@ func NewPlan(ctx context.Context, st *store.Store, o Options) (*Plan, error) {
 // count adds what one snapshot needs.
 func (p *Plan) count(ctx context.Context, sn *store.Snapshot, live []lease.Holding, seen map[mapUnder]bool) error {
 	stays := ""
-	if who := sn.HeldBy(live, ""); who != "" {
+	if who := lease.HeldBy(live, "", sn.ID, sn.Manifest.Config.Digest); who != "" {
 		stays = fmt.Sprintf("snapshot %s is in use by: %s", sn.ID, who)
 	}
 	if sn.Meta.Quarantine != nil && p.o.Only == nil {

@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/test/storetest"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/repair"
-	"github.com/opencontainers/go-digest"
 )
 
 func testKey(n byte) *keyring.Key { return keyring.FromSecret([32]byte{n}) }
@@ -87,7 +89,7 @@ func forge(t *testing.T, s *store.Store, sn *store.Snapshot, change func(*store.
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, err := store.DecodeManifest(manifest)
+	foreign, err := document.DecodeManifest(manifest)
 	if err != nil {
 		t.Fatal(err)
 	}

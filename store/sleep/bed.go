@@ -11,13 +11,14 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/parallel"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 )
 
 // Label marks a snapshot that was made only so that a VM can sleep: its value is
 // the VM's id and, behind a dot, how often the VM had been woken before. Once that
 // VM does not need it any more, whoever knows so may remove it; without the label
 // it is a snapshot like any other.
-const Label = store.ReservedLabels + "suspend"
+const Label = document.ReservedLabels + "suspend"
 
 // LabelOf is the value of Label.
 func LabelOf(vm string, woken int) string { return fmt.Sprintf("%s.%d", vm, woken) }

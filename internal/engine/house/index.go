@@ -9,7 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 )
 
 // Holder is what holds blobs: a snapshot, a VM, a pin.
@@ -22,7 +22,7 @@ func (h *House) eachHolder(ctx context.Context) iter.Seq2[heldBy, error] {
 		for sn, err := range h.Store.List(ctx) {
 			var e heldBy
 			if err == nil {
-				e = heldBy{Holder{"snapshot", string(sn.ID), sn.Meta.Name}, store.Edges(sn)}
+				e = heldBy{Holder{"snapshot", string(sn.ID), sn.Meta.Name}, document.Edges(sn)}
 			}
 			if !yield(e, err) {
 				return

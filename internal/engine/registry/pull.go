@@ -13,6 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
@@ -97,7 +98,7 @@ func (m *Mover) take(ctx context.Context, from origin, root ocispec.Descriptor, 
 
 // announced is a foreign snapshot by its manifest and spec alone.
 func (m *Mover) announced(ctx context.Context, from origin, manifest []byte) (*store.Snapshot, error) {
-	foreign, err := store.DecodeManifest(manifest)
+	foreign, err := document.DecodeManifest(manifest)
 	if err != nil {
 		return nil, err
 	}

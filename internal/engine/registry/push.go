@@ -15,12 +15,12 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 )
 
 // manifestLimit limits a fetched manifest, bytes: as for local ones. Registries
 // refuse more than 4 MiB, which is about 17,000 blobs or a TiB of packs.
-const manifestLimit = store.ManifestLimit
+const manifestLimit = document.ManifestLimit
 
 // Pushed says what a push or export moved.
 type Pushed struct {

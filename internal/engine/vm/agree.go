@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
@@ -54,7 +55,7 @@ func Agree(d Documents) (*Blueprint, error) {
 		}
 	}
 	b := &a.out
-	b.rec.Labels, b.rec.Cmdline, b.rec.ExtraArgs = store.FreeLabels(said.Labels), said.Cmdline, said.ExtraArgs
+	b.rec.Labels, b.rec.Cmdline, b.rec.ExtraArgs = document.FreeLabels(said.Labels), said.Cmdline, said.ExtraArgs
 	if err := checkCommandLine(said.Cmdline); err != nil && !d.Own {
 		return nil, err
 	}

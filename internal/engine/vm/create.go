@@ -13,6 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 )
 
 // CreateSpec describes a new VM.
@@ -50,7 +51,7 @@ func (m *Manager) Create(ctx context.Context, spec CreateSpec) (*Record, error) 
 	if err := spec.Hardware.checkArgs(spec.ExtraArgs); err != nil {
 		return nil, err
 	}
-	if err := store.CheckLabels(spec.Labels); err != nil {
+	if err := document.CheckLabels(spec.Labels); err != nil {
 		return nil, err
 	}
 	if err := m.CheckName(ctx, spec.Name); err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/test/storetest"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/sleep"
@@ -213,7 +214,7 @@ func TestBitFlipsInManifests(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	edges := store.Edges(sn)
+	edges := document.Edges(sn)
 	var c tally
 	want := ram()
 	for range n {
@@ -240,7 +241,7 @@ func throughStore(s *store.Store, id store.ID, edges []digest.Digest) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	now := store.Edges(sn)
+	now := document.Edges(sn)
 	for _, d := range now {
 		if _, err := os.Stat(s.BlobPath(d)); err != nil {
 			return nil, failure.New(failure.Damaged, "dangling: %w", err) // the collector refuses it

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/trash"
 )
 
@@ -20,7 +21,7 @@ func reuseAfterRemove(t *testing.T, h Harness) {
 	s, ram := h.open(t), Image(1, 40)
 	old := MustPublish(t, s, "old", ram)
 	l := Lease(t, s)
-	if err := l.Hold(t.Context(), store.Edges(old)...); err != nil {
+	if err := l.Hold(t.Context(), document.Edges(old)...); err != nil {
 		t.Fatal(err)
 	}
 	mustRemove(t, s, old.ID)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/repair"
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
@@ -102,7 +103,7 @@ func checkBitFlip(t *testing.T, h Harness) {
 // holders are the snapshots that name a blob.
 func holders(d digest.Digest, all ...*store.Snapshot) (ids []store.ID) {
 	for _, sn := range all {
-		if slices.Contains(store.Edges(sn), d) {
+		if slices.Contains(document.Edges(sn), d) {
 			ids = append(ids, sn.ID)
 		}
 	}

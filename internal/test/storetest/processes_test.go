@@ -20,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/test/storetest"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/repair"
 	"github.com/cocoonv2/cocoon/store/sleep"
@@ -87,7 +88,7 @@ func TestProcessesAgainstAModel(t *testing.T) {
 		if err := holds(s, sn, sn.Meta.Description); err != nil {
 			t.Error(err)
 		}
-		for _, d := range store.Edges(sn) {
+		for _, d := range document.Edges(sn) {
 			needed[d.Encoded()] = true
 		}
 	}

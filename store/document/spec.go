@@ -1,4 +1,4 @@
-package store
+package document
 
 import (
 	"encoding/json"
@@ -12,7 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/keyring"
-	storelayout "github.com/cocoonv2/cocoon/store/layout"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // Media types of what a manifest names.
@@ -26,7 +26,7 @@ const (
 )
 
 // ID of a snapshot: 32 hex digits.
-type ID = storelayout.ID
+type ID = layout.ID
 
 // Descriptor names one blob: media type, digest, size.
 type Descriptor = ocispec.Descriptor
@@ -133,10 +133,10 @@ const (
 	encryptedSpecVersion = 2
 )
 
-// decodeSpec reads a config blob and checks what the code below relies on.
-func decodeSpec(b []byte) (Spec, error) {
+// DecodeSpec reads a config blob and checks what the code below relies on.
+func DecodeSpec(b []byte) (Spec, error) {
 	var sp Spec
-	if specDocument.Check(b) != nil {
+	if SpecFile.Check(b) != nil {
 		return sp, failure.New(failure.Damaged, "snapshot config of %d bytes", len(b))
 	}
 	if err := json.Unmarshal(b, &sp); err != nil {
@@ -145,10 +145,11 @@ func decodeSpec(b []byte) (Spec, error) {
 	if sp.Version != plainSpecVersion && sp.Version != encryptedSpecVersion {
 		return sp, failure.New(failure.Incompatible, "snapshot config version %d is unknown", sp.Version)
 	}
-	return sp, sp.check()
+	return sp, sp.Check()
 }
 
-func (sp *Spec) check() error {
+// Check refuses a spec that what follows could not rely on.
+func (sp *Spec) Check() error {
 	if !spelling.ID(string(sp.ID)) {
 		return failure.New(failure.Damaged, "snapshot config: id %q", sp.ID)
 	}
@@ -176,9 +177,26 @@ func (sp *Spec) check() error {
 	return nil
 }
 
-// standsOn refuses layers that lack a blob which the spec names: neither the
+// EncryptWith notes the id of the key that the snapshot is encrypted with, "" for none.
+func (sp *Spec) EncryptWith(key string) {
+	sp.Version, sp.Key = plainSpecVersion, key
+	if key != "" {
+		sp.Version = encryptedSpecVersion
+	}
+}
+
+// Encode gives the bytes of the config blob.
+func (sp *Spec) Encode() ([]byte, error) {
+	b, err := json.Marshal(sp)
+	if err == nil {
+		err = SpecFile.Check(b)
+	}
+	return b, err
+}
+
+// StandsOn refuses layers that lack a blob which the spec names: neither the
 // collector nor an export would keep it.
-func (sp *Spec) standsOn(layers []Descriptor) error {
+func (sp *Spec) StandsOn(layers []Descriptor) error {
 	for _, d := range append(sp.PageMaps(), sp.CHConfig, sp.CHState) {
 		if !slices.ContainsFunc(layers, func(l Descriptor) bool { return l.Digest == d }) {
 			return failure.New(failure.Damaged, "the manifest does not name blob %s, which the snapshot needs", d)
@@ -194,10 +212,11 @@ func Edges(sn *Snapshot) []digest.Digest {
 	for _, l := range sn.Manifest.Layers {
 		out = append(out, l.Digest)
 	}
-	return append(out, imageDigests(&sn.Spec)...)
+	return append(out, sn.Spec.ImageDigests()...)
 }
 
-func imageDigests(sp *Spec) []digest.Digest {
+// ImageDigests are those of the image blobs that the VM stands on.
+func (sp *Spec) ImageDigests() []digest.Digest {
 	var out []digest.Digest
 	for _, im := range sp.Images {
 		out = append(out, im.Digest)

@@ -1,4 +1,4 @@
-package store
+package document
 
 import (
 	"time"
@@ -59,19 +59,19 @@ func (o *Origin) String() string {
 // importMode is the capture mode of a folder that was imported.
 const importMode = "import"
 
-// come notes where a snapshot that is made here comes from: a VM, unless whoever
+// Come notes where a snapshot that is made here comes from: a VM, unless whoever
 // makes it says that it is a folder of somebody's.
-func (m *Meta) come(sp Spec) (err error) {
+func (m *Meta) Come(sp Spec) (err error) {
 	if m.Origin == nil && sp.Capture.Mode != importMode {
 		m.Origin = &Origin{Captured: true}
 	}
-	m.Origin, err = m.Origin.now(sp.Capture.Mode == importMode)
+	m.Origin, err = m.Origin.Now(sp.Capture.Mode == importMode)
 	return err
 }
 
-// now is the origin of what is published at this moment. Whoever publishes has to
+// Now is the origin of what is published at this moment. Whoever publishes has to
 // say where it comes from; what is taken in is foreign.
-func (o *Origin) now(foreign bool) (*Origin, error) {
+func (o *Origin) Now(foreign bool) (*Origin, error) {
 	if o == nil || o.Captured == foreign || foreign && o.Pulled == "" && o.Imported == "" {
 		return nil, failure.New(failure.Usage, "publish a snapshot of the origin %+v", o)
 	}

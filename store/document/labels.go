@@ -1,4 +1,4 @@
-package store
+package document
 
 import (
 	"maps"
@@ -32,9 +32,9 @@ func FreeLabels(labels map[string]string) map[string]string {
 	return free
 }
 
-// checkLabels refuses reserved labels that the snapshot did not have before; a
+// CheckLabels refuses reserved labels that the snapshot did not have before; a
 // new one had none.
-func (m *Meta) checkLabels(before map[string]string) error {
+func (m *Meta) CheckLabels(before map[string]string) error {
 	given := maps.Clone(m.Labels)
 	maps.DeleteFunc(given, func(k, v string) bool {
 		was, had := before[k]

@@ -1,4 +1,4 @@
-package store
+package document
 
 import (
 	"reflect"
@@ -22,7 +22,7 @@ func TestASpecDoesNotGrowUnseen(t *testing.T) {
 		capture capture.mode capture.pauseMs capture.totalMs capture.pagesNew capture.pagesReused capture.pagesZero
 		host host.kernel host.cpuModel host.cpuFlags host.vmmBuild key`)
 	if d := cmp.Diff(want, jsonFields(reflect.TypeFor[Spec](), "")); d != "" {
-		t.Errorf("fields of a spec (-known +now):\n%s\nif one of them is a reference: raise the version, and let Edges name it", d)
+		t.Errorf("fields of a spec (-known +now):\n%s\nif one of them is a reference: raise the version, and let document.Edges name it", d)
 	}
 }
 
