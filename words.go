@@ -13,12 +13,12 @@ var names = map[hint.Word]string{
 
 	hint.Prune:  "Host.Prune()",
 	hint.Remove: "Host.Remove({})",
-	hint.Verify: "Host.Verify({})", hint.VerifyData: "Host.Verify(readData, {})",
+	hint.Import: "Host.Import({})", hint.Verify: "Host.Verify({})", hint.VerifyData: "Host.Verify(readData, {})",
 	hint.ImportImage: "Host.ImportImage({})", hint.UnpinImage: "Host.UnpinImage({})",
 
 	hint.Create: "Host.Create()", hint.Clone: "Host.Clone({})",
 	hint.Wake: "Host.Wake({})", hint.WakeCold: "RestoreOptions.Cold of Host.Wake({})",
-	hint.Stop: "Host.Stop({})", hint.InspectVM: "Host.InspectVM({})",
+	hint.Stop: "Host.Stop({})",
 
 	hint.RootDir: "Options.RootDir", hint.RunDir: "Options.RunDir", hint.KeyFile: "Options.KeyFile",
 	hint.Kernel: "VM.Kernel", hint.Firmware: "VM.Firmware", hint.Initramfs: "VM.Initramfs", hint.Image: "VM.Image",
@@ -26,5 +26,5 @@ var names = map[hint.Word]string{
 	hint.FromSnapshot: "Host.Clone()", hint.RestoreMode: "RestoreOptions.Mode", hint.Clock: "RestoreOptions.StandStill", hint.Cold: "RestoreOptions.Cold",
 	hint.AllowIncompatible: "RestoreOptions.AllowIncompatible", hint.Backup: "RestoreOptions.Backup",
 	hint.Replace: "SaveOptions.Replace", hint.Capture: "SaveOptions.Mode", hint.Parent: "SaveOptions.Parent",
-	hint.Name: "name", hint.Output: "to", hint.Format: "format",
+	hint.Name: "name", hint.Format: "format",
 }

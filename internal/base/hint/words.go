@@ -26,14 +26,12 @@ const (
 	ImportImage Word = "cocoon image import"
 	UnpinImage  Word = "cocoon image unpin"
 
-	Create    Word = "cocoon vm create"
-	Clone     Word = "cocoon vm create NAME --from-snapshot {}"
-	Wake      Word = "cocoon vm start"
-	WakeCold  Word = "cocoon vm start --cold"
-	Resume    Word = "cocoon vm resume"
-	Stop      Word = "cocoon vm stop"
-	Logs      Word = "cocoon vm logs"
-	InspectVM Word = "cocoon vm inspect"
+	Create   Word = "cocoon vm create"
+	Clone    Word = "cocoon vm create NAME --from-snapshot {}"
+	Wake     Word = "cocoon vm start"
+	WakeCold Word = "cocoon vm start --cold"
+	Resume   Word = "cocoon vm resume"
+	Stop     Word = "cocoon vm stop"
 )
 
 // Options.
@@ -48,7 +46,6 @@ const (
 	Image     Word = "--image"
 	Disks     Word = "--disk"
 	Networks  Word = "--network"
-	ExtraArgs Word = "--ch-arg"
 
 	FromSnapshot      Word = "--from-snapshot"
 	RestoreMode       Word = "--restore-mode"
@@ -69,6 +66,5 @@ const (
 	TrustArgs   Word = "--trust-args"
 	NewID       Word = "--new-id"
 	Format      Word = "--format"
-	Output      Word = "-o"
 	Concurrency Word = "--concurrency"
 )

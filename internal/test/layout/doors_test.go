@@ -66,11 +66,8 @@ func TestOneWiring(t *testing.T) {
 			return
 		}
 		imported := imports(file)
-		for _, sel := range selectors(file) {
-			of, ok := sel.X.(*ast.Ident)
-			if !ok {
-				continue
-			}
+		for _, sel := range named(file) {
+			of := sel.X.(*ast.Ident)
 			room := strings.TrimPrefix(imported[of.Name], module)
 			switch {
 			case !slices.Contains(wired[room], sel.Sel.Name):

@@ -60,6 +60,36 @@ func TestOnlyHintSpellsTheCommandLine(t *testing.T) {
 	}
 }
 
+// TestEveryWordIsSaid by some room: package hint has no others.
+func TestEveryWordIsSaid(t *testing.T) {
+	words := map[string]bool{}
+	for _, file := range files(t, "internal/base/hint") {
+		for _, d := range file.Decls {
+			if g, ok := d.(*ast.GenDecl); ok && g.Tok == token.CONST {
+				for _, name := range declared(d) {
+					words[name] = true
+				}
+			}
+		}
+	}
+	if len(words) < 20 {
+		t.Fatalf("only %d words found", len(words))
+	}
+	product(t, func(rel string, file *ast.File) {
+		if rel == "words.go" { // which gives them other names
+			return
+		}
+		for _, s := range named(file) {
+			if s.X.(*ast.Ident).Name == "hint" {
+				delete(words, s.Sel.Name)
+			}
+		}
+	})
+	for name := range words {
+		t.Errorf("nobody says hint.%s", name)
+	}
+}
+
 // TestHintsToProgramsNameWhatThereIs: the names that package cocoon gives to words
 // are of its methods and fields.
 func TestHintsToProgramsNameWhatThereIs(t *testing.T) {
@@ -81,7 +111,7 @@ func TestHintsToProgramsNameWhatThereIs(t *testing.T) {
 			}
 		}
 	}
-	named := regexp.MustCompile(`\b[A-Z]\w+\.[A-Z]\w+`)
+	member := regexp.MustCompile(`\b[A-Z]\w+\.[A-Z]\w+`)
 	seen := 0
 	for _, file := range all {
 		ast.Inspect(file, func(n ast.Node) bool {
@@ -89,12 +119,12 @@ func TestHintsToProgramsNameWhatThereIs(t *testing.T) {
 			if !ok {
 				return true
 			}
-			key, isWord := kv.Key.(*ast.SelectorExpr)
+			key := named(kv.Key)
 			text, isText := kv.Value.(*ast.BasicLit)
-			if of, ok := sel(key, isWord); !ok || of != "hint" || !isText {
+			if len(key) != 1 || key[0].X.(*ast.Ident).Name != "hint" || !isText {
 				return true
 			}
-			for _, name := range named.FindAllString(text.Value, -1) {
+			for _, name := range member.FindAllString(text.Value, -1) {
 				seen++
 				if !there[name] {
 					t.Errorf("a program is told of %s, which package cocoon does not have", name)
@@ -108,15 +138,17 @@ func TestHintsToProgramsNameWhatThereIs(t *testing.T) {
 	}
 }
 
-func sel(s *ast.SelectorExpr, ok bool) (of string, _ bool) {
-	if !ok {
-		return "", false
-	}
-	id, ok := s.X.(*ast.Ident)
-	if !ok {
-		return "", false
-	}
-	return id.Name, true
+// named are the selectors of a name, such as those of packages, wherever they stand.
+func named(n ast.Node) (found []*ast.SelectorExpr) {
+	ast.Inspect(n, func(n ast.Node) bool {
+		if s, ok := n.(*ast.SelectorExpr); ok {
+			if _, ok := s.X.(*ast.Ident); ok {
+				found = append(found, s)
+			}
+		}
+		return true
+	})
+	return found
 }
 
 // fields are those of a struct, behind its name.
