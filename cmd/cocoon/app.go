@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -66,7 +67,7 @@ func newRoot(a *app) *cobra.Command {
 func settingHelp(key string) string {
 	for _, s := range config.Settings() {
 		if s.Key == key {
-			return "default " + s.Default + ", or $" + s.Env
+			return "default " + cmp.Or(s.Default, "none") + ", or $" + s.Env
 		}
 	}
 	return ""

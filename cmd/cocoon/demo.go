@@ -40,7 +40,7 @@ func (a *app) demo(self string) *demo.Demo {
 
 func newDemo(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "demo", Short: "Do the whole job in front of you, in folders that are removed afterwards", Args: needArgs(cobra.NoArgs),
+		Use: "demo", Short: "Show the whole job in temporary folders: save, remove, rebuild, clone, collect", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			self, err := os.Executable()
 			if err != nil {

@@ -24,7 +24,7 @@ type diskUsage struct {
 func newSystemDF(a *app) *cobra.Command {
 	var format string
 	c := &cobra.Command{
-		Use: "df", Short: "What the store occupies, and what with", Args: needArgs(cobra.NoArgs),
+		Use: "df", Short: "Disk usage of the store, by kind", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkReportFormat(format); err != nil {
 				return err

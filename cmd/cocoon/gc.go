@@ -24,7 +24,7 @@ func newGC(a *app) *cobra.Command {
 	var wait, format, metricsFile, threshold string
 	var prune, repack bool
 	c := &cobra.Command{
-		Use: "gc", Short: "Free what nothing names, and say why", Args: needArgs(cobra.NoArgs),
+		Use: "gc", Short: "Free what nothing references, and say why", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkReportFormat(format); err != nil {
 				return err
@@ -59,13 +59,13 @@ func newGC(a *app) *cobra.Command {
 	}
 	f := c.Flags()
 	f.BoolVar(&o.DryRun, "dry-run", false, "print the plan, remove nothing")
-	f.BoolVar(&o.Explain, "explain", false, "also say who holds what stays")
+	f.BoolVar(&o.Explain, "explain", false, "also list what stays and what holds it")
 	f.BoolVar(&prune, "prune", false, "first remove expired snapshots and those that the configured policy does not keep")
 	f.BoolVar(&repack, "repack", false, "also rewrite packs of which little is needed any more")
 	f.StringVar(&threshold, "repack-threshold", "", "rewrite packs of which less than this `share` is live (default repackThreshold of the configuration, 50%)")
 	f.StringVar(&metricsFile, "metrics-file", "", "write Prometheus text about the run and the store to `file`")
-	listVar(f, &o.ForgetNetworks, "forget-network", "drop the network of a `VM id` that does not exist though its plugins cannot undo it, repeatable")
-	f.BoolVar(&o.AcceptLoss, "accept-loss", false, "go on though something that was there vanished, and free what only that held; with --dry-run: name it")
+	listVar(f, &o.ForgetNetworks, "forget-network", "drop the network of a `VM id` that does not exist even if its plugins cannot undo it, repeatable")
+	f.BoolVar(&o.AcceptLoss, "accept-loss", false, "continue although something vanished, and free what only that held; with --dry-run: list it")
 	f.StringVar(&wait, "wait", "0", "how long to wait for another gc")
 	reportFormat(c, &format)
 	return c

@@ -11,7 +11,7 @@ import (
 )
 
 func newImage(a *app) *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "Read-only images that VMs and snapshots stand on", Args: cobra.ArbitraryArgs, RunE: groupHelp}
+	c := &cobra.Command{Use: "image", Short: "Read-only images used by VMs and snapshots", Args: cobra.ArbitraryArgs, RunE: groupHelp}
 	c.AddCommand(newImageImport(a), newImageList(a), newImageInspect(a), newImageRemove(a), newImagePin(a), newImageUnpin(a))
 	return c
 }
@@ -19,7 +19,7 @@ func newImage(a *app) *cobra.Command {
 func newImageImport(a *app) *cobra.Command {
 	var name string
 	c := &cobra.Command{
-		Use: "import FILE", Short: "Take in a disk (raw, qcow2), kernel, firmware or initramfs", Args: needArgs(cobra.ExactArgs(1)),
+		Use: "import FILE", Short: "Import a disk (raw, qcow2), kernel, firmware or initramfs", Args: needArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			r, err := a.openNew(c.Context())
 			if err != nil {
@@ -67,7 +67,7 @@ func newImageList(a *app) *cobra.Command {
 
 func newImageInspect(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "inspect IMAGE…", Short: "Images and who holds them, as JSON", Args: needArgs(cobra.MinimumNArgs(1)),
+		Use: "inspect IMAGE…", Short: "Images and their holders, as JSON", Args: needArgs(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			r, err := a.open(c.Context())
 			if err != nil {
@@ -93,11 +93,11 @@ func newImageRemove(a *app) *cobra.Command {
 }
 
 func newImagePin(a *app) *cobra.Command {
-	return imageVerb(a, "pin", "Keep images, though nothing else names them", (*house.House).PinImage)
+	return imageVerb(a, "pin", "Keep images even if nothing else references them", (*house.House).PinImage)
 }
 
 func newImageUnpin(a *app) *cobra.Command {
-	return imageVerb(a, "unpin", "Let go of pinned images", (*house.House).UnpinImage)
+	return imageVerb(a, "unpin", "Stop keeping pinned images", (*house.House).UnpinImage)
 }
 
 func imageVerb(a *app, verb, help string, do func(*house.House, context.Context, string) error) *cobra.Command {

@@ -19,7 +19,7 @@ func newRefs(a *app) *cobra.Command {
 	var o listing.Options
 	var rebuild bool
 	c := &cobra.Command{
-		Use: "refs DIGEST", Short: "Who holds a blob: snapshots, VMs, images",
+		Use: "refs DIGEST", Short: "Show what references a blob: snapshots, VMs, images",
 		Args: needArgs(cobra.MaximumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx := c.Context()

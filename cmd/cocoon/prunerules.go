@@ -16,7 +16,7 @@ func ruleFlags(c *cobra.Command, labels *[]string) {
 	}
 	f.String("keep-within", "", "keep those made within this `duration` before the newest of the group")
 	listVar(f, labels, "keep-label", "keep those with `key[=value]`, repeatable")
-	f.String("group-by", "vm", "what the keep rules look at one at a time: vm, label:`KEY` or none")
+	f.String("group-by", "vm", "form groups for the keep rules: vm, label:`KEY` or none")
 	f.Int("max", 0, "at most `N` unprotected snapshots of each VM")
 	f.String("max-store-size", "", "remove the least valuable until the snapshots' blobs fit `SIZE`")
 }

@@ -14,7 +14,7 @@ func newSystemRepair(a *app) *cobra.Command {
 	var format string
 	var o house.RepairOptions
 	c := &cobra.Command{
-		Use: "repair", Short: "Read everything back, make damaged packs whole, rebuild what is derived", Args: needArgs(cobra.NoArgs),
+		Use: "repair", Short: "Read everything back, repair what is damaged, rebuild what is derived", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkReportFormat(format); err != nil {
 				return err
@@ -40,7 +40,7 @@ func newSystemRepair(a *app) *cobra.Command {
 	}
 	reportFormat(c, &format)
 	c.Flags().StringVar(&o.From, "from", "", "fetch what is damaged from `REGISTRY/NAME`, where the snapshots were pushed")
-	c.Flags().BoolVar(&o.PlainHTTP, "plain-http", false, "speak http to the registry (loopback ones are spoken to so anyway)")
+	c.Flags().BoolVar(&o.PlainHTTP, "plain-http", false, "use http for the registry (loopback registries always do)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be repaired, change nothing")
 	return c
 }

@@ -60,7 +60,7 @@ func newSnapshotList(a *app) *cobra.Command {
 		},
 	}
 	listFlags(c, &o)
-	c.Flags().BoolVar(&tree, "tree", false, "each behind the snapshot whose pages it reuses")
+	c.Flags().BoolVar(&tree, "tree", false, "list each snapshot below the one whose pages it reuses")
 	c.Flags().StringVar(&ofVM, "vm", "", "only those of VM `ref` (name or id)")
 	listVar(c.Flags(), &labels, "label", "only those with `key[=value]`")
 	return c
@@ -160,7 +160,7 @@ func inspectSnapshot(ctx context.Context, st *store.Store, ref string) (*snapsho
 func newSnapshotRemove(a *app) *cobra.Command {
 	var force, dryRun bool
 	c := &cobra.Command{
-		Use: "rm SNAPSHOT…", Aliases: []string{"remove"}, Short: "Remove snapshots; gc frees what nothing else names",
+		Use: "rm SNAPSHOT…", Aliases: []string{"remove"}, Short: "Remove snapshots; gc frees what nothing else references",
 		Args: needArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeSnapshots,
 		RunE: func(c *cobra.Command, args []string) error {
 			st, err := a.store(c.Context())

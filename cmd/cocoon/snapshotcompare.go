@@ -42,7 +42,7 @@ func resolveAll(ctx context.Context, st *store.Store, refs []string) (ids []stor
 func newSnapshotDiff(a *app) *cobra.Command {
 	var o listing.Options
 	c := &cobra.Command{
-		Use: "diff A B", Short: "How much of RAM and disks differs, without reading a page",
+		Use: "diff A B", Short: "How much of RAM and disks differs, from the indexes alone",
 		Args: needArgs(cobra.ExactArgs(2)), ValidArgsFunction: a.completeSnapshots,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx := c.Context()
@@ -100,7 +100,7 @@ type usage struct {
 func newSnapshotDU(a *app) *cobra.Command {
 	var o listing.Options
 	c := &cobra.Command{
-		Use: "du [SNAPSHOT…]", Short: "What snapshots occupy, shared and alone", ValidArgsFunction: a.completeSnapshots,
+		Use: "du [SNAPSHOT…]", Short: "Disk usage of snapshots, shared and unique", ValidArgsFunction: a.completeSnapshots,
 		RunE: func(c *cobra.Command, args []string) error {
 			st, err := a.store(c.Context())
 			if err != nil {

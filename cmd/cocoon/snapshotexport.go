@@ -11,8 +11,8 @@ import (
 )
 
 func transferFlags(c *cobra.Command, t *house.Transfer) {
-	c.Flags().BoolVar(&t.PlainHTTP, "plain-http", false, "speak http to the registry (loopback ones are spoken to so anyway)")
-	c.Flags().IntVar(&t.Concurrency, "concurrency", 4, "blobs under way at once")
+	c.Flags().BoolVar(&t.PlainHTTP, "plain-http", false, "use http for the registry (loopback registries always do)")
+	c.Flags().IntVar(&t.Concurrency, "concurrency", 4, "blobs transferred at once")
 }
 
 func withoutImagesFlag(c *cobra.Command, t *house.Transfer) {
@@ -23,7 +23,7 @@ func newSnapshotPush(a *app) *cobra.Command {
 	var t house.Transfer
 	var format string
 	c := &cobra.Command{
-		Use: "push SNAPSHOT REGISTRY/NAME:TAG", Short: "Copy a snapshot to an OCI registry; what is there is not sent again",
+		Use: "push SNAPSHOT REGISTRY/NAME:TAG", Short: "Copy a snapshot to an OCI registry; what is already there is not sent again",
 		Args: needArgs(cobra.ExactArgs(2)), ValidArgsFunction: a.completeSnapshots,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkReportFormat(format); err != nil {
@@ -84,7 +84,7 @@ func newSnapshotExport(a *app) *cobra.Command {
 			return h.Export(c.Context(), args[0], out, format, a.out.Raw(), t)
 		},
 	}
-	c.Flags().StringVarP(&out, "output", "o", "", "what to make; it must not exist; - is stdout")
+	c.Flags().StringVarP(&out, "output", "o", "", "the output, which must not exist; - is stdout")
 	c.Flags().StringVar(&format, "format", "", "oci: an image layout; ch: a Cloud Hypervisor snapshot folder (default: oci for .tar and -, ch for a folder)")
 	withoutImagesFlag(c, &t)
 	return c

@@ -18,7 +18,7 @@ func newSnapshotImport(a *app) *cobra.Command {
 	var o house.ImportOptions
 	var labels []string
 	c := &cobra.Command{
-		Use: "import DIR|FILE|-", Short: "Take in an OCI image layout (folder, tar, tar.gz, tar.zst, stream), or a Cloud Hypervisor snapshot folder made by hand",
+		Use: "import DIR|FILE|-", Short: "Import an OCI image layout (folder, tar, tar.gz, tar.zst, stream) or a Cloud Hypervisor snapshot folder",
 		Args: needArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			var err error
@@ -50,18 +50,18 @@ func newSnapshotImport(a *app) *cobra.Command {
 	fl.StringVar(&o.Meta.Name, "name", "", "name of the new snapshot")
 	fl.StringVar(&o.Meta.Description, "description", "", "free text")
 	listVar(fl, &labels, "label", "`key=value`, repeatable")
-	fl.StringVar(&o.Parent, "parent", "", "of a folder: snapshot whose pages may be reused: auto, none or a ref (default none)")
-	fl.BoolVar(&o.TrustPaths, "trust-paths", false, "of a folder: also read disks and boot files outside it that its config.json names")
-	fl.StringVar(&o.Boot.Kernel, "kernel", "", "of a folder: what its VM boots from, this kernel `file` instead of the one that config.json names")
-	fl.StringVar(&o.Boot.Firmware, "firmware", "", "of a folder: what its VM boots from, this firmware `file`")
-	fl.StringVar(&o.Boot.Initramfs, "initramfs", "", "of a folder: what its VM boots from, this initramfs `file`")
-	fl.StringVar(&o.Tag, "tag", "", "of a layout that holds several snapshots: which")
-	fl.BoolVar(&o.TrustArgs, "trust-args", false, "of a layout: also a snapshot whose VM has arguments of its own for the VMM")
-	fl.BoolVar(&o.NewID, "new-id", false, "of a layout: "+newIDHelp)
+	fl.StringVar(&o.Parent, "parent", "", "for a folder: snapshot whose pages may be reused: auto, none or a ref (default none)")
+	fl.BoolVar(&o.TrustPaths, "trust-paths", false, "for a folder: also read disks and boot files outside it that its config.json names")
+	fl.StringVar(&o.Boot.Kernel, "kernel", "", "for a folder: boot its VM from this kernel `file` instead of the one in config.json")
+	fl.StringVar(&o.Boot.Firmware, "firmware", "", "for a folder: boot its VM from this firmware `file`")
+	fl.StringVar(&o.Boot.Initramfs, "initramfs", "", "for a folder: boot its VM from this initramfs `file`")
+	fl.StringVar(&o.Tag, "tag", "", "for a layout with several snapshots: which one")
+	fl.BoolVar(&o.TrustArgs, "trust-args", false, "for a layout: accept a snapshot whose VM has its own arguments for the VMM")
+	fl.BoolVar(&o.NewID, "new-id", false, "for a layout: "+newIDHelp)
 	return c
 }
 
-const newIDHelp = "where its id is taken here by other contents, give the snapshot a new one"
+const newIDHelp = "if its id is taken here by other contents, give the snapshot a new one"
 
 // remark reports what is no failure, with the remedy.
 func (a *app) remark(text, hint string) {
@@ -73,7 +73,7 @@ func newSnapshotPull(a *app) *cobra.Command {
 	var t house.Transfer
 	var trustArgs, newID bool
 	c := &cobra.Command{
-		Use: "pull REGISTRY/NAME:TAG [NAME]", Short: "Take in a snapshot from an OCI registry; what is here is not fetched again",
+		Use: "pull REGISTRY/NAME:TAG [NAME]", Short: "Fetch a snapshot from an OCI registry; what is already here is not fetched again",
 		Args: needArgs(cobra.RangeArgs(1, 2)),
 		RunE: func(c *cobra.Command, args []string) error {
 			o := registry.PullOptions{TrustArgs: trustArgs, NewID: newID}
@@ -89,7 +89,7 @@ func newSnapshotPull(a *app) *cobra.Command {
 		},
 	}
 	transferFlags(c, &t)
-	c.Flags().BoolVar(&trustArgs, "trust-args", false, "also a snapshot whose VM has arguments of its own for the VMM")
+	c.Flags().BoolVar(&trustArgs, "trust-args", false, "accept a snapshot whose VM has its own arguments for the VMM")
 	c.Flags().BoolVar(&newID, "new-id", false, newIDHelp)
 	return c
 }

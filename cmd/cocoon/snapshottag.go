@@ -32,7 +32,7 @@ func newSnapshotTag(a *app) *cobra.Command {
 		},
 	}
 	listVar(c.Flags(), &add, "add", "`key=value`, repeatable; replaces the key's value")
-	listVar(c.Flags(), &remove, "remove", "`key`, repeatable; one that is not there is no error")
+	listVar(c.Flags(), &remove, "remove", "`key`, repeatable; a missing one is no error")
 	return c
 }
 

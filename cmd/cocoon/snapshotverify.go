@@ -43,7 +43,7 @@ func newSnapshotVerify(a *app) *cobra.Command {
 	f.BoolVar(&all, "all", false, "every snapshot of the store")
 	f.StringVar(&readData, "read-data", "", "read back and hash every blob, or with `n/t` the n-th of t slices")
 	f.Lookup("read-data").NoOptDefVal = "1/1"
-	f.BoolVar(&o.Quarantine, "quarantine", false, "mark the snapshots that damage affects: nothing restores them before they are sound again")
+	f.BoolVar(&o.Quarantine, "quarantine", false, "mark the snapshots that damage affects: nothing restores them until they are sound again")
 	return c
 }
 

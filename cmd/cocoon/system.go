@@ -45,7 +45,7 @@ func newSystem(a *app) *cobra.Command {
 
 func newSystemInit(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "init", Short: "Make the store, if there is none; prints its id", Args: needArgs(cobra.NoArgs),
+		Use: "init", Short: "Create the store if there is none; print its id", Args: needArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			h, err := a.openStore(c.Context(), true)
 			if err != nil {

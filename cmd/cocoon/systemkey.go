@@ -20,7 +20,7 @@ func newSystemKey(a *app) *cobra.Command {
 
 func newKeyCreate(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "create FILE", Short: "Make a key file; prints the key's id, never overwrites", Args: needArgs(cobra.ExactArgs(1)),
+		Use: "create FILE", Short: "Create a key file and print the key's id; never overwrites", Args: needArgs(cobra.ExactArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := a.outsideStore(args[0]); err != nil {
 				return err

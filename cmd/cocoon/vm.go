@@ -22,8 +22,8 @@ import (
 func newVM(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "vm", Short: "Virtual machines", Args: cobra.ArbitraryArgs, RunE: groupHelp}
 	c.AddCommand(newVMCreate(a), newVMList(a), newVMInspect(a), newVMLogs(a), newVMStart(a), newVMStop(a), newVMSuspend(a), newVMRestore(a), newVMRemove(a),
-		vmVerb(a, "pause", "Stop the virtual CPUs", func(ctx context.Context, r *house.House, ref string) error { return r.VMs.Pause(ctx, ref) }),
-		vmVerb(a, "resume", "Let a paused VM go on", func(ctx context.Context, r *house.House, ref string) error { return r.VMs.Resume(ctx, ref) }),
+		vmVerb(a, "pause", "Pause the guest's virtual CPUs", func(ctx context.Context, r *house.House, ref string) error { return r.VMs.Pause(ctx, ref) }),
+		vmVerb(a, "resume", "Resume a paused VM", func(ctx context.Context, r *house.House, ref string) error { return r.VMs.Resume(ctx, ref) }),
 	)
 	return c
 }
@@ -52,7 +52,7 @@ func vmVerb(a *app, verb, help string, do func(context.Context, *house.House, st
 func newVMStop(a *app) *cobra.Command {
 	var timeout string
 	c := &cobra.Command{
-		Use: "stop VM…", Short: "ACPI button, then shutdown, then SIGTERM, then SIGKILL", Args: needArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeVMs,
+		Use: "stop VM…", Short: "Stop VMs: ACPI button, then shutdown, SIGTERM, SIGKILL", Args: needArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, args []string) error {
 			r, err := a.open(c.Context())
 			if err != nil {
@@ -84,7 +84,7 @@ func newVMStart(a *app) *cobra.Command {
 	var o house.StartOptions
 	mode := "auto"
 	var networks []string
-	c := vmVerb(a, "start", "Let a suspended VM go on; boot any other from its disks", func(ctx context.Context, r *house.House, ref string) error {
+	c := vmVerb(a, "start", "Resume a suspended VM; boot any other from its disks", func(ctx context.Context, r *house.House, ref string) error {
 		m := a.meter("restoring")
 		defer m.end()
 		o.OnBytes = m.update
@@ -96,19 +96,19 @@ func newVMStart(a *app) *cobra.Command {
 		o.OnNetwork = func(n restore.NetworkPlan) { a.errOut.Line("cocoon: %s: %s", ref, n) }
 		return r.Start(ctx, ref, o)
 	})
-	c.Flags().BoolVar(&o.Cold, "cold", false, "boot a suspended VM from its disks and give up its RAM")
-	c.Flags().StringVar(&mode, "restore-mode", mode, "how the RAM of a suspended VM comes back, as in vm create")
-	c.Flags().StringVar((*string)(&o.Clock), "guest-clock", string(restore.CatchUp), "catch-up: the guest's time of day is right at once; stand-still: its monotonic clock does not leap")
+	c.Flags().BoolVar(&o.Cold, "cold", false, "boot a suspended VM from its disks and discard its RAM")
+	c.Flags().StringVar(&mode, "restore-mode", mode, "how the RAM of a suspended VM is restored, as in vm create")
+	c.Flags().StringVar((*string)(&o.Clock), "guest-clock", string(restore.CatchUp), "catch-up: the guest's time of day is right at once; stand-still: its monotonic clock does not jump")
 	c.Flags().StringVar(&o.Boot.Kernel, "kernel", "", "boot with this kernel `file` from now on")
 	c.Flags().StringVar(&o.Boot.Firmware, "firmware", "", "boot with this firmware `file` from now on")
 	c.Flags().StringVar(&o.Boot.Initramfs, "initramfs", "", "boot with this initramfs `file` from now on")
-	listVar(c.Flags(), &networks, "network", "its interfaces are elsewhere from now on: keep, fresh, keep=CNI-NAME, fresh=CNI-NAME, none, tap=NAME or, of a VM that boots, CNI-NAME[,ip=A][,mac=M]; one for all, or one each")
-	c.Flags().BoolVar(&o.AllowIncompatible, "allow-incompatible", false, "try to wake it on another VMM version or CPU all the same")
+	listVar(c.Flags(), &networks, "network", "new networks for its interfaces: keep, fresh, keep=CNI-NAME, fresh=CNI-NAME, none, tap=NAME or, for a VM that boots, CNI-NAME[,ip=A][,mac=M]; one for all, or one each")
+	c.Flags().BoolVar(&o.AllowIncompatible, "allow-incompatible", false, "try to wake it on another VMM version or CPU anyway")
 	return c
 }
 
 func newVMSuspend(a *app) *cobra.Command {
-	return vmVerb(a, "suspend", "Save RAM and end the VMM; start goes on from there", func(ctx context.Context, r *house.House, ref string) error {
+	return vmVerb(a, "suspend", "Save RAM and end the VMM; start resumes from there", func(ctx context.Context, r *house.House, ref string) error {
 		m := a.meter("packing")
 		defer m.end()
 		return r.Suspend(ctx, ref, m.update)
@@ -123,7 +123,7 @@ func newVMRemove(a *app) *cobra.Command {
 	})
 	c.Aliases = []string{"remove"}
 	c.Flags().BoolVarP(&o.Force, "force", "f", false, "stop a running VM first")
-	c.Flags().BoolVar(&o.ForgetNetwork, "forget-network", false, "also where the plugins of its network cannot undo it; what they keep elsewhere stays")
+	c.Flags().BoolVar(&o.ForgetNetwork, "forget-network", false, "also if the plugins of its network cannot undo it; what they keep elsewhere stays")
 	return c
 }
 
@@ -318,8 +318,8 @@ func newVMLogs(a *app) *cobra.Command {
 			return copyLog(c.Context(), out, f, tail, follow)
 		},
 	}
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing until interrupted")
-	c.Flags().BoolVar(&raw, "raw", false, "print it as the guest wrote it, on a terminal too")
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "keep printing until interrupted")
+	c.Flags().BoolVar(&raw, "raw", false, "print it exactly as the guest wrote it, even on a terminal")
 	c.Flags().IntVarP(&tail, "tail", "n", 0, "only the last `N` lines (0: all)")
 	return c
 }

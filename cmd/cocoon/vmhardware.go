@@ -21,7 +21,7 @@ func (f *hardwareFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.cpus, "cpus", "1", "virtual CPUs: `N`, or boot=N[,max=N][,topology=THREADS:CORES:DIES:PACKAGES]")
 	fl.StringVar(&f.memory, "memory", "512M", "RAM: `SIZE`, or size=SIZE[,shared][,hugepages][,hugepage-size=SIZE][,hotplug=SIZE]")
 	fl.StringVar(&f.vsock, "vsock", "", "a vsock device, with the guest at address 3 or `cid=N`; its socket: vm inspect")
-	fl.StringVar(&f.console, "console", "off", "`off`, or null: a virtio console that leads nowhere")
+	fl.StringVar(&f.console, "console", "off", "`off`, or null: an unconnected virtio console")
 	fl.StringVar(&f.balloon, "balloon", "", "a balloon, empty or `size=SIZE`[,deflate-on-oom][,free-page-reporting]")
 	for _, name := range []string{"vsock", "balloon"} {
 		fl.Lookup(name).NoOptDefVal = withoutValue

@@ -20,7 +20,7 @@ func newVMRestore(a *app) *cobra.Command {
 	var dryRun, other bool
 	mode := "auto"
 	c := &cobra.Command{
-		Use: "restore VM SNAPSHOT", Short: "Let a VM go on as a snapshot; id, name and network stay",
+		Use: "restore VM SNAPSHOT", Short: "Return a VM to a snapshot; id, name and network stay",
 		Args: needArgs(cobra.ExactArgs(2)), ValidArgsFunction: a.completeVMThenSnapshot,
 		RunE: func(c *cobra.Command, args []string) error {
 			r, err := a.open(c.Context())
@@ -55,11 +55,11 @@ func newVMRestore(a *app) *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.BoolVar(&o.Backup, "backup", false, "keep the state that it had as a snapshot and print its id")
+	f.BoolVar(&o.Backup, "backup", false, "keep its former state as a snapshot and print the id")
 	f.StringVar(&mode, "restore-mode", mode, "how its RAM is loaded, as in vm create")
-	f.BoolVar(&o.AllowIncompatible, "allow-incompatible", false, "try another VMM version or CPU all the same")
-	f.StringVar((*string)(&o.Clock), "guest-clock", string(restore.CatchUp), "catch-up: the guest's time of day is right at once; stand-still: its monotonic clock does not leap")
-	f.BoolVar(&other, "from-other", false, "also as a snapshot of another VM, whose guest takes the place of this one's")
+	f.BoolVar(&o.AllowIncompatible, "allow-incompatible", false, "try another VMM version or CPU anyway")
+	f.StringVar((*string)(&o.Clock), "guest-clock", string(restore.CatchUp), "catch-up: the guest's time of day is right at once; stand-still: its monotonic clock does not jump")
+	f.BoolVar(&other, "from-other", false, "also accept a snapshot of another VM, whose guest replaces this one's")
 	f.BoolVar(&dryRun, "dry-run", false, "make every check, touch nothing, print the plan")
 	return c
 }
