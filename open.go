@@ -6,12 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 
-	"github.com/cocoonv2/cocoon/internal/base/config"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/filelock"
-	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/house"
 )
 
@@ -19,9 +15,6 @@ import (
 func (o Options) settle() (house.Settings, error) {
 	given := map[string]string{}
 	for key, value := range o.Settings {
-		if !slices.ContainsFunc(config.Settings(), func(s config.Setting) bool { return s.Key == key }) {
-			return nil, failure.Hint(failure.New(failure.Usage, "setting %q is unknown", key), hint.Settings.Of()+" lists them")
-		}
 		given[key] = value
 	}
 	for key, value := range map[string]string{"rootDir": o.RootDir, "runDir": o.RunDir, "hypervisor": o.Hypervisor, "keyFile": o.KeyFile} {
@@ -29,17 +22,13 @@ func (o Options) settle() (house.Settings, error) {
 			given[key] = value
 		}
 	}
-	file := o.ConfigFile
-	if file == "" {
-		file = os.Getenv("COCOON_CONFIG")
-	}
-	return config.Load(given, os.LookupEnv, file)
+	return house.Settle(given, os.LookupEnv, o.ConfigFile)
 }
 
 // patient returns the context of one call: waits for locks are reported, and
 // limited.
 func (h *Host) patient(ctx context.Context) context.Context {
-	return filelock.WithWaits(ctx, house.Waits(func() house.Settings { return h.settings }, func(text string) { h.log.Warn(text) }))
+	return house.Waiting(ctx, func() house.Settings { return h.settings }, func(text string) { h.log.Warn(text) })
 }
 
 // telling receives the progress of a call, nil if it is not wanted.

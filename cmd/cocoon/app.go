@@ -83,16 +83,13 @@ func (a *app) load(c *cobra.Command, flags map[string]*pflag.Flag, file string) 
 			given[key] = f.Value.String()
 		}
 	}
-	if file == "" {
-		file, _ = a.env("COCOON_CONFIG")
-	}
 	switch a.progress {
 	case "auto", "plain", "json", "none":
 	default:
 		return failure.New(failure.Usage, "--progress %q: auto, plain, json or none", a.progress)
 	}
 	var err error
-	if a.config, err = config.Load(given, a.env, file); err != nil {
+	if a.config, err = house.Settle(given, a.env, file); err != nil {
 		return err
 	}
 	a.log, err = newLogger(a.errOut, a.set("logLevel"), a.set("logFormat"))

@@ -2,6 +2,7 @@ package house
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/config"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/patience"
 	"github.com/cocoonv2/cocoon/internal/engine/keeper"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
@@ -19,6 +21,20 @@ import (
 // Settings are those of docs/cli.md by key, as returned by config.Load. They are
 // interpreted here and nowhere else; an invalid value is failure.Usage.
 type Settings map[string]config.Value
+
+// Settle determines each setting: given ones come before those of the environment,
+// of the file, and the defaults. A file of "" is $COCOON_CONFIG, or the default one.
+func Settle(given map[string]string, env func(string) (string, bool), file string) (Settings, error) {
+	for key := range given {
+		if !slices.ContainsFunc(config.Settings(), func(s config.Setting) bool { return s.Key == key }) {
+			return nil, failure.Hint(failure.New(failure.Usage, "setting %q is unknown", key), hint.Settings.Of()+" lists them")
+		}
+	}
+	if file == "" {
+		file, _ = env("COCOON_CONFIG")
+	}
+	return config.Load(given, env, file)
+}
 
 // Of returns the text of one.
 func (s Settings) Of(key string) string { return s[key].Value }

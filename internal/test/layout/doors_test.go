@@ -53,7 +53,7 @@ func TestThePageOfTheLibraryNamesEveryCall(t *testing.T) {
 var wired = map[string][]string{
 	"store": {"Open"}, "internal/engine/image": {"New"}, "internal/engine/vm": {"New"}, "refs": {"New"},
 	"restore": {"Engine"}, "internal/engine/capture": {"Saver", "Importer"}, "internal/engine/registry": {"Mover"},
-	"gc": {"Collect", "Missing", "WriteMetrics"}, "store/repair": {"Run", "Verify"}, "store/layout": {"Remake"},
+	"gc": {"Collect", "Missing", "WriteMetrics"}, "internal/base/config": {"Load"}, "internal/base/filelock": {"WithWaits"}, "store/repair": {"Run", "Verify"}, "store/layout": {"Remake"},
 }
 
 // TestOneWiring: the command and package cocoon open the same house, and neither puts
