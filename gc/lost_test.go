@@ -71,8 +71,8 @@ func relabel(t *testing.T, f full, labels map[string]string) {
 	writeJSON(t, filepath.Join(f.bed.Dir, "meta.json"), store.Meta{Labels: labels})
 }
 
-// contents are the files of a store that hold what is the user's.
-func contents(t *testing.T, s *store.Store) []string {
+// filesOf are the files of a store that hold what is the user's.
+func filesOf(t *testing.T, s *store.Store) []string {
 	t.Helper()
 	var all []string
 	for _, folder := range []string{"snapshots", "blobs", "images", "vms", "pins"} {
@@ -131,7 +131,7 @@ func TestNothingGoesWhenSomethingVanished(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			before := contents(t, f.Store)
+			before := filesOf(t, f.Store)
 			for _, o := range []Options{{DryRun: true}, {}, {}} {
 				rep, err := run(t.Context(), f.Store, o)
 				if !errors.Is(err, failure.Damaged) || failure.Code(err) != 5 || !strings.Contains(failure.HintOf(err), "--accept-loss") {
@@ -141,7 +141,7 @@ func TestNothingGoesWhenSomethingVanished(t *testing.T) {
 					t.Errorf("refused %v, dry run %v, lost %+v", rep.Refused, rep.DryRun, rep.Lost)
 				}
 			}
-			if d := cmp.Diff(before, contents(t, f.Store)); d != "" {
+			if d := cmp.Diff(before, filesOf(t, f.Store)); d != "" {
 				t.Errorf("the store changed (-before +after):\n%s", d)
 			}
 			if err := back(); err != nil {
@@ -259,7 +259,7 @@ func TestARemovalBesideGCIsNotLost(t *testing.T) {
 // TestWhatVanishesWhileGCRunsIsSeen, before anything is taken.
 func TestWhatVanishesWhileGCRunsIsSeen(t *testing.T) {
 	f := fullStore(t)
-	before := contents(t, f.Store)
+	before := filesOf(t, f.Store)
 	away := f.Path("snapshots") + ".bak"
 	c, err := haltedAt(t, f.Store, "gc.reaped")
 	if err := errors.Join(err, os.Rename(f.Path("snapshots"), away), os.Mkdir(f.Path("snapshots"), 0o700)); err != nil {
@@ -271,7 +271,7 @@ func TestWhatVanishesWhileGCRunsIsSeen(t *testing.T) {
 	if err := errors.Join(os.Remove(f.Path("snapshots")), os.Rename(away, f.Path("snapshots"))); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(before, contents(t, f.Store)); d != "" {
+	if d := cmp.Diff(before, filesOf(t, f.Store)); d != "" {
 		t.Errorf("the store changed (-before +after):\n%s", d)
 	}
 }
@@ -355,13 +355,13 @@ func TestAStoreWithoutAnAccountIsTreatedWithCare(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		before := contents(t, f.Store)
+		before := filesOf(t, f.Store)
 		for range 2 {
 			if rep, err := run(t.Context(), f.Store, Options{}); failure.Code(err) != 5 || !rep.Refused {
 				t.Fatalf("gc: %v", err)
 			}
 		}
-		if d := cmp.Diff(before, contents(t, f.Store)); d != "" {
+		if d := cmp.Diff(before, filesOf(t, f.Store)); d != "" {
 			t.Errorf("the store changed (-before +after):\n%s", d)
 		}
 		if rep := collect(t, f.Store, Options{AcceptLoss: true}); len(rep.Removed) == 0 || len(blobs(t, f.Store)) > 0 {

@@ -21,6 +21,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -61,7 +62,7 @@ func publishRAM(ctx context.Context, s *store.Store, name string, ram []byte, pa
 		if parent, err = l.HoldEdges(ctx, parent.ID); err != nil {
 			return nil, err
 		}
-		if before, err = s.OpenMemory(ctx, parent, 0); err != nil {
+		if before, err = contents.Of(s, parent).Memory(ctx, 0); err != nil {
 			return nil, err
 		}
 		defer before.Close()
@@ -128,7 +129,7 @@ func readsBack(t testing.TB, s *store.Store, id store.ID, ram []byte) {
 		t.Error(err)
 		return
 	}
-	im, err := s.OpenMemory(t.Context(), sn, 0)
+	im, err := contents.Of(s, sn).Memory(t.Context(), 0)
 	if err != nil {
 		t.Error(err)
 		return
@@ -322,7 +323,7 @@ func TestEncryptedPacksStayUnderTheirKey(t *testing.T) {
 	}
 	for id, want := range map[store.ID]*keyring.Key{sn.ID: old, plainer.ID: newer} {
 		now, err := s.Get(t.Context(), id)
-		if err := errors.Join(err, s.Unlock(t.Context(), now)); err != nil {
+		if err := errors.Join(err, contents.Of(s, now).Unlock(t.Context())); err != nil {
 			t.Fatal(err)
 		}
 		if now.Spec.Key != want.ID().String() {

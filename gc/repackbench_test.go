@@ -7,6 +7,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/test/ramgen"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -74,7 +75,7 @@ func saveRAM(t testing.TB, s *store.Store, ram *ramgen.Image, parent *store.Snap
 	}
 	var before *pack.Image
 	if parent != nil {
-		if before, err = s.OpenMemory(ctx, parent, 0); err != nil {
+		if before, err = contents.Of(s, parent).Memory(ctx, 0); err != nil {
 			t.Fatal(err)
 		}
 		defer before.Close()

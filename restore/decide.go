@@ -9,6 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/ramcache"
 )
 
@@ -66,7 +67,7 @@ func (e *Engine) lookAtDisks(ctx context.Context, s *subject) error {
 		if s.sizes[i].stored == 0 {
 			continue
 		}
-		im, err := e.Store.OpenMap(ctx, s.snapshot, s.maps.Disks[i])
+		im, err := contents.Of(e.Store, s.snapshot).Open(ctx, s.maps.Disks[i])
 		if err != nil {
 			return fmt.Errorf("disk %d of snapshot %s: %w", d.Index, s.snapshot.ID, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -30,7 +31,7 @@ func (e *Engine) fillMemory(ctx context.Context, s *subject, f *os.File, onBytes
 		wrote(n)
 	}
 	for i, m := range s.snapshot.Spec.Memory {
-		im, err := e.Store.OpenMap(ctx, s.snapshot, s.maps.Memory[i])
+		im, err := contents.Of(e.Store, s.snapshot).Open(ctx, s.maps.Memory[i])
 		if err != nil {
 			return err
 		}

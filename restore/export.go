@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
+	"github.com/cocoonv2/cocoon/store/contents"
 )
 
 // ExportCH writes a folder that `cloud-hypervisor --restore
@@ -115,7 +116,7 @@ func (e *Engine) exportDisk(ctx context.Context, s *subject, i int, path string)
 		_, err := clone.File(ctx, path, e.Images.Path(d.Image), clone.Options{})
 		return err
 	}
-	im, err := e.Store.OpenMap(ctx, s.snapshot, s.maps.Disks[i])
+	im, err := contents.Of(e.Store, s.snapshot).Open(ctx, s.maps.Disks[i])
 	if err != nil {
 		return err
 	}

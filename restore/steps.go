@@ -14,6 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 )
 
 // step is one numbered action; undo reverts do, even half-done.
@@ -153,7 +154,7 @@ func (r *run) disks(ctx context.Context) error {
 }
 
 func (r *run) writeDisk(ctx context.Context, i int, path string) error {
-	im, err := r.Store.OpenMap(ctx, r.plan.snapshot, r.plan.maps.Disks[i])
+	im, err := contents.Of(r.Store, r.plan.snapshot).Open(ctx, r.plan.maps.Disks[i])
 	if err != nil {
 		return err
 	}

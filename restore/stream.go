@@ -13,6 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/chsnap/migration"
 	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -53,7 +54,7 @@ func (r *run) pushMemory(ctx context.Context, lanes []*migration.Lane) error {
 	durable.Step("restore.streaming")
 	told := &meter{total: r.plan.MemoryBytes, onBytes: r.plan.onBytes}
 	for i, m := range r.plan.snapshot.Spec.Memory {
-		im, err := r.Store.OpenMap(ctx, r.plan.snapshot, r.plan.maps.Memory[i])
+		im, err := contents.Of(r.Store, r.plan.snapshot).Open(ctx, r.plan.maps.Memory[i])
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -19,7 +20,7 @@ type subject struct {
 	source   *vm.Blueprint
 	config   *chsnap.Config
 	state    *chsnap.State
-	maps     *store.Maps
+	maps     *contents.Maps
 	ram      sized
 	sizes    []sized // of its disks, as their page maps say; zero where a disk is an image
 }
@@ -41,12 +42,12 @@ func (e *Engine) read(ctx context.Context, sn *store.Snapshot) (*subject, error)
 	if err := sn.Usable(); err != nil {
 		return nil, err
 	}
-	if err := e.Store.Unlock(ctx, sn); err != nil {
+	if err := contents.Of(e.Store, sn).Unlock(ctx); err != nil {
 		return nil, err
 	}
 	s := &subject{snapshot: sn}
 	var err error
-	if s.maps, err = e.Store.Maps(ctx, sn); err != nil {
+	if s.maps, err = contents.Of(e.Store, sn).Maps(ctx); err != nil {
 		return nil, err
 	}
 	if s.config, s.state, err = e.readConfig(ctx, sn); err != nil {
@@ -77,11 +78,11 @@ func (s *subject) measure() {
 }
 
 func (e *Engine) readConfig(ctx context.Context, sn *store.Snapshot) (*chsnap.Config, *chsnap.State, error) {
-	cb, err := e.Store.ReadDocument(ctx, sn, store.MediaTypeCHConfig)
+	cb, err := contents.Of(e.Store, sn).Document(ctx, store.MediaTypeCHConfig)
 	if err != nil {
 		return nil, nil, err
 	}
-	sb, err := e.Store.ReadDocument(ctx, sn, store.MediaTypeCHState)
+	sb, err := contents.Of(e.Store, sn).Document(ctx, store.MediaTypeCHState)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -95,7 +96,7 @@ func (in *Ingest) Adoptee(ctx context.Context, manifest []byte) (*Snapshot, erro
 	}
 	spec, err := in.st.ReadBlob(ctx, sn.Manifest.Config.Digest)
 	if err != nil {
-		return nil, asDamage(err)
+		return nil, contents.AsDamage(err)
 	}
 	if err := sn.ReadSpec(spec); err != nil {
 		return nil, err
@@ -163,7 +164,7 @@ func (in *Ingest) stageFolder(name string, manifest, meta []byte) (string, error
 // ingest: a new spec and a new manifest, which is answered with it. The blobs stay
 // what they are. An encrypted one needs its key, which vouches for the spec.
 func (in *Ingest) Renew(ctx context.Context, sn *Snapshot) (*Snapshot, []byte, error) {
-	if err := in.st.Unlock(ctx, sn); err != nil {
+	if err := contents.Of(in.st, sn).Unlock(ctx); err != nil {
 		return nil, nil, err
 	}
 	if err := in.Use(sn.Spec.Key); err != nil {

@@ -65,36 +65,3 @@ func (s *Store) OpenPack(ctx context.Context, d digest.Digest) (pack.ReaderAtClo
 	}
 	return f, fi.Size(), nil
 }
-
-// OpenMemory opens RAM range i of a snapshot for verified reading. A lease of the
-// caller holds the snapshot or its digests, or they may go while it reads.
-func (s *Store) OpenMemory(ctx context.Context, sn *Snapshot, i int) (*pack.Image, error) {
-	m := sn.Spec.Memory[i]
-	return s.openImage(ctx, sn, m.Map, m.Bytes)
-}
-
-// OpenDisk opens disk i of a snapshot for verified reading; see OpenMemory. It is
-// as large as its page map says: snapshots of disks that had been grown were once
-// published with the size that the VM was made with.
-func (s *Store) OpenDisk(ctx context.Context, sn *Snapshot, i int) (*pack.Image, error) {
-	d := sn.Spec.Disks[i]
-	if d.Map == "" {
-		return nil, fmt.Errorf("disk %d of snapshot %s is an image blob", d.Index, sn.ID)
-	}
-	m, err := s.ReadMap(ctx, sn, d.Map)
-	if err != nil {
-		return nil, err
-	}
-	return pack.OpenImage(ctx, m, s.opener(sn))
-}
-
-func (s *Store) openImage(ctx context.Context, sn *Snapshot, d digest.Digest, bytes uint64) (*pack.Image, error) {
-	m, err := s.ReadMap(ctx, sn, d)
-	if err != nil {
-		return nil, err
-	}
-	if m.Bytes != bytes {
-		return nil, failure.New(failure.Damaged, "page map %s describes %d bytes, the snapshot says %d", d, m.Bytes, bytes)
-	}
-	return pack.OpenImage(ctx, m, s.opener(sn))
-}

@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/hint"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/layout"
-	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // A snapshot is encrypted with one key or with none: its packs, its page maps
@@ -27,13 +25,6 @@ import (
 // The first snapshot that is encrypted makes the store's format version 2: older
 // programs keep away, and this one stores nothing in the clear any more unless
 // it is told to.
-
-// specMacKey is the annotation of the manifest's config that authenticates the
-// spec of an encrypted snapshot.
-const specMacKey = "vnd.cocoon.mac"
-
-// specMacLabel is of the subkey for it.
-const specMacLabel = "cocoon snapshot config"
 
 // Key makes Store a pack.Source.
 func (s *Store) Key(id keyring.ID) (*keyring.Key, error) { return s.keys.Key(id) }
@@ -138,7 +129,7 @@ func (in *Ingest) putSpec(ctx context.Context, sp *Spec) (Descriptor, error) {
 	}
 	config, err := in.Put(ctx, MediaTypeConfig, b)
 	if err == nil && k != nil {
-		config.Annotations = map[string]string{specMacKey: k.Mac(specMacLabel, b)}
+		config.Annotations = contents.Vouch(k, b)
 	}
 	return config, err
 }
@@ -158,79 +149,4 @@ func (in *Ingest) seal(mediaType string, data []byte) ([]byte, error) {
 		return data, err
 	}
 	return k.Seal(mediaType, data), nil
-}
-
-// ReadDocument loads the VMM's config or state of a snapshot, opened; mediaType
-// says which.
-func (s *Store) ReadDocument(ctx context.Context, sn *Snapshot, mediaType string) ([]byte, error) {
-	d := sn.Spec.CHConfig
-	if mediaType == MediaTypeCHState {
-		d = sn.Spec.CHState
-	}
-	b, err := s.ReadBlob(ctx, d)
-	if err != nil || !keyring.IsSealed(b) {
-		return b, err
-	}
-	plain, err := keyring.Open(s.opener(sn), mediaType, b)
-	if err != nil {
-		return nil, fmt.Errorf("blob %s: %w", d, err)
-	}
-	return plain, nil
-}
-
-// ReadMap loads a page map of a snapshot; Maps loads all of them.
-func (s *Store) ReadMap(ctx context.Context, sn *Snapshot, d digest.Digest) (*pack.Map, error) {
-	b, err := s.ReadBlob(ctx, d)
-	if err != nil {
-		return nil, asDamage(err)
-	}
-	m, err := pack.DecodeMap(ctx, b, s.opener(sn))
-	if err != nil {
-		return nil, fmt.Errorf("page map %s: %w", d, err)
-	}
-	return m, nil
-}
-
-// opener opens for a snapshot only what its own key sealed: nobody without the
-// key can make a snapshot, encrypted or plain, of parts of others.
-type opener struct {
-	*Store
-	of ID
-	id keyring.ID
-}
-
-func (s *Store) opener(sn *Snapshot) opener {
-	id, _ := sn.KeyID()
-	return opener{s, sn.ID, id}
-}
-
-// Key makes opener a pack.Source.
-func (o opener) Key(id keyring.ID) (*keyring.Key, error) {
-	if id != o.id {
-		return nil, failure.New(failure.Damaged, "it is encrypted with key %s, snapshot %s is not", id, o.of)
-	}
-	return o.Store.Key(id)
-}
-
-// Unlock refuses an encrypted snapshot whose key is not at hand, with
-// [keyring.Missing], or whose spec is not what that key authenticated, as
-// damaged. Whoever is about to use a snapshot calls it first: nothing of it
-// needs to be looked at otherwise.
-func (s *Store) Unlock(ctx context.Context, sn *Snapshot) error {
-	id, encrypted := sn.KeyID()
-	if !encrypted {
-		return nil
-	}
-	k, err := s.keys.Key(id)
-	if err != nil {
-		return fmt.Errorf("snapshot %s: %w", sn.ID, err)
-	}
-	spec, err := s.ReadBlob(ctx, sn.Manifest.Config.Digest)
-	if err != nil {
-		return fmt.Errorf("snapshot %s: %w", sn.ID, asDamage(err))
-	}
-	if sn.Manifest.Config.Annotations[specMacKey] != k.Mac(specMacLabel, spec) {
-		return failure.New(failure.Damaged, "snapshot %s: its config is not what key %s authenticated", sn.ID, id)
-	}
-	return nil
 }

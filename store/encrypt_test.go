@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -32,7 +33,7 @@ func readRAM(t testing.TB, s *Store, id ID) ([]byte, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im, err := s.OpenMemory(t.Context(), sn, 0)
+	im, err := contents.Of(s, sn).Memory(t.Context(), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +56,7 @@ func TestNothingOfTheGuestIsStoredInTheClear(t *testing.T) {
 	s := openWith(t, filepath.Join(t.TempDir(), "root"), keyring.FromKeys(testKey(1)))
 	sn := mustPublish(t, s, "first", image(1, 30))
 	for name, want := range map[string]string{MediaTypeCHConfig: "{}", MediaTypeCHState: `{"state":1}`} {
-		if got, err := s.ReadDocument(t.Context(), sn, name); err != nil || string(got) != want {
+		if got, err := contents.Of(s, sn).Document(t.Context(), name); err != nil || string(got) != want {
 			t.Errorf("%s is %q (%v)", name, got, err)
 		}
 	}
@@ -90,10 +91,10 @@ func TestWithoutTheKeyEverythingButReadingWorks(t *testing.T) {
 		if _, err := readRAM(t, s, sn.ID); !keyring.IsMissing(err) || !errors.Is(err, failure.Incompatible) {
 			t.Errorf("%s: RAM: %v", name, err)
 		}
-		if _, err := s.ReadDocument(t.Context(), sn, MediaTypeCHState); !keyring.IsMissing(err) {
+		if _, err := contents.Of(s, sn).Document(t.Context(), MediaTypeCHState); !keyring.IsMissing(err) {
 			t.Errorf("%s: state: %v", name, err)
 		}
-		if err := s.Unlock(t.Context(), sn); !keyring.IsMissing(err) || failure.HintOf(err) == "" {
+		if err := contents.Of(s, sn).Unlock(t.Context()); !keyring.IsMissing(err) || failure.HintOf(err) == "" {
 			t.Errorf("%s: unlock: %v", name, err)
 		}
 		all, err := s.Summaries(t.Context())

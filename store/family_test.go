@@ -13,6 +13,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/test/ramgen"
 	"github.com/cocoonv2/cocoon/refs"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
@@ -85,7 +86,7 @@ func TestGuestsOfOneImageSharePages(t *testing.T) {
 
 func checkRAM(t *testing.T, s *Store, sn *Snapshot, want *ramgen.Image) {
 	t.Helper()
-	im, err := s.OpenMemory(t.Context(), sn, 0)
+	im, err := contents.Of(s, sn).Memory(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

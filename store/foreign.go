@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -31,7 +32,7 @@ func (s *Store) whole(ctx context.Context, sn *Snapshot) error {
 	if err := sn.Spec.StandsOn(sn.Manifest.Layers); err != nil {
 		return err
 	}
-	if err := s.Unlock(ctx, sn); keyring.IsMissing(err) {
+	if err := contents.Of(s, sn).Unlock(ctx); keyring.IsMissing(err) {
 		return nil
 	} else if err != nil {
 		return err
@@ -87,9 +88,9 @@ func (c *foreignMaps) check(ctx context.Context, m mapOf) error {
 	}
 	b, err := c.st.ReadBlob(ctx, m.digest)
 	if err != nil {
-		return asDamage(err)
+		return contents.AsDamage(err)
 	}
-	runs, err := pack.CheckMap(ctx, b, c.st.opener(c.sn), pack.MapCheck{
+	runs, err := pack.CheckMap(ctx, b, contents.Of(c.st, c.sn).Source(), pack.MapCheck{
 		Bytes: m.bytes, Runs: c.runs,
 		Pages: func(ctx context.Context, packs []digest.Digest) ([]uint32, error) { return c.open(ctx, m, packs) },
 	})
@@ -143,7 +144,7 @@ func (c *foreignMaps) pagesOf(ctx context.Context, d digest.Digest) (uint32, err
 	if err != nil {
 		return 0, err
 	}
-	ix, err := pack.ReadIndex(f, size, c.st.opener(c.sn))
+	ix, err := pack.ReadIndex(f, size, contents.Of(c.st, c.sn).Source())
 	if err := errors.Join(err, f.Close()); err != nil {
 		return 0, fmt.Errorf("pack %s: %w", d, err)
 	}

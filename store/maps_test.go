@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/contents"
 )
 
 // TestMapsAreOfAWholeSnapshot: each is decoded, and one of which anything is
@@ -64,7 +65,7 @@ func TestMapsAreOfAWholeSnapshot(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			maps, err := s.Maps(t.Context(), sn)
+			maps, err := contents.Of(s, sn).Maps(t.Context())
 			if c.says != "" {
 				if !errors.Is(err, failure.Damaged) || !strings.Contains(err.Error(), c.says) || maps != nil {
 					t.Errorf("%v, want damage that says %q", err, c.says)
@@ -74,7 +75,7 @@ func TestMapsAreOfAWholeSnapshot(t *testing.T) {
 			if err != nil || len(maps.Memory) != 1 || len(maps.Disks) != 1 || maps.Memory[0] != maps.Disks[0] {
 				t.Fatalf("%+v, %v: one map, decoded once", maps, err)
 			}
-			im, err := s.OpenMap(t.Context(), sn, maps.Memory[0])
+			im, err := contents.Of(s, sn).Open(t.Context(), maps.Memory[0])
 			if err != nil || im.Bytes() != int64(len(ram)) {
 				t.Fatalf("opened: %v", err)
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/names"
 )
@@ -67,7 +68,7 @@ func (s *Store) Contents(ctx context.Context, id ID) (*Snapshot, error) {
 func (s *Store) readSpec(ctx context.Context, sn *Snapshot) error {
 	spec, err := s.ReadBlob(ctx, sn.Manifest.Config.Digest)
 	if err != nil {
-		return asDamage(err)
+		return contents.AsDamage(err)
 	}
 	if sn.Spec, err = document.DecodeSpec(spec); err != nil {
 		return err
@@ -103,14 +104,6 @@ func (s *Store) ConfigOf(id ID) (Descriptor, error) {
 		return Descriptor{}, err
 	}
 	return sn.Manifest.Config, nil
-}
-
-// asDamage: a blob that a manifest names and that is missing is damage.
-func asDamage(err error) error {
-	if errors.Is(err, failure.NotFound) {
-		return failure.Wrap(failure.Damaged, errors.New(err.Error()))
-	}
-	return err
 }
 
 // IDs lists the snapshot folders, sorted.

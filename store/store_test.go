@@ -14,6 +14,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/layout"
 )
 
@@ -117,7 +118,7 @@ func TestWhatIsPublishedReadsBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im, err := s.OpenMemory(t.Context(), got, 0)
+	im, err := contents.Of(s, got).Memory(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -202,7 +203,7 @@ func summarised(c Capture) CaptureSummary {
 // where that is told.
 func (s *Store) zeroRAM(ctx context.Context, sn *Snapshot) (bytes int64, whole bool) {
 	for _, r := range sn.Spec.Memory {
-		m, err := s.ReadMap(ctx, sn, r.Map)
+		m, err := contents.Of(s, sn).Map(ctx, r.Map)
 		if err != nil {
 			return 0, false
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -62,7 +63,7 @@ func rangesOf(st *store.Store, sn *store.Snapshot) map[string]side {
 	out := map[string]side{}
 	for i, m := range sn.Spec.Memory {
 		out[fmt.Sprintf("%#012x", m.GPA)] = side{
-			open:  func(ctx context.Context) (*pack.Image, error) { return st.OpenMemory(ctx, sn, i) },
+			open:  func(ctx context.Context) (*pack.Image, error) { return contents.Of(st, sn).Memory(ctx, i) },
 			bytes: int64(m.Bytes),
 		}
 	}
@@ -74,7 +75,7 @@ func disksOf(st *store.Store, sn *store.Snapshot) map[string]side {
 	for i, d := range sn.Spec.Disks {
 		o := side{bytes: d.Bytes, image: string(d.Image)}
 		if d.Map != "" {
-			o.open = func(ctx context.Context) (*pack.Image, error) { return st.OpenDisk(ctx, sn, i) }
+			o.open = func(ctx context.Context) (*pack.Image, error) { return contents.Of(st, sn).Disk(ctx, i) }
 		}
 		out[d.DeviceID.String()] = o
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -42,14 +43,14 @@ func Same(ctx context.Context, st *store.Store, a, b *store.Snapshot) (bool, err
 	if !same || err != nil {
 		return false, err
 	}
-	if err := errors.Join(st.Unlock(ctx, a), st.Unlock(ctx, b)); err != nil {
+	if err := errors.Join(contents.Of(st, a).Unlock(ctx), contents.Of(st, b).Unlock(ctx)); err != nil {
 		return false, err
 	}
 	for i, x := range a.Spec.Memory {
 		if x == b.Spec.Memory[i] {
 			continue
 		}
-		open := func(sn *store.Snapshot) (*pack.Image, error) { return st.OpenMemory(ctx, sn, i) }
+		open := func(sn *store.Snapshot) (*pack.Image, error) { return contents.Of(st, sn).Memory(ctx, i) }
 		if same, err := samePages(ctx, a, b, open); !same || err != nil {
 			return false, err
 		}
@@ -58,7 +59,7 @@ func Same(ctx context.Context, st *store.Store, a, b *store.Snapshot) (bool, err
 		if x.Image != "" || x.Map == b.Spec.Disks[i].Map {
 			continue // the specs name the same image, or the same pages
 		}
-		open := func(sn *store.Snapshot) (*pack.Image, error) { return st.OpenDisk(ctx, sn, i) }
+		open := func(sn *store.Snapshot) (*pack.Image, error) { return contents.Of(st, sn).Disk(ctx, i) }
 		if same, err := samePages(ctx, a, b, open); !same || err != nil {
 			return false, err
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
@@ -222,7 +223,7 @@ func (r *mover) replace(ctx context.Context, id store.ID) error {
 	if err != nil {
 		return err
 	}
-	if err := r.st.Unlock(ctx, sn); err != nil {
+	if err := contents.Of(r.st, sn).Unlock(ctx); err != nil {
 		return err
 	}
 	next := sn.Spec
@@ -258,7 +259,7 @@ func (r *mover) moveMap(ctx context.Context, sn *store.Snapshot, d *digest.Diges
 		*d = now.Digest
 		return nil
 	}
-	old, err := r.st.ReadMap(ctx, sn, *d)
+	old, err := contents.Of(r.st, sn).Map(ctx, *d)
 	if err != nil {
 		return err
 	}

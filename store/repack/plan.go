@@ -28,6 +28,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/lease"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -127,7 +128,7 @@ func (p *Plan) count(ctx context.Context, sn *store.Snapshot, live []lease.Holdi
 	if sn.Meta.Quarantine != nil && p.o.Only == nil {
 		stays = fmt.Sprintf("snapshot %s is quarantined", sn.ID)
 	}
-	err := p.st.Unlock(ctx, sn)
+	err := contents.Of(p.st, sn).Unlock(ctx)
 	if err != nil {
 		if !stayBehind(err) {
 			return err
@@ -138,7 +139,7 @@ func (p *Plan) count(ctx context.Context, sn *store.Snapshot, live []lease.Holdi
 		if seen[mapUnder{sn.Spec.Key, d}] || err != nil {
 			continue
 		}
-		m, err := p.st.ReadMap(ctx, sn, d)
+		m, err := contents.Of(p.st, sn).Map(ctx, d)
 		if stayBehind(err) {
 			stays = fmt.Sprintf("snapshot %s: %v", sn.ID, err)
 			continue

@@ -13,6 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/test/storetest"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/repair"
@@ -36,7 +37,7 @@ func readRAM(t testing.TB, s *store.Store, id store.ID) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im, err := s.OpenMemory(t.Context(), sn, 0)
+	im, err := contents.Of(s, sn).Memory(t.Context(), 0)
 	if err != nil {
 		return err
 	}
@@ -105,15 +106,15 @@ func forge(t *testing.T, s *store.Store, sn *store.Snapshot, change func(*store.
 func TestWhoHasNoKeyCannotMakeASnapshotOfOthers(t *testing.T) {
 	s := openWith(t, filepath.Join(t.TempDir(), "root"), keyring.FromKeys(testKey(1), testKey(2)))
 	sn := storetest.MustPublish(t, s, "first", storetest.Image(1, 9))
-	if err := s.Unlock(t.Context(), sn); err != nil {
+	if err := contents.Of(s, sn).Unlock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	changed := forge(t, s, sn, func(sp *store.Spec) { sp.CPUs = 64 })
-	if err := s.Unlock(t.Context(), changed); !errors.Is(err, failure.Damaged) {
+	if err := contents.Of(s, changed).Unlock(t.Context()); !errors.Is(err, failure.Damaged) {
 		t.Errorf("a config that nobody authenticated: %v", err)
 	}
 	otherKey := forge(t, s, sn, func(sp *store.Spec) { sp.Key = testKey(2).ID().String() })
-	if err := s.Unlock(t.Context(), otherKey); !errors.Is(err, failure.Damaged) {
+	if err := contents.Of(s, otherKey).Unlock(t.Context()); !errors.Is(err, failure.Damaged) {
 		t.Errorf("a config said to be of another key: %v", err)
 	}
 	const plainVersion = 1 // of a spec
@@ -123,7 +124,7 @@ func TestWhoHasNoKeyCannotMakeASnapshotOfOthers(t *testing.T) {
 			t.Errorf("RAM of a snapshot of others' blobs: %v", err)
 		}
 	}
-	if _, err := s.ReadDocument(t.Context(), plain, store.MediaTypeCHState); !errors.Is(err, failure.Damaged) {
+	if _, err := contents.Of(s, plain).Document(t.Context(), store.MediaTypeCHState); !errors.Is(err, failure.Damaged) {
 		t.Errorf("state of a plain snapshot of an encrypted blob: %v", err)
 	}
 	rep, err := repair.Verify(t.Context(), s, nil, repair.VerifyOptions{})

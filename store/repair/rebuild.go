@@ -13,6 +13,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -194,7 +195,7 @@ func (h *finder) inCopies(ctx context.Context, affects []store.ID, o Options) er
 }
 
 func (h *finder) inCopy(ctx context.Context, sn *store.Snapshot, c RawCopy) error {
-	m, err := h.st.ReadMap(ctx, sn, c.Map)
+	m, err := contents.Of(h.st, sn).Map(ctx, c.Map)
 	if err != nil {
 		return err
 	}

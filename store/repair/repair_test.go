@@ -20,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 	"github.com/cocoonv2/cocoon/store/repair"
@@ -64,7 +65,7 @@ func publish(t *testing.T, s *store.Store, ram []byte, parent *store.Snapshot) *
 	check(err)
 	var before *pack.Image
 	if parent != nil {
-		before, err = s.OpenMemory(ctx, parent, 0)
+		before, err = contents.Of(s, parent).Memory(ctx, 0)
 		check(err)
 		defer before.Close()
 	}
@@ -135,7 +136,7 @@ func reads(t *testing.T, s *store.Store, id store.ID, ram []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im, err := s.OpenMemory(t.Context(), sn, 0)
+	im, err := contents.Of(s, sn).Memory(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
@@ -183,7 +184,7 @@ func (v *verifier) snapshot(ctx context.Context, id store.ID, sn *store.Snapshot
 			return err
 		}
 	}
-	err = v.st.Unlock(ctx, sn)
+	err = contents.Of(v.st, sn).Unlock(ctx)
 	switch {
 	case keyring.IsMissing(err):
 		v.rep.Unopened = append(v.rep.Unopened, id)
@@ -205,7 +206,7 @@ func (v *verifier) maps(ctx context.Context, sn *store.Snapshot) error {
 	}
 	read := map[digest.Digest]*pack.Map{}
 	for _, d := range sn.Spec.PageMaps() {
-		m, rerr := v.st.ReadMap(ctx, sn, d)
+		m, rerr := contents.Of(v.st, sn).Map(ctx, d)
 		read[d] = m
 		err := v.objectUnder(ctx, sn.Spec.Key, "page map "+string(d), sn.ID, func() (string, string, error) {
 			if rerr != nil {

@@ -10,11 +10,13 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/test/storetest"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/repair"
-	"github.com/opencontainers/go-digest"
 )
 
 // countdown is a context that is cancelled when it was looked at n times.
@@ -128,7 +130,7 @@ func TestADiskIsAsLargeAsItsPageMap(t *testing.T) {
 		if len(rep.Damaged) != 0 || !slices.Equal(rep.Resized, want) {
 			t.Errorf("a disk of another size: %+v, want %+v", rep, want)
 		}
-		im, err := s.OpenDisk(t.Context(), sn, 0)
+		im, err := contents.Of(s, sn).Disk(t.Context(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}

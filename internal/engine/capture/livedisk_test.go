@@ -13,6 +13,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/fingerprint"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 )
 
 // diskLab is a disk file in a store's ingest.
@@ -84,7 +85,7 @@ func (l *diskLab) packed(d *liveDisk) []byte {
 		l.t.Fatal(err)
 	}
 	sn := &store.Snapshot{Spec: store.Spec{Disks: []store.Disk{{Map: m, Bytes: d.bytes}}}}
-	im, err := l.st.OpenDisk(ctx, sn, 0)
+	im, err := contents.Of(l.st, sn).Disk(ctx, 0)
 	if err != nil {
 		l.t.Fatal(err)
 	}

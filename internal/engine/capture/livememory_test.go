@@ -8,6 +8,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -80,7 +81,7 @@ func TestLaterRoundsEndInTheMaps(t *testing.T) {
 	}
 	sn := &store.Snapshot{Spec: store.Spec{Memory: maps}}
 	for i, r := range ranges {
-		im, err := st.OpenMemory(ctx, sn, i)
+		im, err := contents.Of(st, sn).Memory(ctx, i)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/engine/prints"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
@@ -146,7 +147,7 @@ func (src *source) parentDisk(ctx context.Context, i int) (*pack.Image, digest.D
 		return nil, ""
 	}
 	// A parent that cannot be read only costs reuse, never the capture.
-	im, err := src.store.OpenDisk(ctx, src.parent, i)
+	im, err := contents.Of(src.store, src.parent).Disk(ctx, i)
 	if err != nil {
 		return nil, ""
 	}

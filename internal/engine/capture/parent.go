@@ -8,6 +8,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
@@ -99,7 +100,7 @@ func holdParent(ctx context.Context, st *store.Store, lease *store.Lease, parent
 	}
 	sn, err := lease.HoldEdges(ctx, parent.ID)
 	if err == nil {
-		err = st.Unlock(ctx, sn)
+		err = contents.Of(st, sn).Unlock(ctx)
 	}
 	if err != nil && !wanted && passedOver(err) {
 		return nil, nil
@@ -140,7 +141,7 @@ func usable(ctx context.Context, st *store.Store, id store.ID) (*store.Snapshot,
 	if err := sn.Usable(); err != nil {
 		return nil, err
 	}
-	return sn, st.Unlock(ctx, sn)
+	return sn, contents.Of(st, sn).Unlock(ctx)
 }
 
 // passedOver: without a parent that was not requested only speed is lost.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
@@ -56,7 +57,7 @@ func (src *source) parentMemory(ctx context.Context, r chsnap.Range) (*pack.Imag
 	for i, m := range src.parent.Spec.Memory {
 		if m.GPA == r.GPA {
 			// A parent that cannot be read only costs reuse, never the capture.
-			if im, err := src.store.OpenMemory(ctx, src.parent, i); err == nil {
+			if im, err := contents.Of(src.store, src.parent).Memory(ctx, i); err == nil {
 				return im, m.Map
 			}
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/fingerprint"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
@@ -127,7 +128,7 @@ func parentImage(t *testing.T, s *host, parent *store.Snapshot, gpa uint64) (*pa
 		return nil, ""
 	}
 	i := slices.IndexFunc(parent.Spec.Memory, func(r store.MemoryRange) bool { return r.GPA == gpa })
-	im, err := s.OpenMemory(t.Context(), parent, i)
+	im, err := contents.Of(s, parent).Memory(t.Context(), i)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +140,7 @@ func parentImage(t *testing.T, s *host, parent *store.Snapshot, gpa uint64) (*pa
 func holds(t *testing.T, s *host, sn *store.Snapshot, rams ...ramRange) {
 	t.Helper()
 	for i, r := range rams {
-		im, err := s.OpenMemory(t.Context(), sn, i)
+		im, err := contents.Of(s, sn).Memory(t.Context(), i)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/repair"
@@ -320,7 +321,7 @@ func TestAnEncryptedSnapshotGetsANewIDUnderItsKey(t *testing.T) {
 		t.Fatalf("with its key: %+v, %v", got, err)
 	}
 	same(t, with, got, got)
-	if _, err := with.Store.OpenMemory(t.Context(), got, 0); err != nil {
+	if _, err := contents.Of(with.Store, got).Memory(t.Context(), 0); err != nil {
 		t.Error(err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"runtime"
 
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -13,7 +14,7 @@ import (
 // that match their digests can still be wrong: the writer of a pack states in it
 // what its pages are.
 func readPages(ctx context.Context, st *store.Store, sn *store.Snapshot) error {
-	if err := st.Unlock(ctx, sn); err != nil {
+	if err := contents.Of(st, sn).Unlock(ctx); err != nil {
 		return err
 	}
 	read := func(im *pack.Image, err error) error {
@@ -27,7 +28,7 @@ func readPages(ctx context.Context, st *store.Store, sn *store.Snapshot) error {
 		return nil
 	}
 	for i := range sn.Spec.Memory {
-		if err := read(st.OpenMemory(ctx, sn, i)); err != nil {
+		if err := read(contents.Of(st, sn).Memory(ctx, i)); err != nil {
 			return err
 		}
 	}
@@ -35,7 +36,7 @@ func readPages(ctx context.Context, st *store.Store, sn *store.Snapshot) error {
 		if d.Map == "" {
 			continue
 		}
-		if err := read(st.OpenDisk(ctx, sn, i)); err != nil {
+		if err := read(contents.Of(st, sn).Disk(ctx, i)); err != nil {
 			return err
 		}
 	}

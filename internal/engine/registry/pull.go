@@ -13,6 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
 )
@@ -175,7 +176,7 @@ func (m *Mover) judge(ctx context.Context, sn *store.Snapshot, o PullOptions) er
 
 // readDocuments reads the VMM's documents, if the key is available.
 func (m *Mover) readDocuments(ctx context.Context, sn *store.Snapshot, docs *vm.Documents) error {
-	c, err := m.Store.ReadDocument(ctx, sn, store.MediaTypeCHConfig)
+	c, err := contents.Of(m.Store, sn).Document(ctx, store.MediaTypeCHConfig)
 	if keyring.IsMissing(err) {
 		return nil
 	}
@@ -185,7 +186,7 @@ func (m *Mover) readDocuments(ctx context.Context, sn *store.Snapshot, docs *vm.
 	if docs.Config, err = chsnap.ParseConfig(c); err != nil {
 		return err
 	}
-	s, err := m.Store.ReadDocument(ctx, sn, store.MediaTypeCHState)
+	s, err := contents.Of(m.Store, sn).Document(ctx, store.MediaTypeCHState)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ var spellsFlags = map[string]string{
 	"internal/engine/capture/devices.go":   "flags of ch-remote",
 	"internal/engine/capture/preflight.go": "flags of the VMM",
 	"gc/metrics.go":                        "help of a metric, which only the command writes",
-	"store/encrypt.go":                     "a label of the format",
+	"store/contents/contents.go":           "a label of the format",
 }
 
 // notes are what a holder of a lock says that it does.

@@ -19,6 +19,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/test/storetest"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
 	"github.com/cocoonv2/cocoon/store/pack"
@@ -252,7 +253,7 @@ func throughStore(s *store.Store, id store.ID, edges []digest.Digest) ([]byte, e
 			return nil, fmt.Errorf("the collector would take blob %s", d)
 		}
 	}
-	im, err := s.OpenMemory(context.Background(), sn, 0)
+	im, err := contents.Of(s, sn).Memory(context.Background(), 0)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/repair"
 	"github.com/cocoonv2/cocoon/store/sleep"
@@ -69,7 +70,7 @@ func neverWrong(t testing.TB, what string, s *store.Store, id store.ID, ram []by
 		wants(t, what, err, failure.Damaged)
 		return
 	}
-	im, err := s.OpenMemory(t.Context(), sn, 0)
+	im, err := contents.Of(s, sn).Memory(t.Context(), 0)
 	if err != nil {
 		wants(t, what, err, failure.Damaged)
 		return

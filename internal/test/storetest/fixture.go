@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -132,7 +133,7 @@ func ReadsBack(t testing.TB, s *store.Store, id store.ID, ram []byte) {
 		t.Error(err)
 		return
 	}
-	im, err := s.OpenMemory(t.Context(), sn, 0)
+	im, err := contents.Of(s, sn).Memory(t.Context(), 0)
 	if err != nil {
 		t.Error(err)
 		return

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -61,7 +62,7 @@ func sparseMemory(t *testing.T, h Harness) {
 	if sn.StoredBytes > 1<<20 {
 		t.Errorf("%d bytes are stored for three islands of %d", sn.StoredBytes, len(island))
 	}
-	im, err := s.OpenMemory(t.Context(), sn, 0)
+	im, err := contents.Of(s, sn).Memory(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +108,7 @@ func hugeOffset(t *testing.T, h Harness) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im, err := s.OpenMemory(t.Context(), sn, 0)
+	im, err := contents.Of(s, sn).Memory(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/test/storetest"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/pack"
 	"github.com/cocoonv2/cocoon/store/repair"
@@ -136,7 +137,7 @@ func pages(of string) []byte {
 }
 
 func holds(s *store.Store, sn *store.Snapshot, of string) error {
-	im, err := s.OpenMemory(context.Background(), sn, 0)
+	im, err := contents.Of(s, sn).Memory(context.Background(), 0)
 	if err != nil {
 		return err
 	}

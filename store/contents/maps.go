@@ -1,4 +1,4 @@
-package store
+package contents
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -21,64 +22,58 @@ type Maps struct {
 // Maps looks whether all that a snapshot names is there and as long as it says,
 // and decodes its page maps, each once. failure.Damaged where it is not so. A disk
 // may be of another size than the spec says: it had been grown. No page is read.
-func (s *Store) Maps(ctx context.Context, sn *Snapshot) (*Maps, error) {
-	if err := s.present(sn); err != nil {
+func (c Contents) Maps(ctx context.Context) (*Maps, error) {
+	if err := c.present(); err != nil {
 		return nil, err
 	}
 	named := map[digest.Digest]bool{}
-	for _, l := range sn.Manifest.Layers {
+	for _, l := range c.sn.Manifest.Layers {
 		named[l.Digest] = true
 	}
 	decoded := map[digest.Digest]*pack.Map{}
-	for _, d := range sn.Spec.PageMaps() {
-		m, err := s.ReadMap(ctx, sn, d)
+	for _, d := range c.sn.Spec.PageMaps() {
+		m, err := c.Map(ctx, d)
 		if err != nil {
-			return nil, errors.Join(ctx.Err(), lacking(sn, "page map "+string(d), "readable", err.Error()))
+			return nil, errors.Join(ctx.Err(), lacking(c.sn, "page map "+string(d), "readable", err.Error()))
 		}
 		for _, p := range m.Packs {
 			if !named[p] {
-				return nil, lacking(sn, "page map "+string(d), "packs in the manifest", "unnamed pack "+string(p))
+				return nil, lacking(c.sn, "page map "+string(d), "packs in the manifest", "unnamed pack "+string(p))
 			}
 		}
 		decoded[d] = m
 	}
 	maps := &Maps{}
-	for _, r := range sn.Spec.Memory {
+	for _, r := range c.sn.Spec.Memory {
 		m := decoded[r.Map]
 		if m.Bytes != r.Bytes {
-			return nil, lacking(sn, fmt.Sprintf("RAM at %#x", r.GPA), fmt.Sprintf("%d bytes", r.Bytes), fmt.Sprintf("%d bytes", m.Bytes))
+			return nil, lacking(c.sn, fmt.Sprintf("RAM at %#x", r.GPA), fmt.Sprintf("%d bytes", r.Bytes), fmt.Sprintf("%d bytes", m.Bytes))
 		}
 		maps.Memory = append(maps.Memory, m)
 	}
-	for _, d := range sn.Spec.Disks {
+	for _, d := range c.sn.Spec.Disks {
 		maps.Disks = append(maps.Disks, decoded[d.Map])
 	}
 	return maps, nil
 }
 
-// OpenMap opens an image of a snapshot by its decoded page map, for verified
-// reading; see OpenMemory.
-func (s *Store) OpenMap(ctx context.Context, sn *Snapshot, m *pack.Map) (*pack.Image, error) {
-	return pack.OpenImage(ctx, m, s.opener(sn))
-}
-
 // present refuses a snapshot of which a blob or an image is missing, or is of
 // another size.
-func (s *Store) present(sn *Snapshot) error {
-	for _, d := range append([]Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
-		if err := isThere(sn, s.BlobPath(d.Digest), d); err != nil {
+func (c Contents) present() error {
+	for _, d := range append([]document.Descriptor{c.sn.Manifest.Config}, c.sn.Manifest.Layers...) {
+		if err := isThere(c.sn, c.st.BlobPath(d.Digest), d); err != nil {
 			return err
 		}
 	}
-	for _, im := range sn.Spec.Images {
-		if err := isThere(sn, s.ImageBlobPath(im.Digest), Descriptor{Digest: im.Digest, Size: im.Bytes}); err != nil {
+	for _, im := range c.sn.Spec.Images {
+		if err := isThere(c.sn, c.st.ImageBlobPath(im.Digest), document.Descriptor{Digest: im.Digest, Size: im.Bytes}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func isThere(sn *Snapshot, path string, d Descriptor) error {
+func isThere(sn *document.Snapshot, path string, d document.Descriptor) error {
 	fi, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -91,6 +86,6 @@ func isThere(sn *Snapshot, path string, d Descriptor) error {
 	return nil
 }
 
-func lacking(sn *Snapshot, object, want, got string) error {
+func lacking(sn *document.Snapshot, object, want, got string) error {
 	return failure.New(failure.Damaged, "snapshot %s is damaged: %s: want %s, got %s", sn.ID, object, want, got)
 }
