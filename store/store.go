@@ -97,7 +97,7 @@ func (s *Store) Owner(ctx context.Context) (layout.Mark, error) { return s.at.Ow
 func (s *Store) Trash() *trash.Trash { return trash.In(s.at) }
 
 // Space is the room that the store has.
-func (s *Store) Space() space.Space { return space.Of(s.at, s.maxBytes) }
+func (s *Store) Space() space.Space { return space.Of(s.at, s.maxBytes, s.Leases().Lives) }
 
 // OnReplace sets what goes along when a snapshot is replaced by one that names
 // other blobs, in the instant in which nobody leases, publishes or removes: live is

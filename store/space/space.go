@@ -19,17 +19,21 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/store/layout"
-	"github.com/cocoonv2/cocoon/store/lease"
 )
 
 // Space of one store.
 type Space struct {
 	at   *layout.Layout
 	most int64 // of the blobs; 0 is no cap
+	// lives tells whether the holder of an ingest's lease is alive.
+	lives func(id string) (bool, error)
 }
 
-// Of a store with a cap of so many bytes on its blobs, 0 for none.
-func Of(at *layout.Layout, most int64) Space { return Space{at, most} }
+// Of a store with a cap of so many bytes on its blobs, 0 for none; lives is that of
+// its leases.
+func Of(at *layout.Layout, most int64, lives func(id string) (bool, error)) Space {
+	return Space{at, most, lives}
+}
 
 // margin stays free, so that manifests, records and gc still work.
 const margin = 16 << 20
@@ -109,7 +113,7 @@ func (s Space) deadIngests() ([]string, error) {
 	}
 	var dead []string
 	for _, e := range entries {
-		lives, err := lease.Of(s.at).Lives(e.Name())
+		lives, err := s.lives(e.Name())
 		if err != nil {
 			return nil, err
 		}

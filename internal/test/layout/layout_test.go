@@ -51,7 +51,7 @@ var sideways = map[string][]string{
 	"store/pack":                {"store/keyring"},
 	"store/pack/packer":         {"store/pack", "store/keyring"},
 	"store/repair":              {"store/repack"},
-	"store/space":               {"store/layout", "store/lease", "store/pack"},
+	"store/space":               {"store/layout", "store/pack"},
 	"store/trash":               {"store/layout"},
 	"internal/engine/vm":        {"keeper", "store/sleep"},
 }
