@@ -564,7 +564,7 @@ func TestNobodyElseReplacesManifests(t *testing.T) {
 func TestAPackThatNoMapNamesGoes(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "root"))
 	first := mustRAM(t, s, "", noise(0, 50), nil)
-	m, err := s.ManifestBytes(first)
+	m, err := contents.Of(s, first).Manifest()
 	if err != nil {
 		t.Fatal(err)
 	}

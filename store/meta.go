@@ -10,13 +10,19 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/hint"
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/names"
 )
 
 // Meta reads that of a snapshot. failure.NotFound when the whole snapshot is gone,
 // failure.Damaged when its meta.json alone is lost.
-func (s *Store) Meta(id ID) (Meta, error) { return readMeta(s.Path("snapshots", string(id))) }
+func (s *Store) Meta(id ID) (Meta, error) {
+	if !spelling.ID(id) {
+		return Meta{}, failure.New(failure.NotFound, "no snapshot %q", id)
+	}
+	return readMeta(s.Path("snapshots", string(id)))
+}
 
 // Names finds snapshots by name, and says which are free.
 func (s *Store) Names() *names.Names {

@@ -2,12 +2,10 @@ package store
 
 import (
 	"context"
-	"errors"
 	"path/filepath"
 	"strconv"
 	"time"
 
-	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/names"
 )
@@ -66,14 +64,4 @@ func (s *Store) lastKnown(id ID) (m Meta) {
 	}
 	m.Origin = &Origin{Lost: true, At: time.Now().UTC()}
 	return m
-}
-
-// MetaReadable says whether a snapshot's meta.json can be read; one that is gone
-// with its snapshot is no damage.
-func (s *Store) MetaReadable(id ID) error {
-	_, err := readMeta(s.Path("snapshots", string(id)))
-	if errors.Is(err, failure.NotFound) {
-		return nil
-	}
-	return err
 }

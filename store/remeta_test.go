@@ -34,7 +34,7 @@ func TestALostMetaIsDamage(t *testing.T) {
 			if _, err := s.Get(t.Context(), sn.ID); !errors.Is(err, failure.Damaged) || failure.HintOf(err) != "cocoon system repair" {
 				t.Errorf("Get: %v", err)
 			}
-			if got, err := s.Contents(t.Context(), sn.ID); err != nil || len(document.Edges(got)) != len(document.Edges(sn)) {
+			if got, err := s.contents(t.Context(), sn.ID); err != nil || len(document.Edges(got)) != len(document.Edges(sn)) {
 				t.Errorf("what it is made of: %v", err)
 			}
 			if err := s.Remove(t.Context(), sn.ID, RemoveOptions{}); !errors.Is(err, failure.Damaged) {
@@ -93,8 +93,8 @@ func TestALostMetaIsMadeAgain(t *testing.T) {
 				if how, err := s.RemakeMeta(t.Context(), sn.ID, dryRun); err != nil || !strings.Contains(how, "protected") {
 					t.Fatalf("made again: %q, %v", how, err)
 				}
-				if dryRun != (s.MetaReadable(sn.ID) != nil) {
-					t.Fatalf("dry run %v: %v", dryRun, s.MetaReadable(sn.ID))
+				if _, err := s.Meta(sn.ID); dryRun != (err != nil) {
+					t.Fatalf("dry run %v: %v", dryRun, err)
 				}
 			}
 			got, err := s.Get(t.Context(), sn.ID)

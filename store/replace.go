@@ -26,6 +26,10 @@ import (
 // by it. Readers lease what a manifest names and then look whether it is still
 // the same (HoldEdges).
 
+// formerAnnotation of a manifest: earlier programs noted there what Meta.Former
+// says now. It counts for nothing, and goes when the manifest is replaced.
+const formerAnnotation = "io.cocoon.manifest.former"
+
 // Current says whether the manifest on disk is still the one that was read; a
 // snapshot that is gone is not.
 func (s *Store) Current(sn *Snapshot) bool {

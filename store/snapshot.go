@@ -7,8 +7,6 @@ import (
 	"iter"
 	"os"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/contents"
@@ -19,7 +17,7 @@ import (
 // Get reads a snapshot: manifest, spec (verified by digest) and meta. Where only
 // meta.json is lost the snapshot stands beside the error.
 func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
-	sn, err := s.Contents(ctx, id)
+	sn, err := s.contents(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -36,9 +34,9 @@ func (s *Store) Get(ctx context.Context, id ID) (*Snapshot, error) {
 	return sn, nil
 }
 
-// Contents reads what a snapshot is made of, its manifest and spec. Its Meta is
+// contents reads what a snapshot is made of, its manifest and spec. Its Meta is
 // empty: whatever that says, or if it is lost, the snapshot needs the same.
-func (s *Store) Contents(ctx context.Context, id ID) (*Snapshot, error) {
+func (s *Store) contents(ctx context.Context, id ID) (*Snapshot, error) {
 	if !spelling.ID(string(id)) {
 		return nil, failure.New(failure.NotFound, "no snapshot %q", id)
 	}
@@ -79,31 +77,6 @@ func (s *Store) readSpec(ctx context.Context, sn *Snapshot) error {
 	// The manifest has no digest that could be compared: a flipped bit in the key
 	// of its layers would leave the collector nothing to keep.
 	return sn.Spec.StandsOn(sn.Manifest.Layers)
-}
-
-// ManifestBytes are the bytes that ManifestDigest is the digest of.
-func (s *Store) ManifestBytes(sn *Snapshot) ([]byte, error) {
-	b, err := document.ManifestFile.Read(sn.Dir + "/manifest.json")
-	if err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", sn.ID, err)
-	}
-	if d := digest.FromBytes(b); d != sn.ManifestDigest {
-		return nil, failure.New(failure.Damaged, "manifest of snapshot %s changed from %s to %s", sn.ID, sn.ManifestDigest, d)
-	}
-	return b, nil
-}
-
-// ConfigOf is the descriptor of a snapshot's config, though that be damaged.
-func (s *Store) ConfigOf(id ID) (Descriptor, error) {
-	b, err := document.ManifestFile.Read(s.Path("snapshots", string(id), "manifest.json"))
-	if err != nil {
-		return Descriptor{}, err
-	}
-	sn, err := document.DecodeManifest(b)
-	if err != nil {
-		return Descriptor{}, err
-	}
-	return sn.Manifest.Config, nil
 }
 
 // IDs lists the snapshot folders, sorted.

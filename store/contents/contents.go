@@ -106,6 +106,18 @@ func (s source) Key(id keyring.ID) (*keyring.Key, error) {
 	return s.Store.Key(id)
 }
 
+// Manifest gives the bytes that ManifestDigest is the digest of.
+func (c Contents) Manifest() ([]byte, error) {
+	b, err := document.ManifestFile.Read(c.sn.Dir + "/manifest.json")
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", c.sn.ID, err)
+	}
+	if d := digest.FromBytes(b); d != c.sn.ManifestDigest {
+		return nil, failure.New(failure.Damaged, "manifest of snapshot %s changed from %s to %s", c.sn.ID, c.sn.ManifestDigest, d)
+	}
+	return b, nil
+}
+
 // Document loads the VMM's config or state, opened; mediaType says which.
 func (c Contents) Document(ctx context.Context, mediaType string) ([]byte, error) {
 	d := c.sn.Spec.CHConfig

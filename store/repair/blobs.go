@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
@@ -104,7 +105,7 @@ func (r *run) one(ctx context.Context, d Damage, blobs map[digest.Digest]store.D
 		return r.fetch(ctx, want, why)
 	}
 	if id, is := strings.CutPrefix(d.Object, "snapshot "); is {
-		if config, err := r.st.ConfigOf(store.ID(id)); err == nil {
+		if config, err := configOf(r.st, store.ID(id)); err == nil {
 			return r.fetch(ctx, config, why)
 		}
 	}
@@ -168,4 +169,17 @@ func (r *run) giveUp(ctx context.Context, d digest.Digest, affects []store.ID) (
 	}
 	defer m.End()
 	return g.how, g.carryOut(ctx, m)
+}
+
+// configOf is the descriptor of a snapshot's config, though that be damaged.
+func configOf(st *store.Store, id store.ID) (store.Descriptor, error) {
+	b, err := document.ManifestFile.Read(st.Path("snapshots", string(id), "manifest.json"))
+	if err != nil {
+		return store.Descriptor{}, err
+	}
+	sn, err := document.DecodeManifest(b)
+	if err != nil {
+		return store.Descriptor{}, err
+	}
+	return sn.Manifest.Config, nil
 }

@@ -108,8 +108,8 @@ func (r *run) left(object string, why error, affects ...store.ID) {
 
 func (r *run) metas(ctx context.Context, ids []store.ID) error {
 	for _, id := range ids {
-		err := r.st.MetaReadable(id)
-		if err == nil {
+		_, err := r.st.Meta(id)
+		if err == nil || errors.Is(err, failure.NotFound) {
 			continue
 		}
 		if !errors.Is(err, failure.Damaged) {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 
@@ -169,7 +170,7 @@ func FuzzTake(f *testing.F) {
 		}{name[:strings.Index(name, ".v1")], l})
 	}
 	var compact bytes.Buffer
-	indented, err := from.Store.ManifestBytes(sn)
+	indented, err := contents.Of(from.Store, sn).Manifest()
 	if err = errors.Join(err, json.Compact(&compact, indented)); err != nil {
 		f.Fatal(err)
 	}

@@ -32,7 +32,7 @@ func (m *Mover) known(ctx context.Context, foreign *store.Snapshot, o PullOption
 	if here.Means(foreign.ManifestDigest) {
 		return m.claim(ctx, here, o)
 	}
-	renamed, err := m.Store.Meant(ctx, foreign.ManifestDigest)
+	renamed, err := m.meant(ctx, foreign.ManifestDigest)
 	if err == nil {
 		return m.claim(ctx, renamed, o)
 	}
@@ -60,7 +60,7 @@ func (m *Mover) compared(ctx context.Context, sn *store.Snapshot, o PullOptions)
 	if err == nil {
 		var same bool
 		if same, err = m.sameAndSound(ctx, here, sn); same {
-			if here, err = m.Store.Remember(ctx, here.ID, sn.ManifestDigest); err == nil {
+			if here, err = m.remember(ctx, here.ID, sn.ManifestDigest); err == nil {
 				here, err = m.claim(ctx, here, o)
 			}
 			return here, false, err

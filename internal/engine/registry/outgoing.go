@@ -14,6 +14,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/contents"
 )
 
 // outgoing leases a snapshot and describes what has to be sent.
@@ -32,7 +33,7 @@ func (m *Mover) outgoing(ctx context.Context, l *store.Lease, ref string, withIm
 	if sn.State != store.Ready {
 		return nil, nil, failure.New(failure.Damaged, "snapshot %s is %s", id, sn.State)
 	}
-	manifest, err := m.Store.ManifestBytes(sn)
+	manifest, err := contents.Of(m.Store, sn).Manifest()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,4 +1,4 @@
-package store
+package registry
 
 import (
 	"context"
@@ -9,32 +9,29 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/store"
 )
 
 // A manifest digest that somebody noted can mean a snapshot whose manifest is
-// another one now: its pages were moved (replace.go), or it was taken in under a
+// another one now: its pages were moved (Maintenance.Replace), or it was taken in under a
 // new id. Whoever asks for that digest is given the snapshot, so it matters who
 // says so. Only this store does, in meta.json: of what it replaced itself, and of
 // what it compared page by page (measure.Same). What a manifest says of itself is
 // the word of whoever wrote it.
 
-// formerAnnotation of a manifest: earlier programs noted there what Meta.Former
-// says now. It counts for nothing, and goes when the manifest is replaced.
-const formerAnnotation = "io.cocoon.manifest.former"
-
-// Remember notes that the manifest d, whose contents were compared with those of
+// remember notes that the manifest d, whose contents were compared with those of
 // the snapshot, means it too, and gives the snapshot as it is then.
-func (s *Store) Remember(ctx context.Context, id ID, d digest.Digest) (*Snapshot, error) {
-	if err := s.SetMeta(ctx, id, func(m *Meta) error { m.Remember(d); return nil }); err != nil {
+func (m *Mover) remember(ctx context.Context, id store.ID, d digest.Digest) (*store.Snapshot, error) {
+	if err := m.Store.SetMeta(ctx, id, func(meta *store.Meta) error { meta.Remember(d); return nil }); err != nil {
 		return nil, err
 	}
-	return s.Get(ctx, id)
+	return m.Store.Get(ctx, id)
 }
 
-// Meant finds the snapshot that remembers the manifest d; failure.NotFound when
+// meant finds the snapshot that remembers the manifest d; failure.NotFound when
 // there is none. It reads every meta.json: ask when the id led nowhere.
-func (s *Store) Meant(ctx context.Context, d digest.Digest) (*Snapshot, error) {
-	ids, err := s.IDs()
+func (m *Mover) meant(ctx context.Context, d digest.Digest) (*store.Snapshot, error) {
+	ids, err := m.Store.IDs()
 	if err != nil {
 		return nil, err
 	}
@@ -42,11 +39,11 @@ func (s *Store) Meant(ctx context.Context, d digest.Digest) (*Snapshot, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
 		}
-		m, err := readMeta(s.Path("snapshots", string(id)))
-		if err != nil || !slices.Contains(m.Former, d) {
+		meta, err := m.Store.Meta(id)
+		if err != nil || !slices.Contains(meta.Former, d) {
 			continue // one that is damaged remembers nothing
 		}
-		sn, err := s.Get(ctx, id)
+		sn, err := m.Store.Get(ctx, id)
 		if errors.Is(err, failure.NotFound) {
 			continue // removed meanwhile
 		}
