@@ -8,8 +8,9 @@ FUZZTIME ?= 30s
 CRASH_ROUNDS ?= 1000
 POWERCUTS ?= 4
 BITFLIPS ?= 1000000
+MODELS ?= 1000
 
-.PHONY: help build test race demo lint bench bench-vmm fuzz nightly crash pairs faults powercuts strace-faults bitflips clean
+.PHONY: help build test race demo lint bench bench-vmm fuzz nightly crash pairs faults powercuts strace-faults bitflips models clean
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,13 +82,13 @@ fuzz: ## each fuzz target for FUZZTIME (30s, or a number of inputs: 300x); goes 
 	  if [[ -n $$failed ]]; then echo "failed:$$failed"; exit 1; fi
 
 nightly: FUZZTIME = 10m
-nightly: ## all of the long suites, one after the other: fuzz (FUZZTIME=10m) crash pairs faults powercuts strace-faults bitflips
-	@failed=; for t in fuzz crash pairs faults powercuts strace-faults bitflips; do \
+nightly: ## all of the long suites, one after the other: fuzz (FUZZTIME=10m) crash pairs faults powercuts strace-faults bitflips models
+	@failed=; for t in fuzz crash pairs faults powercuts strace-faults bitflips models; do \
 	  echo "==== $$t, $$(date -u +%FT%TZ)"; $(MAKE) --no-print-directory $$t FUZZTIME=$(FUZZTIME) || failed="$$failed $$t"; done; \
 	  if [[ -n $$failed ]]; then echo "failed:$$failed"; exit 1; fi
 
 crash: build ## SIGKILLs at every named step and at random, then verify (CRASH_ROUNDS=1000)
-	COCOON_CRASH_ROUNDS=$(CRASH_ROUNDS) go test -count=1 -timeout 60m -v -run 'Kill|Crash' ./store/... ./gc/... ./restore/... ./internal/... ./cmd/cocoon
+	COCOON_TEST_ON_DISK=1 COCOON_CRASH_ROUNDS=$(CRASH_ROUNDS) go test -count=1 -timeout 60m -v -run 'Kill|Crash' ./store/... ./gc/... ./restore/... ./internal/... ./cmd/cocoon
 
 pairs: build ## each command held at each of its steps beside each other command
 	COCOON_PAIRS=1 go test -count=1 -timeout 120m -v -run TestPairs ./cmd/cocoon
@@ -103,6 +104,9 @@ strace-faults: build ## every N-th fsync, rename, write and unlink fails or kill
 
 bitflips: ## BITFLIPS=1000000 single bits flipped in packs, maps, manifests, the index and journals
 	COCOON_BITFLIPS=$(BITFLIPS) go test -count=1 -timeout 120m -v -run BitFlips ./internal/test/storetest ./restore
+
+models: ## random sequences of steps beside a model of what must hold (MODELS=1000 of each)
+	COCOON_TEST_ON_DISK=1 go test -count=1 -timeout 120m -v -run Model ./gc -rapid.checks $(MODELS)
 
 .PHONY: redteam
 REDTEAM ?= 1000

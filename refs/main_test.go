@@ -3,7 +3,8 @@ package refs
 import (
 	"testing"
 
+	"github.com/cocoonv2/cocoon/internal/test/inmemory"
 	"github.com/cocoonv2/cocoon/internal/test/leaktest"
 )
 
-func TestMain(m *testing.M) { leaktest.Main(m) }
+func TestMain(m *testing.M) { leaktest.Main(inmemory.Tests(m)) }

@@ -27,7 +27,7 @@ var cobraStreams = []string{
 // mayWrite names the files that hold the streams, and the rooms that are programs
 // or tests of their own.
 var mayWrite = []string{
-	"cmd/cocoon/main.go", "internal/base/screen/", "internal/test/bench/", "internal/test/benchvmm/", "internal/test/leaktest/", "internal/test/linuxguests/",
+	"cmd/cocoon/main.go", "internal/base/screen/", "internal/test/bench/", "internal/test/inmemory/", "internal/test/benchvmm/", "internal/test/leaktest/", "internal/test/linuxguests/",
 	"internal/test/networktest/", "internal/test/chsnaptest/", "testdata/",
 }
 

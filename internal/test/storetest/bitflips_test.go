@@ -97,7 +97,7 @@ func (shelf) Key(id keyring.ID) (*keyring.Key, error) { return flipKeys().Key(id
 // and gives its map and packs.
 func published(t *testing.T, keys *keyring.Ring) (*store.Store, *store.Snapshot, []byte, shelf) {
 	t.Helper()
-	s, err := store.Open(t.Context(), folder(t), store.Options{Create: true, Veto: sleep.Veto, Keys: keys})
+	s, err := store.Open(t.Context(), inMemory(t), store.Options{Create: true, Veto: sleep.Veto, Keys: keys})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ func TestProcessesAgainstAModel(t *testing.T) {
 		}
 	}
 	t.Logf("%s=%d", modelSeed, seed)
-	s, err := store.Open(t.Context(), folder(t), store.Options{Create: true, Veto: sleep.Veto})
+	s, err := store.Open(t.Context(), inMemory(t), store.Options{Create: true, Veto: sleep.Veto})
 	if err != nil {
 		t.Fatal(err)
 	}

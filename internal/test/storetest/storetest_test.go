@@ -12,6 +12,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/engine/image"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
+	"github.com/cocoonv2/cocoon/internal/test/inmemory"
 	"github.com/cocoonv2/cocoon/internal/test/storetest"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/keyring"
@@ -24,13 +25,16 @@ func collect(ctx context.Context, s *store.Store) error {
 
 func folder(t testing.TB) string { return filepath.Join(t.TempDir(), "root") }
 
+// inMemory is for what a disk has no part in.
+func inMemory(t testing.TB) string { return filepath.Join(inmemory.Dir(t), "root") }
+
 func TestFolder(t *testing.T) {
 	storetest.Run(t, storetest.Harness{Root: folder, Collect: collect})
 }
 
 func TestEncrypted(t *testing.T) {
 	keys := keyring.FromKeys(keyring.FromSecret([32]byte{1}), keyring.FromSecret([32]byte{2}))
-	storetest.Run(t, storetest.Harness{Root: folder, Collect: collect, Keys: keys})
+	storetest.Run(t, storetest.Harness{Root: inMemory, Collect: collect, Keys: keys})
 }
 
 func TestTmpfs(t *testing.T) {
@@ -51,7 +55,7 @@ func TestTmpfs(t *testing.T) {
 // TestDebris runs over stores in which everybody died half-way.
 func TestDebris(t *testing.T) {
 	storetest.Run(t, storetest.Harness{Collect: collect, Root: func(t testing.TB) string {
-		root := folder(t)
+		root := inMemory(t)
 		if _, err := store.Open(t.Context(), root, store.Options{Create: true}); err != nil {
 			t.Fatal(err)
 		}
