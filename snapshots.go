@@ -17,6 +17,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/engine/registry"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/document"
+	"github.com/cocoonv2/cocoon/store/index"
 	"github.com/cocoonv2/cocoon/store/repair"
 )
 
@@ -85,7 +86,7 @@ func (h *Host) Snapshot(ctx context.Context, ref, name string) error {
 // List lists all snapshots, damaged ones included.
 func (h *Host) List(ctx context.Context) (snapshots []Snapshot, err error) {
 	defer classed(&err)
-	all, err := h.house.Store.Summaries(h.patient(ctx))
+	all, err := h.house.Store.Index().Summaries(h.patient(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +263,7 @@ func published(sn *store.Snapshot) *Snapshot {
 }
 
 // listed converts a row of a list.
-func listed(l store.Summary) Snapshot {
+func listed(l index.Summary) Snapshot {
 	s := Snapshot{
 		ID: string(l.ID), Name: l.Name, Description: l.Description, Labels: l.Labels, State: string(l.State),
 		VM: l.VM.Name, VMID: l.VM.ID, Created: l.Created, Protected: l.Protected,

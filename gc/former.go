@@ -8,7 +8,7 @@ import (
 
 // former takes the derived files of earlier programs.
 func (c *collector) former(*plan) error {
-	for _, path := range c.st.FormerlyDerived() {
+	for _, path := range c.st.Index().Former() {
 		c.Judge(garbage.Object{Kind: garbage.Cache, ID: filepath.Base(path), Path: path, InStore: true, Reason: "an earlier program derived it"})
 	}
 	return nil

@@ -19,7 +19,7 @@ func TestWhatEarlierProgramsDerivedIsCollected(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.CheckIndex(); err != nil {
+	if err := s.Index().Check(); err != nil {
 		t.Errorf("an earlier program's index: %v", err)
 	}
 	for _, o := range []Options{{DryRun: true}, {}, {}} {
@@ -38,10 +38,10 @@ func TestWhatEarlierProgramsDerivedIsCollected(t *testing.T) {
 			t.Errorf("dry run %v: %d removed, want %d", o.DryRun, got, want)
 		}
 	}
-	if all, err := s.Summaries(t.Context()); err != nil || len(all) != 1 {
+	if all, err := s.Index().Summaries(t.Context()); err != nil || len(all) != 1 {
 		t.Errorf("listed: %d, %v", len(all), err)
 	}
-	if err := s.CheckIndex(); err != nil {
+	if err := s.Index().Check(); err != nil {
 		t.Errorf("the index that was made: %v", err)
 	}
 }

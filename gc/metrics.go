@@ -121,7 +121,7 @@ func (m *metrics) store(ctx context.Context, s *store.Store, damaged func(contex
 	if freeErr == nil {
 		m.gauge("cocoon_store_free_bytes", "What is free on the file system of the store.", float64(free))
 	}
-	all, listErr := s.Summaries(ctx)
+	all, listErr := s.Index().Summaries(ctx)
 	if listErr == nil {
 		m.gauge("cocoon_store_snapshots", "Published snapshots.", float64(len(all)))
 	}

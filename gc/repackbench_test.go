@@ -35,7 +35,7 @@ func benchRepack(b *testing.B, threshold float64) {
 			}
 			b.StartTimer()
 		}
-		all, err := s.Summaries(b.Context())
+		all, err := s.Index().Summaries(b.Context())
 		if err != nil {
 			b.Fatal(err)
 		}

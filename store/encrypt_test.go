@@ -97,7 +97,7 @@ func TestWithoutTheKeyEverythingButReadingWorks(t *testing.T) {
 		if err := contents.Of(s, sn).Unlock(t.Context()); !keyring.IsMissing(err) || failure.HintOf(err) == "" {
 			t.Errorf("%s: unlock: %v", name, err)
 		}
-		all, err := s.Summaries(t.Context())
+		all, err := s.Index().Summaries(t.Context())
 		if err != nil || len(all) != 1 || all[0].State != "ready" || all[0].Key != testKey(1).ID().String() {
 			t.Errorf("%s: list: %+v, %v", name, all, err)
 		}

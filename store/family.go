@@ -1,18 +1,14 @@
 package store
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/cocoonv2/cocoon/internal/base/spelling"
-	"github.com/cocoonv2/cocoon/refs"
+	"github.com/cocoonv2/cocoon/store/index"
 	"github.com/cocoonv2/cocoon/store/pack/packer"
 )
 
@@ -30,88 +26,7 @@ const (
 	// familyPacks bounds the files that are open for them: a VM that is captured
 	// often and changes little has many small packs.
 	familyPacks = 256
-	// familyMembers bounds the snapshots that are looked at for them.
-	familyMembers = 16
-	// appendedMost is what may be appended to the index until it is made anew: some
-	// 10,000 publishes without a listing, bytes.
-	appendedMost = 2 << 20
 )
-
-// familyKeys are the images that make a family: the disks, or what is booted
-// where no disk is an image.
-func familyKeys(images []ImageRef) []digest.Digest {
-	var disks, others []digest.Digest
-	for _, ref := range images {
-		if ref.Role == "disk" {
-			disks = append(disks, ref.Digest)
-		} else {
-			others = append(others, ref.Digest)
-		}
-	}
-	if len(disks) > 0 {
-		return disks
-	}
-	return others
-}
-
-// joinFamily notes a published snapshot; best effort. An index that is missing is
-// made whole by whoever asks for it.
-func (s *Store) joinFamily(sn *Snapshot) {
-	if lines := familyLines(nil, familyKeys(sn.Spec.Images), sn.ID); len(lines) > 0 {
-		_ = refs.Append(s.indexPath(), s.identity(), lines)
-	}
-}
-
-// A note of families has lines: the digest of an image, the id of a snapshot.
-func familyLines(b []byte, keys []digest.Digest, id ID) []byte {
-	for _, key := range keys {
-		b = fmt.Appendf(b, "%s %s\n", key, id)
-	}
-	return b
-}
-
-// familyNote is of the last members of each family, oldest first.
-func familyNote(all []cached) []byte {
-	order := byAge(all)
-	var lines [][]byte
-	members := map[digest.Digest]int{}
-	for _, i := range slices.Backward(order) {
-		for _, key := range all[i].families {
-			if members[key]++; members[key] <= familyMembers {
-				lines = append(lines, familyLines(nil, []digest.Digest{key}, all[i].Summary.ID))
-			}
-		}
-	}
-	slices.Reverse(lines)
-	return bytes.Join(lines, nil)
-}
-
-// family lists the snapshots that stand on one of these images, the last captured
-// first. Some may not exist any more.
-func (s *Store) family(ctx context.Context, images []ImageRef) []ID {
-	keys := familyKeys(images)
-	if len(keys) == 0 {
-		return nil
-	}
-	notes, err := refs.ReadNotes(s.indexPath(), s.identity())
-	if err != nil || notes.Appended > appendedMost {
-		if _, err := s.list(ctx, true); err != nil {
-			return nil
-		}
-		notes, _ = refs.ReadNotes(s.indexPath(), s.identity()) // without one nobody is found
-	}
-	var members []ID
-	for _, note := range notes.All {
-		for line := range strings.Lines(string(note)) {
-			key, id, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-			if spelling.ID(id) && slices.Contains(keys, digest.Digest(key)) {
-				members = append(members, ID(id))
-			}
-		}
-	}
-	slices.Reverse(members)
-	return members
-}
 
 // openFamily opens the packs of the family, most recent first, up to the bounds
 // above; the lease holds each before it is looked for. What cannot be
@@ -125,11 +40,11 @@ func (in *Ingest) openFamily(ctx context.Context, images []ImageRef, key string)
 	full := func() bool { return pages >= familyPages || len(known) == familyPacks }
 	seen := map[ID]bool{}
 	tried := map[digest.Digest]bool{}
-	for _, id := range in.st.family(ctx, images) {
+	for _, id := range in.st.Index().Family(ctx, images) {
 		if seen[id] {
 			continue
 		}
-		if seen[id] = true; len(seen) > familyMembers {
+		if seen[id] = true; len(seen) > index.FamilyMembers {
 			break
 		}
 		sn, err := in.st.Get(ctx, id)

@@ -112,27 +112,27 @@ func TestFamiliesAreMadeAgainAndNeverTrusted(t *testing.T) {
 	sn, _ := publishGuest(t, s, "first", first, "debian")
 	other := openTest(t)
 	publishGuest(t, other, "other", ramgen.New(siblingBytes, 9), "debian")
-	if _, err := other.Summaries(t.Context()); err != nil {
+	if _, err := other.Index().Summaries(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	index := func(ids ...ID) func() error {
 		return func() error {
 			var note []byte
 			for _, id := range ids {
-				note = familyLines(note, []digest.Digest{digest.FromString("debian")}, id)
+				note = fmt.Appendf(note, "%s %s\n", digest.FromString("debian"), id)
 			}
-			return refs.Write(s.indexPath(), s.identity(), nil, note)
+			return refs.Write(s.Path("refs.db"), identity(t, s), nil, note)
 		}
 	}
 	swap := func() error {
-		b, err := os.ReadFile(other.indexPath())
-		return errors.Join(err, os.WriteFile(s.indexPath(), b, 0o600))
+		b, err := os.ReadFile(other.Path("refs.db"))
+		return errors.Join(err, os.WriteFile(s.Path("refs.db"), b, 0o600))
 	}
 	flip := func(fromEnd int) func() error {
 		return func() error {
-			b, err := os.ReadFile(s.indexPath())
+			b, err := os.ReadFile(s.Path("refs.db"))
 			b[(len(b)-fromEnd)%len(b)] ^= 1
-			return errors.Join(err, os.WriteFile(s.indexPath(), b, 0o600))
+			return errors.Join(err, os.WriteFile(s.Path("refs.db"), b, 0o600))
 		}
 	}
 	for i, damage := range []struct {
@@ -140,13 +140,13 @@ func TestFamiliesAreMadeAgainAndNeverTrusted(t *testing.T) {
 		harm   func() error
 		reuses bool
 	}{
-		{"lost", func() error { return os.RemoveAll(s.indexPath()) }, true},
-		{"torn", func() error { return os.Truncate(s.indexPath(), 5000) }, true},
-		{"noise", func() error { return os.WriteFile(s.indexPath(), bytes.Repeat([]byte("\x00\xff\n"), 1000), 0o600) }, true},
+		{"lost", func() error { return os.RemoveAll(s.Path("refs.db")) }, true},
+		{"torn", func() error { return os.Truncate(s.Path("refs.db"), 5000) }, true},
+		{"noise", func() error { return os.WriteFile(s.Path("refs.db"), bytes.Repeat([]byte("\x00\xff\n"), 1000), 0o600) }, true},
 		{"another store's", swap, true},
 		{"a bit of its header", flip(0), true},
 		{"a bit of its notes", flip(3), true},
-		{"an earlier program's", func() error { return os.WriteFile(s.indexPath(), make([]byte, 1<<15), 0o600) }, true},
+		{"an earlier program's", func() error { return os.WriteFile(s.Path("refs.db"), make([]byte, 1<<15), 0o600) }, true},
 		{"snapshots that are gone", index(ID(fmt.Sprintf("%032x", 5)), sn.ID), true},
 		{"hostile ids", index("../../../etc"), false},
 	} {

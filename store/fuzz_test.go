@@ -5,69 +5,16 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/internal/base/spelling"
-	"github.com/cocoonv2/cocoon/refs"
 	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 const fuzzID = "0123456789abcdef0123456789abcdef"
-
-// FuzzIndexRow: any bytes are a row or none, and what is a row is written again as
-// the same.
-func FuzzIndexRow(f *testing.F) {
-	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("", 3600))
-	full := cached{
-		Summary: Summary{
-			ID: fuzzID, Name: "web-1", VM: VMRef{ID: "vm-id", Name: "vm"}, Created: at.UTC(), Description: "früh, {\"quoted\"}", Labels: map[string]string{"a": "b", "c d": ""},
-			Expires: &at, Protected: true, State: "ready", Hypervisor: Hypervisor{Name: "ch", Version: "53.0.0"}, CPUs: 2, Memory: MemorySummary{1 << 40, 3},
-			Disks: []DiskSummary{{"s", 7}, {"", 0}}, Size: Size{4, 5, 6}, Parent: fuzzID, Capture: CaptureSummary{"live", 1.5, UnknownMs, 1, 2, 3}, Key: "0123",
-		},
-		stamp: metaStamp{7, -8}, families: []digest.Digest{digest.FromString("x")}, blobs: blobShares("").with(Descriptor{Digest: digest.FromString("a"), Size: 5}).with(Descriptor{Digest: digest.FromString("b")}), whole: true,
-	}
-	for _, c := range []cached{full, {Summary: Summary{ID: fuzzID, Created: time.Time{}}}} {
-		row, err := c.encode()
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(row)
-	}
-	row, err := full.encode()
-	var got cached
-	if err := errors.Join(err, got.decode(row)); err != nil {
-		f.Fatal(err)
-	}
-	got.row = ""
-	same := []cmp.Option{cmp.AllowUnexported(cached{}, metaStamp{}), cmpopts.IgnoreUnexported(Summary{}), cmpopts.EquateEmpty(), cmpopts.IgnoreFields(cached{}, "row")}
-	if d := cmp.Diff(full, got, same...); d != "" {
-		f.Fatalf("it reads back as another (-want +got):\n%s", d)
-	}
-	f.Fuzz(func(t *testing.T, row string) {
-		var c, again cached
-		if c.decode(row) != nil {
-			return
-		}
-		written, err := c.encode()
-		if err != nil {
-			return // it is left out of the index then
-		}
-		if err := again.decode(written); err != nil {
-			t.Fatalf("%q cannot be read back: %v", written, err)
-		}
-		if d := cmp.Diff(c, again, same...); d != "" {
-			t.Errorf("it reads back as another (-want +got):\n%s", d)
-		}
-	})
-}
 
 // FuzzMeta: what an operator may change of a snapshot survives being written by
 // the next change.
@@ -103,33 +50,6 @@ func FuzzMeta(f *testing.F) {
 		}
 		if d := cmp.Diff(m, again); d != "" {
 			t.Errorf("%s reads back as another (-want +got):\n%s", strings.TrimSpace(string(text)), d)
-		}
-	})
-}
-
-// FuzzFamilies: whatever the index says, who joins a family behind it is found, and
-// nobody that cannot be.
-func FuzzFamilies(f *testing.F) {
-	s := openTest(f)
-	image := ImageRef{Digest: digest.FromString("x"), Role: "disk"}
-	sn := &Snapshot{ID: fuzzID, Spec: Spec{Images: []ImageRef{image}}}
-	line := func(id ID) string { return string(familyLines(nil, familyKeys(sn.Spec.Images), id)) }
-	f.Add(line("fedcba9876543210fedcba9876543210"))
-	f.Add(line("../../../etc"))
-	f.Add(line(fuzzID)[:50])
-	f.Fuzz(func(t *testing.T, note string) {
-		if err := refs.Write(s.indexPath(), s.identity(), nil, []byte(note)); err != nil {
-			t.Fatal(err)
-		}
-		s.joinFamily(sn)
-		members := s.family(t.Context(), sn.Spec.Images)
-		if !slices.Contains(members, fuzzID) {
-			t.Errorf("members %v", members)
-		}
-		for _, id := range members {
-			if !spelling.ID(string(id)) {
-				t.Errorf("%q is a member", id)
-			}
 		}
 	})
 }

@@ -8,8 +8,8 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/cocoonv2/cocoon/internal/base/owner"
 	"github.com/cocoonv2/cocoon/refs"
 )
 
@@ -21,15 +21,15 @@ func TestASummaryIsEncodedAsItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := tiny(t, s, "a")
-	tiny(t, s, "b")
+	age(t, &Snapshot{Dir: s.Path("snapshots", string(tiny(t, s, "b")))})
 	for round, name := range []string{"a", "renamed", "again"} {
 		if err := s.SetMeta(t.Context(), a, func(m *Meta) error { m.Name = name; return nil }); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * settled) // else it is not remembered
+		age(t, &Snapshot{Dir: s.Path("snapshots", string(a))}) // else it is not remembered
 		known := 0
 		for range 2 {
-			all, err := s.Summaries(t.Context())
+			all, err := s.Index().Summaries(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,21 +56,6 @@ func TestASummaryIsEncodedAsItIs(t *testing.T) {
 	}
 }
 
-// TestATimeThatCannotBeIsNull: imports of former programs counted from no time at
-// all, and what a foreign snapshot says may be anything.
-func TestATimeThatCannotBeIsNull(t *testing.T) {
-	for ms, want := range map[float64]string{9223372036854.775: "null", -1: "null", 1e300: "null", 0: "0", 12.5: "12.5"} {
-		text, err := json.Marshal(summarised(Capture{TotalMs: ms}).TotalMs)
-		if err != nil || string(text) != want {
-			t.Errorf("%v ms: %s, %v, want %s", ms, text, err, want)
-		}
-		var back Ms
-		if err := json.Unmarshal(text, &back); err != nil || back != knownMs(ms) {
-			t.Errorf("%s: %v, %v", text, back, err)
-		}
-	}
-}
-
 // TestAListIsTheSameWhateverBecameOfTheIndex: lost, of another day, another store's,
 // locked, torn, or with any bit another one.
 func TestAListIsTheSameWhateverBecameOfTheIndex(t *testing.T) {
@@ -82,7 +67,7 @@ func TestAListIsTheSameWhateverBecameOfTheIndex(t *testing.T) {
 	}
 	list := func(st *Store) string {
 		t.Helper()
-		all, err := st.Summaries(t.Context())
+		all, err := st.Index().Summaries(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +79,7 @@ func TestAListIsTheSameWhateverBecameOfTheIndex(t *testing.T) {
 	}
 	list(other)
 	list(s)
-	old, err := os.ReadFile(s.indexPath())
+	old, err := os.ReadFile(s.Path("refs.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +90,7 @@ func TestAListIsTheSameWhateverBecameOfTheIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := tiny(t, s, "d")
-	if err := os.Remove(s.indexPath()); err != nil {
+	if err := os.Remove(s.Path("refs.db")); err != nil {
 		t.Fatal(err)
 	}
 	want := list(s)
@@ -114,21 +99,23 @@ func TestAListIsTheSameWhateverBecameOfTheIndex(t *testing.T) {
 			t.Fatalf("%s is not in %s", name, want)
 		}
 	}
-	foreign, err := os.ReadFile(other.indexPath())
+	foreign, err := os.ReadFile(other.Path("refs.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	harms := map[string]func() error{
-		"lost":      func() error { return os.RemoveAll(s.indexPath()) },
-		"stale":     func() error { return os.WriteFile(s.indexPath(), old, 0o600) },
-		"another's": func() error { return os.WriteFile(s.indexPath(), foreign, 0o600) },
-		"torn":      func() error { return os.WriteFile(s.indexPath(), old[:len(old)/2], 0o600) },
-		"noise":     func() error { return os.WriteFile(s.indexPath(), []byte("[{"), 0o600) },
+		"lost":      func() error { return os.RemoveAll(s.Path("refs.db")) },
+		"stale":     func() error { return os.WriteFile(s.Path("refs.db"), old, 0o600) },
+		"another's": func() error { return os.WriteFile(s.Path("refs.db"), foreign, 0o600) },
+		"torn":      func() error { return os.WriteFile(s.Path("refs.db"), old[:len(old)/2], 0o600) },
+		"noise":     func() error { return os.WriteFile(s.Path("refs.db"), []byte("[{"), 0o600) },
 		"a lie": func() error {
-			return refs.Write(s.indexPath(), s.identity(), []refs.Row{{Key: string(a), Value: []byte{rowVersion, 0xff}}}, nil)
+			return refs.Write(s.Path("refs.db"), identity(t, s), []refs.Row{{Key: string(a), Value: []byte{1, 0xff}}}, nil)
 		},
-		"a link":     func() error { return errors.Join(os.RemoveAll(s.indexPath()), os.Symlink("/dev/zero", s.indexPath())) },
-		"unwritable": func() error { return errors.Join(os.RemoveAll(s.indexPath()), os.Mkdir(s.indexPath(), 0o700)) },
+		"a link": func() error {
+			return errors.Join(os.RemoveAll(s.Path("refs.db")), os.Symlink("/dev/zero", s.Path("refs.db")))
+		},
+		"unwritable": func() error { return errors.Join(os.RemoveAll(s.Path("refs.db")), os.Mkdir(s.Path("refs.db"), 0o700)) },
 	}
 	for what, harm := range harms {
 		if err := harm(); err != nil {
@@ -139,21 +126,21 @@ func TestAListIsTheSameWhateverBecameOfTheIndex(t *testing.T) {
 				t.Errorf("%s: %s, want %s", what, got, want)
 			}
 		}
-		if err := os.RemoveAll(s.indexPath()); err != nil {
+		if err := os.RemoveAll(s.Path("refs.db")); err != nil {
 			t.Fatal(err)
 		}
 	}
 	age(t, &Snapshot{Dir: s.Path("snapshots", string(a))})
 	age(t, &Snapshot{Dir: s.Path("snapshots", string(d))})
 	list(s)
-	now, err := os.ReadFile(s.indexPath())
+	now, err := os.ReadFile(s.Path("refs.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := 0; i < len(now); i += 97 {
 		flipped := bytes.Clone(now)
 		flipped[i] ^= 1 << (i % 8)
-		if err := os.WriteFile(s.indexPath(), flipped, 0o600); err != nil {
+		if err := os.WriteFile(s.Path("refs.db"), flipped, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if got := list(s); got != want {
@@ -171,7 +158,7 @@ func TestWhatCouldNotBeReadIsAskedAgain(t *testing.T) {
 	config := s.BlobPath(sn.Manifest.Config.Digest)
 	state := func() string {
 		t.Helper()
-		all, err := s.Summaries(t.Context())
+		all, err := s.Index().Summaries(t.Context())
 		if err != nil || len(all) != 1 {
 			t.Fatal(all, err)
 		}
@@ -191,4 +178,14 @@ func TestWhatCouldNotBeReadIsAskedAgain(t *testing.T) {
 	if got := state(); got != "ready true" {
 		t.Errorf("with it again: %s", got)
 	}
+}
+
+// identity of a store, as its index has it.
+func identity(t *testing.T, s *Store) string {
+	t.Helper()
+	id, err := owner.Read(s.Root())
+	if err != nil || id == "" {
+		t.Fatalf("identity %q, %v", id, err)
+	}
+	return id
 }

@@ -304,7 +304,7 @@ func (in *Ingest) publishStaged(ctx context.Context, staged string, config Descr
 	}
 	sn, err := in.st.Get(ctx, in.id)
 	if err == nil {
-		in.st.joinFamily(sn)
+		in.st.Index().Published(sn)
 	}
 	return sn, err
 }

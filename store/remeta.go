@@ -50,11 +50,8 @@ func (s *Store) writeMeta(id ID, m Meta) error {
 // lastKnown is what is said elsewhere of a snapshot's meta.json, the newest that
 // there is: its name by the link that leads here, the rest by the index.
 func (s *Store) lastKnown(id ID) (m Meta) {
-	var c cached
-	x := s.openIndex()
-	defer x.Close()
-	if c.decode(string(x.Get(string(id)))) == nil && c.Summary.ID == id {
-		m = Meta{Name: c.Summary.Name, Description: c.Summary.Description, Labels: c.Summary.Labels, Expires: c.Summary.Expires}
+	if was, ok := s.Index().Known(id); ok {
+		m = Meta{Name: was.Name, Description: was.Description, Labels: was.Labels, Expires: was.Expires}
 	}
 	if name := s.Names().ByLink(id, m.Name); name != "" || s.Names().Whole() { // a link goes with its name
 		m.Name = name

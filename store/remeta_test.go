@@ -43,7 +43,7 @@ func TestALostMetaIsDamage(t *testing.T) {
 			if err := s.SetMeta(t.Context(), sn.ID, func(*Meta) error { return nil }); !errors.Is(err, failure.Damaged) {
 				t.Errorf("tag: %v", err)
 			}
-			rows, err := s.Summaries(t.Context())
+			rows, err := s.Index().Summaries(t.Context())
 			if err != nil || len(rows) != 1 || rows[0].State != Damaged || rows[0].VM.Name != "web" {
 				t.Errorf("list: %+v, %v", rows, err)
 			}
@@ -63,10 +63,10 @@ func TestALostMetaIsMadeAgain(t *testing.T) {
 	}{
 		"it was listed": {func(*Store) error { return nil }, "renamed", 1},
 		"nothing is known": {func(s *Store) error {
-			return errors.Join(s.DropDerived(t.Context()), os.Remove(s.Path(layout.Names, "renamed")))
+			return errors.Join(s.Index().Drop(), os.Remove(s.Path(layout.Names, "renamed")))
 		}, "", 0},
-		"nothing is derived":     {func(s *Store) error { return s.DropDerived(t.Context()) }, "renamed", 0},
-		"only its name is known": {func(s *Store) error { return os.Remove(s.indexPath()) }, "renamed", 0},
+		"nothing is derived":     {func(s *Store) error { return errors.Join(s.Index().Drop(), s.Names().Complete(t.Context())) }, "renamed", 0},
+		"only its name is known": {func(s *Store) error { return os.Remove(s.Path("refs.db")) }, "renamed", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openTest(t)
@@ -75,7 +75,7 @@ func TestALostMetaIsMadeAgain(t *testing.T) {
 			err := s.SetMeta(t.Context(), sn.ID, func(m *Meta) error { m.Labels["k"] = "v"; return nil })
 			if err == nil {
 				age(t, sn)
-				_, err = s.Summaries(t.Context())
+				_, err = s.Index().Summaries(t.Context())
 			}
 			if err == nil { // after it was listed
 				err = s.SetMeta(t.Context(), sn.ID, func(m *Meta) error { m.Name = "renamed"; return nil })
@@ -83,7 +83,7 @@ func TestALostMetaIsMadeAgain(t *testing.T) {
 			if err := errors.Join(err, tc.forget(s), os.Remove(filepath.Join(sn.Dir, "meta.json"))); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := s.Summaries(t.Context()); err != nil { // which does not forget it
+			if _, err := s.Index().Summaries(t.Context()); err != nil { // which does not forget it
 				t.Fatal(err)
 			}
 			if stale, err := s.Names().Stale(nil); err != nil || len(stale) > 0 {
@@ -169,7 +169,7 @@ func TestWhatIsLeftOfASnapshotIsListed(t *testing.T) {
 	if err := errors.Join(err, os.Remove(s.BlobPath(sn.Manifest.Config.Digest))); err != nil {
 		t.Fatal(err)
 	}
-	rows, err := s.Summaries(t.Context())
+	rows, err := s.Index().Summaries(t.Context())
 	if err != nil || len(rows) != 1 {
 		t.Fatal(rows, err)
 	}

@@ -18,7 +18,7 @@
 //	images/ vms/ pins/ cache/ journals/ network/   of other rooms
 //	cache/fingerprints/<hex>   which pages did not change: package prints
 //	names/<name>           a link to the snapshot of that name: package names
-//	refs.db                what each snapshot is, for listings: index.go
+//	refs.db                what each snapshot is, for listings: package index
 //	ingest/<lease>/ leases/<id> trash/<run>/
 //
 // Invariants:

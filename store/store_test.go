@@ -15,6 +15,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store/contents"
+	"github.com/cocoonv2/cocoon/store/index"
 	"github.com/cocoonv2/cocoon/store/layout"
 )
 
@@ -218,12 +219,12 @@ func TestProtectedAndHeldSnapshotsStay(t *testing.T) {
 func TestSummariesFollowEveryChange(t *testing.T) {
 	s := openTest(t)
 	one, two := mustPublish(t, s, "one", image(1, 9)), mustPublish(t, s, "two", image(1, 9))
-	list := func() map[ID]Summary {
-		all, err := s.Summaries(t.Context())
+	list := func() map[ID]index.Summary {
+		all, err := s.Index().Summaries(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := map[ID]Summary{}
+		m := map[ID]index.Summary{}
 		for _, x := range all {
 			m[x.ID] = x
 		}
@@ -246,7 +247,7 @@ func TestSummariesFollowEveryChange(t *testing.T) {
 	if len(after) != 1 || after[one.ID].Size.Unique != after[one.ID].Size.Stored {
 		t.Errorf("after rm of the other: %+v", after)
 	}
-	if err := os.WriteFile(s.indexPath(), []byte("[{"), 0o600); err != nil {
+	if err := os.WriteFile(s.Path("refs.db"), []byte("[{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got := list(); len(got) != 1 || got[one.ID].Name != "renamed" {
@@ -355,7 +356,7 @@ func TestKillAtEachStepOfAPublish(t *testing.T) {
 			if found := damages(t, s); len(found) > 0 {
 				t.Errorf("after the kill: %+v", found)
 			}
-			all, err := s.Summaries(t.Context())
+			all, err := s.Index().Summaries(t.Context())
 			if want := map[bool]int{true: 2, false: 1}[step == "store.commit.published"]; err != nil || len(all) != want {
 				t.Errorf("%d snapshots, want %d (%v)", len(all), want, err)
 			}

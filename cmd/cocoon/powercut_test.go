@@ -200,7 +200,7 @@ func (c *cutter) whole(what, dir string) *store.Store {
 		c.t.Errorf("%s: %v", what, err)
 	}
 	named(c.t, what, s)
-	if _, err := s.Summaries(context.Background()); err != nil {
+	if _, err := s.Index().Summaries(context.Background()); err != nil {
 		c.t.Errorf("%s: list: %v", what, err)
 	}
 	return s

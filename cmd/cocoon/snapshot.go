@@ -14,6 +14,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/listing"
 	"github.com/cocoonv2/cocoon/internal/engine/house"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/index"
 )
 
 func newSnapshot(a *app) *cobra.Command {
@@ -42,11 +43,11 @@ func newSnapshotList(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rows, err := st.Summaries(c.Context())
+			rows, err := st.Index().Summaries(c.Context())
 			if err != nil {
 				return err
 			}
-			rows = slices.DeleteFunc(rows, func(s store.Summary) bool { return !summaryMatches(s, ofVM, labels) })
+			rows = slices.DeleteFunc(rows, func(s index.Summary) bool { return !summaryMatches(s, ofVM, labels) })
 			columns := snapshotColumns(&o)
 			if tree {
 				if o.Sort != "" {
@@ -56,7 +57,7 @@ func newSnapshotList(a *app) *cobra.Command {
 				rows, depth = treeOrder(rows)
 				columns = treeColumns(&o, depth)
 			}
-			return listing.WriteEncoded(a.out, o, rows, func(s store.Summary) string { return string(s.ID) }, (*store.Summary).Encoded, columns)
+			return listing.WriteEncoded(a.out, o, rows, func(s index.Summary) string { return string(s.ID) }, (*index.Summary).Encoded, columns)
 		},
 	}
 	listFlags(c, &o)
@@ -66,7 +67,7 @@ func newSnapshotList(a *app) *cobra.Command {
 	return c
 }
 
-func summaryMatches(s store.Summary, ofVM string, labels []string) bool {
+func summaryMatches(s index.Summary, ofVM string, labels []string) bool {
 	if ofVM != "" && s.VM.Name != ofVM && (len(ofVM) < 3 || !strings.HasPrefix(s.VM.ID, ofVM)) {
 		return false
 	}
@@ -79,8 +80,8 @@ func summaryMatches(s store.Summary, ofVM string, labels []string) bool {
 	return true
 }
 
-func snapshotColumns(o *listing.Options) []listing.Column[store.Summary] {
-	type row = store.Summary
+func snapshotColumns(o *listing.Options) []listing.Column[index.Summary] {
+	type row = index.Summary
 	return []listing.Column[row]{
 		{Name: "ID", Cell: func(s row) string { return short(string(s.ID), o.NoTrunc) }, Values: func(s row) []string { return []string{string(s.ID)} }},
 		{Name: "NAME", Cell: func(s row) string { return s.Name }},
@@ -96,7 +97,7 @@ func snapshotColumns(o *listing.Options) []listing.Column[store.Summary] {
 }
 
 // The pause of an imported snapshot is unknown.
-func pause(c store.CaptureSummary) string {
+func pause(c index.CaptureSummary) string {
 	if c.Mode == "import" {
 		return "-"
 	}
@@ -105,7 +106,7 @@ func pause(c store.CaptureSummary) string {
 
 // snapshotDetail is one element of `snapshot inspect`: a list row and the rest.
 type snapshotDetail struct {
-	store.Summary
+	index.Summary
 	ManifestDigest string           `json:"manifestDigest"`
 	Origin         *store.Origin    `json:"origin"` // null: published by an earlier version
 	Parents        []string         `json:"parents"`

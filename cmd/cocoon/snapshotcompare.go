@@ -124,7 +124,7 @@ func newSnapshotDU(a *app) *cobra.Command {
 
 // usages returns a row for each of the snapshots, or for every one.
 func usages(ctx context.Context, st *store.Store, ids []store.ID) ([]usage, error) {
-	all, err := st.Summaries(ctx)
+	all, err := st.Index().Summaries(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -5,16 +5,17 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/listing"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/index"
 )
 
 // treeOrder puts each snapshot after its parent and returns its depth. One whose
 // parent is not among the rows begins its own tree.
-func treeOrder(rows []store.Summary) ([]store.Summary, map[store.ID]int) {
+func treeOrder(rows []index.Summary) ([]index.Summary, map[store.ID]int) {
 	present := map[store.ID]bool{}
 	for _, s := range rows {
 		present[s.ID] = true
 	}
-	children := map[store.ID][]store.Summary{}
+	children := map[store.ID][]index.Summary{}
 	for _, s := range rows {
 		parent := s.Parent
 		if !present[parent] || parent == s.ID {
@@ -23,7 +24,7 @@ func treeOrder(rows []store.Summary) ([]store.Summary, map[store.ID]int) {
 		children[parent] = append(children[parent], s)
 	}
 	depth := map[store.ID]int{}
-	var out []store.Summary
+	var out []index.Summary
 	var visit func(parent store.ID, level int)
 	visit = func(parent store.ID, level int) {
 		for _, s := range children[parent] {
@@ -37,12 +38,12 @@ func treeOrder(rows []store.Summary) ([]store.Summary, map[store.ID]int) {
 }
 
 // treeColumns draws the depth in front of the name.
-func treeColumns(o *listing.Options, depth map[store.ID]int) []listing.Column[store.Summary] {
+func treeColumns(o *listing.Options, depth map[store.ID]int) []listing.Column[index.Summary] {
 	columns := snapshotColumns(o)
 	for i := range columns {
 		if columns[i].Name == "NAME" {
 			plain := columns[i].Cell
-			columns[i].Cell = func(s store.Summary) string {
+			columns[i].Cell = func(s index.Summary) string {
 				if depth[s.ID] == 0 {
 					return plain(s)
 				}

@@ -119,7 +119,7 @@ func (a *app) info(c *cobra.Command) (*systemInfo, error) {
 	if i.Hypervisor, err = a.config.VMMBuild(ctx); err != nil {
 		i.Hypervisor = "none: " + oneLine(err)
 	}
-	snaps, err := r.Store.Summaries(ctx)
+	snaps, err := r.Store.Index().Summaries(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +155,7 @@ func (a *app) completeSnapshots(c *cobra.Command, _ []string, prefix string) ([]
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	all, err := st.Summaries(c.Context())
+	all, err := st.Index().Summaries(c.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}

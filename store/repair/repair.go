@@ -29,8 +29,6 @@ import (
 // Options of Run.
 type Options struct {
 	DryRun bool
-	// Reindex rebuilds refs.db from the manifests and records.
-	Reindex func(context.Context) error
 	// Copies gives the raw files that a snapshot's images may be found in.
 	Copies func(context.Context, *store.Snapshot) []RawCopy
 	// Fetch brings a blob from elsewhere, such as a registry, into the place of a
@@ -165,10 +163,10 @@ func (r *run) derived(ctx context.Context) error {
 		r.derive("would be made again from the manifests")
 		return nil
 	}
-	if err := r.st.DropDerived(ctx); err != nil {
+	if err := r.st.Names().Complete(ctx); err != nil {
 		return err
 	}
-	err := r.o.Reindex(ctx)
+	err := r.st.Index().Rebuild(ctx)
 	if errors.Is(err, failure.Damaged) { // a snapshot that cannot be read
 		r.left("refs.db", err)
 		return nil

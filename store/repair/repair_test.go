@@ -119,7 +119,6 @@ func flipFile(t *testing.T, path string, at int) {
 
 func repaired(t *testing.T, s *store.Store, o repair.Options) *repair.Report {
 	t.Helper()
-	o.Reindex = func(context.Context) error { return nil }
 	rep, err := repair.Run(context.Background(), s, o)
 	if err != nil {
 		t.Fatal(err)

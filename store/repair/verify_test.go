@@ -174,7 +174,7 @@ func TestQuarantineMarksExactlyWhatIsAffected(t *testing.T) {
 			t.Errorf("snapshot %s is %s, want %s (%v)", id, sn.State, want, err)
 		}
 	}
-	all, err := s.Summaries(t.Context())
+	all, err := s.Index().Summaries(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

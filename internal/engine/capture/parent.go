@@ -9,6 +9,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/contents"
+	"github.com/cocoonv2/cocoon/store/index"
 	"github.com/cocoonv2/cocoon/store/keyring"
 )
 
@@ -29,7 +30,7 @@ type kin struct {
 	ramOf    bool     // its RAM is that of clonedOf, page by page, and not of a boot
 }
 
-func (k kin) made(s *store.Summary) bool {
+func (k kin) made(s *index.Summary) bool {
 	return s.VM.ID == k.vm && (k.vm != "" || s.VM.Name == k.name)
 }
 
@@ -117,7 +118,7 @@ type candidate struct {
 // candidates are the snapshots of the same kin, newest first, then what the VM
 // was made from.
 func candidates(ctx context.Context, st *store.Store, of kin) (found []candidate, err error) {
-	all, err := st.Summaries(ctx) // oldest first
+	all, err := st.Index().Summaries(ctx) // oldest first
 	if err != nil {
 		return nil, err
 	}

@@ -48,14 +48,14 @@ type heldBy struct {
 
 // Reindex makes refs.db anew, of the snapshots.
 func (h *House) Reindex(ctx context.Context) error {
-	if err := h.Store.Reindex(ctx); err != nil {
+	if err := h.Store.Index().Rebuild(ctx); err != nil {
 		return fmt.Errorf("rebuild refs.db: %w", err)
 	}
 	return nil
 }
 
 // IndexOK: an index that was never written is not damaged.
-func (h *House) IndexOK(context.Context) error { return h.Store.CheckIndex() }
+func (h *House) IndexOK(context.Context) error { return h.Store.Index().Check() }
 
 // HeldBy returns the holders of a digest, from the files themselves: an image is
 // removed by this answer, and no index decides that. With an error, there may be

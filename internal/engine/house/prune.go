@@ -13,6 +13,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/store/index"
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
 
@@ -43,7 +44,7 @@ type PruneRow struct {
 // Prune applies a policy to the store. The report is valid even with an error:
 // what could be removed is gone.
 func (h *House) Prune(ctx context.Context, rules policy.Rules, dryRun bool) (*PruneReport, error) {
-	all, err := h.candidates(ctx, func(store.Summary) bool { return true })
+	all, err := h.candidates(ctx, func(index.Summary) bool { return true })
 	if err != nil {
 		return nil, err
 	}
@@ -89,8 +90,8 @@ func decisionRow(d policy.Decision) PruneRow {
 }
 
 // candidates are the snapshots a policy decides about, with their blobs.
-func (h *House) candidates(ctx context.Context, want func(store.Summary) bool) ([]policy.Snapshot, error) {
-	rows, err := h.Store.Summaries(ctx)
+func (h *House) candidates(ctx context.Context, want func(index.Summary) bool) ([]policy.Snapshot, error) {
+	rows, err := h.Store.Index().Summaries(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +151,7 @@ func (h *House) Trim(ctx context.Context, sn *store.Snapshot, keep int) error {
 	if keep == 0 {
 		return nil
 	}
-	all, err := h.candidates(ctx, func(s store.Summary) bool { return s.VM.ID == sn.Spec.VM.ID })
+	all, err := h.candidates(ctx, func(s index.Summary) bool { return s.VM.ID == sn.Spec.VM.ID })
 	if err != nil {
 		return err
 	}

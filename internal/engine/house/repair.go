@@ -22,7 +22,7 @@ type RepairOptions struct {
 // Repair reads everything back and makes damaged objects sound if possible. If
 // some remain, the report comes with an error, failure.Damaged.
 func (h *House) Repair(ctx context.Context, o RepairOptions) (*repair.Report, error) {
-	ro := repair.Options{DryRun: o.DryRun, Reindex: h.Reindex, Copies: h.RawCopies}
+	ro := repair.Options{DryRun: o.DryRun, Copies: h.RawCopies}
 	if o.From != "" {
 		m, err := h.mover(Transfer{PlainHTTP: o.PlainHTTP})
 		if err == nil {

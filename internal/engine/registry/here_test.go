@@ -58,7 +58,7 @@ func TestAForeignWordDoesNotSayWhatIsHere(t *testing.T) {
 			t.Errorf("taken in as %s %q of VM %q", got.ID, got.Meta.Name, got.Spec.VM.Name)
 		}
 	}
-	if all, err := b.Store.Summaries(t.Context()); err != nil || len(all) != 2 {
+	if all, err := b.Store.Index().Summaries(t.Context()); err != nil || len(all) != 2 {
 		t.Errorf("%d snapshots, %v", len(all), err)
 	}
 	rep, err := repair.Verify(t.Context(), b.Store, nil, repair.VerifyOptions{ReadData: true})

@@ -332,7 +332,7 @@ func TestWhatCannotBeTrustedIsRefused(t *testing.T) {
 			if err == nil || (tc.want != nil && !errors.Is(err, tc.want)) {
 				t.Fatalf("got %v, want %v", err, tc.want)
 			}
-			if all, _ := b.Store.Summaries(t.Context()); len(all) > 0 {
+			if all, _ := b.Store.Index().Summaries(t.Context()); len(all) > 0 {
 				t.Errorf("published all the same: %+v", all)
 			}
 			nothingLeft(t, b)

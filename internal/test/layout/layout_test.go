@@ -16,7 +16,7 @@ const module = "github.com/cocoonv2/cocoon/"
 // never above, and of its own only those that sideways lists.
 var floors = map[string]int{
 	"internal/base": 0, "gc/policy": 0, "gc/garbage": 0,
-	"refs": 1, "chsnap": 1, "network": 1, "store/keyring": 1, "store/pack": 1, "store/contents": 1, "store/document": 1, "store/layout": 1, "store/lease": 1, "store/names": 1, "store/space": 1, "store/trash": 1,
+	"refs": 1, "chsnap": 1, "network": 1, "store/keyring": 1, "store/pack": 1, "store/contents": 1, "store/document": 1, "store/index": 1, "store/layout": 1, "store/lease": 1, "store/names": 1, "store/space": 1, "store/trash": 1,
 	"store":           2,
 	"internal/engine": 3, "store/measure": 3, "store/ramcache": 3, "store/repack": 3, "store/repair": 3, "store/sleep": 3,
 	"gc": 4, "restore": 4, "internal/engine/capture": 4, "internal/engine/registry": 4, "internal/engine/doctor": 4,
@@ -45,6 +45,7 @@ var sideways = map[string][]string{
 	"chsnap":                    {"chsnap/migration"},
 	"store/contents":            {"store/document", "store/keyring", "store/layout", "store/pack"},
 	"store/document":            {"store/keyring", "store/layout", "store/names", "store/pack"},
+	"store/index":               {"refs", "store/document", "store/layout"},
 	"store/layout":              {"store/pack", "store/keyring"},
 	"store/lease":               {"store/layout", "store/trash"},
 	"store/names":               {"store/layout"},

@@ -32,7 +32,7 @@ var fixedTimes = map[string]string{
 	"store/repair/blobs.go": "for another gc: busy, try again", "store/lease/read.go": "for a gc: busy, try again",
 	"internal/engine/registry/client.go": "of registries, see transfer.md", "internal/engine/registry/patience.go": "of registries, see transfer.md",
 
-	"store/index.go": "resolution of file times", "gc/roots.go": "resolution of file times", "internal/engine/capture/livedisk.go": "resolution of file times",
+	"store/index/index.go": "resolution of file times", "gc/roots.go": "resolution of file times", "internal/engine/capture/livedisk.go": "resolution of file times",
 	"internal/engine/prints/prints.go": "arithmetic", "internal/base/config/parse.go": "arithmetic", "internal/base/filelock/whoholds.go": "arithmetic", "gc/policy/keep.go": "arithmetic", "gc/window.go": "lets others have the lock",
 	"internal/engine/capture/disks.go": "chooses between two ways that are both right",
 	"cmd/cocoon/progress.go":           "how often progress is told", "cmd/cocoon/signals.go": "when it is told that something is undone",

@@ -272,7 +272,7 @@ func TestBitFlipsInTheIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := func() string {
-		all, err := s.Summaries(t.Context())
+		all, err := s.Index().Summaries(t.Context())
 		text, jsonErr := json.Marshal(all)
 		if err := errors.Join(err, jsonErr); err != nil {
 			t.Fatal(err)
@@ -295,7 +295,7 @@ func TestBitFlipsInTheIndex(t *testing.T) {
 		if err := os.WriteFile(path, flipped, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if s.CheckIndex() != nil {
+		if s.Index().Check() != nil {
 			c.detected++
 		} else {
 			c.harmless++ // it looks like another program's, and is replaced

@@ -166,7 +166,7 @@ func rebuildIndex(t *testing.T, h Harness) {
 	s := h.open(t)
 	a, b := MustPublish(t, s, "a", Image(1, 9)), MustPublish(t, s, "b", Image(1, 9))
 	list := func() map[store.ID]string {
-		all, err := s.Summaries(t.Context())
+		all, err := s.Index().Summaries(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

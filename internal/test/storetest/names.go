@@ -137,10 +137,10 @@ func comesByHand(t *testing.T, h Harness) {
 		t.Fatal(err)
 	}
 	for how, notice := range map[string]func() error{
-		"it came back":         func() error { return nil },
-		"asked for":            func() error { _, err := s.Names().Resolve(t.Context(), "b"); return err },
-		"collected":            func() error { return h.Collect(t.Context(), s) },
-		"what is derived goes": func() error { return s.DropDerived(t.Context()) },
+		"it came back":   func() error { return nil },
+		"asked for":      func() error { _, err := s.Names().Resolve(t.Context(), "b"); return err },
+		"collected":      func() error { return h.Collect(t.Context(), s) },
+		"it is repaired": func() error { return s.Names().Complete(t.Context()) },
 	} {
 		if how != "it came back" {
 			if err := os.Remove(s.Path("names", "b")); err != nil {
@@ -207,7 +207,7 @@ func listDuringPublish(t *testing.T, h Harness) {
 			}
 			listed++
 		}
-		sums, err := s.Summaries(t.Context())
+		sums, err := s.Index().Summaries(t.Context())
 		if err != nil {
 			t.Errorf("summaries: %v", err)
 		}

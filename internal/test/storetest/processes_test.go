@@ -289,7 +289,7 @@ func (a *acting) read(ctx context.Context, id store.ID, want *state) error {
 
 // readAny reads somebody's snapshot, which may go away before it is held.
 func (a *acting) readAny(ctx context.Context) error {
-	all, err := a.s.Summaries(ctx)
+	all, err := a.s.Index().Summaries(ctx)
 	if err != nil || len(all) == 0 {
 		return err
 	}

@@ -119,7 +119,7 @@ func intact(t testing.TB, s *store.Store, n int) {
 	if err != nil || len(rep.Damaged) > 0 {
 		t.Errorf("verify: %+v, %v", rep, err)
 	}
-	all, err := s.Summaries(t.Context())
+	all, err := s.Index().Summaries(t.Context())
 	if err != nil || len(all) != n {
 		t.Errorf("%d snapshots are listed, want %d (%v)", len(all), n, err)
 	}

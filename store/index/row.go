@@ -1,4 +1,4 @@
-package store
+package index
 
 import (
 	"encoding/binary"
@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/cocoonv2/cocoon/store/document"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // A row of the index says of one snapshot, in this order: what its meta.json looked
@@ -40,7 +43,7 @@ type blobShares string
 
 const digestHalf, shareBytes = 16, 24
 
-func (b blobShares) with(d Descriptor) blobShares {
+func (b blobShares) with(d document.Descriptor) blobShares {
 	var share [shareBytes]byte
 	_, _ = hex.Decode(share[:digestHalf], []byte(d.Digest.Encoded()[:2*digestHalf])) // checked where the manifest was read
 	binary.LittleEndian.PutUint64(share[digestHalf:], uint64(d.Size))
@@ -136,8 +139,8 @@ func (c *cached) decode(row string) error {
 	}
 	c.blobs = blobShares(r.text())
 	s := &c.Summary
-	s.ID, s.Name, s.VM.ID, s.VM.Name, s.Description = ID(r.text()), r.text(), r.text(), r.text(), r.text()
-	s.State, s.Hypervisor.Name, s.Hypervisor.Version, s.Parent = State(r.text()), r.text(), r.text(), ID(r.text())
+	s.ID, s.Name, s.VM.ID, s.VM.Name, s.Description = layout.ID(r.text()), r.text(), r.text(), r.text(), r.text()
+	s.State, s.Hypervisor.Name, s.Hypervisor.Version, s.Parent = document.State(r.text()), r.text(), r.text(), layout.ID(r.text())
 	s.Capture.Mode, s.Key, s.Labels = r.text(), r.text(), map[string]string{}
 	for range r.count() {
 		k := r.text()

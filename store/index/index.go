@@ -1,67 +1,104 @@
-package store
+// Package index lists the snapshots of a store, and says which may share pages. It is
+// derived: refs.db (package refs) has a row for each snapshot, and notes of families.
+//
+//  1. A row is true as long as the meta.json of its snapshot is the file that it was
+//     when the row was made: each publish, change and exchange makes it anew. A list
+//     looks at each meta.json, reads the snapshots whose row is missing or not of
+//     today, and makes the index anew if there were any. So whatever became of the
+//     index, the answers are the same, and no other room tells it of changes.
+//  2. What could not be read whole has no row: it is read again each time.
+//  3. Notes cost reuse and nothing else, if they are missing or wrong. A capture
+//     reads them without the rows, and appends one without an fsync.
+//  4. Nothing that is kept or removed depends on what the index says.
+//
+// Snapshots are read by the store ([Read]); here is what a list says of them.
+package index
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
+	"github.com/cocoonv2/cocoon/internal/base/parallel"
 	"github.com/cocoonv2/cocoon/refs"
+	"github.com/cocoonv2/cocoon/store/document"
+	"github.com/cocoonv2/cocoon/store/layout"
 )
-
-// The index (refs.db, package refs) has a row for each snapshot. A row is true as
-// long as the meta.json of its snapshot is the file that it was when the row was
-// made; so a listing looks at each, reads the snapshots of which the index says
-// nothing or something older, and makes the index anew. Whatever became of the
-// index, the answers are the same.
 
 // settled is how old a meta.json must be to be remembered: one that is rewritten
 // twice within a tick of the file system's clock may get its stamp again.
 const settled = 20 * time.Millisecond
 
-func (s *Store) indexPath() string { return s.Path("refs.db") }
+// Found is what the index says of a snapshot.
+type Found struct {
+	*document.Snapshot
+	ZeroBytes int64 // of RAM
+	Whole     bool  // all of it could be read; else it is not remembered
+}
 
-// openIndex gives the index, nil where there is none to be trusted.
-func (s *Store) openIndex() *refs.Index {
-	x, err := refs.Open(s.indexPath(), s.identity())
+// Read reads a snapshot: failure.NotFound for one that is gone.
+type Read func(context.Context, layout.ID) (Found, error)
+
+// Index of one store.
+type Index struct {
+	at   *layout.Layout
+	read Read
+}
+
+// Of a store.
+func Of(at *layout.Layout, read Read) *Index { return &Index{at, read} }
+
+func (x *Index) path() string { return x.at.Path("refs.db") }
+
+// open gives the file, nil where there is none to be trusted.
+func (x *Index) open() *refs.Index {
+	file, err := refs.Open(x.path(), x.identity())
 	if err != nil {
 		return nil
 	}
-	return x
+	return file
 }
 
 // identity of the store, "" of one that has none. A copy of a store has none until
 // it is given another: its files are other files, and an index of the old ones
 // says nothing of them.
-func (s *Store) identity() string {
-	id, err := owner.Read(s.Root())
+func (x *Index) identity() string {
+	id, err := owner.Read(x.at.Root())
 	if err != nil {
 		return ""
 	}
 	return id
 }
 
-// CheckIndex says what is damaged of an index of this store and program.
-func (s *Store) CheckIndex() error {
-	x, err := refs.Open(s.indexPath(), s.identity())
+// Check says what is damaged of a file of this store and program.
+func (x *Index) Check() error {
+	file, err := refs.Open(x.path(), x.identity())
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, refs.ErrForeign) {
 		return nil
 	}
-	x.Close()
+	file.Close()
 	if err == nil {
-		_, err = refs.ReadNotes(s.indexPath(), s.identity())
+		_, err = refs.ReadNotes(x.path(), x.identity())
 	}
 	return err
+}
+
+// Known is the summary of a snapshot as it was listed last.
+func (x *Index) Known(id layout.ID) (Summary, bool) {
+	file := x.open()
+	defer file.Close()
+	var c cached
+	ok := c.decode(string(file.Get(string(id)))) == nil && c.Summary.ID == id
+	return c.Summary, ok
 }
 
 // known are the rows of an index: sorted by id, one a snapshot, all parts of one text.
@@ -69,13 +106,13 @@ type known struct {
 	ids, rows []string
 }
 
-func (s *Store) known() (k known) {
-	x := s.openIndex()
-	defer x.Close()
+func (x *Index) known() (k known) {
+	file := x.open()
+	defer file.Close()
 	var text strings.Builder
-	text.Grow(x.Bytes())
+	text.Grow(file.Bytes())
 	var ends []int
-	for id, row := range x.Rows() {
+	for id, row := range file.Rows() {
 		text.Write(id)
 		ends = append(ends, text.Len())
 		text.Write(row)
@@ -91,7 +128,7 @@ func (s *Store) known() (k known) {
 
 // row of a snapshot, "" for none. Most often it is the one at the place of the
 // snapshot in the folder.
-func (k *known) row(id ID, place int) string {
+func (k *known) row(id layout.ID, place int) string {
 	if place < len(k.ids) && k.ids[place] == string(id) {
 		return k.rows[place]
 	}
@@ -103,44 +140,44 @@ func (k *known) row(id ID, place int) string {
 
 // list gives all snapshots, and makes the index anew where it was not exact, or
 // anyway.
-func (s *Store) list(ctx context.Context, anew bool) ([]cached, error) {
+func (x *Index) list(ctx context.Context, anew bool) ([]cached, error) {
 	var k known
 	read := make(chan struct{})
-	go func() { k = s.known(); close(read) }()
-	ids, err := s.IDs()
+	go func() { k = x.known(); close(read) }()
+	ids, err := x.at.IDs()
 	<-read
 	if err != nil {
 		return nil, err
 	}
-	all, exact, err := s.look(ctx, ids, &k)
+	all, exact, err := x.look(ctx, ids, &k)
 	if err != nil || exact && !anew {
 		return all, err
 	}
 	countUnique(all)
 	if rows, changed := rowsOf(all, &k); changed || anew {
-		_ = refs.Write(s.indexPath(), s.identity(), rows, familyNote(all)) // without it the next list is slower
+		_ = refs.Write(x.path(), x.identity(), rows, familyNote(all)) // without it the next list is slower
 	}
 	return all, nil
 }
 
 // look gives each snapshot by its row, where that is of today, or by itself. exact
 // is the index when all rows were, and there were no others.
-func (s *Store) look(ctx context.Context, ids []ID, k *known) (all []cached, exact bool, err error) {
-	folder, err := os.Open(s.Path("snapshots"))
+func (x *Index) look(ctx context.Context, ids []layout.ID, k *known) (all []cached, exact bool, err error) {
+	folder, err := os.Open(x.at.Path("snapshots"))
 	if err != nil {
 		return nil, false, fmt.Errorf("list snapshots: %w", err)
 	}
 	defer folder.Close()
 	all = make([]cached, len(ids))
 	var misses atomic.Int64
-	err = inParallel(len(ids), func(i int) (err error) {
+	err = parallel.Each(len(ids), func(i int) (err error) {
 		c := &all[i]
 		stamp, ok := stampIn(folder, ids[i])
 		if ok && c.decode(k.row(ids[i], i)) == nil && c.stamp == stamp && c.Summary.ID == ids[i] {
 			return nil
 		}
 		misses.Add(1)
-		*c, err = s.summarise(ctx, ids[i])
+		*c, err = x.summarise(ctx, ids[i])
 		if errors.Is(err, failure.NotFound) {
 			return nil // went away; it has no id
 		}
@@ -153,7 +190,7 @@ func (s *Store) look(ctx context.Context, ids []ID, k *known) (all []cached, exa
 
 // stampIn looks at a meta.json from the folder snapshots: of 10,000 looks half
 // was the way there from the root.
-func stampIn(folder *os.File, id ID) (metaStamp, bool) {
+func stampIn(folder *os.File, id layout.ID) (metaStamp, bool) {
 	var st unix.Stat_t
 	if unix.Fstatat(int(folder.Fd()), string(id)+"/meta.json", &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
 		return metaStamp{}, false
@@ -182,21 +219,4 @@ func rowsOf(all []cached, k *known) (rows []refs.Row, changed bool) {
 	}
 	slices.SortFunc(rows, func(a, b refs.Row) int { return strings.Compare(a.Key, b.Key) })
 	return rows, changed || len(rows) != len(k.ids)
-}
-
-// inParallel calls do for 0 … n-1, in slices on every processor.
-func inParallel(n int, do func(i int) error) error {
-	var g errgroup.Group
-	workers := runtime.GOMAXPROCS(0)
-	for w := range workers {
-		g.Go(func() error {
-			for i := n * w / workers; i < n*(w+1)/workers; i++ {
-				if err := do(i); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	return g.Wait()
 }
