@@ -159,7 +159,7 @@ func TestAProgramIsToldOfItsOwnCalls(t *testing.T) {
 	for err, want := range map[error]string{
 		opened:    "Options.Create makes one",
 		both:      "leave out VM.Kernel or VM.Firmware",
-		suspended: "Host.Wake(web) lets it go on; RestoreOptions.Cold of Host.Wake(web) gives up its RAM",
+		suspended: "Host.Wake(web) resumes it; RestoreOptions.Cold of Host.Wake(web) discards its RAM",
 	} {
 		if said := fmt.Sprintf("%+v", err); !strings.Contains(said, want) || strings.Contains(said, "--") {
 			t.Errorf("%q, want %q", said, want)

@@ -48,7 +48,7 @@ func (s *State) ClockHolds() error {
 func holdKVMClock(b []byte) ([]byte, error) {
 	var bytes []uint16 // a []byte would be base64
 	if err := json.Unmarshal(b, &bytes); err != nil || len(bytes) != kvmClockBytes {
-		return nil, failure.New(failure.Incompatible, "state: the guest's clock is written in a way that is not known (%d bytes): it can only catch up", len(bytes))
+		return nil, failure.New(failure.Incompatible, "state: the guest's clock is in an unknown encoding (%d bytes): it can only catch up", len(bytes))
 	}
 	raw := make([]byte, kvmClockBytes)
 	for i, v := range bytes {

@@ -30,6 +30,6 @@ func RefuseFormat(disk io.ReaderAt, size int64) error {
 	if err != nil || is.VMM == "" {
 		return err
 	}
-	return failure.Hint(failure.New(failure.Incompatible, "what stands at the ends of the disk is that of a %s: the VMM takes the disk for one and refuses to open it as raw", is.VMM),
+	return failure.Hint(failure.New(failure.Incompatible, "the ends of the disk look like a %s: the VMM takes the disk for one and refuses to open it as raw", is.VMM),
 		"what a guest has written it can put into a partition or a file instead; an image becomes a raw disk by "+hint.ImportImage.Of())
 }

@@ -46,7 +46,7 @@ func TestWhatTheVMMTakesARawDiskFor(t *testing.T) {
 		if err := os.WriteFile(path, c.disk, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := CheckRaw(path); errors.Is(err, failure.Incompatible) != (c.want != "") || err != nil && !strings.Contains(err.Error(), "of a "+c.want) {
+		if err := CheckRaw(path); errors.Is(err, failure.Incompatible) != (c.want != "") || err != nil && !strings.Contains(err.Error(), "like a "+c.want) {
 			t.Errorf("%q: %v", c.want, err)
 		}
 	}

@@ -44,7 +44,7 @@ func members(b []byte) ([]member, error) {
 			}
 			m.key = t.(string)
 			if seen[m.key] {
-				return nil, failure.New(failure.Damaged, "JSON: key %q stands twice", m.key)
+				return nil, failure.New(failure.Damaged, "JSON: key %q occurs twice", m.key)
 			}
 			seen[m.key] = true
 		}

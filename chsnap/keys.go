@@ -96,14 +96,14 @@ var configKeys = keys{
 	"landlock_enable": is(rewritten), // set by this host's configuration
 	"landlock_rules":  of(rewritten, "path", "access"),
 
-	"devices":            no("VFIO device", "its state lies in the hardware", "detach it before the snapshot"),
-	"user_devices":       no("vfio-user device", "its state lies in another process", "detach it before the snapshot"),
+	"devices":            no("VFIO device", "its state is in the hardware", "detach it before the snapshot"),
+	"user_devices":       no("vfio-user device", "its state is in another process", "detach it before the snapshot"),
 	"vdpa":               no("vDPA device", "Cloud Hypervisor cannot save it", "detach it before the snapshot"),
-	"fs":                 no("virtio-fs", "its state lies in another process and a restore hangs", "unmount it in the guest and remove the device"),
-	"generic_vhost_user": no("vhost-user device", "its state lies in another process", "remove the device"),
-	"generic-vhost-user": no("vhost-user device", "its state lies in another process", "remove the device"), // as v53 describes it
+	"fs":                 no("virtio-fs", "its state is in another process and a restore hangs", "unmount it in the guest and remove the device"),
+	"generic_vhost_user": no("vhost-user device", "its state is in another process", "remove the device"),
+	"generic-vhost-user": no("vhost-user device", "its state is in another process", "remove the device"), // as v53 describes it
 	"pmem":               no("pmem", "its file is shared with the guest and would not be copied", "use a disk"),
-	"tpm":                no("TPM", "its state lies in another process", "boot without it"),
+	"tpm":                no("TPM", "its state is in another process", "boot without it"),
 	"ivshmem":            no("ivshmem", "its memory is shared with another process", "boot without it"),
 	"pvmemcontrol":       no("pvmemcontrol", "what the guest asked of its memory is not saved", "boot without it"),
 	"preserved_fds":      no("descriptors of another process", "they are not part of a snapshot", "boot without them"),
@@ -197,7 +197,7 @@ func (k key) inside(value []byte, path, name string) ([]Problem, error) {
 func unknownKey(path, name string) Problem {
 	return Problem{
 		Device: fmt.Sprintf("%.80q of the VMM's configuration", path+name),
-		Reason: "this program does not know it, and it may name things of a host",
+		Reason: "this program does not know it, and it may name something on the host",
 		Remedy: "boot the VM without it",
 	}
 }

@@ -39,7 +39,7 @@ func (c *Config) Machine() (*Config, error) {
 		return nil, failure.New(failure.Damaged, "JSON: %w", err)
 	}
 	if n := short.Len() + deviceRoom*(len(m.view.Disks)+len(m.view.Nets)+2); n > requestLimit {
-		return nil, failure.New(failure.Incompatible, "its configuration of %d bytes is more than the VMM takes in a request", n)
+		return nil, failure.New(failure.Incompatible, "its configuration of %d bytes is more than the VMM accepts in a request", n)
 	}
 	m.raw = short.Bytes()
 	return m, m.read()

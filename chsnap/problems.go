@@ -23,7 +23,7 @@ func (c *Config) Unsupported() []Problem {
 	}
 	for _, n := range c.view.Nets {
 		if n.VhostUser || n.VhostSocket != "" {
-			out = append(out, Problem{"network " + n.ID, "vhost-user: its state lies in another process", "use a TAP"})
+			out = append(out, Problem{"network " + n.ID, "vhost-user: its state is in another process", "use a TAP"})
 		}
 	}
 	m := c.view.Memory
@@ -47,7 +47,7 @@ var rawTypes = []string{"", "Unknown", "Raw"}
 
 // Check is failure.Incompatible if anything is Unsupported.
 func (c *Config) Check() error {
-	return refuse("the VM has what cannot be brought back", c.Unsupported())
+	return refuse("the VM has something that cannot be restored", c.Unsupported())
 }
 
 // problems of a disk. Disks are raw, and none may name further files: a guest
@@ -56,7 +56,7 @@ func (c *Config) Check() error {
 func (d DiskConfig) problems() []Problem {
 	switch {
 	case d.VhostUser || d.VhostSocket != "":
-		return []Problem{{"disk " + d.ID, "vhost-user: its state lies in another process", "use a file"}}
+		return []Problem{{"disk " + d.ID, "vhost-user: its state is in another process", "use a file"}}
 	case d.BackingFiles:
 		return []Problem{{"disk " + d.ID, "its backing files are files of this host", "use a raw disk"}}
 	case !slices.Contains(rawTypes, d.ImageType):

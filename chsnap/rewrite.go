@@ -187,7 +187,7 @@ func muteConsole(s []byte) ([]byte, error) {
 func (w Rewrite) vsock(b []byte) ([]byte, error) {
 	return edit(b, "vsock", func(v []byte) ([]byte, error) {
 		if w.Vsock == "" {
-			return nil, failure.New(failure.Incompatible, "vsock needs a socket of its own")
+			return nil, failure.New(failure.Incompatible, "vsock needs its own socket")
 		}
 		return set(v, "socket", w.Vsock)
 	})

@@ -24,7 +24,7 @@ type Doubtful struct {
 	Bytes  int64        `json:"bytes"`
 	Reason string       `json:"reason"`
 	Since  time.Time    `json:"since"`
-	Until  *time.Time   `json:"until"` // null: until somebody removes it
+	Until  *time.Time   `json:"until"` // null: until it is removed
 }
 
 // doubts finds what is doubtful and holds it for its grace period. It runs after
@@ -99,7 +99,7 @@ func (c *collector) keepOld(p *plan, o garbage.Key, path string) {
 		return
 	}
 	if c.old.count == 0 {
-		c.old.holder = p.by(holder{name: "nobody; it was here before anything was noted of this store, and stays until " + c.old.until.Format(time.DateTime)})
+		c.old.holder = p.by(holder{name: "nothing; it existed before this store's history was noted, and stays until " + c.old.until.Format(time.DateTime)})
 	}
 	c.old.count++
 	c.old.bytes += st.Blocks * 512
@@ -114,7 +114,7 @@ func (c *collector) tellOld() {
 	until := c.old.until
 	c.rep.Doubtful = append(c.rep.Doubtful, Doubtful{
 		Kind: garbage.Blob, ID: fmt.Sprintf("%d blobs", c.old.count), Bytes: c.old.bytes, Since: c.old.before, Until: &until,
-		Reason: "are named by nobody, and were here before anything was noted of this store",
+		Reason: "are not referenced, and existed before this store's history was noted",
 	})
 }
 

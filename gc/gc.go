@@ -285,7 +285,7 @@ func complete(sources []garbage.Source) error {
 			continue
 		}
 		if !slices.ContainsFunc(sources, func(s garbage.Source) bool { return s.Folder == folder && (s.Read != nil || s.Blobs != "") }) {
-			return fmt.Errorf("gc: nobody says what is in %s", folder)
+			return fmt.Errorf("gc: nothing says what is in %s", folder)
 		}
 	}
 	return nil

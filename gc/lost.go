@@ -68,7 +68,7 @@ func Refusal(lost []Lost) error {
 	if more := len(lost) - len(names); more > 0 {
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
-	return failure.Hint(failure.New(failure.Damaged, "gc: nothing is removed: what was there is gone, and no command removed it: %s", strings.Join(names, ", ")),
+	return failure.Hint(failure.New(failure.Damaged, "gc: nothing is removed: something vanished without a command: %s", strings.Join(names, ", ")),
 		"mount the volume or put back what is missing; if that is lost for good, see what would go with "+hint.PlanCollect.Of()+", then "+hint.AcceptLoss.Of())
 }
 
@@ -119,7 +119,7 @@ func (m *memory) first() error {
 		return fmt.Errorf("gc: %w", err)
 	}
 	if blobs > 0 {
-		m.lost = append(m.lost, Lost{Kind: garbage.Snapshot, Reason: fmt.Sprintf("not one snapshot is here, but %d blobs of some are, and no account says what there was", blobs)})
+		m.lost = append(m.lost, Lost{Kind: garbage.Snapshot, Reason: fmt.Sprintf("there is no snapshot, but %d blobs of snapshots, and no account of what existed", blobs)})
 	}
 	return nil
 }

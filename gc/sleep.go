@@ -69,7 +69,7 @@ func (c *collector) sleeping(ctx context.Context) (map[store.ID]sleep.Sleeper, e
 			continue // it was woken, and its snapshot removed, since
 		}
 		return nil, failure.Hint(failure.New(failure.Damaged, "%s sleeps on snapshot %s, which is missing", who, id),
-			"put the snapshot back, or give up its RAM with: "+hint.WakeCold.Of(who.VM.Name))
+			"put the snapshot back, or discard its RAM with: "+hint.WakeCold.Of(who.VM.Name))
 	}
 	return asleep, nil
 }

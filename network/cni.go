@@ -140,7 +140,7 @@ func (h Host) del(ctx context.Context, rec *record, list *libcni.NetworkConfigLi
 		return nil
 	}
 	if err := h.cni().DelNetworkList(ctx, list, rt); err != nil {
-		return failure.Hint(fmt.Errorf("plugins could not undo: %w", err), "mend what the plugin names and repeat the command")
+		return failure.Hint(fmt.Errorf("plugins could not undo: %w", err), "fix what the plugin reports and repeat the command")
 	}
 	return nil
 }
@@ -201,7 +201,7 @@ func classify(ctx context.Context, r Request, config []byte, err error) error {
 		}
 		return failure.Hint(failure.Wrap(failure.Conflict, err), "another container or VM leases the address: remove it, or choose a fresh identity")
 	case len(r.IPs) > 0 && strings.Contains(text, "failed to allocate all requested IPs"):
-		return failure.Hint(failure.Wrap(failure.Incompatible, err), "the address lies outside the ranges of the conflist: choose a fresh identity or another network")
+		return failure.Hint(failure.Wrap(failure.Incompatible, err), "the address is outside the ranges of the conflist: choose a fresh identity or another network")
 	case strings.Contains(text, "no IP addresses available"):
 		return failure.Hint(failure.Wrap(failure.Conflict, err), "remove VMs, or widen the range in the conflist")
 	}

@@ -84,5 +84,5 @@ func end(ctx context.Context, h Attached, r garbage.Run, l Leftover) (more strin
 	if r.GivenUp(l.VM) {
 		return "; given up: " + strings.ReplaceAll(err.Error(), "\n", "; "), h.ForgetVM(ctx, l.VM)
 	}
-	return "", failure.Hint(err, "mend what the plugin names and repeat the command, or give up what it keeps elsewhere: "+hint.ForgetNetwork.Of(l.VM))
+	return "", failure.Hint(err, "fix what the plugin reports and repeat the command, or abandon what it keeps elsewhere: "+hint.ForgetNetwork.Of(l.VM))
 }

@@ -84,7 +84,7 @@ func TestWhicheverStepFailsNothingIsLeft(t *testing.T) {
 				p.SnapshotID, p.subject = sn.ID, &gone
 			}
 			return func() {}
-		}, failure.NotFound, "went away"},
+		}, failure.NotFound, "was removed meanwhile"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bad := b.told(t)
@@ -103,7 +103,7 @@ func TestWhicheverStepFailsNothingIsLeft(t *testing.T) {
 				t.Fatal("VMs were made")
 			}
 			refused(t, name, err, c.class, c.says)
-			if c.says != "went away" && failure.UndoneOf(err) != "nothing is left of what was to be made" {
+			if c.says != "was removed meanwhile" && failure.UndoneOf(err) != "nothing is left of what was to be made" {
 				t.Errorf("what holds: %q", failure.UndoneOf(err))
 			}
 			if after := b.traces(t); after != before {

@@ -60,7 +60,7 @@ func TestAnInterfaceIsWhereItIsWantedOrWasIfItCanBe(t *testing.T) {
 		class  error
 		says   string
 	}{
-		"as it was":              {nil, Wish{}, "", 1, Keep, "lan", "02:00:00:00:00:01", "10.0.0.2", nil, "nobody has its address"},
+		"as it was":              {nil, Wish{}, "", 1, Keep, "lan", "02:00:00:00:00:01", "10.0.0.2", nil, "its address is free"},
 		"its address is taken":   {nil, Wish{}, "10.0.0.2", 1, Fresh, "lan", "", "", nil, "is leased by"},
 		"clones":                 {nil, Wish{}, "", 2, Fresh, "lan", "", "", nil, "as a clone"},
 		"kept":                   {nil, Wish{How: Keep}, "", 1, Keep, "lan", "02:00:00:00:00:01", "10.0.0.2", nil, "asked for"},
@@ -157,7 +157,7 @@ func TestAVMWithoutAProcessMayBePutElsewhere(t *testing.T) {
 	asleep := *rec
 	asleep.Sleep = &vm.Sleep{}
 	_, _, err = e.Rewire(&asleep, []Wish{join})
-	refused(t, "a guest that goes on", err, failure.Usage, "keeps the address", "--cold")
+	refused(t, "a guest that goes on", err, failure.Usage, "keeps its address", "--cold")
 	_, _, err = e.Rewire(&vm.Record{Name: "bare"}, []Wish{join})
 	refused(t, "no interface", err, failure.Usage, "no interface")
 	must(t, os.WriteFile(filepath.Join(leases, "dmz", "10.0.0.9"), []byte("somebody"), 0o600))

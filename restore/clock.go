@@ -22,7 +22,7 @@ func (r Request) clock() (GuestClock, error) {
 		return CatchUp, nil
 	case StandStill:
 		if r.Cold {
-			return "", failure.New(failure.Usage, "%s %s: a cold boot has no clock that could stand still", hint.Clock, r.Clock)
+			return "", failure.New(failure.Usage, "%s %s: a cold boot has no clock to hold", hint.Clock, r.Clock)
 		}
 		return StandStill, nil
 	}

@@ -124,7 +124,7 @@ func (p *Plan) decide(r Request, f findings) error {
 func (p *Plan) warnOfSizes() {
 	for i, d := range p.disks {
 		if said := p.snapshot.Spec.Disks[i].Bytes; d.bytes != said && p.snapshot.Spec.Disks[i].Image == "" {
-			p.Warnings = append(p.Warnings, fmt.Sprintf("disk %d has %d bytes, though the snapshot says %d: it had been grown", p.snapshot.Spec.Disks[i].Index, d.bytes, said))
+			p.Warnings = append(p.Warnings, fmt.Sprintf("disk %d has %d bytes, although the snapshot says %d: it was grown", p.snapshot.Spec.Disks[i].Index, d.bytes, said))
 		}
 	}
 }
@@ -174,12 +174,12 @@ func (p *Plan) checkTSC(f findings) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("state of snapshot %s: %w", p.SnapshotID, err)
 	}
-	both := fmt.Sprintf("the guest's time stamp counter goes at %s MHz, this processor's at %s MHz", mega(khz), mega(f.host.TSC.KHz))
+	both := fmt.Sprintf("the guest's time stamp counter runs at %s MHz, this processor's at %s MHz", mega(khz), mega(f.host.TSC.KHz))
 	switch f.host.TSC.compare(khz) {
 	case fasterTSC:
-		return both + " and it cannot show another", nil
+		return both + " and it cannot present another frequency", nil
 	case slowerTSC:
-		p.Warnings = append(p.Warnings, both+": the kernel makes up for it, and the guest reads the time more slowly")
+		p.Warnings = append(p.Warnings, both+": the kernel compensates, and reading the time takes the guest longer")
 	}
 	return "", nil
 }

@@ -53,7 +53,7 @@ func choose(asked Mode, f facts) (Mode, string, error) {
 	}
 	switch {
 	case m == Map && f.cached:
-		return m, "RAM lies in the cache: mapped, and shared by clones", nil
+		return m, "RAM is in the cache: mapped, and shared by clones", nil
 	case m == Map && f.noStream != "":
 		return m, "RAM is made into a file first (" + f.noStream + ")", nil
 	case m == Map:
@@ -91,10 +91,10 @@ func fastest(f facts) Mode {
 func (p *Plan) chooseMode(r Request, f findings, passage chsnap.Passage) error {
 	choice := facts{noMap: p.config.MapRefusal(), noStream: p.config.StreamRefusal(), cached: f.cached, clones: r.Clones}
 	if chsnap.Major(f.host.VMM.Package) < chsnap.StreamVersion {
-		choice.noStream = fmt.Sprintf("Cloud Hypervisor %s takes no stream, v%d does", f.host.VMM, chsnap.StreamVersion)
+		choice.noStream = fmt.Sprintf("Cloud Hypervisor %s accepts no stream, v%d does", f.host.VMM, chsnap.StreamVersion)
 	}
 	if asked := r.Mode != Auto && r.Mode != ""; passage == chsnap.ByMigration && !(asked && r.AllowIncompatible) {
-		why := fmt.Sprintf("it was made by Cloud Hypervisor %s, which %s takes by a migration only", p.snapshot.Spec.Hypervisor.Version, f.host.VMM)
+		why := fmt.Sprintf("it was made by Cloud Hypervisor %s, which %s accepts by migration only", p.snapshot.Spec.Hypervisor.Version, f.host.VMM)
 		choice.noMap, choice.noCopy = why, why
 	}
 	if _, ok := p.fits(r, f, Map); !ok {

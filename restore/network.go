@@ -150,7 +150,7 @@ func (c choice) byDefault() (*NetworkPlan, error) {
 	if holder != "" {
 		return c.fresh(holder)
 	}
-	return c.keep("nobody has its address")
+	return c.keep("its address is free")
 }
 
 // ours: the snapshot may choose one of this host's networks. One from elsewhere

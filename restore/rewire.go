@@ -50,7 +50,7 @@ func (e *Engine) rewire(rec *vm.Record, i int, w Wish) (*NetworkPlan, error) {
 	c.remember(0, 0, "")
 	switch {
 	case w.How == Join && rec.Sleep != nil:
-		return nil, failure.Hint(failure.New(failure.Usage, "a guest that goes on where it was keeps the address that it has"),
+		return nil, failure.Hint(failure.New(failure.Usage, "a guest that resumes keeps its address"),
 			hint.Networks.Of()+" keep"+equals(w.Wanted.Network)+" or fresh"+equals(w.Wanted.Network)+"; with "+hint.Cold.Of()+" it boots, and is told another")
 	case w.How == Join:
 		return c.join()

@@ -102,7 +102,7 @@ func (e *Engine) readConfig(ctx context.Context, sn *store.Snapshot) (*chsnap.Co
 func (e *Engine) hold(ctx context.Context, lease *store.Lease, id store.ID) (*subject, error) {
 	sn, err := lease.HoldEdges(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %s went away: %w", id, err)
+		return nil, fmt.Errorf("snapshot %s was removed meanwhile: %w", id, err)
 	}
 	return e.read(ctx, sn)
 }
@@ -113,7 +113,7 @@ func (e *Engine) holdPlanned(ctx context.Context, lease *store.Lease, s *subject
 	id := s.snapshot.ID
 	sn, err := lease.HoldEdges(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %s went away: %w", id, err)
+		return nil, fmt.Errorf("snapshot %s was removed meanwhile: %w", id, err)
 	}
 	if sn.ManifestDigest == s.snapshot.ManifestDigest {
 		return s, nil // what the plan saw exists as long as this manifest does

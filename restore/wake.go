@@ -51,7 +51,7 @@ func (e *Engine) WakeLocked(ctx context.Context, rec *VM, r Request) error {
 		return fmt.Errorf("wake VM %s: %w", rec.Name, err)
 	}
 	if err != nil {
-		remedy := "it is still suspended: " + hint.Wake.Of(rec.Name) + " lets it go on; with " + hint.Cold.Of() + " it boots from its disks and gives up its RAM"
+		remedy := "it is still suspended: " + hint.Wake.Of(rec.Name) + " resumes it; with " + hint.Cold.Of() + " it boots from its disks and discards its RAM"
 		if own := failure.HintOf(err); own != "" {
 			remedy = own + "; " + remedy
 		}
@@ -61,7 +61,7 @@ func (e *Engine) WakeLocked(ctx context.Context, rec *VM, r Request) error {
 	// to fail: gc finds it too.
 	_ = sleep.Drop(context.WithoutCancel(ctx), e.Store, snapshot)
 	if err := e.VMs.AnnounceSaved(ctx, rec); err != nil {
-		return fmt.Errorf("VM %s runs, but its network was not told: %w", rec.Name, err)
+		return fmt.Errorf("VM %s runs, but its addresses were not announced: %w", rec.Name, err)
 	}
 	return nil
 }
@@ -126,7 +126,7 @@ func (r *run) takeBack(was vm.Record) func(context.Context) error {
 			return err
 		}
 		if r.mayHaveRun {
-			return r.VMs.Failed(r.rec, "its VMM failed when the guest was to go on")
+			return r.VMs.Failed(r.rec, "its VMM failed when the guest was resumed")
 		}
 		return r.VMs.TakeBack(&was)
 	}

@@ -39,7 +39,7 @@ func newGC(a *app) *cobra.Command {
 				}
 			}
 			if threshold != "" && !repack {
-				return failure.New(failure.Usage, "--repack-threshold is of no use without --repack")
+				return failure.New(failure.Usage, "--repack-threshold needs --repack")
 			}
 			if repack {
 				if o.Repack, err = a.repackOptions(threshold); err != nil {
@@ -78,7 +78,7 @@ func checkMetricsFile(path string, dryRun bool) error {
 		return nil
 	}
 	if dryRun {
-		return failure.New(failure.Usage, "--metrics-file tells about runs, not about a --dry-run")
+		return failure.New(failure.Usage, "--metrics-file reports runs, and cannot be combined with --dry-run")
 	}
 	if err := durable.Target(path); err != nil {
 		return fmt.Errorf("--metrics-file: %w", err)
@@ -156,7 +156,7 @@ func (a *app) printReport(rep *gc.Report, format string, explain bool) error {
 	}
 	t.End()
 	if n := len(rep.Foreign); n > 0 && !explain && !rep.DryRun {
-		a.out.Line("left %d objects that are not this store's; gc --explain names them", n)
+		a.out.Line("left %d objects that belong to other stores; gc --explain lists them", n)
 	}
 	a.out.Line("%s %s in %d objects; leases: %d live, %d reaped; store locked %.1f ms of %.1f ms",
 		map[bool]string{true: "would free", false: "freed"}[rep.DryRun], size(rep.ReclaimedBytes), len(rep.Removed),
@@ -179,7 +179,7 @@ func printLost(t *screen.Table, rep *gc.Report) {
 		t.Row("lost", string(x.Kind), name, "", x.Reason)
 	}
 	for _, x := range rep.Doubtful {
-		until := "until somebody removes it"
+		until := "until it is removed"
 		if x.Until != nil {
 			until = "until " + x.Until.Format(time.DateTime)
 		}

@@ -34,7 +34,7 @@ func TestADiskThatLooksLikeAnImageStrandsNoRAM(t *testing.T) {
 	const qcow2, nothing = "QFI\xfb", "\x00\x00\x00\x00"
 	write(qcow2)
 	for _, verb := range [][]string{{"vm", "suspend", "web"}, {"snapshot", "create", "web", "never"}, {"snapshot", "create", "web", "never", "--capture", "file"}} {
-		h.refuses(6, "disk 0: what stands at the ends of the disk is that of a qcow2", verb...)
+		h.refuses(6, "disk 0: the ends of the disk look like a qcow2", verb...)
 	}
 	h.state("web", "running")
 	h.counts("web")

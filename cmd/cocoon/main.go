@@ -126,7 +126,7 @@ func (a *app) answered(err error) error {
 	case lost == nil || errors.As(err, &told) || errors.Is(err, failure.Interrupted):
 		return err
 	case err == nil:
-		return fmt.Errorf("%w: what was asked for is done, but its answer is lost or cut", lost)
+		return fmt.Errorf("%w: the work is done, but its output is lost or incomplete", lost)
 	}
 	return errors.Join(err, lost)
 }

@@ -83,7 +83,7 @@ func (h *netHost) asleep(lan, subnet, prefix string) {
 	}
 	h.away(files[0])
 	h.refused(3, "", "it is still suspended", "vm", "start", "web")
-	h.refused(2, "keeps the address", "fresh="+lan, "vm", "start", "web", "--network", lan)
+	h.refused(2, "keeps its address", "fresh="+lan, "vm", "start", "web", "--network", lan)
 	h.refused(3, "nowhere", "", "vm", "start", "web", "--cold", "--network", "nowhere")
 	h.state("web", "suspended")
 	networktest.WriteConflist(h.t, filepath.Join(h.conf, lan+".conflist"), networktest.Bridge{Name: lan, Subnet: subnet})

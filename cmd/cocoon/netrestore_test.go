@@ -117,7 +117,7 @@ func (h *netHost) inItsPlace(prefix, net string) {
 	h.must("snapshot", "create", "web", "late")
 	h.must("vm", "rm", "-f", "web")
 	told := h.told("vm", "create", "web", "--from-snapshot", "late")
-	if want := "keep on " + net + " (nobody has its address)"; !strings.Contains(told, want) {
+	if want := "keep on " + net + " (its address is free)"; !strings.Contains(told, want) {
 		h.t.Errorf("told %q, want %q", told, want)
 	}
 	if now := h.onlyNetwork("web"); now.IP != was.IP || now.MAC != was.MAC || now.Identity != "keep" {

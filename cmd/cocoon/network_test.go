@@ -238,7 +238,7 @@ func (h *netHost) untold() {
 	if out, err := exec.Command("ip", "netns", "del", filepath.Base(h.onlyNetwork("web").Netns)).CombinedOutput(); err != nil {
 		h.t.Fatalf("%v: %s", err, out)
 	}
-	h.fails(1, "VM web runs, but its network was not told", "vm", "resume", "web")
+	h.fails(1, "VM web runs, but its addresses were not announced", "vm", "resume", "web")
 	if v := h.vm("web"); v.State != "running" {
 		h.t.Errorf("state %s", v.State)
 	}

@@ -245,7 +245,7 @@ func TestWhatAVMMWasToldSinceIsSavedOrNamed(t *testing.T) {
 	h.must("snapshot", "create", "web", "again")
 	h.api("web", "vm.remove-device", `{"id":"_disk1"}`)
 	for _, verb := range [][]string{{"vm", "suspend", "web"}, {"snapshot", "create", "web", "never"}} {
-		h.refuses(6, "disk _disk1: it was taken away", verb...)
+		h.refuses(6, "disk _disk1: it was removed", verb...)
 	}
 	h.counts("web")
 }

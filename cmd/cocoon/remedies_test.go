@@ -53,7 +53,7 @@ func TestAnInterruptedStartNamesTheStart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := c.Wait(); c.ProcessState.ExitCode() != 130 || !strings.Contains(stderr.String(), "hint: it is still suspended: cocoon vm start web lets it go on; with --cold") {
+	if err := c.Wait(); c.ProcessState.ExitCode() != 130 || !strings.Contains(stderr.String(), "hint: it is still suspended: cocoon vm start web resumes it; with --cold") {
 		t.Errorf("it ended with %v: %s", err, stderr)
 	}
 	h.must("vm", "start", "web")

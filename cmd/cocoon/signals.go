@@ -90,7 +90,7 @@ func (a *app) tellsWhatItDoes(ctx context.Context) (stop func() bool) {
 		select {
 		case <-a.done:
 		case <-time.After(patienceAfter):
-			a.errOut.Line("cocoon: interrupted: undoing what was begun; ^C ends that too, and leaves it to the guards and gc")
+			a.errOut.Line("cocoon: interrupted: undoing what was begun; another ^C leaves that to the guards and gc")
 		}
 	})
 }

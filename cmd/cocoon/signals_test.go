@@ -238,7 +238,7 @@ func TestNobodyReads(t *testing.T) {
 		{name: "logs", args: []string{"vm", "logs", "web"}, code: 130},
 		{name: "logs -f", args: []string{"vm", "logs", "-f", "web"}, code: 130},
 		{name: "capture that says something", args: []string{"snapshot", "create", "web", "never", "--progress", "plain"}, stderr: true, code: 130},
-		{name: "an id", args: []string{"snapshot", "create", "web", "done"}, code: 1, said: "what was asked for is done, but its answer is lost or cut"},
+		{name: "an id", args: []string{"snapshot", "create", "web", "done"}, code: 1, said: "the work is done, but its output is lost or incomplete"},
 		{name: "a list", args: []string{"vm", "list"}, code: 1, said: "broken pipe"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

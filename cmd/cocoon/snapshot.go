@@ -51,7 +51,7 @@ func newSnapshotList(a *app) *cobra.Command {
 			columns := snapshotColumns(&o)
 			if tree {
 				if o.Sort != "" {
-					return failure.New(failure.Usage, "--tree has an order of its own: leave --sort")
+					return failure.New(failure.Usage, "--tree has its own order: omit --sort")
 				}
 				var depth map[store.ID]int
 				rows, depth = treeOrder(rows)

@@ -52,7 +52,7 @@ func damageFound(rep *repair.VerifyReport) error {
 	if n == 0 {
 		return nil
 	}
-	return failure.Hint(failure.New(failure.Damaged, "%d damaged objects", n), "cocoon system repair tries to make them whole")
+	return failure.Hint(failure.New(failure.Damaged, "%d damaged objects", n), "run cocoon system repair")
 }
 
 // parseSlice reads n/t.

@@ -30,7 +30,7 @@ func newKeyCreate(a *app) *cobra.Command {
 				return err
 			}
 			a.out.Line("%s", k.ID())
-			a.errOut.Line("warning: keep a copy of %s away from this host: whoever loses it loses every snapshot encrypted with it, and nobody can help", args[0])
+			a.errOut.Line("warning: keep a copy of %s away from this host: if it is lost, every snapshot encrypted with it is lost, and nobody can help", args[0])
 			return nil
 		},
 	}
@@ -44,7 +44,7 @@ func (a *app) outsideStore(file string) error {
 		return err
 	}
 	if strings.HasPrefix(path, root+string(filepath.Separator)) {
-		return failure.Hint(failure.New(failure.Usage, "%s lies in the store that it is to protect", path), "keep keys elsewhere, for example in /etc/cocoon")
+		return failure.Hint(failure.New(failure.Usage, "%s is inside the store that it protects", path), "keep keys elsewhere, for example in /etc/cocoon")
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ func TestSnapshotsGoWhereTheVMMPromises(t *testing.T) {
 				h.must("vm", "restore", "web", "saved")
 				h.counts("web")
 				if passage == chsnap.ByMigration {
-					h.refuses(6, "by a migration only", "vm", "create", "x", "--from-snapshot", "saved", "--restore-mode", "copy")
+					h.refuses(6, "by migration only", "vm", "create", "x", "--from-snapshot", "saved", "--restore-mode", "copy")
 				}
 				h.clean("saved")
 			})

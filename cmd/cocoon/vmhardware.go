@@ -35,7 +35,7 @@ const withoutValue = "on"
 // alone.
 func oneName(c *cobra.Command, args []string) error {
 	if len(args) == 2 && strings.Contains(args[1], "=") {
-		return fmt.Errorf("%q belongs behind its flag and an equals sign: --vsock=cid=7, --balloon=size=64M", args[1])
+		return fmt.Errorf("%q must follow its flag and an equals sign: --vsock=cid=7, --balloon=size=64M", args[1])
 	}
 	return cobra.ExactArgs(1)(c, args)
 }

@@ -79,7 +79,7 @@ func (h *host) waitsFor(path string, freed bool, args []string) {
 	if code := c.ProcessState.ExitCode(); code != want {
 		h.t.Errorf("%s: exit code %d, want %d: %s", path, code, want, rest)
 	}
-	if hint := fmt.Sprintf("hint: wait for process %d and say it again, or end it: kill %[1]d", os.Getpid()); !freed && !strings.Contains(rest, hint) {
+	if hint := fmt.Sprintf("hint: wait for process %d and repeat the command, or end it: kill %[1]d", os.Getpid()); !freed && !strings.Contains(rest, hint) {
 		h.t.Errorf("%s: %q, want %q", path, rest, hint)
 	}
 }

@@ -120,5 +120,5 @@ func Veto(_ context.Context, st *store.Store, id store.ID) error {
 		return nil
 	}
 	return failure.Hint(failure.New(failure.Conflict, "snapshot %s is the RAM of %s", id, who),
-		hint.Wake.Of(who.VM.Name)+" lets it go on; with "+hint.Cold.Of()+" it boots from its disks and gives up its RAM")
+		hint.Wake.Of(who.VM.Name)+" resumes it; with "+hint.Cold.Of()+" it boots from its disks and discards its RAM")
 }

@@ -133,7 +133,7 @@ func TestAFolderIsKnownAgain(t *testing.T) {
 		do   func() error
 	}{
 		{"moved away", func() error { return os.Rename(at("f"), at("g")) }},
-		{"made anew", func() error { return os.Mkdir(at("f"), 0o700) }},
+		{"recreated", func() error { return os.Mkdir(at("f"), 0o700) }},
 		{"a file", func() error { return errors.Join(os.Remove(at("f")), os.WriteFile(at("f"), nil, 0o600)) }},
 		{"a link to it", func() error { return errors.Join(os.Remove(at("f")), os.Symlink("g", at("f"))) }},
 	} {

@@ -81,7 +81,7 @@ func Differs(folder string, was, now Place, there bool) string {
 	case was.Group != now.Group:
 		return fmt.Sprintf("folder %s is on another file system than it was: a volume is not mounted, or another one is", folder)
 	case was.other(now):
-		return fmt.Sprintf("folder %s is not the one that it was: it was copied, restored or made anew", folder)
+		return fmt.Sprintf("folder %s is not the same as before: it was copied, restored or recreated", folder)
 	}
 	return ""
 }

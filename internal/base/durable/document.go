@@ -107,7 +107,7 @@ func DecodeAll(data []byte, v any) error {
 		return err
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("something stands behind the end")
+		return fmt.Errorf("something follows the end")
 	}
 	return nil
 }

@@ -29,11 +29,11 @@ func (h *Holder) String() string {
 func (h *Holder) remedy() string {
 	switch {
 	case h == nil:
-		return "say it again; lslocks shows who holds it"
+		return "repeat the command; lslocks shows the holder"
 	case h.state == "T":
-		return fmt.Sprintf("process %d is stopped: kill -CONT %[1]d lets it go on, kill %[1]d before that ends it", h.PID)
+		return fmt.Sprintf("process %d is stopped: kill -CONT %[1]d resumes it, kill %[1]d before that ends it", h.PID)
 	}
-	return fmt.Sprintf("wait for process %d and say it again, or end it: kill %[1]d", h.PID)
+	return fmt.Sprintf("wait for process %d and repeat the command, or end it: kill %[1]d", h.PID)
 }
 
 // WhoHolds finds a process that holds path by flock(2): one that the kernel names

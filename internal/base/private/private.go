@@ -158,7 +158,7 @@ func Opened(path string, fi fs.FileInfo, rights fs.FileMode) error {
 		return &Refusal{Path: path, Why: fmt.Sprintf("belongs to user %d", st.Uid), Remedy: fmt.Sprintf("chown %d %s", os.Geteuid(), path)}
 	}
 	if fi.Mode()&fs.ModeSticky != 0 && writable(fi) { // shared on purpose
-		return &Refusal{Path: path, Why: "is a folder for everybody", Remedy: "choose a folder of its own, such as one below it"}
+		return &Refusal{Path: path, Why: "is a folder for everybody", Remedy: "choose a separate folder, such as one below it"}
 	}
 	if fi.Mode().Perm()&rights != 0 {
 		return &Refusal{Path: path, Why: fmt.Sprintf("is open to others (%s)", fi.Mode().Perm()), Remedy: "chmod 700 " + path, Open: true}

@@ -133,7 +133,7 @@ func TestAFolderIsOursAloneOrRefused(t *testing.T) {
 		var r *Refusal
 		remedy := "chmod 700 " + dir
 		if mode&fs.ModeSticky != 0 { // of everybody on purpose, such as /tmp
-			remedy = "choose a folder of its own, such as one below it"
+			remedy = "choose a separate folder, such as one below it"
 		}
 		if (err == nil) != want || err != nil && (!errors.As(err, &r) || r.Remedy != remedy) {
 			t.Errorf("mode %s: %v", mode, err)

@@ -57,7 +57,7 @@ func (e *Entry) claim(me owner.Mark, take func(*Entry) error) error {
 // Another says that the entry belongs to another store.
 func (e *Entry) Another() error {
 	if e.Mark.Store == "" {
-		return failure.Hint(failure.New(failure.Conflict, "%s does not say whose it is, and something is in it", e.path), "choose another folder with "+hint.RunDir.Of()+", or rm -r "+e.path+" if no VM uses it")
+		return failure.Hint(failure.New(failure.Conflict, "%s has no owner, and something is in it", e.path), "choose another folder with "+hint.RunDir.Of()+", or rm -r "+e.path+" if no VM uses it")
 	}
 	return failure.Hint(failure.New(failure.Conflict, "%s belongs to %s", e.path, e.Mark), "choose another folder with "+hint.RunDir.Of()+" for this store")
 }

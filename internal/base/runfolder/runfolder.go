@@ -99,7 +99,7 @@ func refused(path string, err error) error {
 	}
 	remedy := r.Remedy
 	if entries, lerr := os.ReadDir(path); r.Open && lerr == nil && slices.ContainsFunc(entries, stranger) {
-		remedy = "choose a folder of its own with " + hint.RunDir.Of()
+		remedy = "choose a separate folder with " + hint.RunDir.Of()
 	}
 	return failure.Hint(failure.New(failure.Usage, "run folder: %w", r), remedy)
 }

@@ -126,7 +126,7 @@ func TestARunFolderOfOthersIsRefused(t *testing.T) {
 		"a folder of other things": {func(run string) error { return errors.Join(os.Chmod(run, 0o755), os.Mkdir(run+"/lock", 0o755)) }, "--run-dir"},
 		"everybody's": {func(run string) error {
 			return errors.Join(os.Chmod(run, 0o777|fs.ModeSticky), os.Mkdir(run+"/x", 0o755))
-		}, "choose a folder of its own"},
+		}, "choose a separate folder"},
 		"somebody else's link": {func(run string) error {
 			return errors.Join(os.Rename(run, run+"2"), os.Symlink(run+"2", run), os.Lchown(run, 65534, 0))
 		}, "remove it"},

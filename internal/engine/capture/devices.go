@@ -130,14 +130,14 @@ func (c *session) stranger(device, id string) chsnap.Problem {
 		socket = c.rec.Process.APISocket
 	}
 	return chsnap.Problem{
-		Device: device, Reason: "the VM was not given it by cocoon, and no snapshot would bring it back",
-		Remedy: "take it away: ch-remote --api-socket " + socket + " remove-device " + id + "; disks and interfaces that are saved are those of " + hint.Create.Of() + " " + hint.Disks.Of() + " and " + hint.Networks.Of(),
+		Device: device, Reason: "cocoon did not give it to the VM, and no snapshot would bring it back",
+		Remedy: "remove it: ch-remote --api-socket " + socket + " remove-device " + id + "; disks and interfaces that are saved are those of " + hint.Create.Of() + " " + hint.Disks.Of() + " and " + hint.Networks.Of(),
 	}
 }
 
 func (c *session) removed(device string) chsnap.Problem {
 	return chsnap.Problem{
-		Device: device, Reason: "it was taken away from the running VM, and a snapshot of the rest would not agree with the VM's record",
+		Device: device, Reason: "it was removed from the running VM, and a snapshot of the rest would not match the VM's record",
 		Remedy: hint.Stop.Of(c.rec.Name) + ", then " + hint.Wake.Of(c.rec.Name) + ", give it back",
 	}
 }

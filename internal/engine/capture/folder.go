@@ -77,7 +77,7 @@ func (f *folder) find(named string) (*os.File, error) {
 		return nil, err
 	}
 	if _, err := os.Lstat(named); err == nil && !f.trust {
-		err := failure.Hint(failure.New(failure.Incompatible, "%s lies outside the snapshot folder", named),
+		err := failure.Hint(failure.New(failure.Incompatible, "%s is outside the snapshot folder", named),
 			"copy it into the folder, or say "+hint.TrustPaths.Of()+" if you know who made the folder")
 		return nil, &absentError{error: err, orTrust: ", or with " + hint.TrustPaths.Of() + " if you know who made the folder"}
 	}

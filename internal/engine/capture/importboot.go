@@ -19,7 +19,7 @@ func (m *Importer) bootFiles(ctx context.Context, lease *store.Lease, folder *fo
 	found, err := folder.bootFiles(c.Payload())
 	var absent *absentError
 	if errors.As(err, &absent) {
-		folder.note(fmt.Sprintf("taken in without cold boot: %v", err), absent.hint)
+		folder.note(fmt.Sprintf("imported without cold boot: %v", err), absent.hint)
 		return c.SetPayload("", "", "")
 	}
 	if err != nil {

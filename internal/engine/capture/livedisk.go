@@ -157,7 +157,7 @@ func (d *liveDisk) changed(ctx context.Context) error {
 		return nil
 	}
 	if fi, err := d.file.Stat(); err == nil && fi.Size() != d.bytes {
-		return failure.New(failure.Conflict, "it was resized from %d to %d bytes while it was saved; try again", d.bytes, fi.Size())
+		return failure.New(failure.Conflict, "it was resized from %d to %d bytes while it was being saved; try again", d.bytes, fi.Size())
 	}
 	var stretches [][2]int64
 	for at := int64(0); ; {

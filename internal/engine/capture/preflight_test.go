@@ -133,7 +133,7 @@ func TestEveryRefusalComesBeforeTheGuestIsTouched(t *testing.T) {
 		"a VMM that is too old for live":   {with(func(a *answers) { a.version = "40.0.0" }), "", Request{}, File, "running", nil, "cannot stream", true},
 		"a guest that shut itself down":    {with(func(a *answers) { a.state = "Shutdown" }), "", Request{}, "", "", failure.Conflict, "shut down", true},
 		"a disk that cocoon did not give":  {with(func(a *answers) { a.disks = []string{"_disk0", "_disk7"} }), "", Request{}, "", "", failure.Incompatible, "_disk7", true},
-		"a disk that was taken away":       {with(func(a *answers) { a.disks = []string{} }), "", Request{}, "", "", failure.Incompatible, "taken away", true},
+		"a disk that was taken away":       {with(func(a *answers) { a.disks = []string{} }), "", Request{}, "", "", failure.Incompatible, "removed from the running VM", true},
 		"a VMM that confines itself, file": {with(func(a *answers) { a.more = `,"landlock_enable":true` }), "", Request{Mode: File}, "", "", failure.Incompatible, "Landlock", true},
 		"a VMM that confines itself, live": {with(func(a *answers) { a.more = `,"landlock_enable":true` }), "", Request{}, Live, "running", nil, "", true},
 		"a VMM that does not listen":       {with(func(a *answers) { a.silent = true }), "", Request{}, "", "", failure.Conflict, "ask VM web", false},

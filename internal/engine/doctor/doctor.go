@@ -148,7 +148,7 @@ func (h Host) images(ctx context.Context) Finding {
 	case g.Possible && g.Immutable < g.Blobs:
 		return ok("%d image blobs, %d of them immutable; "+hint.DoctorFix.Of()+" makes all so", g.Blobs, g.Immutable)
 	case g.Possible && g.Blobs > 0:
-		return ok("%d image blobs, all immutable until gc takes them", g.Blobs)
+		return ok("%d image blobs, all immutable until gc removes them", g.Blobs)
 	}
 	return ok("%d image blobs are read-only", g.Blobs)
 }
@@ -169,7 +169,7 @@ func (h Host) hypervisor(ctx context.Context) Finding {
 	case major < oldestSound:
 		return fail("install cloud-hypervisor v53.0 or later", "Cloud Hypervisor %s: its snapshots are not sound", v)
 	case major < oldestLive:
-		return warn("install cloud-hypervisor v53.0 or later", "Cloud Hypervisor %s: guests stand still while they are saved", v)
+		return warn("install cloud-hypervisor v53.0 or later", "Cloud Hypervisor %s: guests are paused while they are saved", v)
 	}
 	return ok("Cloud Hypervisor %s", v)
 }
@@ -181,13 +181,13 @@ func (h Host) collection(ctx context.Context) Finding {
 	lost, doubtful, err := h.Collection(ctx)
 	switch {
 	case err != nil:
-		return fail("see docs/gc.md: gc takes nothing until then", "%v", err)
+		return fail("see docs/gc.md: gc removes nothing until then", "%v", err)
 	case len(lost) > 0:
-		return fail("mount the volume or put back what is missing; else "+hint.PlanCollect.Of()+", then "+hint.Accept.Of(), "gone, by no command, since the last gc: %s", few(lost))
+		return fail("mount the volume or put back what is missing; else "+hint.PlanCollect.Of()+", then "+hint.Accept.Of(), "vanished, without a command, since the last gc: %s", few(lost))
 	case len(doubtful) > 0:
-		return warn("put the record back, or let gc take them when gcGrace is over", "disks without the record of a VM: %s", few(doubtful))
+		return warn("put the record back, or let gc remove them after gcGrace", "disks without the record of a VM: %s", few(doubtful))
 	}
-	return ok("all that was here at the last gc is here, or was removed")
+	return ok("everything known at the last gc is here, or was removed")
 }
 
 // few of a list that may be long.
@@ -215,7 +215,7 @@ func (h Host) store(ctx context.Context) Finding {
 
 func (h Host) runFolder(ctx context.Context) Finding {
 	if h.Standing == nil {
-		return ok("nothing is asked of it without a store")
+		return ok("not checked without a store")
 	}
 	all, err := h.Standing(ctx)
 	if err != nil {
@@ -244,7 +244,7 @@ func (h Host) runFolder(ctx context.Context) Finding {
 	case len(wrong) > 0:
 		return fail("remove it, if no VM uses it", "%s; %s", seen, strings.Join(wrong, "; "))
 	case len(nobody) > 0:
-		return warn("rm -r, if no VM uses it; it goes with the next boot", "%s; %s: nobody says whose (an older program made it)", seen, strings.Join(nobody, ", "))
+		return warn("rm -r, if no VM uses it; it goes with the next boot", "%s; %s: its owner is unknown (an older program made it)", seen, strings.Join(nobody, ", "))
 	}
 	return ok("%s", seen)
 }
@@ -268,13 +268,13 @@ func (h Host) reflink(context.Context) Finding {
 	if clone.CanReflink(h.RootDir) {
 		return ok("%s clones files", h.RootDir)
 	}
-	return warn("put rootDir on XFS (reflink=1) or btrfs", "%s cannot clone files: disks are copied while guests run and again in part while they stand still", h.RootDir)
+	return warn("put rootDir on XFS (reflink=1) or btrfs", "%s cannot clone files: disks are read while guests run and again in the pause", h.RootDir)
 }
 
 func (h Host) staging(context.Context) Finding {
 	const shm = "/dev/shm"
 	if chsnap.PickStaging(0, "") == shm {
-		return ok("RAM is staged in %s where it fits", shm)
+		return ok("RAM is staged in %s if it fits", shm)
 	}
 	return warn("mount a tmpfs there", "%s has no room: captures in file mode and copy restores stage RAM on disk", shm)
 }
@@ -295,7 +295,7 @@ func (h Host) landlock(context.Context) Finding {
 
 func (h Host) scopes(context.Context) Finding {
 	if vm.CanScope() {
-		return ok("systemd gives each VMM a scope of its own, in cocoon.slice")
+		return ok("systemd gives each VMM its own scope in cocoon.slice")
 	}
 	return warn("run systemd, or start VMs where the cgroup has bounds and is not ended with a unit",
 		"systemd does not run here: VMMs stay in the cgroup of the command that starts them")
@@ -310,10 +310,10 @@ func (h Host) keepers(ctx context.Context) Finding {
 	case err != nil:
 		return warn("see docs/vm.md", "%v", err)
 	case len(ids) > 0:
-		return warn(hint.DoctorFix.Of()+"; any other command gives them one too, and says why where it cannot",
-			"%d VMs run without a keeper, their logs have no bound: %s", len(ids), strings.Join(ids, ", "))
+		return warn(hint.DoctorFix.Of()+"; any other command starts them too, or says why it cannot",
+			"%d VMs run without a keeper, their logs are not limited: %s", len(ids), strings.Join(ids, ", "))
 	}
-	return ok("every VM that runs has its keeper")
+	return ok("every running VM has its keeper")
 }
 
 func (h Host) plugins(context.Context) Finding {

@@ -99,7 +99,7 @@ func (s Settings) outsideFolders(out string) error {
 	for _, name := range []string{"rootDir", "runDir"} {
 		own, oerr := Lies(s.Of(name))
 		if err = errors.Join(err, oerr); err == nil && strings.HasPrefix(at+"/", own+"/") {
-			return failure.Hint(failure.New(failure.Usage, "-o %s lies in %s, %s of cocoon", out, own, name), "choose a place of its own for it")
+			return failure.Hint(failure.New(failure.Usage, "-o %s is inside %s, %s of cocoon", out, own, name), "choose a place outside it")
 		}
 	}
 	return err

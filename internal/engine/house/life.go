@@ -109,7 +109,7 @@ func (h *House) Start(ctx context.Context, ref string, o StartOptions) error {
 		return err
 	}
 	if !o.Cold && o.Boot.Any() {
-		return failure.Hint(failure.New(failure.Conflict, "VM %s is suspended: it goes on and does not boot", rec.Name), "leave out "+hint.Kernel.Of()+", "+hint.Firmware.Of()+" and "+hint.Initramfs.Of()+", or say "+hint.Cold.Of()+" to give up its RAM")
+		return failure.Hint(failure.New(failure.Conflict, "VM %s is suspended: it resumes rather than boots", rec.Name), "leave out "+hint.Kernel.Of()+", "+hint.Firmware.Of()+" and "+hint.Initramfs.Of()+", or say "+hint.Cold.Of()+" to discard its RAM")
 	}
 	if !o.Cold {
 		_, err := h.Restorer.Wake(ctx, rec.ID, restore.Request{

@@ -34,7 +34,7 @@ func FindProgram(ctx context.Context, path string) (string, error) {
 		found, err = filepath.Abs(found)
 	}
 	if err != nil {
-		return "", failure.Hint(failure.New(failure.NotFound, "no cocoon binary, which VMs are kept and guarded by: %w", err),
+		return "", failure.Hint(failure.New(failure.NotFound, "no cocoon binary, which runs the keepers and guards of VMs: %w", err),
 			"install it on PATH, or name it in Options.Program")
 	}
 	cmd := exec.CommandContext(ctx, found, ProtocolVerb)

@@ -21,7 +21,7 @@ func Summary(ctx context.Context, st *store.Store, ref string) (*index.Summary, 
 	}
 	i := slices.IndexFunc(all, func(s index.Summary) bool { return s.ID == id })
 	if i < 0 {
-		return nil, failure.New(failure.NotFound, "snapshot %s went away", id)
+		return nil, failure.New(failure.NotFound, "snapshot %s was removed meanwhile", id)
 	}
 	return &all[i], nil
 }

@@ -29,7 +29,7 @@ func (*Store) RequireRaw(path string) error {
 		return err
 	}
 	if !fi.Mode().IsRegular() {
-		return failure.Hint(failure.New(failure.Usage, "not a regular file: a VM's disks are files of its own"), "dd or qemu-img convert it into a file first")
+		return failure.Hint(failure.New(failure.Usage, "not a regular file, as a VM's disks must be"), "dd or qemu-img convert it into a file first")
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -96,7 +96,7 @@ func (p Program) Start(ctx context.Context, job Job) (*Started, error) {
 		s, err = p.shell(job, lock.File())
 	}
 	if err != nil && job.Scope != nil {
-		return nil, failure.Hint(fmt.Errorf("start %s in a scope of its own, for vmScope is on: %w: %s", job.Argv[0], err, LastLine(filepath.Join(job.Dir, VMMLog))), "set vmScope to auto to start VMs without one")
+		return nil, failure.Hint(fmt.Errorf("start %s in its own scope, since vmScope is on: %w: %s", job.Argv[0], err, LastLine(filepath.Join(job.Dir, VMMLog))), "set vmScope to auto to start VMs without one")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", job.Argv[0], err)
@@ -215,7 +215,7 @@ func listen(cmd *exec.Cmd, report *os.File) (*Started, error) {
 	pid, perr := strconv.Atoi(strings.TrimSpace(line))
 	if err = errors.Join(err, perr); err != nil {
 		report.Close()
-		return nil, fmt.Errorf("the shell does not say how it went: %w", errors.Join(err, cmd.Wait()))
+		return nil, fmt.Errorf("the shell does not report the result: %w", errors.Join(err, cmd.Wait()))
 	}
 	gone := make(chan *End, 1)
 	go func() {

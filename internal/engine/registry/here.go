@@ -96,7 +96,7 @@ func taken(here, foreign *store.Snapshot, why error) error {
 	if why != nil {
 		err = failure.New(failure.Conflict, "snapshot %s%s is here already and cannot be compared with manifest %s: %w", foreign.ID, name, foreign.ManifestDigest, why)
 	}
-	return failure.Hint(err, "take it in beside the one that is here with "+hint.NewID.Of()+", or remove that first: "+hint.Remove.Of(string(foreign.ID)))
+	return failure.Hint(err, "import it beside the existing one with "+hint.NewID.Of()+", or remove that first: "+hint.Remove.Of(string(foreign.ID)))
 }
 
 // nameFree refuses a name that something else has.

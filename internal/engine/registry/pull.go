@@ -168,7 +168,7 @@ func (m *Mover) judge(ctx context.Context, sn *store.Snapshot, o PullOptions) er
 		}
 	}
 	if args := b.ExtraArgs(); len(args) > 0 && !o.TrustArgs {
-		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: its VM has arguments of its own for the VMM: %q", sn.ID, args),
+		return failure.Hint(failure.New(failure.Incompatible, "snapshot %s: its VM has its own arguments for the VMM: %q", sn.ID, args),
 			"if you trust them, repeat with "+hint.TrustArgs.Of())
 	}
 	return nil

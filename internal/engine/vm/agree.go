@@ -99,7 +99,7 @@ type agreement struct {
 }
 
 func disagree(format string, args ...any) error {
-	return failure.Hint(failure.New(failure.Damaged, "what the snapshot says of its VM is not true of one VM: "+format, args...),
+	return failure.Hint(failure.New(failure.Damaged, "the snapshot's documents do not describe one VM: "+format, args...),
 		"nothing of it is used; cocoon writes no such snapshot, ask whoever made it")
 }
 
@@ -200,12 +200,12 @@ func (a *agreement) images() error {
 	}
 	for _, ref := range a.Spec.Images {
 		if !want[ref] {
-			return disagree("nothing of it stands on image %s (%.40q) of %d bytes", ref.Digest, ref.Role, ref.Bytes)
+			return disagree("it does not use image %s (%.40q) of %d bytes", ref.Digest, ref.Role, ref.Bytes)
 		}
 	}
 	for ref := range want {
 		if !slices.Contains(a.Spec.Images, ref) {
-			return disagree("it stands on image %s (%s) of %d bytes, which the spec does not name", ref.Digest, ref.Role, ref.Bytes)
+			return disagree("it uses image %s (%s) of %d bytes, which the spec does not name", ref.Digest, ref.Role, ref.Bytes)
 		}
 	}
 	return nil

@@ -104,7 +104,7 @@ func (r *Record) bootable() error {
 	if r.Kernel != nil || r.Firmware != nil {
 		return nil
 	}
-	return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot boot: what it boots from was not there when its snapshot was taken in", r.Name),
+	return failure.Hint(failure.New(failure.Incompatible, "VM %s cannot boot: its kernel or firmware was missing when its snapshot was imported", r.Name),
 		hint.Wake.Of(r.Name)+" "+hint.Kernel.Of()+" PATH (or "+hint.Firmware.Of()+" PATH)")
 }
 
@@ -113,6 +113,6 @@ func (b *Blueprint) Bootable() error {
 	if b.rec.Kernel != nil || b.rec.Firmware != nil {
 		return nil
 	}
-	return failure.Hint(failure.New(failure.Incompatible, "its VM cannot boot: the kernel or firmware was not there when it was taken in"),
+	return failure.Hint(failure.New(failure.Incompatible, "its VM cannot boot: the kernel or firmware was missing when it was imported"),
 		"leave out "+hint.Cold.Of()+"; or take the folder in again with "+hint.Kernel.Of()+" PATH or "+hint.TrustPaths.Of())
 }

@@ -42,7 +42,7 @@ func (rec *Record) commandLine() (string, error) {
 		return ""
 	})
 	if missing != "" {
-		return "", failure.Hint(failure.New(failure.Usage, "the command line asks for %s, and no interface of VM %s has one", missing, rec.Name),
+		return "", failure.Hint(failure.New(failure.Usage, "the command line needs %s, and no interface of VM %s has one", missing, rec.Name),
 			hint.Networks.Of()+" NAME gives it an address where the network has IPAM; or write the address itself")
 	}
 	return text, nil

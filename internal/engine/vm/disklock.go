@@ -76,7 +76,7 @@ func (m *Manager) lockDisk(ctx context.Context, rec *Record, d Disk) (*filelock.
 func (m *Manager) lockImage(ctx context.Context, rec *Record, d digest.Digest) (*filelock.Lock, error) {
 	l, err := filelock.SharedExisting(ctx, m.images.Path(d))
 	if errors.Is(err, os.ErrNotExist) {
-		err = failure.New(failure.Damaged, "VM %s stands on image %s, which is missing", rec.Name, d)
+		err = failure.New(failure.Damaged, "VM %s uses image %s, which is missing", rec.Name, d)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock image: %w", err)

@@ -182,7 +182,7 @@ func (h Hardware) checkArgs(args []string) error {
 			instead, own = name, true
 		}
 		if own {
-			return failure.Hint(failure.New(failure.Usage, "--ch-arg %s: the VM is given it by cocoon, and the VMM takes it once", name), "see "+instead)
+			return failure.Hint(failure.New(failure.Usage, "--ch-arg %s: cocoon sets it itself, and the VMM accepts it once", name), "see "+instead)
 		}
 	}
 	return nil

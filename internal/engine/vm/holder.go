@@ -83,11 +83,11 @@ func explainBusy(err error, lock string) error {
 	defer h.close()
 	switch {
 	case h.stopped():
-		return failure.Hint(err, fmt.Sprintf("process %d is stopped: kill -CONT %[1]d lets it go on, kill %[1]d before that ends it", h.pid))
+		return failure.Hint(err, fmt.Sprintf("process %d is stopped: kill -CONT %[1]d resumes it, kill %[1]d before that ends it", h.pid))
 	case h.traced():
-		return failure.Hint(err, fmt.Sprintf("process %d stands still under a debugger: kill -9 %[1]d ends it", h.pid))
+		return failure.Hint(err, fmt.Sprintf("process %d is stopped by a debugger: kill -9 %[1]d ends it", h.pid))
 	}
-	return failure.Hint(err, fmt.Sprintf("wait for process %d, or end it: kill %[1]d, and kill -9 %[1]d if it stands still", h.pid))
+	return failure.Hint(err, fmt.Sprintf("wait for process %d, or end it: kill %[1]d, and kill -9 %[1]d if it hangs", h.pid))
 }
 
 // endStopped ends a command that was stopped while a guest is paused for it;

@@ -122,7 +122,7 @@ func (m *Manager) Start(ctx context.Context, ref string, o StartOptions) (*Recor
 // startHint is for a VM that cannot be started in its state.
 func startHint(rec *Record) string {
 	if rec.Trouble != "" {
-		return hint.Resume.Of(rec.Name) + " may let it go on; else " + giveUp(rec)
+		return hint.Resume.Of(rec.Name) + " may resume it; else " + giveUp(rec)
 	}
 	return remedy(rec, rec.State)
 }
@@ -191,7 +191,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) (*Exit, e
 	}
 	defer unlock()
 	if rec.Sleep != nil {
-		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), remedy(rec, Suspended)+"; "+hint.WakeCold.Of(rec.Name)+" gives up its RAM")
+		return nil, failure.Hint(failure.New(failure.Conflict, "VM %s is suspended", rec.Name), remedy(rec, Suspended)+"; "+hint.WakeCold.Of(rec.Name)+" discards its RAM")
 	}
 	if rec.Process == nil && !rec.Unseated {
 		return nil, failure.New(failure.Conflict, "VM %s is not running", rec.Name)

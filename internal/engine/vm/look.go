@@ -43,9 +43,9 @@ func remedy(rec *Record, state State) string {
 	case Running:
 		return "its guest runs: nothing is to be done"
 	case Paused:
-		return hint.Resume.Of(rec.Name) + " lets it go on"
+		return hint.Resume.Of(rec.Name) + " resumes it"
 	case Suspended:
-		return hint.Wake.Of(rec.Name) + " lets it go on"
+		return hint.Wake.Of(rec.Name) + " resumes it"
 	case Elsewhere:
 		return ""
 	}

@@ -82,7 +82,7 @@ func (m *Manager) AddressHolder(r network.Request) (string, error) {
 	}
 	rec, err := m.read(h.VM)
 	if err != nil {
-		return h.String() + ", which is being made, or which gc will take apart", nil
+		return h.String() + ", which is being made, or which gc will remove", nil
 	}
 	return fmt.Sprintf("%s belongs to VM %s (%s)", h.What, rec.Name, rec.ID), nil
 }
@@ -131,7 +131,7 @@ func (m *Manager) AnnounceSaved(ctx context.Context, rec *Record) error {
 // told explains an error of Announce, after which nothing is undone.
 func told(rec *Record, err error) error {
 	if err != nil {
-		return fmt.Errorf("VM %s runs, but its network was not told: %w", rec.Name, err)
+		return fmt.Errorf("VM %s runs, but its addresses were not announced: %w", rec.Name, err)
 	}
 	return nil
 }

@@ -124,12 +124,12 @@ func (m *Manager) stuck(ctx context.Context, rec *Record, stuck *chsnap.StuckErr
 		trouble = Frozen
 	}
 	err = errors.Join(err, m.inVain(context.WithoutCancel(ctx), rec.ID, trouble))
-	return failure.Hint(fmt.Errorf("the guest of VM %s stands still and its VMM is %s: %w", rec.Name, trouble, err), giveUp(rec))
+	return failure.Hint(fmt.Errorf("the guest of VM %s is paused and its VMM is %s: %w", rec.Name, trouble, err), giveUp(rec))
 }
 
 // giveUp is the remedy if the VMM does not respond, and its cost.
 func giveUp(rec *Record) string {
-	return bootAnew(rec) + ", and what is only in its RAM is lost"
+	return bootAnew(rec) + "; what is only in its RAM is lost"
 }
 
 // bootAnew is the remedy if the guest is off.

@@ -101,7 +101,7 @@ func TestASettledPauseLeavesADebtOnlyIfTheGuestStandsStill(t *testing.T) {
 		t.Errorf("it runs: %v, note %v", err, exists(b.OwedPath(rec.ID)))
 	}
 	err = settled(&chsnap.StuckError{Cause: boom})
-	refused(t, "stuck", err, failure.Conflict, "stands still", NotAnswering, "only in its RAM is lost")
+	refused(t, "stuck", err, failure.Conflict, "is paused", NotAnswering, "only in its RAM is lost")
 	if d := b.readDebt(t.Context(), rec.ID); d == nil || d.Trouble != NotAnswering {
 		t.Errorf("debt %+v", d)
 	}
@@ -134,7 +134,7 @@ func TestATroubleIsTriedOnceInAWhile(t *testing.T) {
 	}
 	refused(t, "resume", b.Resume(t.Context(), "web"), failure.Conflict, "frozen")
 	_, err = b.Start(t.Context(), "web", StartOptions{})
-	refused(t, "start", err, failure.Conflict, "cocoon vm resume web may let it go on")
+	refused(t, "start", err, failure.Conflict, "cocoon vm resume web may resume it")
 	must(t, b.inVain(t.Context(), rec.ID, NotAnswering))
 	must(t, os.WriteFile(b.OwedPath(rec.ID), []byte("torn"), 0o600))
 	if d := b.readDebt(t.Context(), rec.ID); d != nil {

@@ -113,7 +113,7 @@ func (m *Manager) EndStanding(ctx context.Context, s Standing) error {
 		return ignoreMissing(m.run.RemoveEmpty(s.ID))
 	}
 	if !s.Mine {
-		return failure.New(failure.Conflict, "%s is not of this store", s.Path)
+		return failure.New(failure.Conflict, "%s does not belong to this store", s.Path)
 	}
 	// A torn vmm.json was left by a writer that died: it names no process.
 	ended, err := m.endVMMs(ctx, s.ID)
@@ -132,7 +132,7 @@ func (m *Manager) EndStanding(ctx context.Context, s Standing) error {
 		lives, err := e.Lives()
 		return !lives, err
 	}, func() error {
-		return failure.New(failure.Conflict, "a VMM that cannot be seen from here lives in %s", s.Path)
+		return failure.New(failure.Conflict, "a VMM that is not visible from here lives in %s", s.Path)
 	})
 	if err != nil {
 		return err
