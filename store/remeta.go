@@ -6,8 +6,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/document"
-	"github.com/cocoonv2/cocoon/store/names"
 )
 
 // RemakeMeta gives a snapshot whose meta.json cannot be read another one, and says
@@ -56,7 +56,7 @@ func (s *Store) lastKnown(id ID) (m Meta) {
 	if name := s.Names().ByLink(id, m.Name); name != "" || s.Names().Whole() { // a link goes with its name
 		m.Name = name
 	}
-	if m.Name != "" && names.Validate(m.Name) != nil {
+	if m.Name != "" && spelling.CheckSnapshotName(m.Name) != nil {
 		m.Name = ""
 	}
 	m.Origin = &Origin{Lost: true, At: time.Now().UTC()}

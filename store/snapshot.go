@@ -11,7 +11,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/document"
-	"github.com/cocoonv2/cocoon/store/names"
 )
 
 // Get reads a snapshot: manifest, spec (verified by digest) and meta. Where only
@@ -105,7 +104,7 @@ func (s *Store) List(ctx context.Context) iter.Seq2[*Snapshot, error] {
 
 // Resolve finds a snapshot by name, id, or unique id prefix of at least three.
 func (s *Store) Resolve(ctx context.Context, ref string) (ID, error) {
-	couldBeName := names.CouldBe(ref)
+	couldBeName := spelling.SnapshotName(ref)
 	if couldBeName {
 		if id, err := s.Names().Find(ctx, ref); err != nil || id != "" {
 			return id, err

@@ -22,7 +22,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/store/document"
 	"github.com/cocoonv2/cocoon/store/keyring"
-	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/pack"
 )
 
@@ -94,7 +93,7 @@ func (c Contents) Source() pack.Source {
 
 type source struct {
 	Store
-	of layout.ID
+	of document.ID
 	id keyring.ID
 }
 

@@ -4,7 +4,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 // What comes from elsewhere was perhaps made to cost as much as can be: the work
@@ -13,6 +12,7 @@ import (
 const (
 	foreignLayers = 1 << 16 // blobs of a manifest; 16,384 are a TiB of packs
 
+	foreignPackBytes   = 64 << 20 // pack.MaxPackBytes
 	foreignSpecBytes   = 4 << 20
 	foreignConfigBytes = 4 << 20  // of the VMM
 	foreignStateBytes  = 64 << 20 // of the VMM, some 60 KB a processor
@@ -38,7 +38,7 @@ func DecodeManifest(b []byte) (*Snapshot, error) {
 		return nil, failure.New(failure.Damaged, "manifest: %d layers, config of %d bytes", len(m.Layers), m.Config.Size)
 	}
 	for _, l := range m.Layers {
-		if l.MediaType == MediaTypePack && l.Size > pack.MaxPackBytes {
+		if l.MediaType == MediaTypePack && l.Size > foreignPackBytes {
 			return nil, failure.New(failure.Damaged, "manifest: pack %s of %d bytes", l.Digest, l.Size)
 		}
 	}

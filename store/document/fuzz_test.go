@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
+	"github.com/cocoonv2/cocoon/store/pack"
 )
 
 func FuzzDecodeSpec(f *testing.F) {
@@ -24,4 +25,11 @@ func FuzzReadManifest(f *testing.F) {
 			t.Errorf("%+v was let through", sn.Manifest)
 		}
 	})
+}
+
+// TestAPackFromElsewhereMayBeAsLargeAsOneOfOurs, and no larger.
+func TestAPackFromElsewhereMayBeAsLargeAsOneOfOurs(t *testing.T) {
+	if foreignPackBytes != pack.MaxPackBytes {
+		t.Errorf("%d bytes are taken, a pack has up to %d", foreignPackBytes, pack.MaxPackBytes)
+	}
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/cocoonv2/cocoon/store/names"
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
 )
 
 // Meta is what may change about a snapshot: meta.json, rewritten atomically.
@@ -42,7 +42,7 @@ func DecodeMeta(b []byte) (Meta, error) {
 // given.
 func (m Meta) Check() error {
 	if m.Name != "" {
-		if err := names.Validate(m.Name); err != nil {
+		if err := spelling.CheckSnapshotName(m.Name); err != nil {
 			return err
 		}
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/keyring"
-	"github.com/cocoonv2/cocoon/store/layout"
 )
 
 // Media types of what a manifest names.
@@ -26,7 +25,7 @@ const (
 )
 
 // ID of a snapshot: 32 hex digits.
-type ID = layout.ID
+type ID = spelling.SnapshotID
 
 // Descriptor names one blob: media type, digest, size.
 type Descriptor = ocispec.Descriptor

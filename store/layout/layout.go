@@ -27,6 +27,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 	"github.com/cocoonv2/cocoon/internal/base/private"
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
 )
 
 // Versions of the layout, as the file format says.
@@ -85,7 +86,7 @@ func (l *Layout) Path(elem ...string) string {
 }
 
 // ID of a snapshot: 32 hex digits, the name of its folder.
-type ID string
+type ID = spelling.SnapshotID
 
 // locks are the gate and the store lock.
 func (l *Layout) locks() filelock.Pair {

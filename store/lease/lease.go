@@ -30,7 +30,6 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/layout"
-	"github.com/cocoonv2/cocoon/store/trash"
 )
 
 // Leases are those of one store.
@@ -279,9 +278,15 @@ func (ls *Leases) Lives(id string) (bool, error) {
 	return filelock.Held(ls.at.Path("leases", id))
 }
 
+// Window is the right to decide what goes, which nobody has who did not lock the
+// store: a trash.Window.
+type Window interface {
+	Discard(path string) error
+}
+
 // Reap removes a lease whose holder is dead, with its ingest folder; false when the
 // holder lives. Only whoever has the store for himself may: the window is the sign.
-func (ls *Leases) Reap(w *trash.Window, id string) (bool, error) {
+func (ls *Leases) Reap(w Window, id string) (bool, error) {
 	lives, err := ls.Lives(id)
 	if lives || err != nil {
 		return false, err

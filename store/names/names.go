@@ -49,20 +49,6 @@ const (
 	linkStart = "../snapshots/"
 )
 
-// length bounds a name, characters.
-const length = 128
-
-// Validate refuses what is no snapshot name; one that looks like an id too.
-func Validate(name string) error {
-	if !CouldBe(name) {
-		return failure.New(failure.Usage, "name %q: 1 to 128 of letters, digits, '_', '.', '-', beginning with a letter or digit, and no id", name)
-	}
-	return nil
-}
-
-// CouldBe says whether something could be a name by its spelling.
-func CouldBe(ref string) bool { return spelling.Name(ref, length) && !spelling.ID(ref) }
-
 // Carried gives the name that a snapshot has: failure.NotFound for one that is gone,
 // failure.Damaged for one that cannot say.
 type Carried func(layout.ID) (string, error)
@@ -110,7 +96,7 @@ func (n *Names) linked(name string) (layout.ID, error) {
 // Holder gives the snapshot that has a name, by its link; "" where there is none,
 // or a stale one.
 func (n *Names) Holder(name string) (layout.ID, error) {
-	if Validate(name) != nil {
+	if spelling.CheckSnapshotName(name) != nil {
 		return "", nil
 	}
 	id, err := n.linked(name)
@@ -181,7 +167,7 @@ func (n *Names) Free(ctx context.Context, name string) error {
 	if name == "" {
 		return nil
 	}
-	if err := Validate(name); err != nil {
+	if err := spelling.CheckSnapshotName(name); err != nil {
 		return err
 	}
 	if !n.Whole() {
@@ -202,7 +188,7 @@ func (n *Names) Take(id layout.ID, name string) error {
 	if name == "" {
 		return nil
 	}
-	if err := Validate(name); err != nil {
+	if err := spelling.CheckSnapshotName(name); err != nil {
 		return err
 	}
 	if !n.Whole() {
@@ -275,7 +261,7 @@ func (n *Names) Drop(name string) (dropped bool) {
 // nobodys says whether the link of a name leads to no snapshot that has it, or may
 // have it: by the link a meta.json that was lost gets its name back.
 func (n *Names) nobodys(name string) (bool, error) {
-	if Validate(name) != nil {
+	if spelling.CheckSnapshotName(name) != nil {
 		return false, nil
 	}
 	id, err := n.linked(name)
@@ -345,7 +331,7 @@ func (n *Names) inFiles() (all []givenName, err error) {
 	}
 	found := make([]givenName, len(ids))
 	err = parallel.Each(len(ids), func(i int) error {
-		if name, err := n.carried(ids[i]); err == nil && Validate(name) == nil {
+		if name, err := n.carried(ids[i]); err == nil && spelling.CheckSnapshotName(name) == nil {
 			found[i] = givenName{ids[i], name}
 		}
 		return nil

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/layout"
 )
 
@@ -17,7 +18,7 @@ import (
 func (n *Names) linkedAll() ([]string, error) {
 	var all []string
 	err := layout.EachEntry(n.at.Path(layout.Names), func(name []byte, _ uint64) {
-		if Validate(string(name)) == nil {
+		if spelling.CheckSnapshotName(string(name)) == nil {
 			all = append(all, string(name))
 		}
 	})
@@ -74,7 +75,7 @@ func (n *Names) Tidy(ctx context.Context, stale []string, known map[layout.ID]st
 		if !whole {
 			break
 		}
-		if name != "" && Validate(name) == nil {
+		if name != "" && spelling.CheckSnapshotName(name) == nil {
 			to, err := n.linked(name)
 			if err != nil {
 				return removed, err

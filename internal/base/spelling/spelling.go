@@ -7,6 +7,8 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"strings"
+
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
 // Name: a letter or digit, then letters, digits, '_', '.' and '-', at most so
@@ -19,6 +21,23 @@ func Name(s string, most int) bool {
 
 // ID of a snapshot, VM or lease: 32 lower-case hexadecimal digits.
 func ID[T ~string | ~[]byte](s T) bool { return Hex(s, 32) }
+
+// SnapshotID is the id of a snapshot: the name of its folder.
+type SnapshotID string
+
+// snapshotName bounds the name of a snapshot, characters.
+const snapshotName = 128
+
+// SnapshotName: what a snapshot may be called; what looks like an id is none.
+func SnapshotName(s string) bool { return Name(s, snapshotName) && !ID(s) }
+
+// CheckSnapshotName refuses what is no SnapshotName.
+func CheckSnapshotName(s string) error {
+	if !SnapshotName(s) {
+		return failure.New(failure.Usage, "name %q: 1 to 128 of letters, digits, '_', '.', '-', beginning with a letter or digit, and no id", s)
+	}
+	return nil
+}
 
 // NewID is one that nobody has.
 func NewID() string {

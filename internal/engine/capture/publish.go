@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/internal/engine/vm"
 	"github.com/cocoonv2/cocoon/store"
-	"github.com/cocoonv2/cocoon/store/names"
 )
 
 // publication is what was saved from a VM, or found in a folder, on its way to
@@ -33,7 +33,7 @@ func checkMeta(ctx context.Context, st *store.Store, meta store.Meta, takeOver b
 		return nil
 	}
 	if takeOver {
-		return names.Validate(meta.Name)
+		return spelling.CheckSnapshotName(meta.Name)
 	}
 	return st.Names().Free(ctx, meta.Name)
 }
