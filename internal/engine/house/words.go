@@ -38,7 +38,9 @@ func parseDisk(s string) (vm.DiskSpec, error) {
 		switch k {
 		case "":
 		case "readonly":
-			d.Readonly = v == "" || v == "on" || v == "true"
+			if d.Readonly = v == "" || v == "on" || v == "true"; !d.Readonly && v != "off" && v != "false" {
+				return d, failure.New(failure.Usage, "%s %q: readonly, or readonly=on or off", hint.Disks, s)
+			}
 		case "size":
 			n, err := config.ParseSize(hint.Disks.Of()+" size", v)
 			if err != nil {
