@@ -1,16 +1,16 @@
 // Package keyring holds the keys that snapshots are encrypted with at rest.
 //
 // A key is 32 random bytes in a file of one line; its [ID] is derived from it,
-// tells keys apart and reveals nothing. Nobody uses a key itself: whatever is
-// sealed takes a subkey of its own, derived by HKDF-SHA-256 from the key, a
-// label and a salt, so no two uses meet and no nonce can come twice.
+// distinguishes keys and reveals nothing. A key is never used directly:
+// everything sealed uses a subkey, derived by HKDF-SHA-256 from the key, a label
+// and a salt, so no two uses collide and no nonce repeats.
 //
-// A [Ring] is what a command was given: key files, of which the first seals
-// what is new and all of them open what is there. They are read when first
-// needed, so listing, removing and collecting work without any key.
+// A [Ring] is the list of key files given to a command: the first encrypts new
+// data, all of them decrypt. They are read when first needed, so listing,
+// removing and collecting work without any key.
 //
-// Invariants: a key file that others may read is refused; a key that is missing
-// is [Missing], never damage; no error or string of this package holds a secret.
+// Invariants: a key file that others may read is refused; a missing key is
+// [Missing], never damage; no error or string of this package contains a secret.
 package keyring
 
 import (
@@ -27,10 +27,10 @@ import (
 // secretBytes is the length of a key.
 const secretBytes = 32
 
-// ID tells keys apart.
+// ID distinguishes keys.
 type ID [8]byte
 
-// String is the ID in hexadecimal, as everything prints it.
+// String is the ID in hexadecimal, as it is printed everywhere.
 func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
 // ParseID reads what String gave.
@@ -59,7 +59,7 @@ func FromSecret(secret [secretBytes]byte) *Key {
 // ID of the key.
 func (k *Key) ID() ID { return k.id }
 
-// String keeps a key that is printed by mistake from being readable.
+// String prevents a key from being printed by mistake.
 func (k *Key) String() string { return "key " + k.id.String() }
 
 // Derive gives the subkey of a label and a salt: HKDF-SHA-256, RFC 5869.
@@ -80,7 +80,7 @@ func (k *Key) Mac(label string, b []byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// Keys gives keys by ID; a key that it lacks is [Missing].
+// Keys returns keys by ID; an unknown one is [Missing].
 type Keys interface {
 	Key(id ID) (*Key, error)
 }
@@ -88,14 +88,14 @@ type Keys interface {
 // None is Keys without any.
 func None() Keys { return (*Ring)(nil) }
 
-// Missing says that something is encrypted with a key that is not at hand. It
+// Missing says that something is encrypted with a key that is not available. It
 // is failure.Incompatible, never damage.
 type Missing struct {
 	ID   ID
 	Have []ID
 }
 
-// Error names the key, and those that are there.
+// Error names the required key, and the available ones.
 func (m *Missing) Error() string {
 	if len(m.Have) == 0 {
 		return "encrypted with key " + m.ID.String() + ", and no key file is configured"
@@ -116,7 +116,7 @@ func missing(id ID, have []ID) error {
 	return failure.Hint(failure.Wrap(failure.Incompatible, &Missing{id, have}), missingHint())
 }
 
-// IsMissing reports whether err comes from a key that is not at hand.
+// IsMissing reports whether err comes from a missing key.
 func IsMissing(err error) bool {
 	var m *Missing
 	return errors.As(err, &m)

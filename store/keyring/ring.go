@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// Plain in the place of the first key file says that what is new is not to be
-// encrypted, also where it would be.
+// Plain in place of the first key file means that new data is not encrypted, even
+// if it otherwise would be.
 const Plain = "none"
 
 // Ring is a list of key files. Nil is an empty one. It is safe for concurrent
@@ -20,8 +20,8 @@ type Ring struct {
 	err  error
 }
 
-// NewRing takes key files with ":" between them: the first seals what is new,
-// the others only open. The first may be [Plain]. Nothing is read yet.
+// NewRing takes key files separated by ":": the first encrypts new data, the
+// others only decrypt. The first may be [Plain]. Nothing is read yet.
 func NewRing(list string) *Ring {
 	r := &Ring{}
 	for _, path := range strings.Split(list, ":") {
@@ -62,8 +62,7 @@ func (r *Ring) load() ([]*Key, error) {
 	return r.keys, r.err
 }
 
-// Sealing gives the key for what is new: nil when it is to be kept plain.
-// Explicit says that somebody asked for just that.
+// Sealing returns the key for new data: nil if it is to be stored plain.
 func (r *Ring) Sealing() (k *Key, explicit bool, err error) {
 	keys, err := r.load()
 	switch {
@@ -77,7 +76,7 @@ func (r *Ring) Sealing() (k *Key, explicit bool, err error) {
 	return keys[0], true, nil
 }
 
-// Key gives the key of an id; one that no file holds is [Missing].
+// Key returns the key of an id; if no file has it, that is [Missing].
 func (r *Ring) Key(id ID) (*Key, error) {
 	keys, err := r.load()
 	if err != nil {

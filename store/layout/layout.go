@@ -1,17 +1,17 @@
-// Package layout is the folder that a store lies in: which folders it has, and
-// who may make them; found, begun, judged before anything in it is believed, and
-// put right. It knows no snapshot and opens no blob.
+// Package layout manages the root folder of a store: which folders it has, and
+// who may make them; it finds, creates, checks and repairs it before its contents
+// are trusted. It knows no snapshot and opens no blob.
 //
-// A folder is a store when it has the file format, which is the last that is
-// made, so that a process that dies before leaves a folder in which one can be
-// begun. Of what is below it, the folders of Truth hold what nobody can make
-// again: where one is missing that was there, a volume is not mounted or it was
-// lost, and Open refuses. All others are made as they are needed.
+// A folder is a store once it has the file format, which is made last, so that a
+// process that dies before leaves a folder in which a store can still be created.
+// Of the folders below it, those in Truth hold what nobody can recreate: if one
+// that existed is missing, a volume is not mounted or it was lost, and Open
+// refuses. All others are made as needed.
 //
 // Open also refuses a folder that others could enter or change, one on a network
-// file system, and a format that it does not know. What a person then wants done
-// about it, Remake (what is missing) and MakePrivate (what is open to others) do;
-// neither touches what is no store of ours.
+// file system, and an unknown format. Remake (what is missing) and MakePrivate
+// (what is open to others) repair it on request; neither touches a folder that is
+// no store.
 package layout
 
 import (
@@ -55,8 +55,8 @@ type Layout struct {
 	owner   owner.Mark // once it was asked for
 }
 
-// Open checks the store at root, which may be a link to where it lies, and makes
-// it first if asked to. failure.NotFound where there is none.
+// Open checks the store at root, which may be a link to it, and creates it first
+// if requested. failure.NotFound if there is none.
 func Open(ctx context.Context, root string, create bool) (*Layout, error) {
 	root, err := resolve(root)
 	if err != nil {
@@ -102,8 +102,8 @@ func (l *Layout) Shared(ctx context.Context, f func() error) error {
 	return errors.Join(f(), lock.Unlock())
 }
 
-// Exclusive runs f under the store lock alone: nobody leases, publishes, removes
-// or decides meanwhile.
+// Exclusive runs f under the exclusive store lock: nothing leases, publishes,
+// removes or decides meanwhile.
 func (l *Layout) Exclusive(ctx context.Context, f func() error) error {
 	lock, err := l.locks().Exclusive(ctx)
 	if err != nil {

@@ -1,15 +1,15 @@
-// Package lease is what living processes hold of a store, so that no collector and
-// no removal takes it.
+// Package lease records what living processes hold in a store, so that no
+// collector and no removal takes it.
 //
-// A lease is a file leases/<id>, locked for as long as its holder lives, so that of
-// a holder that was killed the kernel says so at once; no age is involved. Its lines
-// are digests of blobs, ids of snapshots, and ids of VMs that are being made. They
-// are written under the shared store lock, so never while a collector decides, and
-// a digest before anyone looks whether its blob exists. The folder ingest/<id> is
-// the holder's own and goes with the lease.
+// A lease is a file leases/<id>, locked for as long as its holder lives, so the
+// kernel shows at once when a holder was killed; age plays no part. Its lines are
+// digests of blobs, ids of snapshots, and ids of VMs being made. They are written
+// under the shared store lock, so never while a collector decides, and a digest
+// is written before its blob is looked for. The folder ingest/<id> belongs to the
+// holder and goes with the lease.
 //
-// Whoever only reads what is published, and cannot write a lease because the disk is
-// full or read-only, keeps the collector out instead: read.go.
+// A process that only reads published data, and cannot write a lease because the
+// disk is full or read-only, keeps the collector out instead: read.go.
 package lease
 
 import (
@@ -62,7 +62,8 @@ func (ls *Leases) begin(purpose string, reads bool) *Lease {
 func (ls *Leases) Make(ctx context.Context, purpose string) (*Lease, error) {
 	l := ls.begin(purpose, false)
 	err := ls.at.Shared(ctx, func() (err error) {
-		// It waits: whoever asks whether the lease lives holds it for an instant.
+		// It waits: a process that checks whether the lease lives holds it for an
+		// instant.
 		l.lock, err = filelock.Exclusive(ctx, ls.at.Path("leases", l.id))
 		return err
 	})
@@ -131,7 +132,7 @@ func (l *Lease) append(lines ...string) error {
 	return nil
 }
 
-// Release lets go of everything. The lease's ingest folder, if any, goes too.
+// Release releases everything. The lease's ingest folder, if any, is removed too.
 // A second call does nothing.
 func (l *Lease) Release() error {
 	if l.lock == nil {
@@ -154,8 +155,8 @@ type Holding struct {
 	VMs       []string
 }
 
-// HeldBy says for what one of the leases holds a snapshot, by its id or by the digest
-// of its config, "" where none does but the lease own.
+// HeldBy returns the purpose of another lease that holds a snapshot, by its id or
+// by the digest of its config, "" if there is none.
 func HeldBy(live []Holding, own string, id layout.ID, config digest.Digest) string {
 	for _, h := range live {
 		if h.Lease != own && (slices.Contains(h.Snapshots, id) || slices.Contains(h.Digests, config)) {
@@ -203,7 +204,7 @@ func (h *Holding) take(line string) error {
 	return nil
 }
 
-// IDs lists the leases that there are, of living and of dead holders.
+// IDs lists all leases, of living and of dead holders.
 func (ls *Leases) IDs() ([]string, error) {
 	entries, err := os.ReadDir(ls.at.Path("leases"))
 	if err != nil {
@@ -216,8 +217,8 @@ func (ls *Leases) IDs() ([]string, error) {
 	return ids, nil
 }
 
-// Read reads what a lease says from byte from on; next is where to go on
-// when its holder has written more. A lease that is gone says nothing.
+// Read reads a lease from byte from on; next is where to continue once its holder
+// has written more. A missing lease says nothing.
 func (ls *Leases) Read(id string, from int64) (h Holding, next int64, err error) {
 	h = Holding{Lease: id}
 	f, err := os.OpenFile(ls.at.Path("leases", id), os.O_RDONLY|unix.O_NOFOLLOW, 0)
@@ -272,20 +273,20 @@ func checkID(what, id string) error {
 }
 
 // Lives asks the kernel whether a lease has a living holder. The answer is exact
-// while nobody leases, as in a trash.Window; else one that is being made may look
-// dead.
+// while nobody can lease, as in a trash.Window; otherwise a lease that is just
+// being made may look dead.
 func (ls *Leases) Lives(id string) (bool, error) {
 	return filelock.Held(ls.at.Path("leases", id))
 }
 
-// Window is the right to decide what goes, which nobody has who did not lock the
-// store: a trash.Window.
+// Window is the right to decide what goes, which only the holder of the store lock
+// has: a trash.Window.
 type Window interface {
 	Discard(path string) error
 }
 
-// Reap removes a lease whose holder is dead, with its ingest folder; false when the
-// holder lives. Only whoever has the store for himself may: the window is the sign.
+// Reap removes a lease whose holder is dead, with its ingest folder; false if the
+// holder lives. It needs exclusive access to the store, which the window proves.
 func (ls *Leases) Reap(w Window, id string) (bool, error) {
 	lives, err := ls.Lives(id)
 	if lives || err != nil {

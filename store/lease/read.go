@@ -10,21 +10,22 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 )
 
-// A lease is a file with lines in it, and neither can be written where the disk is
-// full or mounted read-only, just when somebody wants to bring snapshots to another
-// one. Who only reads what is published does not need lines: blobs go by nobody but
-// who holds gc.lock alone, and a lock needs no room. So he holds that lock, shared
-// with others like him; a collector that comes meanwhile is told, and its timer comes
-// again.
+// A lease is a file with lines in it, and neither can be written if the disk is
+// full or mounted read-only, which is just when snapshots have to be moved
+// elsewhere. A process that only reads published data does not need lines: only
+// the exclusive holder of gc.lock removes blobs, and a lock needs no space. So
+// the reader holds that lock, shared with other readers; a collector that starts
+// meanwhile is told so, and its timer starts it again.
 //
-// What a lease gives beyond that is lost: `snapshot rm` of what is being read goes
-// through. The reader has the manifest in memory, and its blobs stay until he is done.
+// The other protection of a lease is lost: `snapshot rm` of what is being read
+// succeeds. The reader has the manifest in memory, and the blobs stay until it is
+// done.
 
-// keepOutWait is how long a collector that runs is waited for.
+// keepOutWait is how long to wait for a running collector.
 const keepOutWait = 30 * time.Second
 
-// MakeToRead is Make for who only reads published snapshots, and need not be able to
-// write.
+// MakeToRead is Make for processes that only read published snapshots, and may be
+// unable to write.
 func (ls *Leases) MakeToRead(ctx context.Context, purpose string) (*Lease, error) {
 	l, err := ls.Make(ctx, purpose)
 	if err == nil {
@@ -41,9 +42,9 @@ func (ls *Leases) MakeToRead(ctx context.Context, purpose string) (*Lease, error
 	return l, nil
 }
 
-// keepOut takes gc.lock among readers. Where there is none, since no collector ever
-// came, and none can be made, the gate does, behind which a collector that comes
-// after all waits.
+// keepOut takes gc.lock shared. If it does not exist, since no collector ever
+// ran, and cannot be made, it takes the gate, behind which a later collector
+// waits.
 func (l *Lease) keepOut(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, keepOutWait)
 	defer cancel()
@@ -60,7 +61,7 @@ func (l *Lease) keepOut(ctx context.Context) error {
 	return nil
 }
 
-// KeptOut says why gc.lock cannot be had: another collector, or readers.
+// KeptOut says why gc.lock cannot be taken: another collector, or readers.
 func (ls *Leases) KeptOut() error {
 	path := ls.at.Path("gc.lock")
 	if alone, err := filelock.Held(path); err == nil && !alone {

@@ -1,27 +1,29 @@
-// Package names finds snapshots by name. A snapshot's name stands in its meta.json.
-// That no two have the same is what the folder names is for: a symbolic link for
+// Package names finds snapshots by name. A snapshot's name is in its meta.json.
+// The folder names ensures that no two have the same: it has a symbolic link for
 // each name,
 //
 //	names/NAME → ../snapshots/ID
 //
-// so the kernel says in one step whether a name is free, and whose it is.
+// so the kernel decides in one step whether a name is free, and which snapshot
+// has it.
 //
 //  1. A link is durable before its snapshot is published, or before its meta.json
-//     has the new name; it goes after the snapshot, or the old name, has gone. So
-//     there may be too many links, never too few.
-//  2. A link is stale when its snapshot is gone, cannot be read, or has another
-//     name. Nobody believes a stale link; whoever wants the name takes it over. One
-//     whose snapshot cannot be read is not removed: it is what repair has.
+//     has the new name; it is removed after the snapshot, or the old name, is
+//     gone. So there may be too many links, never too few.
+//  2. A link is stale if its snapshot is gone, cannot be read, or has another
+//     name. A stale link is not binding; a command that wants the name takes it
+//     over. One whose snapshot cannot be read is not removed, since repair needs
+//     it.
 //  3. Links are made and removed under names.lock, and read without it.
 //  4. wholeMark says that every snapshot with a name has its link. It is missing
-//     in stores of earlier programs, which kept a file cache/names instead and make
-//     it again when they come back. Then the snapshots are listed once.
+//     in stores of earlier programs, which kept a file cache/names instead and
+//     recreate it if used again. Then the snapshots are listed once.
 //
-// A snapshot that was put there by hand gets its link when it is asked for by
+// A snapshot that was put there by hand gets its link when it is looked up by
 // name, or from gc or repair.
 //
-// What a snapshot is called is asked of the store ([Carried]); here is only what
-// makes of it that two are not called the same.
+// The store says what a snapshot is called ([Carried]); this package only
+// prevents two from having the same name.
 package names
 
 import (
@@ -49,8 +51,8 @@ const (
 	linkStart = "../snapshots/"
 )
 
-// Carried gives the name that a snapshot has: failure.NotFound for one that is gone,
-// failure.Damaged for one that cannot say.
+// Carried returns the name of a snapshot: failure.NotFound if it is gone,
+// failure.Damaged if its name cannot be read.
 type Carried func(layout.ID) (string, error)
 
 // Names of the snapshots of one store.
@@ -93,7 +95,7 @@ func (n *Names) linked(name string) (layout.ID, error) {
 	return layout.ID(id), nil
 }
 
-// Holder gives the snapshot that has a name, by its link; "" where there is none,
+// Holder returns the snapshot that has a name, by its link; "" if there is none,
 // or a stale one.
 func (n *Names) Holder(name string) (layout.ID, error) {
 	if spelling.CheckSnapshotName(name) != nil {
@@ -161,8 +163,8 @@ func (n *Names) Resolve(ctx context.Context, name string) (layout.ID, error) {
 	return id, err
 }
 
-// Free refuses a name that cannot be given now; "" can always. It is a forecast:
-// whoever takes the name asks again, under names.lock.
+// Free refuses a name that cannot be given now; "" is always free. It is only a
+// forecast: the name is checked again when it is taken, under names.lock.
 func (n *Names) Free(ctx context.Context, name string) error {
 	if name == "" {
 		return nil
@@ -182,8 +184,8 @@ func (n *Names) Free(ctx context.Context, name string) error {
 	return failure.New(failure.Conflict, "snapshot name %q is taken by %s", name, id)
 }
 
-// Take gives a name to a snapshot that is about to have it: failure.Conflict
-// when another has it. "" is always free. names.lock is held. The link is durable.
+// Take claims a name for a snapshot: failure.Conflict if another has it. "" is
+// always free. names.lock is held. The link is durable.
 func (n *Names) Take(id layout.ID, name string) error {
 	if name == "" {
 		return nil
@@ -249,8 +251,8 @@ func (n *Names) relink(id layout.ID, name string) error {
 	return os.Symlink(linkStart+string(id), path)
 }
 
-// Drop removes the link of a name that nobody has. names.lock is held. It is
-// best effort: such a link binds nobody.
+// Drop removes the link of an unused name. names.lock is held. It is best effort:
+// such a link is not binding.
 func (n *Names) Drop(name string) (dropped bool) {
 	if nobodys, err := n.nobodys(name); err != nil || !nobodys {
 		return false

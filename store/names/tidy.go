@@ -29,8 +29,8 @@ func (n *Names) linkedAll() ([]string, error) {
 	return all, nil
 }
 
-// Stale lists the names whose link leads to no snapshot that has them. known
-// are names of snapshots that were read lately: those are not read again.
+// Stale lists the names whose link leads to no snapshot with that name. known are
+// names of snapshots that were read recently: those are not read again.
 func (n *Names) Stale(known map[layout.ID]string) ([]string, error) {
 	all, err := n.linkedAll()
 	if err != nil {
@@ -56,8 +56,8 @@ func (n *Names) Stale(known map[layout.ID]string) ([]string, error) {
 	return stale, nil
 }
 
-// Tidy removes links that are stale, each looked at again, and makes those
-// that known shows to be missing. It gives the names whose links it removed.
+// Tidy removes stale links, each checked again, and makes links that are missing
+// according to known. It returns the names whose links it removed.
 func (n *Names) Tidy(ctx context.Context, stale []string, known map[layout.ID]string) (removed []string, err error) {
 	for _, name := range stale {
 		err := n.Lock(ctx, func() error {
@@ -89,8 +89,8 @@ func (n *Names) Tidy(ctx context.Context, stale []string, known map[layout.ID]st
 	return removed, n.Complete(ctx)
 }
 
-// Complete makes the links that are missing. A store that cannot be written has
-// those that it has.
+// Complete makes the missing links. A store that cannot be written keeps those it
+// has.
 func (n *Names) Complete(ctx context.Context) error {
 	err := n.Lock(ctx, n.complete)
 	if errors.Is(err, unix.EROFS) {

@@ -13,25 +13,26 @@
 //
 // # Reading
 //
-// An [Image] is an opened map. [Image.WriteTo] expands it: each needed frame
-// is read once, in pack order, in parallel. [Image.ReadAt] reads anywhere. A [Scan]
-// reads frames that may be damaged, and [Reindex] makes a lost index from them.
+// An [Image] is an opened map. [Image.WriteTo] expands it: each needed frame is
+// read once, in pack order, in parallel. [Image.ReadAt] reads anywhere. A [Scan]
+// reads frames that may be damaged, and [Reindex] rebuilds a lost index from
+// them.
 //
 // # Invariants
 //
-//  1. Identity of a page is its SHA-256 cut to 16 bytes; guests choose what
-//     their pages hold, so nothing weaker decides that two pages are one. That a
-//     page did not change may also be said by a print under a secret key, which
-//     no guest can work with.
-//  2. No page leaves this package without its hash having been compared; there
-//     is no way to turn that off. A page that differs is failure.Damaged.
-//  3. No length read from a file is believed before it is bounded by the size
-//     of what holds it. Damaged input is an error, never a panic.
+//  1. Identity of a page is its SHA-256 cut to 16 bytes; guests choose the
+//     contents of their pages, so nothing weaker decides that two pages are the
+//     same. That a page did not change may also be shown by a fingerprint under a
+//     secret key, which no guest can forge.
+//  2. No page leaves this package before its hash was compared; this cannot be
+//     turned off. A page that differs is failure.Damaged.
+//  3. No length read from a file is used before it is checked against the size of
+//     its container. Damaged input is an error, never a panic.
 //  4. A pack is written strictly from its first byte to its last and, unless it
 //     is encrypted (seal.go), is a valid zstd file (`zstd -t` accepts it).
 //  5. A pack never exceeds [MaxPackBytes]; memory used by WriteTo does not grow
 //     with the image.
-//  6. A pack whose key is not at hand is keyring.Missing, never damaged.
+//  6. A pack whose key is missing is keyring.Missing, never damaged.
 package pack
 
 import (

@@ -12,17 +12,17 @@ import (
 )
 
 // Filler writes RAM into a sparse file that has its length and holds zeros, and
-// tells how many bytes it wrote.
+// reports how many bytes it wrote.
 type Filler func(ctx context.Context, f *os.File, wrote func(bytes int64)) error
 
-// errMadeByAnother: the file that we locked got its name, or went, while we waited
-// for the lock.
+// errMadeByAnother: the file we locked got its name, or was removed, while we
+// waited for the lock.
 var errMadeByAnother = errors.New("made by another process")
 
-// Make answers the raw RAM file of a snapshot and makes it, bytes long, where it is
-// missing. Whoever has the lock of its unfinished file makes it, others wait for
-// him. It is fsynced before it gets its name. The lease holds it from then on, and
-// so do its packs while they are read.
+// Make returns the raw RAM file of a snapshot and makes it, bytes long, if it is
+// missing. The holder of the lock of its unfinished file makes it, others wait.
+// It is fsynced before it gets its name. The lease holds it from then on, and its
+// packs while they are read.
 func (c Cache) Make(ctx context.Context, lease *store.Lease, sn *store.Snapshot, bytes int64, fill Filler) (string, error) {
 	key := Key(sn)
 	if err := lease.Hold(ctx, key); err != nil {

@@ -1,20 +1,20 @@
 // Package ramcache keeps the RAM of snapshots as raw sparse files, which VMMs map
-// and clones share. Each can be made again from the page maps at any time, so any
-// may go.
+// and clones share. Each can be rebuilt from the page maps at any time, so any
+// may be removed.
 //
 // In the folder cache/memory of the store lie
 //
 //	<hex>       whole and fsynced before it got this name; never changed
 //	<hex>.new   being made by whoever has its lock, else a leftover
 //
-// The name is the [Key] of the snapshots whose RAM it is. Its time of modification
-// is when it was last used. A VM that maps a file has a hard link to it, so a link
+// The name is the [Key] of the snapshots with this RAM. Its modification time is
+// when it was last used. A VM that maps a file has a hard link to it, so a link
 // count above one means that it is in use; a process that is about to use one has
 // its key in its lease.
 //
-// Invariants: a file with a name is whole, also after a power cut; nothing that is
-// mapped or leased goes, whatever the cap says; what goes is the least recently
-// used. How a file is filled is the caller's affair.
+// Invariants: a file with a name is whole, even after a power cut; nothing that
+// is mapped or leased is removed, whatever the cap; the least recently used goes
+// first. The caller decides how a file is filled.
 package ramcache
 
 import (
@@ -51,7 +51,7 @@ func Key(sn *store.Snapshot) digest.Digest {
 	return h.Digest()
 }
 
-// Path is where the raw RAM of a key lies or would lie.
+// Path is the path of a key's raw RAM.
 func Path(st *store.Store, key digest.Digest) string {
 	return st.Path("cache", "memory", key.Encoded())
 }
@@ -59,14 +59,14 @@ func Path(st *store.Store, key digest.Digest) string {
 // unfinished is the name of a file that is being made.
 func unfinished(path string) string { return path + ".new" }
 
-// Cap is what the files may occupy. The zero value is no limit, so that nobody
-// empties the cache who only left it out.
+// Cap is how much the files may occupy. The zero value is no limit, so that
+// omitting it does not empty the cache.
 type Cap struct {
 	bounded bool
 	bytes   int64
 }
 
-// AtMost is a cap; 0 empties the cache of all that nobody uses.
+// AtMost is a cap; 0 removes everything unused from the cache.
 func AtMost(bytes int64) Cap { return Cap{true, max(0, bytes)} }
 
 // Bytes is the cap, as large as can be where there is none.
@@ -108,13 +108,13 @@ func Files(st *store.Store) ([]File, error) {
 	return all, nil
 }
 
-// Has tells whether a snapshot's RAM need not be made.
+// Has reports whether a snapshot's RAM file exists.
 func (c Cache) Has(sn *store.Snapshot) bool {
 	_, err := os.Stat(Path(c.Store, Key(sn)))
 	return err == nil
 }
 
-// Making tells whether somebody makes a snapshot's RAM now.
+// Making reports whether a snapshot's RAM file is being made now.
 func (c Cache) Making(sn *store.Snapshot) (bool, error) {
 	return filelock.Held(unfinished(Path(c.Store, Key(sn))))
 }
@@ -129,9 +129,9 @@ func (c Cache) use(key digest.Digest) (bool, error) {
 	return err == nil, err
 }
 
-// Follow has the raw RAM of a store, which does not change when its pages are
-// moved, get its new name with that, unless somebody counts on the old one.
-// Without it a clone makes it anew.
+// Follow renames a RAM file, whose contents do not change, when the pages of its
+// snapshot are moved, unless the old name is in use. Without it a clone would
+// rebuild the file.
 func Follow(st *store.Store) {
 	st.OnReplace(func(old, now *store.Snapshot, live []lease.Holding) error {
 		was, is := Key(old), Key(now)

@@ -13,14 +13,14 @@ import (
 	"github.com/cocoonv2/cocoon/store/trash"
 )
 
-// Room is what a store's file system has for something to be made, bytes.
+// Room is the space of a store's file system for something to be made, bytes.
 type Room struct {
 	space.Room
-	Cached int64 // more, once the cache gives up RAM that nobody uses
+	Cached int64 // more, after removing unused RAM from the cache
 }
 
-// Room looks and changes nothing; store.Require and Free make of it what they can.
-// The RAM of sn, which is going to be used, is not counted as cached.
+// Room checks and changes nothing; store.Require and Free act on it. The RAM of
+// sn, which is about to be used, is not counted as cached.
 func (c Cache) Room(sn *store.Snapshot) (r Room, err error) {
 	if r.Room, err = c.Store.Space().Room(); err != nil {
 		return r, err
@@ -55,8 +55,8 @@ func OverCap(all []File, held func(digest.Digest) bool, cap int64) []File {
 	return out
 }
 
-// Free has the cache give up what it must, least recently used first, for need
-// bytes to be free.
+// Free removes from the cache, least recently used first, as much as necessary
+// for need bytes to be free.
 func (c Cache) Free(ctx context.Context, need int64) error {
 	room, err := c.Store.Space().Room()
 	if err != nil {

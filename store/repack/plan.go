@@ -1,20 +1,20 @@
-// Package repack gives up packs of which little is needed.
+// Package repack rewrites packs of which little is needed.
 //
-// The live pages of a pack are those that any page map of any snapshot names. Where
-// they are few they move: they are stored again in new packs, every snapshot that
-// names the old pack gets new page maps, a new spec and a new manifest
-// ([store.Maintenance.Replace]), and then nothing names the old pack any more: the
-// collector takes it as it takes any blob.
+// The live pages of a pack are those that a page map of any snapshot references.
+// If they are few they move: they are stored again in new packs, every snapshot
+// that names the old pack gets new page maps, a new spec and a new manifest
+// ([store.Maintenance.Replace]), and then nothing names the old pack any more:
+// the collector removes it like any blob.
 //
-// A [Plan] is made without changing anything. [Run] carries it out in a row of
-// steps, each whole or not done: new packs, new maps, one exchange a snapshot. One
-// that dies on the way leaves blobs that nothing names, and a store in which some
-// snapshots name the new packs and some still the old ones; the next run plans
-// anew, finds the pages that moved already and goes on.
+// A [Plan] is made without changing anything. [Run] carries it out in steps, each
+// whole or not done: new packs, new maps, one exchange per snapshot. If it dies
+// on the way it leaves unreferenced blobs, and a store in which some snapshots
+// name the new packs and some still the old ones; the next run makes a new plan,
+// finds the pages that already moved and continues.
 //
-// Invariants: no snapshot is left without a page that it had; a pack stays while
-// a snapshot that names it is in use, in quarantine, or cannot be read, and [PackUse]
-// says why.
+// Invariants: no snapshot ever lacks a page that it had; a pack stays while a
+// snapshot that names it is in use, in quarantine, or cannot be read, and
+// [PackUse] says why.
 package repack
 
 import (

@@ -1,19 +1,19 @@
 // Package repair finds damage in a store and repairs it.
 //
-// Words: an object is sound, or damaged: not what the snapshots that name it need.
-// [Verify] reads what is there and compares it; it can put the snapshots that damage
-// affects into quarantine, and [Run] releases those that it found sound. There are
-// three ways to repair: to rebuild, byte for byte, what follows from what is left
-// and from copies of pages; to fetch a blob from elsewhere; and to give up a pack
-// when everything that is needed of it can move to another one.
+// Words: an object is sound or damaged; a damaged one is not what the snapshots
+// that name it need. [Verify] reads objects and compares them; it can put the
+// affected snapshots into quarantine, and [Run] releases those that it found
+// sound. There are three ways to repair: rebuild an object byte for byte, from
+// what is left of it and from copies of its pages; fetch a blob from elsewhere;
+// and give up a pack if everything that is needed of it can move to another one.
 //
 // [Run] first rebuilds each meta.json that cannot be read, verifies, tries those ways
 // on each damaged blob in that order, verifies again what was damaged or in
 // quarantine, and last of all rebuilds what is derived.
 //
-// Invariants: nothing is removed; nothing is replaced by what does not have the
-// digest in its name, and no snapshot by one of other contents; a repair that
-// dies half-way has done whole steps only, and the next one goes on.
+// Invariants: nothing is removed; nothing is replaced by data without the digest
+// in its name, and no snapshot by one of other contents; a repair that dies
+// half-way has only done whole steps, and the next one continues.
 package repair
 
 import (
@@ -31,9 +31,9 @@ type Options struct {
 	DryRun bool
 	// Copies gives the raw files that a snapshot's images may be found in.
 	Copies func(context.Context, *store.Snapshot) []RawCopy
-	// Fetch brings a blob from elsewhere, such as a registry, into the place of a
-	// damaged or missing one, and says from where; failure.NotFound when it is not
-	// there. Nil: there is no such place.
+	// Fetch replaces a damaged or missing blob by one from elsewhere, such as a
+	// registry, and returns the origin; failure.NotFound if it is not there. Nil:
+	// there is no such place.
 	Fetch func(context.Context, *store.Ingest, store.Descriptor) (from string, err error)
 }
 
@@ -44,7 +44,7 @@ type Action struct {
 	Affects []store.ID `json:"affects,omitempty"`
 }
 
-// Report is the answer of Run.
+// Report is the result of Run.
 type Report struct {
 	DryRun      bool       `json:"dryRun"`
 	Repaired    []Action   `json:"repaired"`

@@ -28,8 +28,8 @@ type VerifyOptions struct {
 	// Part of Parts reads only the blobs of that slice, 1 to Parts, told by their
 	// digest: Parts runs read everything once. Parts 0 is everything.
 	Part, Parts int
-	// Quarantine marks the snapshots that damage affects: nothing restores,
-	// exports or builds on them until they are found sound again.
+	// Quarantine marks the affected snapshots: nothing restores, exports or
+	// builds on them until they are found sound again.
 	Quarantine bool
 }
 
@@ -58,7 +58,7 @@ type Resized struct {
 	Bytes    int64    `json:"bytes"`
 }
 
-// VerifyReport is the answer of Verify.
+// VerifyReport is the result of Verify.
 type VerifyReport struct {
 	Checked int      `json:"checked"` // objects
 	Damaged []Damage `json:"damaged"`
@@ -67,8 +67,8 @@ type VerifyReport struct {
 	Resized []Resized `json:"resized,omitempty"`
 	// Quarantined are the snapshots that this run marked.
 	Quarantined []store.ID `json:"quarantined,omitempty"`
-	// Unopened are encrypted snapshots whose key is not at hand: their blobs were
-	// looked at as all are, but not what their page maps name.
+	// Unopened are encrypted snapshots whose key is missing: their blobs were
+	// checked like all others, but not what their page maps name.
 	Unopened   []store.ID `json:"unopened,omitempty"`
 	BytesRead  int64      `json:"bytesRead"`
 	DurationMs float64    `json:"durationMs"`

@@ -14,10 +14,10 @@ import (
 	"github.com/cocoonv2/cocoon/store/document"
 )
 
-// Label marks a snapshot that was made only so that a VM can sleep: its value is
-// the VM's id and, behind a dot, how often the VM had been woken before. Once that
-// VM does not need it any more, whoever knows so may remove it; without the label
-// it is a snapshot like any other.
+// Label marks a snapshot that was made only by suspending a VM: its value is the
+// VM's id and, after a dot, how often the VM had been woken before. Once that VM
+// no longer needs it, anybody who knows may remove it; without the label it is an
+// ordinary snapshot.
 const Label = document.ReservedLabels + "suspend"
 
 // LabelOf is the value of Label.
@@ -30,14 +30,14 @@ func parseLabel(value string) (vm string, woken int) {
 	return vm, woken
 }
 
-// IsBed tells by what may change about a snapshot whether it is only there for a
-// VM to sleep on, awake or not: the operator has not named or protected it, nor
-// taken its label.
+// IsBed reports, from a snapshot's changeable metadata, whether it exists only
+// for a suspended VM, awake now or not: the operator has not named or protected
+// it, nor removed its label.
 func IsBed(name string, labels map[string]string, protected bool) bool {
 	return name == "" && labels[Label] != "" && !protected
 }
 
-// Bed is a snapshot that is only there for a VM to sleep on, awake or not.
+// Bed is a snapshot that exists only for a suspended VM, awake now or not.
 type Bed struct {
 	Snapshot store.ID
 	VM       string
@@ -76,7 +76,7 @@ func bedOf(st *store.Store, id store.ID) (Bed, error) {
 	return b, nil
 }
 
-// Drop removes a snapshot if it is a bed. One that is gone already is success.
+// Drop removes a snapshot if it is a bed. One that is already gone is success.
 func Drop(ctx context.Context, st *store.Store, id store.ID) error {
 	m, err := st.Meta(id)
 	if errors.Is(err, failure.NotFound) {

@@ -1,16 +1,15 @@
-// Package sleep is what suspended VMs ask of a store: that the snapshot which is
-// a VM's RAM stays as long as the VM sleeps on it, and goes once it does not, if
-// it was made for nothing else.
+// Package sleep protects the snapshots of suspended VMs: the snapshot that is a
+// VM's RAM stays as long as the VM is suspended on it, and is removed afterwards
+// if it has no other use.
 //
-// Words: a VM sleeps exactly while vms/<id>/suspend.json is there, a suspension;
-// it names the snapshot. A bed is a snapshot that was made only to be slept on,
-// as its label says, and that the operator has not made his own since by a name
-// or by protecting it. A sleeper is a VM that sleeps, on a bed or on any other
-// snapshot.
+// Words: a VM sleeps exactly while vms/<id>/suspend.json exists, a suspension; it
+// names the snapshot. A bed is a snapshot made only by a suspension, as its label
+// says, which the operator has not claimed since by naming or protecting it. A
+// sleeper is a suspended VM, on a bed or on any other snapshot.
 //
-// The files are of package vm, which writes them; here is only what has to be
-// known of them to keep a snapshot, so that whoever removes or collects snapshots
-// need not know what a VM is. A store that removes is opened with Veto.
+// Package vm writes these files; this package knows only what is needed to keep a
+// snapshot, so that code that removes or collects snapshots need not know what a
+// VM is. A store that removes is opened with Veto.
 package sleep
 
 import (
@@ -44,8 +43,8 @@ type Suspension struct {
 	Version  int       `json:"version"`
 	Snapshot store.ID  `json:"snapshot"`
 	Since    time.Time `json:"since"`
-	// Aside says that the VM was only put aside while another state was to take
-	// its place: if nobody does so any more, it is to run again.
+	// Aside says that the VM was only put aside while another state was to
+	// replace it: if that work is abandoned, the VM is to run again.
 	Aside  bool            `json:"aside,omitempty"`
 	Record json.RawMessage `json:"record"`
 }
@@ -108,8 +107,8 @@ func Sleepers(st *store.Store) (map[store.ID]Sleeper, error) {
 	return all, nil
 }
 
-// Veto refuses the removal of a snapshot that a VM sleeps on: not even force takes
-// the RAM of a suspended VM. It is for store.Options.
+// Veto refuses the removal of a snapshot that a suspended VM needs, even by
+// force. It is for store.Options.
 func Veto(_ context.Context, st *store.Store, id store.ID) error {
 	all, err := Sleepers(st)
 	if err != nil {
