@@ -126,7 +126,7 @@ func (h *netHost) booted(far, beyond string) {
 		}
 		h.reaches(name, ip)
 		h.must("vm", "stop", name, "--timeout", "1s")
-		h.refused(2, "asks for {prefix}", "", "vm", "start", name, "--network", "tap=movetap")
+		h.refused(2, "needs {prefix}", "", "vm", "start", name, "--network", "tap=movetap")
 		h.must("vm", "rm", name)
 	}
 	h.must("vm", "create", "plain", "--kernel", "guest.elf", "--memory", "64M", "--network", far, "--cmdline", "fill=4", "--start")

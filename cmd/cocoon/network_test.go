@@ -269,5 +269,5 @@ func TestAGuestIsToldItsAddress(t *testing.T) {
 	if _, inside := h.beat(h.onlyNetwork("again").IP); inside != ip {
 		t.Errorf("behind NAT the guest is %s, want %s", inside, ip)
 	}
-	h.fails(2, "asks for {prefix}", append([]string{"vm", "create", "lone"}, told...)...)
+	h.fails(2, "needs {prefix}", append([]string{"vm", "create", "lone"}, told...)...)
 }
