@@ -6,7 +6,10 @@
 // lease; a lease is a locked file that says what a living process holds;
 // commit is the one rename that makes a snapshot exist.
 //
-// The folder itself, which it has and who may open it, is package layout's:
+// Here a snapshot is published, read, replaced and removed, and nothing else is. What
+// needs no snapshot is below: the folder (package layout), leases (lease), names
+// (names), free space (space), the way out (trash), lists (index). So is what a
+// snapshot says (document) and is made of (contents). A Store leads to each of them.
 //
 //	format                 {"format":"cocoon-store","version":1}; 2 where snapshots
 //	                       are encrypted
