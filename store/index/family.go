@@ -40,8 +40,8 @@ func familyKeys(images []document.ImageRef) []digest.Digest {
 	return others
 }
 
-// Published notes to which families a snapshot belongs; best effort. An index that is missing is
-// made whole by whoever asks for it.
+// Published notes to which families a snapshot belongs; best effort. An index that is
+// missing is made whole by Family.
 func (x *Index) Published(sn *document.Snapshot) {
 	if lines := familyLines(nil, familyKeys(sn.Spec.Images), sn.ID); len(lines) > 0 {
 		_ = refs.Append(x.path(), x.identity(), lines)
