@@ -19,6 +19,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/chsnap"
 	"github.com/cocoonv2/cocoon/internal/base/durable"
+	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/internal/base/guest"
 	"github.com/cocoonv2/cocoon/internal/test/chsnaptest"
 	"github.com/cocoonv2/cocoon/store/keyring"
@@ -309,6 +310,21 @@ func (h *host) counts(name string) {
 	h.t.Fatalf("guest %s does not count", name)
 }
 
+// heard waits until a guest that was asked to power off has done so, or has gone on
+// counting instead: what its VMM held is for gc only when the VMM has ended.
+func (h *host) heard(name string) {
+	h.t.Helper()
+	tick := func() uint32 {
+		ram, _, _ := guest.LastTick([]byte(h.must("vm", "logs", name)))
+		return ram
+	}
+	seat, first := filepath.Join(h.root, "vms", h.vm(name).ID, "vmm.lock"), tick()
+	h.until("the guest powers off or counts on", func() bool {
+		held, err := filelock.Held(seat)
+		return err == nil && !held || tick() > first+2
+	})
+}
+
 func killCaptures(h *host, mode string, steps []string) {
 	v := h.boot("web")
 	h.must("snapshot", "create", "web", "base")
@@ -440,6 +456,7 @@ func killVMs(h *host) {
 		h.must("vm", "start", name)
 		h.counts(name)
 		h.killed(stopSteps[0], "vm", "stop", name)
+		h.heard(name)
 		h.clean()
 	}
 	for i, step := range vmRemoveSteps {
