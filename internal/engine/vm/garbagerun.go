@@ -3,11 +3,11 @@ package vm
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"strconv"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -76,7 +76,7 @@ func (m *Manager) collectDead(r garbage.Run, s Standing) error {
 			Still: func() bool { return exists(socket) }, End: c.endIdle(s.ID, socket), // which asks for the lock again
 		})
 	}
-	entries, err := os.ReadDir(s.Path)
+	entries, err := durable.Entries(s.Path)
 	for _, e := range entries {
 		if !e.IsDir() {
 			err = errors.Join(err, garbage.JudgeStray(r, filepath.Join("run", s.ID, e.Name()), filepath.Join(s.Path, e.Name()), false))

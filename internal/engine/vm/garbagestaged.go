@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 	"github.com/cocoonv2/cocoon/store"
@@ -79,7 +80,7 @@ func (c *collected) rooms(r garbage.Run, me owner.Mark) error {
 
 // leftIn collects what is in a room while no verb works on its VM.
 func (c *collected) leftIn(r garbage.Run, id, room string) error {
-	left, err := os.ReadDir(room)
+	left, err := durable.Entries(room)
 	for _, e := range left {
 		c.stale(r, id, filepath.Join(room, e.Name()), "its process is dead")
 	}

@@ -1,12 +1,12 @@
 package vm
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 )
 
 // makingFile in the folder of a VM says that the VM is being made: it is created
@@ -26,8 +26,8 @@ type Remains struct {
 
 // LookAt examines the folder of a VM; a missing one has nothing in it.
 func LookAt(dir string) (Remains, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	entries, err := durable.Entries(dir)
+	if err != nil {
 		return Remains{}, fmt.Errorf("look at the folder of a VM: %w", err)
 	}
 	var r Remains

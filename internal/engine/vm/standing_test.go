@@ -242,3 +242,23 @@ func TestAVMWithoutAKeeperGetsOne(t *testing.T) {
 		t.Errorf("%v, %v", exit, err)
 	}
 }
+
+// TestWhatGoesWhileACollectorLooksIsNothingToIt: a verb at work removes an entry of
+// the run folder, and the room of a VMM, after the collector has seen them.
+func TestWhatGoesWhileACollectorLooksIsNothingToIt(t *testing.T) {
+	b := newBed(t, Options{})
+	r := &marking{}
+	gone := filepath.Join(t.TempDir(), "gone")
+	if err := b.collectDead(r, Standing{ID: fuzzID, Path: gone}); err != nil {
+		t.Errorf("an entry: %v", err)
+	}
+	if err := (&collected{b.st}).leftIn(r, fuzzID, gone); err != nil {
+		t.Errorf("a room: %v", err)
+	}
+	if left, err := LookAt(gone); err != nil || left.Worth {
+		t.Errorf("the folder of a VM: %+v, %v", left, err)
+	}
+	if said := r.said(); len(said) > 0 {
+		t.Errorf("judged: %q", said)
+	}
+}
