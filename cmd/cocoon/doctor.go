@@ -81,6 +81,7 @@ func (a *app) doctor() doctor.Host {
 func ofStore(h *doctor.Host, r *house.House) {
 	h.RootDir, h.IndexOK, h.Sealing = r.Store.Root(), r.IndexOK, r.Store.SealingKey
 	h.Store, h.Standing, h.Images, h.Unkept = r.Store.Owner, r.VMs.Standing, r.Images.LookAtGuard, unkept(r)
+	h.SharedNames = r.SharedNames
 	h.Collection = func(ctx context.Context) (lost, doubtful []string, err error) {
 		e, err := gc.Examine(ctx, r.Store, house.Roots(r.Store))
 		for _, l := range e.Lost {

@@ -2,7 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,28 +35,55 @@ func TestDoctorIsToldEverything(t *testing.T) {
 	}
 }
 
+// finding is what doctor saw of one thing.
+func (h *host) finding(check string) (f doctor.Finding) {
+	h.t.Helper()
+	c, out, stderr := h.command([]string{"system", "doctor", "--format", "json"})
+	_ = c.Run() // the host of the test may lack other things
+	var all []doctor.Finding
+	if err := json.Unmarshal(out.Bytes(), &all); err != nil {
+		h.t.Fatalf("%v: %s", err, stderr)
+	}
+	i := slices.IndexFunc(all, func(f doctor.Finding) bool { return f.Name == check })
+	if i < 0 {
+		h.t.Fatalf("it does not look at %s", check)
+	}
+	return all[i]
+}
+
+// TestDoctorTellsOfASharedName: the link of a name was removed by hand, and the name
+// given again. What it says helps.
+func TestDoctorTellsOfASharedName(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, chsnaptest.Build(t))
+	h.boot("web")
+	first := strings.TrimSpace(h.must("snapshot", "create", "web", "a"))
+	if f := h.finding("names"); f.Status != doctor.OK {
+		t.Errorf("before: %+v", f)
+	}
+	if err := os.Remove(filepath.Join(h.root, "names", "a")); err != nil {
+		t.Fatal(err)
+	}
+	second := strings.TrimSpace(h.must("snapshot", "create", "web", "a"))
+	h.must("gc")
+	f := h.finding("names")
+	if f.Status != doctor.Warn || !strings.Contains(f.Seen, first) || !strings.Contains(f.Seen, second) || !strings.Contains(f.Remedy, "cocoon snapshot rename ID NAME") {
+		t.Errorf("%+v", f)
+	}
+	h.must("snapshot", "rename", first, "b")
+	if f := h.finding("names"); f.Status != doctor.OK {
+		t.Errorf("after a rename: %+v", f)
+	}
+	h.clean("a", "b")
+}
+
 // TestDoctorNamesAVMWithoutAKeeper, says what helps, and gives it none itself.
 func TestDoctorNamesAVMWithoutAKeeper(t *testing.T) {
 	t.Parallel()
 	vmm, _ := chsnaptest.VMM(t)
 	h := newHost(t, vmm)
 	keeper := h.keeperOf(h.boot("web"))
-	found := func() (f doctor.Finding) {
-		t.Helper()
-		c, out, stderr := h.command([]string{"system", "doctor", "--format", "json"})
-		_ = c.Run() // the host of the test may lack other things
-		var all []doctor.Finding
-		if err := json.Unmarshal(out.Bytes(), &all); err != nil {
-			t.Fatalf("%v: %s", err, stderr)
-		}
-		for _, f := range all {
-			if f.Name == "keepers" {
-				return f
-			}
-		}
-		t.Fatal("it does not look at keepers")
-		return f
-	}
+	found := func() doctor.Finding { return h.finding("keepers") }
 	if f := found(); f.Status != doctor.OK {
 		t.Errorf("with its keeper: %+v", f)
 	}

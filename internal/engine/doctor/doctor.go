@@ -61,6 +61,9 @@ type Host struct {
 	Images func(ctx context.Context) (image.Guard, error)
 	// Unkept are VMs that run without a keeper; nil where there is no store.
 	Unkept func(ctx context.Context) ([]string, error)
+	// SharedNames are names that several snapshots have, with these; nil where there
+	// is no store.
+	SharedNames func(ctx context.Context) ([]string, error)
 	// Sealing says what new snapshots are encrypted with.
 	Sealing func() (*keyring.Key, error)
 }
@@ -82,6 +85,7 @@ func (h Host) Examine(ctx context.Context) []Finding {
 		{"reflink", h.reflink},
 		{"staging", h.staging},
 		{"index", h.index},
+		{"names", h.names},
 		{"keepers", h.keepers},
 		{"collection", h.collection},
 		{"encryption", h.encryption},
@@ -314,6 +318,20 @@ func (h Host) keepers(ctx context.Context) Finding {
 			"%d VMs run without a keeper, their logs are not limited: %s", len(ids), strings.Join(ids, ", "))
 	}
 	return ok("every running VM has its keeper")
+}
+
+func (h Host) names(ctx context.Context) Finding {
+	if h.SharedNames == nil {
+		return ok("there are no snapshots")
+	}
+	shared, err := h.SharedNames(ctx)
+	switch {
+	case err != nil:
+		return warn(hint.Repair.Of(), "%v", err)
+	case len(shared) > 0:
+		return warn(hint.Rename.Of("ID", "NAME")+" gives all but one of them another", "names that several snapshots have: %s", strings.Join(shared, "; "))
+	}
+	return ok("no two snapshots have the same name")
 }
 
 func (h Host) plugins(context.Context) Finding {

@@ -41,6 +41,10 @@ func unkept(ids []string, err error) Host {
 	return Host{Unkept: func(context.Context) ([]string, error) { return ids, err }}
 }
 
+func shared(names []string, err error) Host {
+	return Host{SharedNames: func(context.Context) ([]string, error) { return names, err }}
+}
+
 func TestFindings(t *testing.T) {
 	version := func(v string, err error) Host {
 		return Host{VMMVersion: func(context.Context) (string, error) { return v, err }}
@@ -63,6 +67,10 @@ func TestFindings(t *testing.T) {
 		{"space", Host{RootDir: "/nowhere/at/all"}, Fail},
 		{"index", Host{}, OK},
 		{"index", Host{IndexOK: func(context.Context) error { return errors.New("page 7 is torn") }}, Warn},
+		{"names", Host{}, OK},
+		{"names", shared(nil, nil), OK},
+		{"names", shared([]string{"a (1, 2)"}, nil), Warn},
+		{"names", shared(nil, errors.New("no such folder")), Warn},
 		{"keepers", Host{}, OK},
 		{"keepers", unkept(nil, nil), OK},
 		{"keepers", unkept([]string{"a"}, nil), Warn},
