@@ -190,3 +190,43 @@ func forge(t *testing.T, s *Store, sn *Snapshot, change func(*Spec)) *Snapshot {
 	}
 	return got
 }
+
+// TestWhatOnlyTheKeyTellsIsUnknownWithout: the index tells it neither, whatever it
+// says of the time when the key was there.
+func TestWhatOnlyTheKeyTellsIsUnknownWithout(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "root")
+	s := openWith(t, root, keyring.FromKeys(testKey(1)))
+	age(t, mustPublish(t, s, "here", make([]byte, 1<<20)))
+	said := func(s *Store) string {
+		t.Helper()
+		all, err := s.Index().Summaries(t.Context())
+		if err != nil || len(all) != 1 {
+			t.Fatal(all, err)
+		}
+		text, err := json.Marshal(all[0].Memory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := all[0].Encoded(); e != "" && !bytes.Contains([]byte(e), text) {
+			t.Errorf("%s is said, and %s is encoded", text, e)
+		}
+		return string(text)
+	}
+	const known = `{"bytes":1048576,"zeroBytes":1048576}`
+	for range 2 {
+		if got := said(s); got != known {
+			t.Errorf("with its key: %s", got)
+		}
+	}
+	without := openWith(t, root, nil)
+	warm := said(without)
+	if err := os.Remove(s.Path("refs.db")); err != nil {
+		t.Fatal(err)
+	}
+	if cold := said(without); warm != `{"bytes":1048576,"zeroBytes":null}` || cold != warm {
+		t.Errorf("without its key: %s by the index, %s without", warm, cold)
+	}
+	if got := said(s); got != known {
+		t.Errorf("with its key again: %s", got)
+	}
+}

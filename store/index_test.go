@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
 	"github.com/cocoonv2/cocoon/refs"
 )
@@ -188,4 +191,177 @@ func identity(t *testing.T, s *Store) string {
 		t.Fatalf("identity %q, %v", id, err)
 	}
 	return id
+}
+
+// TestAListSeesWhatBecameOfTheFiles of a snapshot, whatever their mtime says: the list
+// by the index is the one of no index, and nothing is left out of it.
+func TestAListSeesWhatBecameOfTheFiles(t *testing.T) {
+	inPlace := func(path string, change func(string) string) error {
+		fi, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(os.WriteFile(path, []byte(change(string(text))), 0o600), os.Chtimes(path, fi.ModTime(), fi.ModTime()))
+	}
+	garble := func(text string) string { return strings.Repeat("x", len(text)) }
+	link := func(path string) error {
+		return errors.Join(os.Rename(path, path+".aside"), os.Symlink(path+".aside", path))
+	}
+	for name, c := range map[string]struct {
+		harm func(dir string) error
+		want string
+	}{
+		"renamed in place": {func(dir string) error {
+			return inPlace(dir+"/meta.json", func(text string) string { return strings.Replace(text, `"here"`, `"gone"`, 1) })
+		}, "gone ready"},
+		"meta garbled":     {func(dir string) error { return inPlace(dir+"/meta.json", garble) }, " damaged"},
+		"meta a link":      {func(dir string) error { return link(dir + "/meta.json") }, " damaged"},
+		"manifest garbled": {func(dir string) error { return inPlace(dir+"/manifest.json", garble) }, "here damaged"},
+		"no manifest":      {func(dir string) error { return os.Remove(dir + "/manifest.json") }, "here damaged"},
+		"manifest a link":  {func(dir string) error { return link(dir + "/manifest.json") }, "here damaged"},
+		"an empty folder": {func(dir string) error {
+			return errors.Join(os.Remove(dir+"/manifest.json"), os.Remove(dir+"/meta.json"))
+		}, " damaged"},
+		"no folder but a file": {func(dir string) error {
+			return errors.Join(os.Rename(dir, dir+".aside"), os.WriteFile(dir, nil, 0o600))
+		}, " damaged"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openTest(t)
+			sn := mustPublish(t, s, "here", make([]byte, 1<<20))
+			age(t, sn)
+			list := func() string {
+				t.Helper()
+				all, err := s.Index().Summaries(t.Context())
+				if err != nil || len(all) != 1 {
+					t.Fatalf("%+v, %v", all, err)
+				}
+				text, err := json.Marshal(all)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return all[0].Name + " " + string(all[0].State) + "\n" + string(text)
+			}
+			list()
+			if err := c.harm(sn.Dir); err != nil {
+				t.Fatal(err)
+			}
+			warm := list()
+			if err := os.Remove(s.Path("refs.db")); err != nil {
+				t.Fatal(err)
+			}
+			if cold := list(); warm != cold {
+				t.Errorf("%s by the index, %s without", warm, cold)
+			}
+			if got, _, _ := strings.Cut(warm, "\n"); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+			if strings.HasSuffix(c.want, "damaged") {
+				if err := s.Remove(t.Context(), sn.ID, RemoveOptions{Force: true}); err != nil {
+					t.Errorf("rm --force: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// TestARebuiltIndexIsOfToday: it says nothing of what the one before said and the
+// snapshots do not.
+func TestARebuiltIndexIsOfToday(t *testing.T) {
+	s := openTest(t)
+	sn := mustPublish(t, s, "here", make([]byte, 1<<20))
+	age(t, sn)
+	state := func() State {
+		t.Helper()
+		all, err := s.Index().Summaries(t.Context())
+		if err != nil || len(all) != 1 {
+			t.Fatal(all, err)
+		}
+		return all[0].State
+	}
+	state()
+	if err := os.Remove(s.BlobPath(sn.Manifest.Config.Digest)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Index().Rebuild(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := state(); got != Damaged {
+		t.Errorf("rebuilt: %s", got)
+	}
+}
+
+// TestARowOfAFormerProgramIsReadAnew and is no error.
+func TestARowOfAFormerProgramIsReadAnew(t *testing.T) {
+	s := openTest(t)
+	sn := mustPublish(t, s, "here", make([]byte, 1<<20))
+	age(t, sn)
+	for _, former := range []byte{0, 1} {
+		err := refs.Write(s.Path("refs.db"), identity(t, s), []refs.Row{{Key: string(sn.ID), Value: []byte{former, 1, 2, 3, 4}}}, nil)
+		all, lerr := s.Index().Summaries(t.Context())
+		if err := errors.Join(err, lerr); err != nil || len(all) != 1 || all[0].Name != "here" {
+			t.Errorf("%+v, %v", all, err)
+		}
+		if _, ok := s.Index().Known(sn.ID); !ok {
+			t.Error("it is not remembered as of today")
+		}
+	}
+}
+
+// TestARebuildThatCannotWriteKeepsTheIndex, and says so.
+func TestARebuildThatCannotWriteKeepsTheIndex(t *testing.T) {
+	root := t.TempDir() + "/root"
+	if err := os.Mkdir(root, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "size=8m,mode=700"); err != nil {
+		t.Skipf("cannot mount a tmpfs here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(root, unix.MNT_DETACH) })
+	s, err := Open(t.Context(), root, Options{Create: true, Veto: free})
+	if err != nil {
+		t.Fatal(err)
+	}
+	age(t, mustPublish(t, s, "here", make([]byte, 1<<20)))
+	if err := s.Index().Rebuild(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	was, err := os.ReadFile(s.Path("refs.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.Path("filler"), make([]byte, 16<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("filling the disk: %v", err)
+	}
+	if err := s.Index().Rebuild(t.Context()); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("rebuild: %v", err)
+	}
+	if now, err := os.ReadFile(s.Path("refs.db")); err != nil || !bytes.Equal(now, was) {
+		t.Errorf("it is another one: %v", err)
+	}
+}
+
+// TestWhatIsNoFileGivesWayToTheIndex, or the error says what to remove.
+func TestWhatIsNoFileGivesWayToTheIndex(t *testing.T) {
+	s := openTest(t)
+	path := s.Path("refs.db")
+	for what, put := range map[string]func() error{
+		"a link":          func() error { return os.Symlink("/dev/zero", path) },
+		"an empty folder": func() error { return os.Mkdir(path, 0o700) },
+		"a pipe":          func() error { return unix.Mkfifo(path, 0o600) },
+	} {
+		if err := errors.Join(os.RemoveAll(path), put(), s.Index().Rebuild(t.Context()), s.Index().Check()); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := errors.Join(os.Remove(path), os.MkdirAll(path+"/sub", 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Index().Rebuild(t.Context()); !errors.Is(err, failure.Damaged) || !strings.Contains(err.Error(), "rm -r "+path) {
+		t.Errorf("a folder that is not empty: %v", err)
+	}
 }

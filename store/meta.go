@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/hint"
@@ -50,7 +52,7 @@ func readMeta(dir string) (Meta, error) {
 func rawMeta(dir string) ([]byte, error) {
 	b, err := document.MetaFile.Read(filepath.Join(dir, "meta.json"))
 	if !errors.Is(err, os.ErrNotExist) {
-		if errors.Is(err, failure.Damaged) {
+		if errors.Is(err, failure.Damaged) || errors.Is(err, unix.ENOTDIR) {
 			err = lostMeta(dir, err)
 		}
 		return b, err

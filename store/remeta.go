@@ -2,10 +2,14 @@ package store
 
 import (
 	"context"
-	"path/filepath"
+	"errors"
+	"os"
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/document"
 )
@@ -44,7 +48,27 @@ func (s *Store) writeMeta(id ID, m Meta) error {
 	if err != nil {
 		return err
 	}
-	return document.MetaFile.Write(filepath.Join(s.Path("snapshots", string(id)), "meta.json"), b, 0o600)
+	path := s.Path("snapshots", string(id), "meta.json")
+	if err := notFile(path); err != nil {
+		return err
+	}
+	return document.MetaFile.Write(path, b, 0o600)
+}
+
+// notFile removes what is no file and has no contents, such as a link. A folder
+// that is not empty stays, and is failure.Damaged.
+func notFile(path string) error {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && fi.Mode().IsRegular() {
+		return nil
+	}
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if errors.Is(err, unix.ENOTEMPTY) {
+		return failure.New(failure.Damaged, "%s is a folder that is not empty; see what is in it, then: rm -r %s", path, path)
+	}
+	return err
 }
 
 // lastKnown is what is said elsewhere of a snapshot's meta.json, the newest that

@@ -7,6 +7,8 @@ import (
 	"iter"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/spelling"
 	"github.com/cocoonv2/cocoon/store/contents"
@@ -44,6 +46,9 @@ func (s *Store) contents(ctx context.Context, id ID) (*Snapshot, error) {
 		b, err := document.ManifestFile.Read(sn.Dir + "/manifest.json")
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, failure.New(failure.NotFound, "no snapshot %s", id)
+		}
+		if errors.Is(err, unix.ENOTDIR) {
+			err = failure.Wrap(failure.Damaged, err)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("snapshot %s: %w", id, err)

@@ -139,8 +139,11 @@ func (a *app) mend(ctx context.Context, r *house.House, h doctor.Host) error {
 	if h.IndexOK(ctx) == nil {
 		return nil
 	}
+	if err := r.Reindex(ctx); err != nil {
+		return err
+	}
 	a.errOut.Line("refs.db is rebuilt from manifests and records")
-	return r.Reindex(ctx)
+	return nil
 }
 
 func (a *app) printFindings(found []doctor.Finding) {

@@ -4,22 +4,39 @@ import (
 	"context"
 	"errors"
 	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
-// Drop removes the index.
-func (x *Index) Drop() error {
-	if err := os.Remove(x.path()); err != nil && !errors.Is(err, os.ErrNotExist) {
+// Rebuild makes the index anew, of the snapshots alone. The one that is there stays
+// until there is another.
+func (x *Index) Rebuild(ctx context.Context) error {
+	all, k, _, err := x.all(ctx, false)
+	if err != nil {
 		return err
 	}
-	return nil
+	if err := x.clear(); err != nil {
+		return err
+	}
+	return x.write(all, k, true)
 }
 
-// Rebuild makes the index anew, of the snapshots alone.
-func (x *Index) Rebuild(ctx context.Context) error {
-	if err := x.Drop(); err != nil {
-		return err
+// clear removes what is no file from the place of the index, where nothing is lost by
+// that.
+func (x *Index) clear() error {
+	path := x.path()
+	fi, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && fi.Mode().IsRegular() {
+		return nil
 	}
-	_, err := x.list(ctx, true)
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if errors.Is(err, unix.ENOTEMPTY) {
+		return failure.New(failure.Damaged, "%s is a folder that is not empty, where the index is to be; see what is in it, then: rm -r %s", path, path)
+	}
 	return err
 }
 

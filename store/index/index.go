@@ -1,11 +1,13 @@
 // Package index lists the snapshots of a store, and says which may share pages. It is
 // derived: refs.db (package refs) has a row for each snapshot, and notes of families.
 //
-//  1. A row is true as long as the meta.json of its snapshot is the file that it was
-//     when the row was made: each publish, change and exchange makes it anew. A list
-//     looks at each meta.json, reads the snapshots whose row is missing or not of
-//     today, and makes the index anew if there were any. So whatever became of the
-//     index, the answers are the same, and no other room tells it of changes.
+//  1. A row is true as long as the meta.json and the manifest.json of its snapshot are
+//     the files that they were when the row was made, by their inode and the time of
+//     their last change, which nobody can set. A list looks at each of these files,
+//     reads the snapshots whose row is missing or not of today, and makes the index
+//     anew if there were any. So whatever became of the index, the answers are the
+//     same, and no other room tells it of changes. It does not look at blobs: of one
+//     that is damaged or lost verify tells.
 //  2. What could not be read whole has no row: it is read again each time.
 //  3. Notes cost reuse and nothing else, if they are missing or wrong. A capture
 //     reads them without the rows, and appends one without an fsync.
@@ -34,14 +36,14 @@ import (
 	"github.com/cocoonv2/cocoon/store/layout"
 )
 
-// settled is how old a meta.json must be to be remembered: one that is rewritten
-// twice within a tick of the file system's clock may get its stamp again.
+// settled is how old the files of a snapshot must be to be remembered: one that is
+// changed twice within a tick of the file system's clock may get its stamp again.
 const settled = 20 * time.Millisecond
 
 // Found is what the index says of a snapshot.
 type Found struct {
 	*document.Snapshot
-	ZeroBytes int64 // of RAM
+	ZeroBytes Bytes // of RAM
 	Whole     bool  // all of it could be read; else it is not remembered
 }
 
@@ -50,12 +52,16 @@ type Read func(context.Context, layout.ID) (Found, error)
 
 // Index of one store.
 type Index struct {
-	at   *layout.Layout
-	read Read
+	at    *layout.Layout
+	read  Read
+	opens Opens
 }
 
+// Opens says whether the key of an id is at hand.
+type Opens func(key string) bool
+
 // Of a store.
-func Of(at *layout.Layout, read Read) *Index { return &Index{at, read} }
+func Of(at *layout.Layout, read Read, opens Opens) *Index { return &Index{at, read, opens} }
 
 func (x *Index) path() string { return x.at.Path("refs.db") }
 
@@ -106,7 +112,8 @@ type known struct {
 	ids, rows []string
 }
 
-func (x *Index) known() (k known) {
+func (x *Index) known() *known {
+	k := &known{}
 	file := x.open()
 	defer file.Close()
 	var text strings.Builder
@@ -141,23 +148,61 @@ func (k *known) row(id layout.ID, place int) string {
 // list gives all snapshots, and makes the index anew where it was not exact, or
 // anyway.
 func (x *Index) list(ctx context.Context, anew bool) ([]cached, error) {
-	var k known
-	read := make(chan struct{})
-	go func() { k = x.known(); close(read) }()
-	ids, err := x.at.IDs()
-	<-read
+	all, k, exact, err := x.all(ctx, true)
 	if err != nil {
 		return nil, err
 	}
-	all, exact, err := x.look(ctx, ids, &k)
-	if err != nil || exact && !anew {
-		return all, err
+	if !exact || anew {
+		_ = x.write(all, k, anew) // without it the next list is slower
 	}
-	countUnique(all)
-	if rows, changed := rowsOf(all, &k); changed || anew {
-		_ = refs.Write(x.path(), x.identity(), rows, familyNote(all)) // without it the next list is slower
-	}
+	x.forget(all)
 	return all, nil
+}
+
+// forget takes from what rows say, which were made when a key was there, what nobody
+// could read now.
+func (x *Index) forget(all []cached) {
+	opens := map[string]bool{"": true}
+	for i := range all {
+		s := &all[i].Summary
+		open, asked := opens[s.Key]
+		if !asked {
+			open = x.opens(s.Key)
+			opens[s.Key] = open
+		}
+		if !open {
+			s.Memory.ZeroBytes, s.encoded = UnknownBytes, ""
+		}
+	}
+}
+
+// all gives the snapshots by the index and by themselves, or by themselves alone.
+// exact is an index that says all of it.
+func (x *Index) all(ctx context.Context, believe bool) (all []cached, k *known, exact bool, err error) {
+	read := make(chan *known)
+	go func() { read <- x.known() }()
+	ids, err := x.at.IDs()
+	k = <-read
+	if err != nil {
+		return nil, nil, false, err
+	}
+	rows := k
+	if !believe {
+		rows = &known{}
+	}
+	all, exact, err = x.look(ctx, ids, rows)
+	return all, k, exact, err
+}
+
+// write makes the index anew if its rows are others than they were, or anyway. What
+// was there stays until the new one is.
+func (x *Index) write(all []cached, k *known, anew bool) error {
+	countUnique(all)
+	rows, changed := rowsOf(all, k)
+	if !changed && !anew {
+		return nil
+	}
+	return refs.Write(x.path(), x.identity(), rows, familyNote(all))
 }
 
 // look gives each snapshot by its row, where that is of today, or by itself. exact
@@ -188,27 +233,30 @@ func (x *Index) look(ctx context.Context, ids []layout.ID, k *known) (all []cach
 	return all, misses.Load() == 0 && len(k.ids) == len(ids), err
 }
 
-// stampIn looks at a meta.json from the folder snapshots: of 10,000 looks half
-// was the way there from the root.
-func stampIn(folder *os.File, id layout.ID) (metaStamp, bool) {
-	var st unix.Stat_t
-	if unix.Fstatat(int(folder.Fd()), string(id)+"/meta.json", &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
-		return metaStamp{}, false
+// stampIn looks at the files of a snapshot from the folder snapshots: of 10,000 looks
+// half was the way there from the root.
+func stampIn(folder *os.File, id layout.ID) (s stamp, ok bool) {
+	var meta, manifest unix.Stat_t
+	fd, dir := int(folder.Fd()), string(id)
+	if unix.Fstatat(fd, dir+"/meta.json", &meta, unix.AT_SYMLINK_NOFOLLOW) != nil || unix.Fstatat(fd, dir+"/manifest.json", &manifest, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return stamp{}, false
 	}
-	return metaStamp{st.Ino, st.Mtim.Nano()}, true
+	return stamp{fileStamp{meta.Ino, meta.Ctim.Nano()}, fileStamp{manifest.Ino, manifest.Ctim.Nano()}}, true
 }
 
 // rowsOf gives the rows of an index, and whether they are others than those of the
 // one that is there. Of a snapshot that cannot be read whole the row stays that was
-// there, for whoever makes its meta.json again.
+// there and that no list believes, for whoever makes its meta.json again.
 func rowsOf(all []cached, k *known) (rows []refs.Row, changed bool) {
 	now := time.Now()
 	for i := range all {
 		c := &all[i]
 		was, row := k.row(c.Summary.ID, i), c.row
 		switch {
-		case !c.whole || now.Sub(time.Unix(0, c.stamp.mtime)) < settled:
-			row = was
+		case !c.whole || now.Sub(c.stamp.changed()) < settled:
+			if row = was; c.believed(was) {
+				row = ""
+			}
 		case row == "":
 			row, _ = c.encode() // what is no JSON has no row
 		}
@@ -219,4 +267,10 @@ func rowsOf(all []cached, k *known) (rows []refs.Row, changed bool) {
 	}
 	slices.SortFunc(rows, func(a, b refs.Row) int { return strings.Compare(a.Key, b.Key) })
 	return rows, changed || len(rows) != len(k.ids)
+}
+
+// believed says whether a list would take a row for what the snapshot is.
+func (c *cached) believed(row string) bool {
+	var as cached
+	return as.decode(row) == nil && as.stamp == c.stamp && as.Summary.ID == c.Summary.ID
 }

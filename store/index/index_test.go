@@ -30,7 +30,7 @@ func FuzzIndexRow(f *testing.F) {
 			Expires: &at, Protected: true, State: "ready", Hypervisor: document.Hypervisor{Name: "ch", Version: "53.0.0"}, CPUs: 2, Memory: MemorySummary{1 << 40, 3},
 			Disks: []DiskSummary{{"s", 7}, {"", 0}}, Size: Size{4, 5, 6}, Parent: fuzzID, Capture: CaptureSummary{"live", 1.5, UnknownMs, 1, 2, 3}, Key: "0123",
 		},
-		stamp: metaStamp{7, -8}, families: []digest.Digest{digest.FromString("x")}, blobs: blobShares("").with(document.Descriptor{Digest: digest.FromString("a"), Size: 5}).with(document.Descriptor{Digest: digest.FromString("b")}), whole: true,
+		stamp: stamp{fileStamp{7, -8}, fileStamp{9, 10}}, families: []digest.Digest{digest.FromString("x")}, blobs: blobShares("").with(document.Descriptor{Digest: digest.FromString("a"), Size: 5}).with(document.Descriptor{Digest: digest.FromString("b")}), whole: true,
 	}
 	for _, c := range []cached{full, {Summary: Summary{ID: fuzzID, Created: time.Time{}}}} {
 		row, err := c.encode()
@@ -45,7 +45,7 @@ func FuzzIndexRow(f *testing.F) {
 		f.Fatal(err)
 	}
 	got.row = ""
-	same := []cmp.Option{cmp.AllowUnexported(cached{}, metaStamp{}), cmpopts.IgnoreUnexported(Summary{}), cmpopts.EquateEmpty(), cmpopts.IgnoreFields(cached{}, "row")}
+	same := []cmp.Option{cmp.AllowUnexported(cached{}, stamp{}, fileStamp{}), cmpopts.IgnoreUnexported(Summary{}), cmpopts.EquateEmpty(), cmpopts.IgnoreFields(cached{}, "row")}
 	if d := cmp.Diff(full, got, same...); d != "" {
 		f.Fatalf("it reads back as another (-want +got):\n%s", d)
 	}
@@ -74,7 +74,7 @@ func FuzzFamilies(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	x := Of(at, nil)
+	x := Of(at, nil, nil)
 	image := document.ImageRef{Digest: digest.FromString("x"), Role: "disk"}
 	sn := &document.Snapshot{ID: fuzzID, Spec: document.Spec{Images: []document.ImageRef{image}}}
 	line := func(id layout.ID) string { return string(familyLines(nil, familyKeys(sn.Spec.Images), id)) }

@@ -17,20 +17,20 @@ import (
 	"github.com/cocoonv2/cocoon/store/layout"
 )
 
-// A row of the index says of one snapshot, in this order: what its meta.json looked
+// A row of the index says of one snapshot, in this order: what its files looked
 // like when the row was made, when it was captured and on which images it stands
 // (its families), its blobs, what a listing sorts, filters and shows, and the JSON
 // that a listing prints, which is never parsed. Numbers are varints; texts and the
 // blobs have their length before them.
 //
-// rowVersion changes with what a row says or how.
-const rowVersion = 1
+// rowVersion changes with what a row says or how; a row of another is read anew.
+const rowVersion = 2
 
 // cached is a Summary with what tells whether it is still true, and the blobs
 // from which unique sizes follow.
 type cached struct {
 	Summary  Summary
-	stamp    metaStamp
+	stamp    stamp
 	families []digest.Digest
 	blobs    blobShares
 	whole    bool   // all was read that a row says
@@ -56,11 +56,17 @@ func (b blobShares) each(visit func(digest string, bytes int64)) {
 	}
 }
 
-// metaStamp changes whenever meta.json is rewritten.
-type metaStamp struct {
+// stamp changes whenever a file of the snapshot's folder is replaced or written to.
+type stamp struct{ meta, manifest fileStamp }
+
+// fileStamp has ctime, for mtime can be set to what it was.
+type fileStamp struct {
 	inode uint64
-	mtime int64 // ns
+	ctime int64 // ns
 }
+
+// changed is when the last of the files was.
+func (s stamp) changed() time.Time { return time.Unix(0, max(s.meta.ctime, s.manifest.ctime)) }
 
 // encode gives the row.
 func (c *cached) encode() (string, error) {
@@ -70,8 +76,11 @@ func (c *cached) encode() (string, error) {
 		return "", err
 	}
 	b := rowWriter{rowVersion}
-	b.uint(c.stamp.inode)
-	b.ints(c.stamp.mtime, s.Created.Unix(), int64(s.Created.Nanosecond()))
+	for _, f := range []fileStamp{c.stamp.meta, c.stamp.manifest} {
+		b.uint(f.inode)
+		b.int(f.ctime)
+	}
+	b.ints(s.Created.Unix(), int64(s.Created.Nanosecond()))
 	b.uint(uint64(len(c.families)))
 	for _, d := range c.families {
 		b.texts(string(d))
@@ -82,7 +91,7 @@ func (c *cached) encode() (string, error) {
 		b.texts(k, s.Labels[k])
 	}
 	b.expiry(s.Expires)
-	b.ints(int64(s.CPUs), s.Memory.Bytes, s.Memory.ZeroBytes, s.Size.Virtual, s.Size.Stored, s.Size.Unique)
+	b.ints(int64(s.CPUs), s.Memory.Bytes, int64(s.Memory.ZeroBytes), s.Size.Virtual, s.Size.Stored, s.Size.Unique)
 	b.uint(uint64(len(s.Disks)))
 	for _, d := range s.Disks {
 		b.texts(d.Serial)
@@ -132,7 +141,7 @@ func (c *cached) decode(row string) error {
 	}
 	r := &rowReader{rest: row[1:]}
 	c.row, c.whole = row, true
-	c.stamp = metaStamp{r.uint(), r.int()}
+	c.stamp = stamp{fileStamp{r.uint(), r.int()}, fileStamp{r.uint(), r.int()}}
 	c.Summary.Created = time.Unix(r.int(), r.int()).UTC()
 	for range r.count() {
 		c.families = append(c.families, digest.Digest(r.text()))
@@ -147,7 +156,7 @@ func (c *cached) decode(row string) error {
 		s.Labels[k] = r.text()
 	}
 	s.Expires = r.expiry()
-	s.CPUs, s.Memory.Bytes, s.Memory.ZeroBytes = int(r.int()), r.int(), r.int()
+	s.CPUs, s.Memory.Bytes, s.Memory.ZeroBytes = int(r.int()), r.int(), Bytes(r.int())
 	s.Size = Size{r.int(), r.int(), r.int()}
 	s.Disks = make([]DiskSummary, r.count())
 	for i := range s.Disks {

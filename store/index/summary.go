@@ -37,11 +37,11 @@ type Summary struct {
 // made again; else "".
 func (s *Summary) Encoded() string { return s.encoded }
 
-// MemorySummary counts guest RAM, bytes, and what of it is zero; 0 also where its
-// page maps cannot be read.
+// MemorySummary counts guest RAM, bytes, and what of it is zero: UnknownBytes where
+// its page maps cannot be read.
 type MemorySummary struct {
 	Bytes     int64 `json:"bytes"`
-	ZeroBytes int64 `json:"zeroBytes"`
+	ZeroBytes Bytes `json:"zeroBytes"`
 }
 
 // CaptureSummary is Capture as it can be believed.
@@ -88,6 +88,29 @@ func (m *Ms) UnmarshalJSON(text []byte) error {
 	return json.Unmarshal(text, (*float64)(m))
 }
 
+// Bytes is a size. UnknownBytes is null in JSON.
+type Bytes int64
+
+// UnknownBytes is of what cannot be read, for example without the key.
+const UnknownBytes Bytes = -1
+
+// MarshalJSON makes null of what is not known.
+func (n Bytes) MarshalJSON() ([]byte, error) {
+	if n < 0 {
+		return []byte("null"), nil
+	}
+	return json.Marshal(int64(n))
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (n *Bytes) UnmarshalJSON(text []byte) error {
+	if string(text) == "null" {
+		*n = UnknownBytes
+		return nil
+	}
+	return json.Unmarshal(text, (*int64)(n))
+}
+
 // DiskSummary is one disk in a Summary.
 type DiskSummary struct {
 	Serial string `json:"serial"`
@@ -129,6 +152,13 @@ func byAge(all []cached) []int {
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return all[a].Summary.Created.Compare(all[b].Summary.Created) })
 	return order
+}
+
+// Afresh is the summary of one snapshot as it is now, without a look at the index or
+// at other snapshots: it says nothing of Unique.
+func (x *Index) Afresh(ctx context.Context, id layout.ID) (Summary, error) {
+	c, err := x.summarise(ctx, id)
+	return c.Summary, err
 }
 
 func (x *Index) summarise(ctx context.Context, id layout.ID) (cached, error) {

@@ -19,6 +19,7 @@ package repair
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -64,8 +65,9 @@ type run struct {
 	rep   *Report
 }
 
-// Run repairs what can be repaired. What cannot is in the report's Left; an
-// error means that the repair itself failed.
+// Run repairs what can be repaired. What cannot is in the report's Left; an error
+// means that the repair itself failed. The report stands beside the error if only
+// what is derived could not be made again.
 func Run(ctx context.Context, st *store.Store, o Options) (*Report, error) {
 	start := time.Now()
 	r := &run{st: st, o: o, rep: &Report{
@@ -89,11 +91,9 @@ func Run(ctx context.Context, st *store.Store, o Options) (*Report, error) {
 	if err := r.judge(ctx, ids, found); err != nil {
 		return nil, err
 	}
-	if err := r.derived(ctx); err != nil {
-		return nil, err
-	}
+	err = r.derived(ctx)
 	r.rep.DurationMs = float64(time.Since(start).Microseconds()) / 1000
-	return r.rep, nil
+	return r.rep, err
 }
 
 func (r *run) repaired(object, what string, affects ...store.ID) {
@@ -114,6 +114,10 @@ func (r *run) metas(ctx context.Context, ids []store.ID) error {
 			return err
 		}
 		how, err := r.st.RemakeMeta(ctx, id, r.o.DryRun)
+		if errors.Is(err, failure.Damaged) { // something lies in its place
+			r.left(MetaObject+string(id), err, id)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -167,12 +171,12 @@ func (r *run) derived(ctx context.Context) error {
 		return err
 	}
 	err := r.st.Index().Rebuild(ctx)
-	if errors.Is(err, failure.Damaged) { // a snapshot that cannot be read
+	if errors.Is(err, failure.Damaged) { // something lies in its place
 		r.left("refs.db", err)
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("rebuild refs.db: %w", err)
 	}
 	r.derive("made again from the manifests")
 	return nil

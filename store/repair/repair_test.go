@@ -266,3 +266,45 @@ func TestAKilledGiveUpGoesOn(t *testing.T) {
 		})
 	}
 }
+
+// TestADocumentThatIsNoFileIsDamageOfItsSnapshot, and of no other: a link is made a
+// file again where that can be, what cannot be is left and told, and the rest goes on.
+func TestADocumentThatIsNoFileIsDamageOfItsSnapshot(t *testing.T) {
+	s := open(t, folder(t))
+	made := map[string]*store.Snapshot{}
+	for i, name := range []string{"whole", "meta link", "meta folder", "manifest link", "no manifest"} {
+		made[name] = publish(t, s, noise(uint64(i)+1, 30), nil)
+	}
+	path := func(name, file string) string { return filepath.Join(made[name].Dir, file) }
+	aside := func(path string) error { return os.Rename(path, path+".aside") }
+	err := errors.Join(
+		aside(path("meta link", "meta.json")), os.Symlink("meta.json.aside", path("meta link", "meta.json")),
+		aside(path("meta folder", "meta.json")), os.MkdirAll(path("meta folder", "meta.json/sub"), 0o700),
+		aside(path("manifest link", "manifest.json")), os.Symlink("manifest.json.aside", path("manifest link", "manifest.json")),
+		os.Remove(path("no manifest", "manifest.json")),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := damages(t, s); len(found) != 4 {
+		t.Errorf("verify finds %+v", found)
+	}
+	rep := repaired(t, s, repair.Options{})
+	if len(rep.Repaired) != 1 || rep.Repaired[0].Affects[0] != made["meta link"].ID {
+		t.Errorf("repaired: %+v", rep.Repaired)
+	}
+	left := map[store.ID]string{}
+	for _, a := range rep.Left {
+		for _, id := range a.Affects {
+			left[id] += a.What
+		}
+	}
+	if len(left) != 3 || !strings.Contains(left[made["meta folder"].ID], "rm -r "+path("meta folder", "meta.json")) {
+		t.Errorf("left: %+v", rep.Left)
+	}
+	for _, name := range []string{"whole", "meta link"} {
+		if sn, err := s.Get(t.Context(), made[name].ID); err != nil || sn.Usable() != nil {
+			t.Errorf("%s: %+v, %v", name, sn, err)
+		}
+	}
+}

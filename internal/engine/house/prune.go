@@ -104,29 +104,50 @@ func (h *House) candidates(ctx context.Context, want func(index.Summary) bool) (
 		if !want(row) {
 			continue
 		}
-		c := policy.Snapshot{
-			ID: string(row.ID), Name: row.Name, VM: vmKey(row.VM), VMName: row.VM.Name, Created: row.Created,
-			Expires: row.Expires, Labels: row.Labels, Protected: row.Protected, Damaged: row.State != store.Ready, Bed: sleep.IsBed(row.Name, row.Labels, row.Protected),
+		c, err := h.candidate(ctx, row)
+		if errors.Is(err, failure.NotFound) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
 		}
 		if who, ok := sleepers[row.ID]; ok {
 			c.Needed = who.String()
 		}
-		if !c.Damaged {
-			sn, err := h.Store.Get(ctx, row.ID)
-			if errors.Is(err, failure.NotFound) {
-				continue // removed meanwhile
-			}
-			if err != nil {
-				return nil, err
-			}
-			c.Foreign, c.Created = sn.Foreign(), sn.Came()
-			for _, d := range append([]store.Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
-				c.Blobs = append(c.Blobs, policy.Blob{Digest: string(d.Digest), Bytes: d.Size})
-			}
-		}
 		out = append(out, c)
 	}
 	return out, nil
+}
+
+// candidate reads the snapshot that a row says is ready. Where it is damaged the row
+// was made before that, and the plan is the one of what can be read of it now.
+func (h *House) candidate(ctx context.Context, row index.Summary) (policy.Snapshot, error) {
+	if row.State != store.Ready {
+		return ofRow(row), nil
+	}
+	sn, err := h.Store.Get(ctx, row.ID)
+	if errors.Is(err, failure.Damaged) || errors.Is(err, failure.Incompatible) || errors.Is(err, failure.NotFound) {
+		row, err = h.Store.Index().Afresh(ctx, row.ID)
+		c := ofRow(row)
+		c.Damaged = true
+		return c, err
+	}
+	if err != nil {
+		return policy.Snapshot{}, err
+	}
+	c := ofRow(row)
+	c.Foreign, c.Created = sn.Foreign(), sn.Came()
+	for _, d := range append([]store.Descriptor{sn.Manifest.Config}, sn.Manifest.Layers...) {
+		c.Blobs = append(c.Blobs, policy.Blob{Digest: string(d.Digest), Bytes: d.Size})
+	}
+	return c, nil
+}
+
+func ofRow(row index.Summary) policy.Snapshot {
+	return policy.Snapshot{
+		ID: string(row.ID), Name: row.Name, VM: vmKey(row.VM), VMName: row.VM.Name, Created: row.Created,
+		Expires: row.Expires, Labels: row.Labels, Protected: row.Protected, Damaged: row.State != store.Ready, Bed: sleep.IsBed(row.Name, row.Labels, row.Protected),
+	}
 }
 
 const importedKey = "imported:"
