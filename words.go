@@ -13,10 +13,10 @@ var names = map[hint.Word]string{
 
 	hint.Prune:  "Host.Prune()",
 	hint.Remove: "Host.Remove({})",
-	hint.Import: "Host.Import({})", hint.Verify: "Host.Verify({})", hint.VerifyData: "Host.Verify(readData, {})",
+	hint.Import: "Host.Import({})", hint.VerifyAll: "Host.Verify()", hint.VerifyData: "Host.Verify(readData, {})",
 	hint.ImportImage: "Host.ImportImage({})", hint.UnpinImage: "Host.UnpinImage({})",
 
-	hint.Create: "Host.Create()", hint.Clone: "Host.Clone({})",
+	hint.Create: "Host.Create({})", hint.Clone: "Host.Clone({})",
 	hint.Wake: "Host.Wake({})", hint.WakeCold: "RestoreOptions.Cold of Host.Wake({})",
 	hint.Stop: "Host.Stop({})",
 

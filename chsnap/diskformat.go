@@ -31,5 +31,5 @@ func RefuseFormat(disk io.ReaderAt, size int64) error {
 		return err
 	}
 	return failure.Hint(failure.New(failure.Incompatible, "the ends of the disk look like a %s: the VMM takes the disk for one and refuses to open it as raw", is.VMM),
-		"what a guest has written it can put into a partition or a file instead; an image becomes a raw disk by "+hint.ImportImage.Of())
+		"what a guest has written it can put into a partition or a file instead; an image becomes a raw disk by "+hint.ImportImage.Of("FILE"))
 }

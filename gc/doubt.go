@@ -131,6 +131,6 @@ func (c *collector) doubtBed(b sleep.Bed) {
 	c.next.Doubtful[key] = since
 	c.rep.Doubtful = append(c.rep.Doubtful, Doubtful{
 		Kind: garbage.Snapshot, ID: string(b.Snapshot), Since: since, Bytes: store.FileBytes(c.st.Path("snapshots", string(b.Snapshot))),
-		Reason: "is the RAM of VM " + b.VM + ", which does not sleep on it and shows no sign that it was woken: put vms/" + b.VM + " back, or remove it with " + hint.Remove.Of(),
+		Reason: "is the RAM of VM " + b.VM + ", which does not sleep on it and shows no sign that it was woken: put vms/" + b.VM + " back, or remove it with " + hint.Remove.Of(string(b.Snapshot)),
 	})
 }

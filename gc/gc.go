@@ -35,6 +35,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/account"
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hint"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/layout"
 	"github.com/cocoonv2/cocoon/store/trash"
@@ -270,11 +271,19 @@ func (c *collector) collect(ctx context.Context, p *plan, dead map[string]bool) 
 // unreadable: if a root cannot be read, or only by a newer program, what it needs
 // is unknown.
 func unreadable(err error) error {
-	err = fmt.Errorf("gc: nothing is swept, a root cannot be read: %w", err)
-	if errors.Is(err, failure.Incompatible) {
-		return failure.Wrap(failure.Damaged, err)
+	remedy := failure.HintOf(err)
+	lost := errors.Is(err, failure.NotFound) || errors.Is(err, failure.Damaged)
+	if remedy == "" && lost {
+		remedy = hint.VerifyAll.Of() + " says what is damaged; " + hint.Repair.Of() + " tries to make it whole"
 	}
-	return err
+	err = fmt.Errorf("gc: nothing is swept, a root cannot be read: %w", err)
+	if lost || errors.Is(err, failure.Incompatible) {
+		err = failure.Wrap(failure.Damaged, err)
+	}
+	if remedy == "" {
+		return err
+	}
+	return failure.Hint(err, remedy)
 }
 
 // complete refuses to collect if no source is responsible for a folder that can

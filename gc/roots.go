@@ -270,7 +270,7 @@ func (r *roots) present(d digest.Digest, by uint32) error {
 		return nil
 	}
 	return failure.Hint(failure.New(failure.Damaged, "%s names blob %s, which is missing", r.marks.holders[by].name, d),
-		hint.Verify.Of()+"; remove the snapshot or put the blob back")
+		hint.VerifyAll.Of()+"; remove the snapshot or put the blob back")
 }
 
 func exists(path string) bool {

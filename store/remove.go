@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -75,7 +76,7 @@ func (s *Store) removable(ctx context.Context, id ID, o RemoveOptions) error {
 		return err
 	}
 	if m.Protected && !o.Force {
-		return failure.Hint(failure.New(failure.Conflict, "snapshot %s is protected", id), hint.Unprotect.Of()+", or "+hint.Force.Of())
+		return failure.Hint(failure.New(failure.Conflict, "snapshot %s is protected", id), hint.Unprotect.Of(cmp.Or(m.Name, string(id)))+", or "+hint.Force.Of())
 	}
 	if err := s.refuseHeld(ctx, id); err != nil {
 		return err

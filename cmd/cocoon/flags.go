@@ -68,7 +68,8 @@ func short(id string, full bool) string {
 	return folder + id
 }
 
-func parseLabels(list []string) (map[string]string, error) {
+// parseLabels reads what a flag was given.
+func parseLabels(flag string, list []string) (map[string]string, error) {
 	if len(list) == 0 {
 		return nil, nil
 	}
@@ -76,7 +77,7 @@ func parseLabels(list []string) (map[string]string, error) {
 	for _, l := range list {
 		k, v, ok := strings.Cut(l, "=")
 		if !ok || !house.IsKey(k) {
-			return nil, failure.New(failure.Usage, "--label %q is not key=value", l)
+			return nil, failure.New(failure.Usage, "%s %q is not key=value", flag, l)
 		}
 		out[k] = v
 	}

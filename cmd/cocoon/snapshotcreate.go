@@ -33,7 +33,7 @@ func newSnapshotCreate(a *app) *cobra.Command {
 			if len(args) == 2 {
 				req.Name = args[1]
 			}
-			if req.Labels, err = parseLabels(labels); err != nil {
+			if req.Labels, err = parseLabels("--label", labels); err != nil {
 				return err
 			}
 			if expires != "" {

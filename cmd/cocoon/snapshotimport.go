@@ -22,7 +22,7 @@ func newSnapshotImport(a *app) *cobra.Command {
 		Args: needArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			var err error
-			if o.Meta.Labels, err = parseLabels(labels); err != nil {
+			if o.Meta.Labels, err = parseLabels("--label", labels); err != nil {
 				return err
 			}
 			if err := o.Check(args[0]); err != nil {

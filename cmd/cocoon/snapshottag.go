@@ -14,7 +14,7 @@ func newSnapshotTag(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "tag SNAPSHOT…", Short: "Add and remove labels", Args: needArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeSnapshots,
 		RunE: func(c *cobra.Command, args []string) error {
-			labels, err := parseLabels(add)
+			labels, err := parseLabels("--add", add)
 			if err != nil {
 				return err
 			}

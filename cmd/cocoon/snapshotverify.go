@@ -16,11 +16,8 @@ func newSnapshotVerify(a *app) *cobra.Command {
 	var readData string
 	var o repair.VerifyOptions
 	c := &cobra.Command{
-		Use: "verify [SNAPSHOT…]", Short: "Check structure, and with --read-data every byte", ValidArgsFunction: a.completeSnapshots,
+		Use: "verify [SNAPSHOT…]", Short: "Check structure, and with --read-data every byte", Args: needArgs(snapshotsOrAll(&all)), ValidArgsFunction: a.completeSnapshots,
 		RunE: func(c *cobra.Command, args []string) error {
-			if all == (len(args) > 0) {
-				return failure.New(failure.Usage, "verify needs snapshots or --all")
-			}
 			if err := parseSlice(readData, &o); err != nil {
 				return err
 			}
@@ -45,6 +42,18 @@ func newSnapshotVerify(a *app) *cobra.Command {
 	f.Lookup("read-data").NoOptDefVal = "1/1"
 	f.BoolVar(&o.Quarantine, "quarantine", false, "mark the snapshots that damage affects: nothing restores them until they are sound again")
 	return c
+}
+
+func snapshotsOrAll(all *bool) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case *all && len(args) > 0:
+			return errors.New("verify takes snapshots or --all, not both")
+		case !*all && len(args) == 0:
+			return errors.New("verify needs snapshots or --all")
+		}
+		return nil
+	}
 }
 
 func damageFound(rep *repair.VerifyReport) error {

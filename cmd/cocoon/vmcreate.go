@@ -75,7 +75,7 @@ func (a *app) createFresh(ctx context.Context, r *house.House, name string, f *c
 	if err := f.hardware.fill(&s); err != nil {
 		return err
 	}
-	if s.Labels, err = parseLabels(f.labels); err != nil {
+	if s.Labels, err = parseLabels("--label", f.labels); err != nil {
 		return err
 	}
 	if s.Disks, err = house.ParseDisks(f.disks); err != nil {

@@ -29,7 +29,7 @@ func newVMRestore(a *app) *cobra.Command {
 			}
 			o.Mode = restore.Mode(mode)
 			if !other {
-				if err := a.ofItsOwn(c.Context(), r, args[0], args[1], dryRun); err != nil {
+				if err := a.ofItsOwn(c.Context(), r, args[0], args[1], dryRun, o.Backup); err != nil {
 					return err
 				}
 			}
@@ -66,7 +66,7 @@ func newVMRestore(a *app) *cobra.Command {
 
 // ofItsOwn refuses a snapshot of another VM, and one from elsewhere, unless
 // confirmed at a terminal.
-func (a *app) ofItsOwn(ctx context.Context, h *house.House, vmRef, snapshotRef string, dryRun bool) error {
+func (a *app) ofItsOwn(ctx context.Context, h *house.House, vmRef, snapshotRef string, dryRun, backup bool) error {
 	err := h.OfItsOwn(ctx, vmRef, snapshotRef)
 	var other *house.NotItsOwnError
 	if !errors.As(err, &other) || !dryRun && a.confirms(other.Error()+". Go on?") {
@@ -75,7 +75,11 @@ func (a *app) ofItsOwn(ctx context.Context, h *house.House, vmRef, snapshotRef s
 		}
 		return err
 	}
-	return failure.Hint(err, "--from-other if that is meant; --backup keeps the state as a snapshot")
+	remedy := "--from-other if that is meant"
+	if !backup {
+		remedy += "; --backup keeps the state as a snapshot"
+	}
+	return failure.Hint(err, remedy)
 }
 
 // confirms asks at a terminal; elsewhere the answer is no.

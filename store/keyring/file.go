@@ -72,7 +72,7 @@ func (k *Key) file() []byte {
 func Load(path string) (*Key, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, failure.Hint(failure.New(failure.Usage, "read key file: %w", err), hint.CreateKey.Of()+" makes one; what is encrypted already needs the old one")
+		return nil, failure.Hint(failure.New(failure.Usage, "read key file: %w", err), hint.CreateKey.Of(path)+" makes one; what is encrypted already needs the old one")
 	}
 	defer f.Close()
 	fi, err := f.Stat()

@@ -50,11 +50,11 @@ func (l *Layout) Version() (int, error) {
 		return 0, l.lostFormat("is empty")
 	}
 	var f formatFile
-	if err := json.Unmarshal(b, &f); err != nil && l.hasFolders() {
-		return 0, failure.Hint(failure.New(failure.Incompatible, "%s is no cocoon store: what its file format says, this program never wrote", l.root),
-			"if the file was damaged: remove it, and run "+hint.Repair.Of())
-	}
-	if f.Format != "cocoon-store" {
+	err = json.Unmarshal(b, &f)
+	if known := err == nil && f.Format == "cocoon-store"; !known && l.hasFolders() {
+		return 0, failure.Hint(failure.New(failure.Incompatible, "%s is no cocoon store: its file %s says what this program never wrote", l.root, l.Path("format")),
+			"if it is a store, and that file was damaged: remove "+l.Path("format")+" and nothing else, then "+hint.Repair.Of()+" makes it again")
+	} else if !known {
 		return 0, failure.New(failure.Incompatible, "%s is no cocoon store", l.root)
 	}
 	if f.Version != Plain && f.Version != Encrypted {

@@ -70,7 +70,11 @@ func Open(ctx context.Context, root string, create bool) (*Layout, error) {
 		return nil, err
 	}
 	for _, path := range guarded(root) {
-		if err := checkFolder(path, private.Others); err != nil {
+		err := checkFolder(path, private.Others)
+		if errors.Is(err, failure.Usage) {
+			err = failure.Hint(err, insteadOf(path))
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

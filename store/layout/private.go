@@ -60,9 +60,19 @@ func checkFolder(path string, bits os.FileMode) error {
 	case r.Open:
 		return failure.Hint(failure.New(failure.Incompatible, "store folder %w: guests' RAM and disks lie there", r), r.Remedy+", or "+hint.DoctorFix.Of())
 	case r.Kind:
-		return failure.New(failure.Usage, "store %w", r)
+		return failure.Hint(failure.New(failure.Usage, "store %w", r), "choose another folder with "+hint.RootDir.Of())
 	}
 	return failure.Hint(failure.New(failure.Incompatible, "store folder %w", r), r.Remedy)
+}
+
+// insteadOf is the remedy where something else stands in the place of a folder of
+// the store. Names and caches follow from the rest; nothing else is given up.
+func insteadOf(path string) string {
+	switch filepath.Base(path) {
+	case Names, "cache", "memory", "fingerprints":
+		return "move it out of the store: " + path + " is made again by the next command"
+	}
+	return "put the folder back there; another volume is mounted there, not linked to"
 }
 
 // MakePrivate takes from others what Open refuses, and answers the folders that

@@ -158,9 +158,24 @@ func (n *Names) Resolve(ctx context.Context, name string) (layout.ID, error) {
 		id, err = n.findInFiles(ctx, name)
 	}
 	if err == nil && id == "" {
-		err = failure.New(failure.NotFound, "no snapshot %q", name)
+		err = n.unfound(name)
 	}
 	return id, err
+}
+
+// unfound says that there is no such snapshot, or that the one to which the link
+// leads cannot say what it is called.
+func (n *Names) unfound(name string) error {
+	id, err := n.linked(name)
+	if err != nil {
+		return err
+	}
+	if id != "" {
+		if _, err := n.carries(id, name); err != nil {
+			return fmt.Errorf("snapshot %q: %w", name, err)
+		}
+	}
+	return failure.New(failure.NotFound, "no snapshot %q", name)
 }
 
 // Free refuses a name that cannot be given now; "" is always free. It is only a
@@ -181,7 +196,11 @@ func (n *Names) Free(ctx context.Context, name string) error {
 	if err != nil || id == "" {
 		return err
 	}
-	return failure.New(failure.Conflict, "snapshot name %q is taken by %s", name, id)
+	return taken(name, id)
+}
+
+func taken(name string, by layout.ID) error {
+	return failure.Hint(failure.New(failure.Conflict, "snapshot name %q is taken by %s", name, by), "choose another name")
 }
 
 // Take claims a name for a snapshot: failure.Conflict if another has it. "" is
@@ -227,7 +246,7 @@ func (n *Names) link(id layout.ID, name string) error {
 		}
 	}
 	if err == nil && holder != id {
-		err = failure.New(failure.Conflict, "snapshot name %q is taken by %s", name, holder)
+		err = taken(name, holder)
 	}
 	return err
 }

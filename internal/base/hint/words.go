@@ -18,7 +18,7 @@ const (
 	Remove     Word = "cocoon snapshot rm"
 	Rename     Word = "cocoon snapshot rename"
 	Unprotect  Word = "cocoon snapshot unprotect"
-	Verify     Word = "cocoon snapshot verify"
+	VerifyAll  Word = "cocoon snapshot verify --all"
 	VerifyData Word = "cocoon snapshot verify --read-data"
 	Import     Word = "cocoon snapshot import"
 	ToStream   Word = "cocoon snapshot export SNAPSHOT -o -"

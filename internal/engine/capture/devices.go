@@ -131,7 +131,7 @@ func (c *session) stranger(device, id string) chsnap.Problem {
 	}
 	return chsnap.Problem{
 		Device: device, Reason: "cocoon did not give it to the VM, and no snapshot would bring it back",
-		Remedy: "remove it: ch-remote --api-socket " + socket + " remove-device " + id + "; disks and interfaces that are saved are those of " + hint.Create.Of() + " " + hint.Disks.Of() + " and " + hint.Networks.Of(),
+		Remedy: "remove it: ch-remote --api-socket " + socket + " remove-device " + id + "; disks and interfaces that are saved are those of " + hint.Create.Of("NAME") + " " + hint.Disks.Of() + " and " + hint.Networks.Of(),
 	}
 }
 

@@ -49,6 +49,8 @@ func (h *House) ImportImage(ctx context.Context, path, name string) (digest.Dige
 	return rec.ID, nil
 }
 
+const digestWords = "a blob or an image goes by its digest, at least 3 of its digits, with or without sha256:; an image by its name too"
+
 // Digest accepts a digest as any command prints it: whole or its first digits,
 // with or without sha256:; and the name of an image.
 func (h *House) Digest(ctx context.Context, ref string) (digest.Digest, error) {
@@ -57,8 +59,13 @@ func (h *House) Digest(ctx context.Context, ref string) (digest.Digest, error) {
 		return im.ID, nil
 	}
 	hex, ok := spelling.Digits(ref)
-	if !ok || !errors.Is(err, failure.NotFound) && !errors.Is(err, failure.Conflict) {
+	switch {
+	case !errors.Is(err, failure.NotFound) && !errors.Is(err, failure.Conflict):
 		return "", err // of a name that is none
+	case !ok && errors.Is(err, failure.NotFound):
+		return "", failure.Hint(failure.New(failure.NotFound, "no blob and no image %q", ref), digestWords)
+	case !ok:
+		return "", err
 	}
 	if len(hex) == 64 {
 		return digest.NewDigestFromEncoded(digest.SHA256, hex), nil
@@ -82,7 +89,7 @@ func (h *House) blobOf(ref, hex string) (digest.Digest, error) {
 	}
 	switch len(found) {
 	case 0:
-		return "", failure.New(failure.NotFound, "no blob and no image %q", ref)
+		return "", failure.Hint(failure.New(failure.NotFound, "no blob and no image %q", ref), digestWords)
 	case 1:
 		return digest.NewDigestFromEncoded(digest.SHA256, found[0]), nil
 	}
@@ -140,11 +147,27 @@ func (h *House) roleOf(ctx context.Context, d digest.Digest) (string, error) {
 	return refs[at].Role, nil
 }
 
+// orUnpin adds the remedy to the refusal of an image that a pin alone holds. Of
+// several holders that is not enough. A pin of more than the image goes by its id.
+func (h *House) orUnpin(ctx context.Context, d digest.Digest, ref string, refusal error) error {
+	held, err := h.HeldBy(ctx, d)
+	if err != nil || len(held) != 1 || held[0].Kind != "pin" {
+		return refusal
+	}
+	pins, _ := h.Images.Pins(ctx)
+	if at := slices.IndexFunc(pins, func(p *image.Pin) bool { return p.ID == held[0].ID && len(p.Pinned()) > 1 }); at >= 0 {
+		ref = pins[at].ID
+	}
+	return failure.Hint(refusal, hint.UnpinImage.Of(ref))
+}
+
 // RemoveImage removes a record. A blob without one goes with its last holder.
 func (h *House) RemoveImage(ctx context.Context, ref string) error {
 	err := h.Images.Remove(ctx, ref, h.Holders)
-	if errors.Is(err, failure.Conflict) && h.isPinned(ctx, ref) {
-		err = failure.Hint(err, hint.UnpinImage.Of(ref))
+	if errors.Is(err, failure.Conflict) {
+		if d, derr := h.Digest(ctx, ref); derr == nil {
+			return h.orUnpin(ctx, d, ref, err)
+		}
 	}
 	if !errors.Is(err, failure.NotFound) {
 		return err
@@ -158,7 +181,8 @@ func (h *House) RemoveImage(ctx context.Context, ref string) error {
 	case err != nil:
 		return err
 	case len(who) > 0:
-		return failure.New(failure.Conflict, "image %s has no name and is held by %s", strings.TrimPrefix(row.ID, "sha256:")[:12], strings.Join(who, ", "))
+		return h.orUnpin(ctx, digest.Digest(row.ID), ref,
+			failure.New(failure.Conflict, "image %s has no name and is held by %s", strings.TrimPrefix(row.ID, "sha256:")[:12], strings.Join(who, ", ")))
 	}
 	return failure.Hint(failure.New(failure.Conflict, "image %s has no name, and nothing holds it", strings.TrimPrefix(row.ID, "sha256:")[:12]), hint.Collect.Of()+" frees it")
 }

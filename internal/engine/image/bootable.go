@@ -50,5 +50,5 @@ func bootable(head []byte, path, role, arch string) error {
 		is = fmt.Sprintf(" but %s", format)
 	}
 	return failure.Hint(failure.New(failure.Usage, "%s is no %s: it is not %s%s", path, role, wanted, is),
-		hint.ImportImage.Of()+" takes disks; file "+path+" says what it is")
+		hint.ImportImage.Of("FILE")+" takes disks; file "+path+" says what it is")
 }

@@ -155,7 +155,7 @@ func expand(r *bufio.Reader) (io.ReadCloser, error) {
 		return newExpansion(r, pack.Unzstd)
 	default:
 		return nil, failure.Hint(failure.New(failure.Incompatible, "the archive is compressed with %s; tar, tar.gz and tar.zst are read", kind),
-			"expand it first: "+kind+" -dc FILE | "+hint.Import.Of()+" -")
+			"expand it first: "+kind+" -dc FILE | "+hint.Import.Of("-"))
 	}
 }
 

@@ -127,8 +127,11 @@ func (m *Mover) nameFree(ctx context.Context, foreign *store.Snapshot, o PullOpt
 func (m *Mover) claim(ctx context.Context, here *store.Snapshot, o PullOptions) (*store.Snapshot, error) {
 	want, have := o.Meta, here.Meta
 	if want.Name != "" && have.Name != "" && want.Name != have.Name {
-		return nil, failure.Hint(failure.New(failure.Conflict, "snapshot %s is here already, as %s", here.ID, have.Name),
-			hint.Rename.Of(have.Name, want.Name))
+		remedy := "use it by that name, or give it the other one: " + hint.Rename.Of(have.Name, want.Name)
+		if o.NewID {
+			remedy = hint.NewID.Of() + " is for other contents of the same id, these are the same; " + remedy
+		}
+		return nil, failure.Hint(failure.New(failure.Conflict, "snapshot %s is here already, as %s", here.ID, have.Name), remedy)
 	}
 	if (want.Name == "" || want.Name == have.Name) && want.Description == "" && len(want.Labels) == 0 {
 		return here, nil

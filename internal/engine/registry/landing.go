@@ -109,7 +109,7 @@ func (t *landing) images(ctx context.Context, from origin, root ocispec.Descript
 	for _, r := range missing {
 		if !there[r.Digest] {
 			return failure.Hint(failure.New(failure.NotFound, "snapshot %s needs image blob %s (%s), which is neither here nor there", sn.ID, r.Digest, r.Role),
-				"import it with: "+hint.ImportImage.Of())
+				"import it with: "+hint.ImportImage.Of("FILE"))
 		}
 		blobs = append(blobs, ocispec.Descriptor{MediaType: MediaTypeImage, Digest: r.Digest, Size: r.Bytes})
 		t.total += r.Bytes

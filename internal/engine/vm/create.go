@@ -123,6 +123,9 @@ func (m *Manager) bootFiles(ctx context.Context, l *store.Lease, rec *Record, sp
 	if rec.Kernel != nil && spec.Firmware != "" {
 		return failure.Hint(failure.New(failure.Usage, "a VM boots a kernel or firmware, not both"), "leave out "+hint.Firmware.Of()+", or the image that is a kernel")
 	}
+	if rec.Kernel != nil && spec.Kernel != "" {
+		return failure.Hint(failure.New(failure.Usage, "image %s is a kernel, and another is named", spec.Image), "leave out "+hint.Kernel.Of()+" or "+hint.Image.Of())
+	}
 	if err := rec.BootWith(ctx, l, m.images, BootPaths{spec.Kernel, spec.Firmware, spec.Initramfs}); err != nil {
 		return err
 	}
