@@ -184,10 +184,10 @@ func (h *host) guardOf(pid, before int) (guard int) {
 	return guard
 }
 
-// until polls for a minute.
+// until polls for some minutes: a real guest is slow on a busy machine.
 func (h *host) until(what string, so func() bool) {
 	h.t.Helper()
-	for end := time.Now().Add(time.Minute); !so(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(4 * time.Minute); !so(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			h.t.Fatalf("waited in vain until %s", what)
 		}
