@@ -430,8 +430,9 @@ func unsafeIn(text string) string {
 	return ""
 }
 
-// mayBeNull are keys of values, not of lists, that are null where there is none.
-var mayBeNull = []string{"expires", "origin", "totalMs"}
+// mayBeNull are keys of values, not of lists, that are null where there is none or
+// none is known.
+var mayBeNull = []string{"expires", "origin", "totalMs", "zeroBytes"}
 
 // badJSON says why text is not what a script can go through.
 func badJSON(text string) string {
