@@ -11,6 +11,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/hint"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
@@ -55,7 +56,7 @@ func (c *collector) doubts(ctx context.Context, p *plan) error {
 // it, is not over.
 func (c *collector) doubt(p *plan, of garbage.Doubt) {
 	key := doubtKey(of.Kind, of.ID)
-	d := Doubtful{Kind: of.Kind, ID: of.ID, Reason: of.Reason, Since: c.started, Bytes: store.FileBytes(of.Path)}
+	d := Doubtful{Kind: of.Kind, ID: of.ID, Reason: of.Reason, Since: c.started, Bytes: hostfacts.FileBytes(of.Path)}
 	if c.mem.known != nil {
 		if since, told := c.mem.known.Doubtful[key]; told {
 			d.Since = since
@@ -130,7 +131,7 @@ func (c *collector) doubtBed(b sleep.Bed) {
 	}
 	c.next.Doubtful[key] = since
 	c.rep.Doubtful = append(c.rep.Doubtful, Doubtful{
-		Kind: garbage.Snapshot, ID: string(b.Snapshot), Since: since, Bytes: store.FileBytes(c.st.Path("snapshots", string(b.Snapshot))),
+		Kind: garbage.Snapshot, ID: string(b.Snapshot), Since: since, Bytes: hostfacts.FileBytes(c.st.Path("snapshots", string(b.Snapshot))),
 		Reason: "is the RAM of VM " + b.VM + ", which does not sleep on it and shows no sign that it was woken: put vms/" + b.VM + " back, or remove it with " + hint.Remove.Of(string(b.Snapshot)),
 	})
 }

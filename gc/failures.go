@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 )
 
 // failuresTold limits how many objects the error of a run names; the report names
@@ -53,6 +53,6 @@ func (c *collector) failTrash(p *plan, name string, err error) {
 		at = len(p.victims) - 1
 	}
 	v := &p.victims[at]
-	v.bytes = store.FileBytes(c.st.Path("trash", name))
+	v.bytes = hostfacts.FileBytes(c.st.Path("trash", name))
 	c.fail(v, err)
 }

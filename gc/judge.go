@@ -9,7 +9,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 )
 
 // A collector is the garbage.Run and the garbage.Undoing of the sources.
@@ -43,7 +43,7 @@ func occupied(path string) int64 {
 	if path == "" {
 		return 0
 	}
-	return store.FileBytes(path)
+	return hostfacts.FileBytes(path)
 }
 
 // Leave reports what does not belong to this store.

@@ -114,7 +114,7 @@ func (m *metrics) repack(r *RepackReport) {
 func (m *metrics) store(ctx context.Context, s *store.Store, damaged func(context.Context, *store.Store) (int, error)) error {
 	occupied := map[string]float64{}
 	for _, folder := range layout.Folders() {
-		occupied[folder] = float64(store.FileBytes(s.Path(folder)))
+		occupied[folder] = float64(hostfacts.FileBytes(s.Path(folder)))
 	}
 	m.gauges("cocoon_store_bytes", "What the store occupies.", "folder", occupied)
 	free, _, freeErr := hostfacts.FreeBytes(s.Root())

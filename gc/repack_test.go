@@ -20,6 +20,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/contents"
 	"github.com/cocoonv2/cocoon/store/document"
@@ -167,7 +168,7 @@ func TestPoorPacksAreRewritten(t *testing.T) {
 	if d := cmp.Diff(before, tree(t, s.Root())); d != "" {
 		t.Errorf("a dry run changed the store (-before +after):\n%s", d)
 	}
-	occupied := store.FileBytes(s.Path("blobs"))
+	occupied := hostfacts.FileBytes(s.Path("blobs"))
 	rep := collect(t, s, Options{Explain: true, Repack: repackHalf})
 	if d := cmp.Diff(dry.Repack, rep.Repack, cmpopts.IgnoreFields(RepackReport{}, "Snapshots", "WrittenBytes")); d != "" {
 		t.Errorf("dry run and run differ (-dry +run):\n%s", d)
@@ -176,7 +177,7 @@ func TestPoorPacksAreRewritten(t *testing.T) {
 	if len(r.Packs) != 2 || r.Packs[0].Action != "rewrite" || r.Packs[0].LivePages != 20 || r.Packs[0].Pages != 300 || r.Packs[1].Action != "keep" {
 		t.Errorf("packs %+v", r.Packs)
 	}
-	if freed := occupied - store.FileBytes(s.Path("blobs")); freed < 270*pack.PageSize {
+	if freed := occupied - hostfacts.FileBytes(s.Path("blobs")); freed < 270*pack.PageSize {
 		t.Errorf("%d bytes came free, want those of nearly 280 pages; expected %d of %d", freed, r.ExpectedBytes, r.OldBytes)
 	}
 	readsBack(t, s, sn.ID, ram)

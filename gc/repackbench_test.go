@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/internal/test/ramgen"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/contents"
@@ -44,7 +45,7 @@ func benchRepack(b *testing.B, threshold float64) {
 				b.Fatal(err)
 			}
 		}
-		mib := func(s *store.Store) float64 { return float64(store.FileBytes(s.Path("blobs"))) / (1 << 20) }
+		mib := func(s *store.Store) float64 { return float64(hostfacts.FileBytes(s.Path("blobs"))) / (1 << 20) }
 		before := mib(s)
 		collect(b, s, Options{})
 		swept := mib(s)

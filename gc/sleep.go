@@ -10,6 +10,7 @@ import (
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/hint"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/sleep"
 )
@@ -23,7 +24,7 @@ func (c *collector) sleepers(ctx context.Context) error {
 		return unreadable(err)
 	}
 	for id, who := range asleep {
-		k := Kept{Kind: garbage.Snapshot, ID: string(id), Bytes: store.FileBytes(c.st.Path("snapshots", string(id))), Holders: []string{who.String()}}
+		k := Kept{Kind: garbage.Snapshot, ID: string(id), Bytes: hostfacts.FileBytes(c.st.Path("snapshots", string(id))), Holders: []string{who.String()}}
 		c.asleep = append(c.asleep, k)
 	}
 	slices.SortFunc(c.asleep, func(a, b Kept) int { return strings.Compare(a.ID, b.ID) })

@@ -8,7 +8,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/durable"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/store/trash"
 )
 
@@ -139,7 +139,7 @@ func (c *collector) reap(ctx context.Context, p *plan) (map[string]bool, error) 
 // addDead reports what is reaped with, or like, a dead lease.
 func (c *collector) addDead(p *plan, kind garbage.Kind, id string) *victim {
 	path := c.st.Path(map[garbage.Kind]string{garbage.Lease: "leases", garbage.Ingest: "ingest"}[kind], id)
-	p.victims = append(p.victims, victim{Object: garbage.Object{Kind: kind, ID: id, Path: path, Reason: "its holder is dead"}, bytes: store.FileBytes(path)})
+	p.victims = append(p.victims, victim{Object: garbage.Object{Kind: kind, ID: id, Path: path, Reason: "its holder is dead"}, bytes: hostfacts.FileBytes(path)})
 	return &p.victims[len(p.victims)-1]
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
-	"syscall"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -82,27 +80,3 @@ func (s *Store) zeroRAM(ctx context.Context, sn *Snapshot) (bytes index.Bytes, w
 	}
 	return bytes, true
 }
-
-// treeBytes sums what the files below path occupy.
-func treeBytes(path string) int64 {
-	var sum int64
-	_ = filepath.WalkDir(path, func(p string, d os.DirEntry, err error) error {
-		var st syscall.Stat_t
-		if err == nil && syscall.Lstat(p, &st) == nil && !d.IsDir() {
-			sum += st.Blocks * 512
-		}
-		return nil
-	})
-	return sum
-}
-
-// InfoBytes is what a file that was looked at occupies on disk.
-func InfoBytes(fi os.FileInfo) int64 {
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		return st.Blocks * 512
-	}
-	return fi.Size()
-}
-
-// FileBytes is what one file or tree occupies on disk.
-func FileBytes(path string) int64 { return treeBytes(path) }

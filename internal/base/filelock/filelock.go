@@ -75,26 +75,16 @@ func TryExclusive(path string) (*Lock, error) {
 // file. It checks by taking a shared lock for an instant, so that checks do not
 // mistake each other for the holder; code that takes the lock must be ready to
 // wait for them.
-func Held(path string) (bool, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("open lock: %w", err)
-	}
-	defer f.Close()
-	err = try(f, unix.LOCK_SH)
-	if errors.Is(err, ErrLocked) {
-		return true, nil
-	}
-	return false, err
-}
+func Held(path string) (bool, error) { return refused(path, unix.LOCK_SH) }
 
 // HeldAtAll reports whether path is locked, exclusively or shared. It checks by
 // taking an exclusive lock for an instant, so code that takes the lock must be
 // ready to wait.
-func HeldAtAll(path string) (bool, error) {
+func HeldAtAll(path string) (bool, error) { return refused(path, unix.LOCK_EX) }
+
+// refused reports whether a lock cannot be had at once; false if there is no such
+// file.
+func refused(path string, how int) (bool, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
@@ -103,7 +93,7 @@ func HeldAtAll(path string) (bool, error) {
 		return false, fmt.Errorf("open lock: %w", err)
 	}
 	defer f.Close()
-	err = try(f, unix.LOCK_EX)
+	err = try(f, how)
 	if errors.Is(err, ErrLocked) {
 		return true, nil
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,4 +62,12 @@ func FileBytes(path string) (sum int64) {
 		return nil
 	})
 	return sum
+}
+
+// InfoBytes is what a file that was looked at occupies on disk.
+func InfoBytes(fi os.FileInfo) int64 {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return fi.Size()
 }

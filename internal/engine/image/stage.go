@@ -16,6 +16,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/store"
 )
 
@@ -50,7 +51,7 @@ func (i *Store) stageOpened(ctx context.Context, l *store.Lease, f *os.File) (*s
 	if err := filelock.UnusedFile(f); err != nil {
 		return nil, err
 	}
-	if err := i.st.Space().Require(store.InfoBytes(fi)); err != nil {
+	if err := i.st.Space().Require(hostfacts.InfoBytes(fi)); err != nil {
 		return nil, err
 	}
 	s := &staged{i: i, lease: l}

@@ -11,6 +11,7 @@ import (
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/internal/base/hint"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/network"
 	"github.com/cocoonv2/cocoon/store"
 	"github.com/cocoonv2/cocoon/store/document"
@@ -180,7 +181,7 @@ func (m *Manager) addDisk(ctx context.Context, l *store.Lease, rec *Record, spec
 	if err := filelock.Unused(spec.Path); err != nil {
 		return err
 	}
-	if err := m.st.Space().Require(store.FileBytes(spec.Path)); err != nil {
+	if err := m.st.Space().Require(hostfacts.FileBytes(spec.Path)); err != nil {
 		return err
 	}
 	d.File, d.Bytes = diskFile(i), fi.Size()

@@ -8,7 +8,7 @@ import (
 
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/durable"
-	"github.com/cocoonv2/cocoon/store"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 )
 
 // Garbage is the Source of the run folder, which several stores may use: sockets,
@@ -106,7 +106,7 @@ func (s *Standing) foreign(held bool) garbage.Foreign {
 		f.Owner, f.Reason = s.Owner.String(), "it belongs to "+s.Owner.String()
 	}
 	if s.Wrong == nil {
-		f.Bytes = store.FileBytes(s.Path)
+		f.Bytes = hostfacts.FileBytes(s.Path)
 	}
 	return f
 }

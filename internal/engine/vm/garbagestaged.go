@@ -10,8 +10,8 @@ import (
 	"github.com/cocoonv2/cocoon/gc/garbage"
 	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
+	"github.com/cocoonv2/cocoon/internal/base/hostfacts"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
-	"github.com/cocoonv2/cocoon/store"
 )
 
 // staging handles RAM outside snapshots: on tmpfs, and in the rooms of confined
@@ -100,7 +100,7 @@ func leaveStaged(r garbage.Run, path, tag string) {
 	if tag == "" {
 		why = "it does not say whose it is; rm -r " + path + ", if no VM is being saved or restored"
 	}
-	r.Leave(garbage.Foreign{Kind: garbage.Staging, ID: filepath.Base(path), Bytes: store.FileBytes(path), Reason: why, PIDs: []int{}})
+	r.Leave(garbage.Foreign{Kind: garbage.Staging, ID: filepath.Base(path), Bytes: hostfacts.FileBytes(path), Reason: why, PIDs: []int{}})
 }
 
 // ours: a folder in the shared folder that no other user made.
