@@ -62,7 +62,7 @@ func writeFileIn(folder *os.Root, name string, data []byte, perm os.FileMode) er
 		}
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("write %s in %s: %w", name, folder.Name(), err), ignoreMissing(folder.Remove(temporary)))
+		return errors.Join(fmt.Errorf("write %s in %s: %w", name, folder.Name(), err), IgnoreMissing(folder.Remove(temporary)))
 	}
 	return syncRoot(folder)
 }

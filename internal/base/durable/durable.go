@@ -196,7 +196,8 @@ func syncPath(path string, flags int) error {
 	return nil
 }
 
-func ignoreMissing(err error) error {
+// IgnoreMissing takes an error that says that there is no such file for none.
+func IgnoreMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

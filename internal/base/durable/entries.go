@@ -1,7 +1,6 @@
 package durable
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 )
@@ -10,8 +9,5 @@ import (
 // none.
 func Entries(path string) ([]fs.DirEntry, error) {
 	entries, err := os.ReadDir(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	return entries, err
+	return entries, IgnoreMissing(err)
 }

@@ -67,5 +67,5 @@ func (s *Staged) Drop() error {
 	}
 	f := s.f
 	s.f = nil
-	return errors.Join(ignoreMissing(os.Remove(f.Name())), f.Close())
+	return errors.Join(IgnoreMissing(os.Remove(f.Name())), f.Close())
 }

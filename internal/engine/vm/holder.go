@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 )
@@ -94,7 +95,7 @@ func explainBusy(err error, lock string) error {
 // false if there is none.
 func (m *Manager) endStopped(id string) (bool, error) {
 	if _, err := os.Stat(m.OwedPath(id)); err != nil {
-		return false, ignoreMissing(err)
+		return false, durable.IgnoreMissing(err)
 	}
 	h := holderOf(filepath.Join(m.Dir(id), lockFile))
 	if h == nil {

@@ -321,7 +321,7 @@ func (m *Manager) Resume(ctx context.Context, ref string) error {
 		return fmt.Errorf("vm resume %s: %w", rec.Name, err)
 	}
 	rec.State = Running
-	err = errors.Join(m.save(rec), ignoreMissing(os.Remove(m.OwedPath(rec.ID))))
+	err = errors.Join(m.save(rec), durable.IgnoreMissing(os.Remove(m.OwedPath(rec.ID))))
 	if was == "Running" {
 		return err
 	}

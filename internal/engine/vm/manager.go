@@ -204,13 +204,6 @@ func (m *Manager) CheckNames(ctx context.Context, names []string) error {
 	return nil
 }
 
-func ignoreMissing(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
 // Discard ends the VMM, if any, undoes the network and removes every folder of a
 // VM. If its VMM lives and cannot be ended, nothing changes.
 func (m *Manager) Discard(ctx context.Context, id string) error {

@@ -27,7 +27,7 @@ func (m *Manager) Reserve(ctx context.Context, l *store.Lease, name, verb string
 		return nil, nil, err
 	}
 	if err := durable.Mkdir(m.Dir(rec.ID), 0o700); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("make VM folder: %w", err), ignoreMissing(os.Remove(m.Dir(rec.ID))))
+		return nil, nil, errors.Join(fmt.Errorf("make VM folder: %w", err), durable.IgnoreMissing(os.Remove(m.Dir(rec.ID))))
 	}
 	if err := os.WriteFile(m.makingPath(rec.ID), nil, 0o600); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("make VM folder: %w", err), os.RemoveAll(m.Dir(rec.ID)))
@@ -77,7 +77,7 @@ func (m *Manager) Publish(ctx context.Context, recs ...*Record) error {
 		if err := durable.SyncDir(m.Dir(recs[i].ID)); err != nil {
 			return err
 		}
-		return ignoreMissing(os.Remove(m.makingPath(recs[i].ID)))
+		return durable.IgnoreMissing(os.Remove(m.makingPath(recs[i].ID)))
 	})
 }
 

@@ -251,7 +251,7 @@ func (m *Manager) rescue(ctx context.Context, id string, wake Waker, within time
 		if err := wake(ctx, rec); err != nil {
 			return "", errors.Join(err, m.inVain(ctx, id, ""))
 		}
-		return rec.Name, ignoreMissing(os.Remove(note))
+		return rec.Name, durable.IgnoreMissing(os.Remove(note))
 	}
 	if rec.Process == nil {
 		return "", os.Remove(note)

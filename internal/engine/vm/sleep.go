@@ -196,7 +196,7 @@ func (m *Manager) settle(ctx context.Context, rec *Record) error {
 			return fmt.Errorf("end what is left of VM %s: %w", rec.Name, err)
 		}
 	}
-	if err := ignoreMissing(os.Remove(m.makingPath(rec.ID))); err != nil {
+	if err := durable.IgnoreMissing(os.Remove(m.makingPath(rec.ID))); err != nil {
 		return err
 	}
 	return m.DropStrayDisks(rec)

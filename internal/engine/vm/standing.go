@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 	"github.com/cocoonv2/cocoon/internal/base/filelock"
 	"github.com/cocoonv2/cocoon/internal/base/owner"
@@ -110,7 +111,7 @@ func (m *Manager) EndUnwritten(ctx context.Context, s Standing) error {
 // and removes the entry. failure.Conflict if one lives and cannot be ended.
 func (m *Manager) EndStanding(ctx context.Context, s Standing) error {
 	if s.Empty {
-		return ignoreMissing(m.run.RemoveEmpty(s.ID))
+		return durable.IgnoreMissing(m.run.RemoveEmpty(s.ID))
 	}
 	if !s.Mine {
 		return failure.New(failure.Conflict, "%s does not belong to this store", s.Path)

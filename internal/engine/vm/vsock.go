@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cocoonv2/cocoon/internal/base/durable"
 	"github.com/cocoonv2/cocoon/internal/base/failure"
 )
 
@@ -95,7 +96,7 @@ func (m *Manager) clearVsock(rec *Record) error {
 	path := m.VsockPath(rec)
 	fi, err := os.Lstat(path)
 	if err != nil || fi.Mode().Type() != os.ModeSocket {
-		return ignoreMissing(err)
+		return durable.IgnoreMissing(err)
 	}
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
@@ -104,5 +105,5 @@ func (m *Manager) clearVsock(rec *Record) error {
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return failure.New(failure.Conflict, "another process listens on %s, the socket of the VM's vsock device", path)
 	}
-	return ignoreMissing(os.Remove(path))
+	return durable.IgnoreMissing(os.Remove(path))
 }
